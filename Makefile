@@ -1,0 +1,30 @@
+# Everything a newcomer needs is `make run` and `make test`; everything a change needs is `make check`.
+
+.PHONY: run test check format prepare
+
+# Serves on 127.0.0.1:50051, on DATABASE_URL or on a private Postgres in ./.turnkey/.
+run:
+	@[ -n "$$DATABASE_URL" ] || scripts/install-postgres
+	cargo run --locked -- serve
+
+# All tests, on a throw-away Postgres of their own.
+test:
+	@scripts/install-postgres
+	cargo test --locked
+
+check:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
+	@$(MAKE) --no-print-directory test
+	scripts/buf lint
+	scripts/with-database scripts/check-sql
+
+format:
+	cargo fmt
+	scripts/buf format --write
+
+# Makes .sqlx anew; to be run after a change to a query or to the schema.
+prepare:
+	@scripts/install-postgres
+	scripts/with-database scripts/check-sql --write

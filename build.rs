@@ -1,0 +1,52 @@
+//! Compiles the protobuf API with protox, so that no machine needs protoc.
+//!
+//! Messages with a field marked `debug_redact` get a `Debug` that shows nothing, instead of the derived one that would
+//! print a secret into the first log line that holds the message.
+
+use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+
+const PROTO_ROOT: &str = "proto";
+const FILES: [&str; 2] = ["turnkey/v1/tenant_provisioning.proto", "turnkey/v1/package_catalog.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={PROTO_ROOT}");
+    // A new migration has to find its way into the binary.
+    println!("cargo::rerun-if-changed=migrations");
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+
+    let mut compiler = protox::Compiler::new([PROTO_ROOT])?;
+    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
+    // Reflection serves this file, comments included.
+    fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+
+    let secret_messages = messages_with_secrets(&compiler.descriptor_pool());
+    let mut redacted_debug = String::new();
+    for message in &secret_messages {
+        writeln!(
+            redacted_debug,
+            "impl std::fmt::Debug for {message} {{\n    \
+             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {{\n        \
+             f.write_str(\"{message}([redacted])\")\n    }}\n}}"
+        )?;
+    }
+    fs::write(out_dir.join("redacted_debug.rs"), redacted_debug)?;
+
+    tonic_prost_build::configure()
+        .skip_debug(secret_messages.iter().map(|message| format!("turnkey.v1.{message}")))
+        .generate_default_stubs(true)
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+fn messages_with_secrets(pool: &protox::prost_reflect::DescriptorPool) -> Vec<String> {
+    pool.all_messages()
+        .filter(|message| message.package_name() == "turnkey.v1")
+        .filter(|message| {
+            message.fields().any(|field| {
+                let redact = field.options().get_field_by_name("debug_redact").and_then(|value| value.as_bool());
+                redact == Some(true)
+            })
+        })
+        .map(|message| message.name().to_owned())
+        .collect()
+}

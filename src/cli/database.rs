@@ -1,0 +1,96 @@
+//! The database of a run: the one of `DATABASE_URL`, or a private Postgres that lives as long as the run.
+
+use std::path::PathBuf;
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::Error;
+#[cfg(feature = "embedded")]
+use crate::embedded::{PrivatePostgres, Settings};
+use crate::{config::Database, store};
+#[cfg(not(feature = "embedded"))]
+use left_out::{PrivatePostgres, Settings};
+
+const ROOT: &str = ".turnkey";
+const MAX_CONNECTIONS: u16 = 100;
+
+pub struct OpenDatabase {
+    /// The role that owns the schema, or is to.
+    owner: PgConnectOptions,
+    /// The role that serves.
+    pub server: PgConnectOptions,
+    private: Option<PrivatePostgres>,
+}
+
+impl OpenDatabase {
+    pub async fn open(database: Database) -> Result<Self, Error> {
+        match database {
+            Database::Url(options) => {
+                Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, private: None })
+            }
+            Database::Private { pg_bin } => {
+                let root = PathBuf::from(ROOT);
+                let settings = Settings { root, pg_bin, durable: true, max_connections: MAX_CONNECTIONS };
+                let private = PrivatePostgres::start(settings).await?;
+                Ok(Self { owner: private.owner_options(), server: private.server_options(), private: Some(private) })
+            }
+        }
+    }
+
+    pub async fn migrate(&self) -> Result<(), Error> {
+        store::migrate(&self.owner).await?;
+        if self.private.is_some() {
+            store::grant_provisioner(&self.owner, self.server.get_username()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is this program's own, to be migrated without being asked.
+    pub const fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
+    pub async fn close(self) -> Result<(), Error> {
+        if let Some(private) = self.private {
+            private.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Stands in for a Postgres of one's own where the build has none.
+#[cfg(not(feature = "embedded"))]
+mod left_out {
+    use std::path::PathBuf;
+
+    use sqlx::postgres::PgConnectOptions;
+
+    #[expect(dead_code, reason = "read by the Postgres that is left out")]
+    pub(super) struct Settings {
+        pub root: PathBuf,
+        pub pg_bin: Option<PathBuf>,
+        pub durable: bool,
+        pub max_connections: u16,
+    }
+
+    /// There is none.
+    pub(super) enum PrivatePostgres {}
+
+    impl PrivatePostgres {
+        pub fn start(_settings: Settings) -> std::future::Ready<Result<Self, super::Error>> {
+            std::future::ready(Err("DATABASE_URL is missing, and this build has no Postgres of its own".into()))
+        }
+
+        pub const fn owner_options(&self) -> PgConnectOptions {
+            match *self {}
+        }
+
+        pub const fn server_options(&self) -> PgConnectOptions {
+            match *self {}
+        }
+
+        pub fn stop(self) -> std::future::Ready<Result<(), super::Error>> {
+            match self {}
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The platform's share of a booking.
+
+use super::violation::{Invalid, Reason};
+
+/// A commission in percent, 0.00 … 100.00, exact to two decimals.
+///
+/// Kept as whole hundredths, because a binary fraction cannot hold 12.34.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommissionPercent {
+    hundredths: u16,
+}
+
+impl CommissionPercent {
+    const MAX_HUNDREDTHS: u16 = 10_000;
+
+    /// `hundredths` of a percent: 1234 is 12.34 %. `None` above 100 %.
+    #[must_use]
+    pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
+        if hundredths <= Self::MAX_HUNDREDTHS { Some(Self { hundredths }) } else { None }
+    }
+
+    /// # Errors
+    /// `OUT_OF_RANGE` outside 0 … 100, `BAD_FORMAT` for more than two decimals and for what is no number.
+    pub fn parse(percent: f64) -> Result<Self, Invalid> {
+        if percent.is_nan() {
+            return Err(Invalid::new(Reason::BadFormat, "must be a number"));
+        }
+        if !(0.0..=100.0).contains(&percent) {
+            return Err(Invalid::new(Reason::OutOfRange, "must be between 0 and 100"));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range check leaves 0 … 10000")]
+        let parsed = Self { hundredths: (percent * 100.0).round() as u16 };
+        // A double that was written with two decimals is the one nearest to them, and so is the quotient of two
+        // exact whole numbers: equality is the right test here, and a tolerance would let 12.3400001 in.
+        #[expect(clippy::float_cmp, reason = "see above")]
+        let has_two_decimals = parsed.as_f64() == percent;
+        if has_two_decimals {
+            Ok(parsed)
+        } else {
+            Err(Invalid::new(Reason::BadFormat, "must have at most two decimals"))
+        }
+    }
+
+    #[must_use]
+    pub const fn hundredths(self) -> u16 {
+        self.hundredths
+    }
+
+    #[must_use]
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.hundredths) / 100.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reason(percent: f64) -> Option<Reason> {
+        CommissionPercent::parse(percent).err().map(|invalid| invalid.reason)
+    }
+
+    #[test]
+    fn bounds_and_decimals_have_their_reasons() {
+        for (percent, expected) in [
+            (0.0, None),
+            (-0.0, None),
+            (100.0, None),
+            (12.34, None),
+            (99.99, None),
+            (0.01, None),
+            (12.345, Some(Reason::BadFormat)),
+            (0.001, Some(Reason::BadFormat)),
+            (99.999, Some(Reason::BadFormat)),
+            (f64::from(12.34_f32), Some(Reason::BadFormat)),
+            (f64::NAN, Some(Reason::BadFormat)),
+            (f64::MIN_POSITIVE, Some(Reason::BadFormat)),
+            (-0.01, Some(Reason::OutOfRange)),
+            (100.01, Some(Reason::OutOfRange)),
+            (f64::INFINITY, Some(Reason::OutOfRange)),
+            (f64::NEG_INFINITY, Some(Reason::OutOfRange)),
+        ] {
+            assert_eq!(reason(percent), expected, "{percent}");
+        }
+    }
+
+    #[test]
+    fn every_percentage_with_two_decimals_survives_the_way_through_text_and_double() {
+        for hundredths in 0..=10_000 {
+            let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+            let parsed = CommissionPercent::parse(text.parse().unwrap()).unwrap();
+            assert_eq!(parsed.hundredths(), hundredths, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_double_makes_it_panic_or_leave_the_range(percent in proptest::num::f64::ANY) {
+            if let Ok(parsed) = CommissionPercent::parse(percent) {
+                prop_assert!(parsed.hundredths() <= 10_000);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Identities: UUIDv7 (RFC 9562), lower-case text outside, so that an id has one spelling.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::violation::{Invalid, Reason};
+
+/// The hyphenated lower-case form and no other, of any version: an id that Turnkey never made is merely unknown.
+fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
+    if text.is_empty() {
+        return Err(Invalid::missing());
+    }
+    let mut spelling = Uuid::encode_buffer();
+    match Uuid::try_parse(text) {
+        Ok(uuid) if uuid.hyphenated().encode_lower(&mut spelling) == text => Ok(uuid),
+        _ => Err(Invalid::new(Reason::BadFormat, "must be a UUID in lower-case text with hyphens")),
+    }
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// # Errors
+            /// `MISSING_FIELD` for the empty text, `BAD_FORMAT` for what is no lower-case UUID.
+            pub fn parse(text: &str) -> Result<Self, Invalid> {
+                parse_uuid(text).map(Self)
+            }
+
+            #[must_use]
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            #[must_use]
+            pub const fn as_uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// One business on the platform.
+    TenantId
+);
+id!(
+    /// A segment. Unique by itself, yet always used beside its [`TenantId`].
+    SegmentId
+);
+id!(
+    /// A package. Unique by itself, yet always used beside its [`TenantId`].
+    PackageId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let text = "0192b1a0-7c3e-7def-8123-456789abcdef";
+        assert_eq!(TenantId::parse(text).unwrap().to_string(), text);
+        for other in [
+            "0192B1A0-7C3E-7DEF-8123-456789ABCDEF",
+            "0192b1a07c3e7def8123456789abcdef",
+            "{0192b1a0-7c3e-7def-8123-456789abcdef}",
+            "urn:uuid:0192b1a0-7c3e-7def-8123-456789abcdef",
+            "0192b1a0-7c3e-7def-8123-456789abcde",
+            "bella-weddings",
+            " ",
+        ] {
+            assert_eq!(TenantId::parse(other).unwrap_err().reason, Reason::BadFormat, "{other}");
+        }
+        assert_eq!(TenantId::parse("").unwrap_err().reason, Reason::MissingField);
+    }
+}

@@ -1,0 +1,33 @@
+//! The words of the business as types that cannot be wrong.
+//!
+//! Everything here is parsed once, at the edge, and trusted from there on. There is no I/O, no clock and no
+//! randomness in this module, and nothing of the wire or of the database: those convert to and from these types.
+
+pub mod api_key;
+pub mod argon2_setting;
+pub mod booking_type;
+pub mod commission;
+pub mod defaults;
+pub mod ids;
+pub mod package;
+pub mod provisioning;
+pub mod request_id;
+pub mod segment;
+pub mod slug;
+pub mod tenant;
+pub mod text;
+pub mod violation;
+
+pub use api_key::KeyMode;
+pub use argon2_setting::Argon2Setting;
+pub use booking_type::BookingType;
+pub use commission::CommissionPercent;
+pub use ids::{PackageId, SegmentId, TenantId};
+pub use package::Package;
+pub use provisioning::{CreateFullyProvisioned, Flow, Provisioned, TenantIdentifier};
+pub use request_id::RequestId;
+pub use segment::Segment;
+pub use slug::{Slug, TenantSlug};
+pub use tenant::Tenant;
+pub use text::DisplayName;
+pub use violation::{Invalid, Reason, Violation, Violations};

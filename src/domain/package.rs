@@ -1,0 +1,26 @@
+//! A package as it is read.
+
+use time::OffsetDateTime;
+
+use super::{
+    booking_type::BookingType,
+    ids::{PackageId, SegmentId, TenantId},
+};
+
+/// What a customer books; always in a segment of its own tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    pub id: PackageId,
+    pub tenant_id: TenantId,
+    pub segment_id: SegmentId,
+    pub slug: String,
+    pub name: String,
+    pub description: String,
+    /// Minor units (cents).
+    pub base_price: i64,
+    pub booking_type: BookingType,
+    pub grouping_order: i32,
+    pub active: bool,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}

@@ -1,0 +1,149 @@
+//! What it takes to make a tenant, and what comes of it.
+
+use secrecy::SecretString;
+use serde_json::Map;
+use time::OffsetDateTime;
+
+use super::{
+    commission::CommissionPercent,
+    defaults,
+    ids::{PackageId, SegmentId, TenantId},
+    package::Package,
+    request_id::RequestId,
+    segment::Segment,
+    slug::{Slug, TenantSlug},
+    tenant::Tenant,
+    text::DisplayName,
+};
+
+/// A caller's wish for one tenant.
+#[derive(Debug, Clone)]
+pub struct CreateFullyProvisioned {
+    pub slug: TenantSlug,
+    pub name: DisplayName,
+    pub commission: CommissionPercent,
+    /// Checked in form, not yet used to recognise a retry.
+    pub request_id: Option<RequestId>,
+    /// Check everything, write nothing.
+    pub validate_only: bool,
+}
+
+/// By which way a tenant came; for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    Admin,
+}
+
+impl Flow {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// How a tenant is named by those who look for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantIdentifier {
+    Id(TenantId),
+    Slug(Slug),
+}
+
+/// Everything of a new tenant but the secrets: its identities are settled before anything is written.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    pub id: TenantId,
+    pub slug: TenantSlug,
+    pub name: DisplayName,
+    pub commission: CommissionPercent,
+    pub segment_id: SegmentId,
+    /// In the order of [`defaults::PACKAGES`].
+    pub package_ids: [PackageId; defaults::PACKAGES.len()],
+    pub created_at: OffsetDateTime,
+}
+
+/// A key as the database keeps it: the secret only as a hash.
+#[derive(Debug, Clone)]
+pub struct NewApiKey {
+    pub key_id: String,
+    pub public_key: String,
+    /// Argon2id in PHC form.
+    pub secret_hash: String,
+}
+
+/// A tenant that can take bookings at once.
+#[derive(Debug)]
+pub struct Provisioned {
+    pub tenant: Tenant,
+    pub segment: Segment,
+    pub packages: Vec<Package>,
+    /// Shown in the answer that made it and never again.
+    pub secret_key: SecretString,
+}
+
+/// What became of a wish.
+#[derive(Debug)]
+pub enum Outcome {
+    Created(Provisioned),
+    /// As it would be. Nothing was written, so its ids, keys and times mean nothing and are left out of the answer.
+    Validated(Provisioned),
+}
+
+impl NewTenant {
+    /// The tenant as the database has it, or will have it, once these parts are written.
+    #[must_use]
+    pub fn provisioned(self, public_key: String, secret_key: SecretString) -> Provisioned {
+        Provisioned { segment: self.segment(), packages: self.packages(), tenant: self.tenant(public_key), secret_key }
+    }
+
+    fn tenant(self, api_key_public: String) -> Tenant {
+        Tenant {
+            id: self.id,
+            slug: self.slug.to_string(),
+            name: self.name.into_string(),
+            api_key_public,
+            commission: self.commission,
+            is_active: true,
+            branding: Map::new(),
+            owner_email: None,
+            created_at: self.created_at,
+            updated_at: self.created_at,
+            deleted_at: None,
+        }
+    }
+
+    fn segment(&self) -> Segment {
+        let preset = &defaults::SEGMENT;
+        Segment {
+            id: self.segment_id,
+            tenant_id: self.id,
+            slug: preset.slug.to_owned(),
+            name: preset.name.to_owned(),
+            hero_title: preset.hero_title.to_owned(),
+            description: preset.description.to_owned(),
+            sort_order: preset.sort_order,
+            active: true,
+            created_at: self.created_at,
+            updated_at: self.created_at,
+        }
+    }
+
+    fn packages(&self) -> Vec<Package> {
+        let package = |(id, preset): (PackageId, &defaults::DefaultPackage)| Package {
+            id,
+            tenant_id: self.id,
+            segment_id: self.segment_id,
+            slug: preset.slug.to_owned(),
+            name: preset.name.to_owned(),
+            description: preset.description.to_owned(),
+            base_price: preset.base_price,
+            booking_type: defaults::BOOKING_TYPE,
+            grouping_order: preset.grouping_order,
+            active: true,
+            created_at: self.created_at,
+            updated_at: self.created_at,
+        };
+        self.package_ids.into_iter().zip(&defaults::PACKAGES).map(package).collect()
+    }
+}

@@ -1,0 +1,64 @@
+//! The name a caller gives to one attempt, so that a retry is recognised.
+
+use std::fmt;
+
+use uuid::{Uuid, Variant};
+use zeroize::ZeroizeOnDrop;
+
+use super::violation::{Invalid, Reason};
+
+/// A UUIDv4 chosen by the caller. It can bring a key's secret back for 24 hours, so it is a secret itself: it has no
+/// `Display`, its `Debug` shows nothing and its memory is wiped.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct RequestId([u8; 16]);
+
+impl RequestId {
+    /// # Errors
+    /// `BAD_FORMAT` for everything but a hyphenated UUID of version 4, in either case.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        const HYPHENATED_LENGTH: usize = 36;
+        match Uuid::try_parse(text) {
+            Ok(uuid)
+                if text.len() == HYPHENATED_LENGTH
+                    && uuid.get_version_num() == 4
+                    && uuid.get_variant() == Variant::RFC4122 =>
+            {
+                Ok(Self(uuid.into_bytes()))
+            }
+            _ => Err(Invalid::new(Reason::BadFormat, "must be a UUID of version 4")),
+        }
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestId([redacted])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hyphenated_version_4_is_taken() {
+        assert!(RequestId::parse("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").is_ok());
+        assert!(RequestId::parse("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11").is_ok());
+        for other in [
+            "",
+            "retry-1",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "0192b1a0-7c3e-7def-8123-456789abcdef",
+            "a0eebc99-9c0b-4ef8-cb6d-6bb9bd380a11",
+            "00000000-0000-0000-0000-000000000000",
+        ] {
+            assert_eq!(RequestId::parse(other).unwrap_err().reason, Reason::BadFormat, "{other}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        let id = RequestId::parse("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").unwrap();
+        assert_eq!(format!("{id:?}"), "RequestId([redacted])");
+    }
+}

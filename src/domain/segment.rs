@@ -1,0 +1,20 @@
+//! A segment as it is read.
+
+use time::OffsetDateTime;
+
+use super::ids::{SegmentId, TenantId};
+
+/// A group of offers on a tenant's storefront.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub id: SegmentId,
+    pub tenant_id: TenantId,
+    pub slug: String,
+    pub name: String,
+    pub hero_title: String,
+    pub description: String,
+    pub sort_order: i32,
+    pub active: bool,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+}

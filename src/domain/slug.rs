@@ -1,0 +1,195 @@
+//! Slugs: the names that stand in addresses.
+
+use std::fmt;
+
+use super::violation::{Invalid, Reason};
+
+pub const MIN_LENGTH: usize = 3;
+pub const MAX_LENGTH: usize = 63;
+
+/// A segment's or package's slug: 3–63 characters of `a-z0-9-` that start with a letter, end with a letter or digit,
+/// hold no `--` and are not shaped like a UUID, so that an id and a slug can never be mistaken for each other.
+///
+/// 63 is the longest label of a host name (RFC 1035, 2.3.4): a tenant's slug can become a subdomain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slug(String);
+
+impl Slug {
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::missing());
+        }
+        let bad_format = |description| Err(Invalid::new(Reason::BadFormat, description));
+        if !text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+            return bad_format("may hold only lower-case letters a-z, digits and hyphens");
+        }
+        if text.len() < MIN_LENGTH {
+            return Err(Invalid::new(Reason::TooShort, "must have at least 3 characters"));
+        }
+        if text.len() > MAX_LENGTH {
+            return Err(Invalid::new(Reason::TooLong, "must have at most 63 characters"));
+        }
+        if !text.starts_with(|first: char| first.is_ascii_lowercase()) {
+            return bad_format("must start with a letter");
+        }
+        if text.ends_with('-') {
+            return bad_format("must end with a letter or a digit");
+        }
+        if text.contains("--") {
+            return bad_format("must not hold two hyphens in a row");
+        }
+        if uuid::Uuid::try_parse(text).is_ok() {
+            return bad_format("must not have the shape of a UUID");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A tenant's slug: a [`Slug`] that is not [reserved](is_reserved).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantSlug(Slug);
+
+impl TenantSlug {
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let slug = Slug::parse(text)?;
+        if is_reserved(slug.as_str()) {
+            return Err(Invalid::new(Reason::Reserved, "is reserved for the platform"));
+        }
+        Ok(Self(slug))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for TenantSlug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names that the platform itself answers to, or that a visitor would take for the platform's own
+/// (among them the role mailboxes of RFC 2142).
+#[must_use]
+pub fn is_reserved(slug: &str) -> bool {
+    RESERVED.binary_search(&slug).is_ok()
+}
+
+/// Sorted, for the binary search.
+const RESERVED: [&str; 34] = [
+    "abuse",
+    "account",
+    "accounts",
+    "admin",
+    "administrator",
+    "api",
+    "app",
+    "assets",
+    "auth",
+    "billing",
+    "cdn",
+    "dashboard",
+    "graphql",
+    "grpc",
+    "health",
+    "hostmaster",
+    "internal",
+    "localhost",
+    "login",
+    "logout",
+    "mail",
+    "metrics",
+    "oauth",
+    "postmaster",
+    "root",
+    "security",
+    "signup",
+    "static",
+    "status",
+    "support",
+    "system",
+    "turnkey",
+    "webmaster",
+    "www",
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reason(text: &str) -> Option<Reason> {
+        TenantSlug::parse(text).err().map(|invalid| invalid.reason)
+    }
+
+    #[test]
+    fn each_rule_has_its_reason() {
+        for (text, expected) in [
+            ("bella-weddings", None),
+            ("abc", None),
+            ("a1b", None),
+            ("a-1", None),
+            (&"a".repeat(63), None),
+            ("", Some(Reason::MissingField)),
+            ("ab", Some(Reason::TooShort)),
+            (&"a".repeat(64), Some(Reason::TooLong)),
+            ("Bella", Some(Reason::BadFormat)),
+            ("bella weddings", Some(Reason::BadFormat)),
+            (" bella", Some(Reason::BadFormat)),
+            ("bella_w", Some(Reason::BadFormat)),
+            ("béla", Some(Reason::BadFormat)),
+            ("bel\0la", Some(Reason::BadFormat)),
+            ("1bella", Some(Reason::BadFormat)),
+            ("-bella", Some(Reason::BadFormat)),
+            ("bella-", Some(Reason::BadFormat)),
+            ("bella--w", Some(Reason::BadFormat)),
+            ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", Some(Reason::BadFormat)),
+            ("a0eebc999c0b4ef8bb6d6bb9bd380a11", Some(Reason::BadFormat)),
+            ("admin", Some(Reason::Reserved)),
+            ("turnkey", Some(Reason::Reserved)),
+            ("admins", None),
+        ] {
+            assert_eq!(reason(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_reserved_list_is_sorted_and_made_of_slugs() {
+        assert!(RESERVED.is_sorted());
+        for slug in RESERVED {
+            assert!(Slug::parse(slug).is_ok(), "{slug}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_kept_as_it_is(text in "\\PC{0,80}") {
+            if let Ok(slug) = Slug::parse(&text) {
+                prop_assert_eq!(slug.as_str(), &text);
+            }
+        }
+
+        #[test]
+        fn every_text_of_the_form_is_taken(text in "[a-z][a-z0-9]{2,9}(-[a-z0-9]{1,9}){0,4}") {
+            prop_assert!(Slug::parse(&text).is_ok());
+        }
+    }
+}

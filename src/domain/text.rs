@@ -1,0 +1,79 @@
+//! Text for people: names and titles.
+
+use super::violation::{Invalid, Reason};
+
+/// A name or title: trimmed, 1–200 characters (Unicode scalar values), no control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisplayName(String);
+
+impl DisplayName {
+    pub const MAX_LENGTH: usize = 200;
+
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::missing());
+        }
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
+            return Err(Invalid::new(Reason::TooShort, "must have at least 1 character that is not a space"));
+        }
+        if trimmed.chars().count() > Self::MAX_LENGTH {
+            return Err(Invalid::new(Reason::TooLong, "must have at most 200 characters"));
+        }
+        if trimmed.chars().any(char::is_control) {
+            return Err(Invalid::new(Reason::BadFormat, "must not hold control characters"));
+        }
+        Ok(Self(trimmed.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reason(text: &str) -> Option<Reason> {
+        DisplayName::parse(text).err().map(|invalid| invalid.reason)
+    }
+
+    #[test]
+    fn each_rule_has_its_reason() {
+        for (text, expected) in [
+            ("Bella Weddings", None),
+            ("B", None),
+            ("Ömer's Café 🎂", None),
+            (&"é".repeat(200), None),
+            ("", Some(Reason::MissingField)),
+            (" \t\n", Some(Reason::TooShort)),
+            (&"é".repeat(201), Some(Reason::TooLong)),
+            ("Bella\0", Some(Reason::BadFormat)),
+            ("Bella\nWeddings", Some(Reason::BadFormat)),
+            ("Bella\u{85}Weddings", Some(Reason::BadFormat)),
+        ] {
+            assert_eq!(reason(text), expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_name_is_trimmed_and_parses_to_itself(text in "\\PC{0,210}") {
+            if let Ok(name) = DisplayName::parse(&text) {
+                prop_assert_eq!(name.as_str(), text.trim());
+                prop_assert_eq!(DisplayName::parse(name.as_str()), Ok(name.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The one error that crosses layers.
+//!
+//! It says what happened in the words of the business; `grpc::status` alone turns it into what a caller sees.
+
+use std::fmt;
+
+use crate::domain::Violations;
+
+pub type Result<T> = std::result::Result<T, Error>;
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Every missing or bad field of the request.
+    #[error("the request has {} bad field(s)", .0.len())]
+    InvalidRequest(Violations),
+    #[error("the slug {0} is taken")]
+    SlugTaken(String),
+    #[error("no such {0:?}")]
+    NotFound(Resource),
+    /// More work waits than is useful; the caller should come back.
+    #[error("too much at once")]
+    Overloaded,
+    /// The database is away, read-only or too slow.
+    #[error("the database is unavailable")]
+    DatabaseUnavailable(#[source] Cause),
+    /// The caller's deadline had passed before the work began.
+    #[error("the deadline has passed")]
+    DeadlineExceeded,
+    /// Others were faster, again and again.
+    #[error("lost a race after retries")]
+    Conflict,
+    /// A bug. The cause goes to the log and nowhere else.
+    #[error("internal error")]
+    Internal(#[source] Cause),
+}
+
+/// The kinds of things a caller can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Tenant,
+}
+
+impl Error {
+    pub fn internal(cause: impl Into<Cause>) -> Self {
+        Self::Internal(cause.into())
+    }
+}
+
+impl From<Violations> for Error {
+    fn from(violations: Violations) -> Self {
+        Self::InvalidRequest(violations)
+    }
+}
+
+/// An error with its causes, on one line.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! `grpc.health.v1.Health`: asked by `turnkey healthcheck`.
+
+use std::time::Duration;
+
+use tonic::transport::Endpoint;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether the server at this address (`host:port`) is SERVING.
+///
+/// # Errors
+/// Why it could not be asked.
+pub async fn is_serving(address: &str) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let mut client = HealthClient::new(endpoint.connect().await?);
+    let reply = client.check(HealthCheckRequest { service: String::new() }).await?.into_inner();
+    Ok(reply.status() == ServingStatus::Serving)
+}

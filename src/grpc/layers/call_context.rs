@@ -1,0 +1,194 @@
+//! The outermost layer: gives each call its span, its trace id and its deadline, and turns a panic into an answer.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::AssertUnwindSafe,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::{error::Error, grpc::status};
+
+/// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
+#[derive(Debug, Clone, Default)]
+pub struct CallContext {
+    pub trace_id: TraceId,
+    pub deadline: Option<Instant>,
+}
+
+impl CallContext {
+    #[must_use]
+    pub fn is_too_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
+/// The trace-id of a W3C `traceparent`: 16 bytes, not all zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TraceId([u8; 16]);
+
+impl TraceId {
+    /// The caller's, so that both logs tell one story, else a fresh one.
+    fn of(headers: &HeaderMap) -> Self {
+        headers
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
+            .and_then(Self::from_traceparent)
+            .unwrap_or_else(|| Self(uuid::Uuid::new_v4().into_bytes()))
+    }
+
+    /// `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, <https://www.w3.org/TR/trace-context/#traceparent-header>.
+    fn from_traceparent(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (_version, trace_id) = (parts.next()?, parts.next()?);
+        let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if trace_id.len() != 32 || !trace_id.bytes().all(is_hex) {
+            return None;
+        }
+        let number = u128::from_str_radix(trace_id, 16).ok().filter(|&number| number != 0)?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct CallContextLayer;
+
+impl<S> Layer<S> for CallContextLayer {
+    type Service = CallContextService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CallContextService { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct CallContextService<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for CallContextService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let trace_id = TraceId::of(request.headers());
+        let timeout = timeout_of(request.headers());
+        let span = tracing::info_span!(
+            "rpc",
+            rpc.method = request.uri().path().trim_start_matches('/'),
+            trace_id = %trace_id,
+        );
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        request.extensions_mut().insert(CallContext { trace_id, deadline });
+        // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
+        // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
+        let expired = timeout.map(tokio::time::sleep);
+        // Unwind-safe: what the call worked on is dropped with it.
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let call = async move {
+            let expired = async {
+                match expired {
+                    Some(expired) => expired.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let error = tokio::select! {
+                biased;
+                answer = answer => match answer {
+                    Ok(answer) => return answer,
+                    Err(panic) => Error::internal(said_in(&*panic)),
+                },
+                () = expired => Error::DeadlineExceeded,
+            };
+            Ok(status::from_error(error, trace_id).into_http())
+        };
+        Box::pin(call.instrument(span))
+    }
+}
+
+fn said_in(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", said.unwrap_or("without a word"))
+}
+
+/// At most 8 digits and a unit, as the gRPC specification has it ("gRPC over HTTP2", Requests). Anything else is left to
+/// tonic to ignore.
+fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_hours(amount)),
+        "M" => Some(Duration::from_mins(amount)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        timeout_of(&headers)
+    }
+
+    #[test]
+    fn timeouts_are_read_in_every_unit() {
+        assert_eq!(timeout("2H"), Some(Duration::from_hours(2)));
+        assert_eq!(timeout("3M"), Some(Duration::from_mins(3)));
+        assert_eq!(timeout("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(timeout("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(timeout("6u"), Some(Duration::from_micros(6)));
+        assert_eq!(timeout("7n"), Some(Duration::from_nanos(7)));
+        assert!(timeout("99999999H").is_some());
+        for bad in ["", "S", "5", "5x", "-1S", "123456789S", "1 S", "+1S"] {
+            assert_eq!(timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_id_is_the_callers_where_it_is_well_formed() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(TraceId::from_traceparent(parent).unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        for bad in [
+            "",
+            "00",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e473-0-0",
+        ] {
+            assert_eq!(TraceId::from_traceparent(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What happens around every call, before its message is decoded and after its answer is made.
+
+pub mod call_context;

@@ -1,0 +1,181 @@
+//! The only place that makes a `Status`: what a caller sees of a failure.
+//!
+//! Every one carries `google.rpc.ErrorInfo` with a stable reason, and the detail that belongs to its kind. Causes stay
+//! inside: they go to the log, once, here.
+
+use std::{collections::HashMap, time::Duration};
+
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
+
+use super::layers::call_context::TraceId;
+use crate::{
+    domain::{Violation, Violations},
+    error::{Chain, Error, Resource},
+};
+
+const DOMAIN: &str = "turnkey";
+/// Details travel in a trailer, and clients refuse trailers above 8 KiB; base64 makes these 6 KiB just that.
+const MAX_DETAILS_BYTES: usize = 6 * 1024;
+const MAX_VIOLATIONS: usize = 50;
+/// The field of the violation that counts those left out.
+const MORE: &str = "…";
+const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
+const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
+const RETRY_CONFLICT: Duration = Duration::from_millis(50);
+
+pub fn from_error(error: Error, trace_id: TraceId) -> Status {
+    match error {
+        Error::InvalidRequest(violations) => invalid_request(&violations),
+        Error::SlugTaken(slug) => {
+            let mut details = error_info("SLUG_TAKEN");
+            details.set_resource_info(resource_type(Resource::Tenant), slug, "", "A tenant has this slug.");
+            status(Code::AlreadyExists, "the slug is taken", details)
+        }
+        Error::NotFound(resource) => not_found(resource),
+        Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
+        Error::DatabaseUnavailable(cause) => {
+            tracing::warn!(cause = %Chain(&*cause), "The database is unavailable");
+            let message = "the database is unavailable";
+            retry_later(Code::Unavailable, "DATABASE_UNAVAILABLE", message, RETRY_UNAVAILABLE)
+        }
+        Error::DeadlineExceeded => {
+            status(Code::DeadlineExceeded, "the deadline has passed", error_info("DEADLINE_EXCEEDED"))
+        }
+        Error::Conflict => retry_later(Code::Aborted, "CONFLICT", "lost a race after retries", RETRY_CONFLICT),
+        Error::Internal(cause) => {
+            tracing::error!(cause = %Chain(&*cause), "A call failed by a bug");
+            let message = format!("internal error; report it with the trace id {trace_id}");
+            status(Code::Internal, message, error_info("INTERNAL"))
+        }
+    }
+}
+
+fn status(code: Code, message: impl Into<String>, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, message, details)
+}
+
+fn error_info(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
+
+fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Status {
+    let mut details = error_info(reason);
+    details.set_retry_info(Some(delay));
+    status(code, message, details)
+}
+
+/// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
+fn not_found(resource: Resource) -> Status {
+    let (reason, message) = match resource {
+        Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant"),
+    };
+    let mut details = error_info(reason);
+    details.set_resource_info(resource_type(resource), "", "", message);
+    status(Code::NotFound, message, details)
+}
+
+const fn resource_type(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Tenant => "turnkey.v1.Tenant",
+    }
+}
+
+fn invalid_request(violations: &Violations) -> Status {
+    let mut details = error_info("INVALID_REQUEST");
+    details.set_bad_request(capped(violations));
+    let message = match violations.iter().next() {
+        Some(first) if violations.len() == 1 => format!("{} {}", first.field, first.invalid.description),
+        _ => format!("{} fields are missing or bad", violations.len()),
+    };
+    status(Code::InvalidArgument, message, details)
+}
+
+/// The first violation of each field, as many as fit, and one more that counts the rest.
+fn capped(violations: &Violations) -> Vec<FieldViolation> {
+    // What the status has beside the violations: its message, ErrorInfo and the frames around them.
+    const RESERVE_BYTES: usize = 512;
+    let mut distinct: Vec<&Violation> = Vec::with_capacity(violations.len());
+    let mut seen = std::collections::HashSet::with_capacity(violations.len());
+    distinct.extend(violations.iter().filter(|violation| seen.insert(violation.field.as_str())));
+
+    let mut bytes = RESERVE_BYTES;
+    let fits = |violation: &FieldViolation| {
+        let encoded: pb::bad_request::FieldViolation = violation.clone().into();
+        bytes += encoded.encoded_len() + 4;
+        bytes <= MAX_DETAILS_BYTES
+    };
+    let mut kept: Vec<FieldViolation> =
+        distinct.iter().map(|violation| field_violation(violation)).take(MAX_VIOLATIONS).take_while(fits).collect();
+    if kept.len() < distinct.len() {
+        kept.truncate(MAX_VIOLATIONS - 1);
+        let more = distinct.len() - kept.len();
+        kept.push(FieldViolation { reason: String::new(), ..FieldViolation::new(MORE, format!("and {more} more")) });
+    }
+    kept
+}
+
+fn field_violation(violation: &Violation) -> FieldViolation {
+    FieldViolation {
+        reason: violation.invalid.reason.as_str().to_owned(),
+        ..FieldViolation::new(&violation.field, violation.invalid.description.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Invalid, Reason};
+
+    fn violations(count: usize, field_length: usize) -> Violations {
+        let mut violations = Violations::default();
+        for number in 0..count {
+            let field = format!("{number:0>field_length$}");
+            violations.add(field, Invalid::new(Reason::TooShort, "must have at least 3 characters"));
+        }
+        violations
+    }
+
+    fn answered(violations: Violations) -> (usize, Vec<FieldViolation>) {
+        let status = from_error(violations.into(), TraceId::default());
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        (status.details().len(), violations)
+    }
+
+    #[test]
+    fn fifty_violations_are_all_told() {
+        let (_, told) = answered(violations(50, 4));
+        assert_eq!(told.len(), 50);
+        assert!(told.iter().all(|violation| violation.field != MORE));
+    }
+
+    #[test]
+    fn the_fifty_first_is_counted() {
+        let (_, told) = answered(violations(53, 4));
+        assert_eq!(told.len(), 50);
+        assert_eq!((told[49].field.as_str(), told[49].description.as_str()), (MORE, "and 4 more"));
+    }
+
+    #[test]
+    fn details_never_outgrow_what_a_client_accepts() {
+        let (bytes, told) = answered(violations(500, 300));
+        assert!(bytes <= MAX_DETAILS_BYTES, "{bytes}");
+        assert_eq!(told.last().unwrap().description, format!("and {} more", 500 - (told.len() - 1)));
+    }
+
+    #[test]
+    fn a_field_is_named_once() {
+        let mut twice = violations(1, 4);
+        twice.add("0000", Invalid::missing());
+        assert_eq!(answered(twice).1.len(), 1);
+    }
+
+    #[test]
+    fn a_bug_shows_nothing_but_its_trace_id() {
+        let status = from_error(Error::internal("relation \"tenants\" is on fire"), TraceId::default());
+        assert_eq!(status.code(), Code::Internal);
+        assert_eq!(status.message(), "internal error; report it with the trace id 00000000000000000000000000000000");
+        assert!(!String::from_utf8_lossy(status.details()).contains("fire"));
+    }
+}

@@ -1,0 +1,99 @@
+//! Health that follows the database: one probe drives every name.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::{sync::watch, task::JoinHandle};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
+
+use crate::{
+    error::Chain,
+    store::{Probe, Store},
+};
+
+/// Half of what a call waits for a connection, so that by then it is known whether the database is away.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Readiness, under the name that stands for the server and those of its services.
+const READINESS: [&str; 3] = ["", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"];
+/// Liveness: SERVING as long as the process is.
+const LIVENESS: &str = "live";
+
+pub(super) struct Health {
+    reporter: HealthReporter,
+    ready: watch::Receiver<bool>,
+    watching: JoinHandle<()>,
+}
+
+impl Health {
+    pub fn start(database: PgConnectOptions, store: Store) -> Self {
+        let reporter = HealthReporter::new();
+        let (sender, ready) = watch::channel(false);
+        let watching = tokio::spawn(follow(Probe::new(database), store, reporter.clone(), sender));
+        Self { reporter, ready, watching }
+    }
+
+    pub fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    /// NOT_SERVING from here on.
+    pub async fn stop(&self) {
+        self.watching.abort();
+        report(&self.reporter, false).await;
+    }
+}
+
+async fn follow(mut probe: Probe, store: Store, reporter: HealthReporter, ready: watch::Sender<bool>) {
+    // Before the first answer: tonic-health would call the server as a whole SERVING.
+    report(&reporter, false).await;
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+    let mut told = None;
+    let mut checked_privilege = false;
+    loop {
+        let answer = probe.check().await;
+        let is_ready = answer.is_ok();
+        store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_absence()));
+        report(&reporter, is_ready).await;
+        ready.send_replace(is_ready);
+        let tells = answer.err().map(|why| Chain(&why).to_string());
+        if told.as_ref() != Some(&tells) {
+            match &tells {
+                None => tracing::info!("Serving"),
+                Some(why) => tracing::warn!("Not serving: {why}"),
+            }
+            told = Some(tells);
+        }
+        if is_ready && !checked_privilege {
+            checked_privilege = warn_of_excess_privilege(&probe).await;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn report(reporter: &HealthReporter, is_ready: bool) {
+    let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in READINESS {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Whether it could be looked up.
+async fn warn_of_excess_privilege(probe: &Probe) -> bool {
+    match probe.excess_privilege().await {
+        Ok(None) => true,
+        Ok(Some(excess)) => {
+            tracing::warn!("The database role of this service has more rights than it needs: it {excess}");
+            true
+        }
+        Err(_) => false,
+    }
+}

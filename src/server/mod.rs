@@ -1,0 +1,170 @@
+//! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
+
+mod health;
+
+use std::{net::SocketAddr, thread::available_parallelism, time::Duration};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{
+    service::Routes,
+    transport::{Server as TonicServer, server::TcpIncoming},
+};
+
+use crate::{
+    config::ServerSettings,
+    grpc::{
+        Calls, TenantProvisioningHandler, layers::call_context::CallContextLayer, pb,
+        pb::tenant_provisioning_server::TenantProvisioningServer,
+    },
+    secrets::Hasher,
+    service::{Clock, Provisioning},
+    store::Store,
+};
+
+/// Each of these bounds what one connection can cost; tonic and hyper leave most of them open.
+const MAX_CONCURRENT_STREAMS: u32 = 256;
+const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 256;
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stopping in parts that add up to less than 25 s, the pause before included, whatever the clients do.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+const TASKS_LIMIT: Duration = Duration::from_secs(5);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("cannot hash")]
+    Hasher(#[from] crate::error::Error),
+    #[error("cannot serve reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A socket that callers can already reach; they wait until a server takes it over.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+/// # Errors
+/// Where the address cannot be had.
+pub async fn bind(listen: SocketAddr) -> Result<Bound, StartError> {
+    let refused = |source| StartError::Listen { address: listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(%address, "Turnkey listens on {address}");
+    Ok(Bound { listener, address })
+}
+
+/// A running server. Dropping it without [`Server::stop`] leaves it running.
+pub struct Server {
+    pub address: SocketAddr,
+    store: Store,
+    calls: Calls,
+    health: health::Health,
+    pause: Duration,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// Serves until it is stopped. The database may still be away: health says so, and calls answer UNAVAILABLE.
+///
+/// # Errors
+/// Where a setting does not fit.
+pub fn start(
+    bound: Bound,
+    database: PgConnectOptions,
+    settings: &ServerSettings,
+    clock: Clock,
+) -> Result<Server, StartError> {
+    let store = Store::new(database.clone(), settings.database_max_connections);
+    let calls = Calls::default();
+    let health = health::Health::start(database, store.clone());
+
+    let cores = available_parallelism().map_or(1, usize::from);
+    let provisioning = Provisioning {
+        store: store.clone(),
+        hasher: Hasher::new(settings.key_argon2, cores, settings.hashing_queue)?,
+        key_mode: settings.key_mode,
+        clock,
+    };
+    let mut routes =
+        Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
+    routes = routes.add_service(health.service());
+    if settings.reflection {
+        routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    }
+
+    let (stop, stopped) = oneshot::channel();
+    let serving = TonicServer::builder()
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(CallContextLayer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpIncoming::from(bound.listener).with_nodelay(Some(true)), async {
+            // A sender that is gone stops the server as well.
+            let _ = stopped.await;
+        });
+    Ok(Server {
+        address: bound.address,
+        store,
+        calls,
+        health,
+        pause: settings.shutdown_pause,
+        stop,
+        serving: tokio::spawn(serving),
+    })
+}
+
+impl Server {
+    /// Follows whether the database can serve.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.health.readiness()
+    }
+
+    /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
+    pub async fn stop(self) {
+        self.health.stop().await;
+        tokio::time::sleep(self.pause).await;
+        let _ = self.stop.send(());
+        let abort = self.serving.abort_handle();
+        match timeout(DRAIN_LIMIT, self.serving).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "The server ended with an error"),
+            Ok(Err(error)) => tracing::warn!(%error, "The server ended with an error"),
+            Err(_elapsed) => {
+                abort.abort();
+                tracing::warn!("Some connections did not close in time and were cut");
+            }
+        }
+        if timeout(TASKS_LIMIT, self.calls.finished()).await.is_err() {
+            tracing::warn!("Some calls did not end in time");
+        }
+        if timeout(CLOSE_LIMIT, self.store.close()).await.is_err() {
+            tracing::warn!("Some connections to the database did not close in time");
+        }
+        tracing::info!("Turnkey has stopped");
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // So that a client such as grpcurl can show the details of an error.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}

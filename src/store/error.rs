@@ -1,0 +1,79 @@
+//! What the database says, in the service's words.
+//!
+//! A named constraint is the business of the method that knows what it means there; this file knows the rest: a database
+//! that is away, in another's hands, or too slow is [`Error::DatabaseUnavailable`], everything unforeseen a bug.
+
+use crate::error::Error;
+
+/// SQLSTATE (appendix A of Postgres' manual) → error. `reachable` is what the probe saw last.
+pub(super) fn from_sqlx(error: sqlx::Error, reachable: bool) -> Error {
+    match &error {
+        sqlx::Error::PoolTimedOut if reachable => Error::Overloaded,
+        sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_) => Error::DatabaseUnavailable(error.into()),
+        sqlx::Error::Database(reply) => match reply.code().as_deref() {
+            Some("40001" | "40P01") => Error::Conflict,
+            Some(code) if means_unavailable(code) => Error::DatabaseUnavailable(error.into()),
+            _ => Error::internal(error),
+        },
+        _ => Error::internal(error),
+    }
+}
+
+fn means_unavailable(code: &str) -> bool {
+    const CONNECTION_EXCEPTION: &str = "08";
+    const INVALID_AUTHORIZATION: &str = "28";
+    const INSUFFICIENT_RESOURCES: &str = "53";
+    const SYSTEM_ERROR: &str = "58";
+    matches!(
+        &code[..2.min(code.len())],
+        CONNECTION_EXCEPTION | INVALID_AUTHORIZATION | INSUFFICIENT_RESOURCES | SYSTEM_ERROR
+    ) || matches!(
+        code,
+        "25006" // read_only_sql_transaction: a standby, or a primary that is being replaced
+            | "25P03" // idle_in_transaction_session_timeout
+            | "3D000" // invalid_catalog_name: the database is not there
+            | "42P01" // undefined_table: not migrated yet
+            | "55P03" // lock_not_available: lock_timeout
+            | "57014" // query_canceled: statement_timeout
+            | "57P01" | "57P02" | "57P03" // shutting down, crashed, starting up
+            | "57P05" // idle_session_timeout
+    )
+}
+
+/// Whether this is the violation of the constraint of that name.
+pub(super) fn violates(error: &sqlx::Error, constraint: &str) -> bool {
+    error.as_database_error().is_some_and(|reply| reply.constraint() == Some(constraint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exhausted_pool_is_overload_only_while_the_database_is_there() {
+        assert!(matches!(from_sqlx(sqlx::Error::PoolTimedOut, true), Error::Overloaded));
+        assert!(matches!(from_sqlx(sqlx::Error::PoolTimedOut, false), Error::DatabaseUnavailable(_)));
+    }
+
+    #[test]
+    fn a_broken_connection_is_unavailable_and_a_lost_column_is_a_bug() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(matches!(from_sqlx(broken.into(), true), Error::DatabaseUnavailable(_)));
+        assert!(matches!(from_sqlx(sqlx::Error::ColumnNotFound("x".into()), true), Error::Internal(_)));
+    }
+
+    #[test]
+    fn codes_of_absence_are_told_from_codes_of_bugs() {
+        for code in ["08006", "25006", "28P01", "3D000", "53300", "55P03", "57014", "57P01", "57P03"] {
+            assert!(means_unavailable(code), "{code}");
+        }
+        for code in ["23505", "23514", "42601", "22P02", "XX000", "4"] {
+            assert!(!means_unavailable(code), "{code}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A running server over a database of its own, and a client.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt as _;
+use turnkey::{
+    config::ServerSettings,
+    domain::{Argon2Setting, KeyMode},
+    grpc::pb::{
+        CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, GetTenantRequest, Tenant,
+        get_tenant_request::Identifier, tenant_provisioning_client::TenantProvisioningClient,
+    },
+    server::{self, Server},
+    service::Clock,
+};
+
+use crate::cluster::{Cluster, TestDatabase};
+
+/// A server in this process. It ends with its test's runtime.
+pub struct Fixture {
+    pub database: TestDatabase,
+    pub server: Server,
+    pub provisioning: TenantProvisioningClient<Channel>,
+}
+
+pub fn settings() -> ServerSettings {
+    ServerSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        reflection: true,
+        database_max_connections: 4,
+        hashing_queue: 64,
+        key_mode: KeyMode::Live,
+        key_argon2: Argon2Setting::KEY,
+        shutdown_pause: Duration::ZERO,
+    }
+}
+
+impl Fixture {
+    pub async fn start() -> Self {
+        Self::start_on(Cluster::get().migrated().await).await
+    }
+
+    pub async fn start_on(database: TestDatabase) -> Self {
+        let settings = settings();
+        let bound = server::bind(settings.listen).await.unwrap();
+        let server = server::start(bound, database.server.clone(), &settings, Clock::system()).unwrap();
+        let provisioning = TenantProvisioningClient::new(channel(&server.address.to_string()).await);
+        Self { database, server, provisioning }
+    }
+
+    pub async fn create(
+        &self,
+        request: CreateFullyProvisionedRequest,
+    ) -> Result<CreateFullyProvisionedResponse, Status> {
+        let mut client = self.provisioning.clone();
+        client.create_fully_provisioned(request).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn get(&self, identifier: Identifier) -> Result<Tenant, Status> {
+        let mut client = self.provisioning.clone();
+        let reply = client.get_tenant(GetTenantRequest { identifier: Some(identifier) }).await?;
+        Ok(reply.into_inner().tenant.unwrap())
+    }
+
+    /// A pool of the hands that type into psql.
+    pub async fn by_hand(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(4).connect_with(self.database.superuser.clone()).await.unwrap()
+    }
+
+    pub async fn count(&self, table: &'static str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.by_hand().await).await.unwrap()
+    }
+
+    /// Rows in tenants, segments, packages and keys.
+    pub async fn rows(&self) -> [i64; 4] {
+        let mut rows = [0; 4];
+        for (count, table) in rows.iter_mut().zip(["tenants", "segments", "packages", "api_keys"]) {
+            *count = self.count(table).await;
+        }
+        rows
+    }
+}
+
+pub async fn channel(address: &str) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+pub fn bella() -> CreateFullyProvisionedRequest {
+    named("bella-weddings")
+}
+
+pub fn named(slug: &str) -> CreateFullyProvisionedRequest {
+    CreateFullyProvisionedRequest {
+        slug: slug.to_owned(),
+        name: "Bella Weddings".to_owned(),
+        ..CreateFullyProvisionedRequest::default()
+    }
+}
+
+/// The stable reason of a failure.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info().expect("every error carries ErrorInfo");
+    assert_eq!(info.domain, "turnkey");
+    info.reason
+}
+
+/// Field and reason of each violation.
+pub fn violations(status: &Status) -> Vec<(String, String)> {
+    let request = status.get_details_bad_request().expect("a bad request says what is bad");
+    request.field_violations.into_iter().map(|violation| (violation.field, violation.reason)).collect()
+}

@@ -1,0 +1,110 @@
+//! Health follows the database.
+
+use tonic::{Code, Streaming, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use turnkey::{
+    embedded::{PrivatePostgres, Settings},
+    store,
+};
+
+use crate::{
+    cluster::{Cluster, TestDatabase},
+    fixture::{Fixture, bella, channel, named, reason},
+};
+
+const READINESS: [&str; 3] = ["", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"];
+
+async fn client(fixture: &Fixture) -> HealthClient<Channel> {
+    HealthClient::new(channel(&fixture.server.address.to_string()).await)
+}
+
+async fn status(client: &mut HealthClient<Channel>, service: &str) -> ServingStatus {
+    client.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner().status()
+}
+
+async fn until(changes: &mut Streaming<HealthCheckResponse>, expected: ServingStatus) {
+    while changes.message().await.unwrap().expect("the stream goes on").status() != expected {}
+}
+
+#[tokio::test]
+async fn every_name_serves_with_a_database() {
+    let fixture = Fixture::start().await;
+    fixture.server.readiness().wait_for(|&ready| ready).await.unwrap();
+    let mut client = client(&fixture).await;
+    for service in READINESS.into_iter().chain(["live"]) {
+        assert_eq!(status(&mut client, service).await, ServingStatus::Serving, "{service:?}");
+    }
+    let unknown = client.check(HealthCheckRequest { service: "nobody".to_owned() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_database_that_goes_and_comes_back_turns_readiness_and_needs_no_restart() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let start = || {
+        let root = root.path().join("cluster");
+        PrivatePostgres::start(Settings { root, pg_bin: None, durable: false, max_connections: 20 })
+    };
+    let postgres = start().await.unwrap();
+    let database = TestDatabase {
+        owner: postgres.owner_options(),
+        server: postgres.server_options(),
+        superuser: postgres.owner_options(),
+    };
+    store::migrate(&database.owner).await.unwrap();
+    store::grant_provisioner(&database.owner, database.server.get_username()).await.unwrap();
+    let fixture = Fixture::start_on(database).await;
+    let mut client = client(&fixture).await;
+    let everything = HealthCheckRequest { service: String::new() };
+    let mut changes = client.watch(everything).await.unwrap().into_inner();
+    until(&mut changes, ServingStatus::Serving).await;
+    fixture.create(bella()).await.unwrap();
+
+    postgres.stop().await.unwrap();
+    until(&mut changes, ServingStatus::NotServing).await;
+    for service in READINESS {
+        assert_eq!(status(&mut client, service).await, ServingStatus::NotServing, "{service:?}");
+    }
+    assert_eq!(status(&mut client, "live").await, ServingStatus::Serving);
+    let failed = fixture.create(named("meanwhile")).await.unwrap_err();
+    assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+
+    let postgres = start().await.unwrap();
+    until(&mut changes, ServingStatus::Serving).await;
+    fixture.create(named("afterwards")).await.unwrap();
+    assert_eq!(fixture.rows().await, [2, 2, 6, 2]);
+    postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_without_the_schema_does_not_serve_until_it_is_migrated() {
+    let database = Cluster::get().empty().await;
+    let owner = database.owner.clone();
+    let fixture = Fixture::start_on(database).await;
+    let mut client = client(&fixture).await;
+    let everything = HealthCheckRequest { service: String::new() };
+    let mut changes = client.watch(everything).await.unwrap().into_inner();
+    until(&mut changes, ServingStatus::NotServing).await;
+    let failed = fixture.create(bella()).await.unwrap_err();
+    assert_eq!(failed.code(), Code::Unavailable);
+
+    store::migrate(&owner).await.unwrap();
+    until(&mut changes, ServingStatus::Serving).await;
+    fixture.create(bella()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_database_does_not_serve() {
+    let database = Cluster::get().migrated().await;
+    let read_only = "ALTER DATABASE {} SET default_transaction_read_only = on";
+    let name = database.superuser.get_database().unwrap();
+    crate::cluster::execute(&database.superuser, read_only.replace("{}", name)).await;
+    let fixture = Fixture::start_on(database).await;
+    let mut client = client(&fixture).await;
+    let everything = HealthCheckRequest { service: String::new() };
+    until(&mut client.watch(everything).await.unwrap().into_inner(), ServingStatus::NotServing).await;
+    let failed = fixture.create(bella()).await.unwrap_err();
+    assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}

@@ -1,0 +1,20 @@
+//! The service as its callers meet it: a real server on port 0, a generated client, a real Postgres.
+//!
+//! One binary, so that the whole run shares one throw-away cluster; a module a use case; a database each test.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+
+mod cluster;
+mod fixture;
+mod program;
+
+mod create_fully_provisioned;
+mod embedded;
+mod errors;
+mod get_tenant;
+mod health;
+mod layering;
+mod migrate;
+mod orphans;
+mod redaction;
+mod serve;

@@ -1,0 +1,146 @@
+//! A half tenant cannot be committed, whoever types it.
+
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::fixture::{Fixture, bella, named};
+
+const TENANT: &str = "INSERT INTO tenants VALUES
+    ('11111111-1111-7111-8111-111111111111', 'by-hand', 'By Hand', 10, '{}', true, now(), now(), NULL);";
+const SEGMENT: &str = "INSERT INTO segments VALUES
+    ('11111111-1111-7111-8111-111111111111', '22222222-2222-7222-8222-222222222222', 'general', 'General', 'Hello', '',
+     0, true, now(), now());";
+const PACKAGE: &str = "INSERT INTO packages VALUES
+    ('11111111-1111-7111-8111-111111111111', '33333333-3333-7333-8333-333333333333',
+     '22222222-2222-7222-8222-222222222222', 'only-one', 'Only One', '', 0, 'DATE', 1, true, now(), now());";
+const KEY: &str = "INSERT INTO api_keys VALUES
+    ('AAAAAAAAAAAAAAAA', '11111111-1111-7111-8111-111111111111', 'pk_live_by_AAAAAAAAAAAAAAAA', '$argon2id$', now());";
+
+/// Runs all of it in one transaction and answers the constraint that refused it, if one did.
+async fn commit(hands: &PgPool, statements: &str) -> Result<(), String> {
+    let sql = format!("BEGIN; {statements} COMMIT;");
+    let mut connection = hands.acquire().await.unwrap();
+    let ended = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
+    ended.map(drop).map_err(|error| error.as_database_error().unwrap().constraint().unwrap_or("none").to_owned())
+}
+
+fn refused() -> Result<(), String> {
+    Err("tenant_fully_provisioned".to_owned())
+}
+
+#[tokio::test]
+async fn a_tenant_typed_in_whole_is_committed() {
+    let hands = Fixture::start().await.by_hand().await;
+    assert_eq!(commit(&hands, &[TENANT, SEGMENT, PACKAGE, KEY].concat()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_tenant_typed_in_without_a_part_is_refused_at_commit() {
+    let fixture = Fixture::start().await;
+    let hands = fixture.by_hand().await;
+    for parts in [&[TENANT][..], &[TENANT, SEGMENT, PACKAGE], &[TENANT, SEGMENT, KEY], &[TENANT, KEY]] {
+        assert_eq!(commit(&hands, &parts.concat()).await, refused());
+    }
+    let other_segment = SEGMENT.replace("'general'", "'special'");
+    assert_eq!(commit(&hands, &[TENANT, &other_segment, PACKAGE, KEY].concat()).await, refused());
+    assert_eq!(fixture.rows().await, [0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_last_of_each_part_cannot_be_taken_away() {
+    let fixture = Fixture::start().await;
+    fixture.create(bella()).await.unwrap();
+    let hands = fixture.by_hand().await;
+    for statement in [
+        "DELETE FROM packages;",
+        "DELETE FROM packages; DELETE FROM segments;",
+        "DELETE FROM api_keys;",
+        "UPDATE segments SET slug = 'special';",
+        "SET CONSTRAINTS ALL IMMEDIATE; DELETE FROM packages;",
+        "TRUNCATE packages;",
+        "TRUNCATE api_keys;",
+        "TRUNCATE segments CASCADE;",
+    ] {
+        assert_eq!(commit(&hands, statement).await, refused(), "{statement}");
+    }
+    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(commit(&hands, "DELETE FROM packages WHERE slug <> 'basic-package';").await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_part_cannot_be_moved_to_another_tenant_if_it_was_the_last() {
+    let fixture = Fixture::start().await;
+    fixture.create(bella()).await.unwrap();
+    let other = fixture.create(named("other")).await.unwrap().tenant.unwrap().id;
+    let hands = fixture.by_hand().await;
+    let moved = format!(
+        "UPDATE api_keys SET tenant_id = '{other}'
+          WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'bella-weddings');"
+    );
+    assert_eq!(commit(&hands, &moved).await, refused());
+}
+
+#[tokio::test]
+async fn a_package_cannot_stand_in_another_tenants_segment() {
+    let fixture = Fixture::start().await;
+    fixture.create(bella()).await.unwrap();
+    let foreign = fixture.create(named("other")).await.unwrap().segment.unwrap().id;
+    let hands = fixture.by_hand().await;
+    let moved = format!(
+        "UPDATE packages SET segment_id = '{foreign}'
+          WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'bella-weddings');"
+    );
+    assert_eq!(commit(&hands, &moved).await, Err("packages_segment_id_fkey".to_owned()));
+}
+
+#[tokio::test]
+async fn a_whole_tenant_can_be_removed_part_by_part_in_one_transaction() {
+    let fixture = Fixture::start().await;
+    fixture.create(bella()).await.unwrap();
+    let hands = fixture.by_hand().await;
+    let all = "DELETE FROM packages; DELETE FROM segments; DELETE FROM api_keys; DELETE FROM tenants;";
+    assert_eq!(commit(&hands, all).await, Ok(()));
+    assert_eq!(commit(&hands, "TRUNCATE tenants, segments, packages, api_keys, owners;").await, Ok(()));
+}
+
+/// Each sees the other's package still there; without a turn taken at the tenant's row both would commit.
+#[tokio::test]
+async fn two_transactions_cannot_each_take_away_one_of_the_last_two() {
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        let fixture = Fixture::start().await;
+        fixture.create(bella()).await.unwrap();
+        let hands = fixture.by_hand().await;
+        assert_eq!(commit(&hands, "DELETE FROM packages WHERE slug = 'basic-package';").await, Ok(()));
+
+        let (mut one, mut two) = (hands.acquire().await.unwrap(), hands.acquire().await.unwrap());
+        for (session, slug) in [(&mut one, "standard-package"), (&mut two, "premium-package")] {
+            let sql = format!("BEGIN ISOLATION LEVEL {isolation}; DELETE FROM packages WHERE slug = '{slug}'");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **session).await.unwrap();
+        }
+        let (one, two) =
+            tokio::join!(sqlx::raw_sql("COMMIT").execute(&mut *one), sqlx::raw_sql("COMMIT").execute(&mut *two));
+        assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|&&done| done).count(), 1, "{isolation}");
+        assert_eq!(fixture.count("packages").await, 1, "{isolation}");
+    }
+}
+
+#[tokio::test]
+async fn the_serving_role_is_held_by_the_same_rule() {
+    let fixture = Fixture::start().await;
+    fixture.create(bella()).await.unwrap();
+    let server = PgPool::connect_with(fixture.database.server.clone()).await.unwrap();
+    assert_eq!(commit(&server, "DELETE FROM api_keys;").await, refused());
+    assert_eq!(commit(&server, TENANT).await, refused());
+}
+
+#[tokio::test]
+async fn the_catalog_role_is_held_by_the_same_rule_although_it_may_not_see_keys() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap().id;
+    let server = PgPool::connect_with(fixture.database.server.clone()).await.unwrap();
+    let as_catalog = format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant}';");
+    assert_eq!(commit(&server, &format!("{as_catalog} DELETE FROM packages;")).await, refused());
+    let allowed = format!("{as_catalog} DELETE FROM packages WHERE slug = 'basic-package';");
+    assert_eq!(commit(&server, &allowed).await, Ok(()));
+    assert_eq!(fixture.rows().await, [1, 1, 2, 1]);
+}
