@@ -14,10 +14,13 @@ pub enum Error {
     /// Every missing or bad field of the request.
     #[error("the request has {} bad field(s)", .0.len())]
     InvalidRequest(Violations),
-    #[error("the slug {0} is taken")]
-    SlugTaken(String),
-    #[error("no such {0:?}")]
-    NotFound(Resource),
+    #[error("a {of:?} has the slug {slug}")]
+    SlugTaken { of: Resource, slug: String },
+    /// `field` is the path of what named it; empty where that is plain.
+    #[error("no such {resource:?}")]
+    NotFound { resource: Resource, field: String },
+    #[error("refused by rule {0:?}")]
+    Refused(Rule),
     /// More work waits than is useful; the caller should come back.
     #[error("too much at once")]
     Overloaded,
@@ -39,9 +42,24 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     Tenant,
+    Segment,
+    Package,
+}
+
+/// Rules over several rows that a call would break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    LastPackage,
+    DefaultSegment,
+    SegmentNotEmpty,
 }
 
 impl Error {
+    #[must_use]
+    pub const fn not_found(resource: Resource) -> Self {
+        Self::NotFound { resource, field: String::new() }
+    }
+
     pub fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal(cause.into())
     }

@@ -17,4 +17,10 @@ impl BookingType {
             Self::Timeslot => "TIMESLOT",
         }
     }
+
+    /// From its name in the database.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Date, Self::Timeslot].into_iter().find(|known| known.as_str() == name)
+    }
 }

@@ -15,8 +15,6 @@ pub const MAX_LENGTH: usize = 63;
 pub struct Slug(String);
 
 impl Slug {
-    /// # Errors
-    /// The first rule that `text` breaks.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         if text.is_empty() {
             return Err(Invalid::missing());
@@ -63,8 +61,6 @@ impl fmt::Display for Slug {
 pub struct TenantSlug(Slug);
 
 impl TenantSlug {
-    /// # Errors
-    /// The first rule that `text` breaks.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let slug = Slug::parse(text)?;
         if is_reserved(slug.as_str()) {

@@ -1,4 +1,4 @@
-//! Text for people: names and titles.
+//! Text for people: names, titles and descriptions.
 
 use super::violation::{Invalid, Reason};
 
@@ -9,8 +9,6 @@ pub struct DisplayName(String);
 impl DisplayName {
     pub const MAX_LENGTH: usize = 200;
 
-    /// # Errors
-    /// The first rule that `text` breaks.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         if text.is_empty() {
             return Err(Invalid::missing());
@@ -36,6 +34,29 @@ impl DisplayName {
     #[must_use]
     pub fn into_string(self) -> String {
         self.0
+    }
+}
+
+/// A description: up to 2,000 characters, no control characters but newline and tab. May be empty, and is kept as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description(String);
+
+impl Description {
+    pub const MAX_LENGTH: usize = 2_000;
+
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.chars().count() > Self::MAX_LENGTH {
+            return Err(Invalid::new(Reason::TooLong, "must have at most 2,000 characters"));
+        }
+        if text.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\t')) {
+            return Err(Invalid::new(Reason::BadFormat, "must not hold control characters but newline and tab"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -65,6 +86,17 @@ mod tests {
         ] {
             assert_eq!(reason(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_description_may_be_empty_and_have_lines() {
+        let reason = |text: &str| Description::parse(text).err().map(|invalid| invalid.reason);
+        assert_eq!(reason(""), None);
+        assert_eq!(reason("One\n\ttwo"), None);
+        assert_eq!(reason(&"é".repeat(2_000)), None);
+        assert_eq!(reason(&"é".repeat(2_001)), Some(Reason::TooLong));
+        assert_eq!(reason("One\r\ntwo"), Some(Reason::BadFormat));
+        assert_eq!(reason("\0"), Some(Reason::BadFormat));
     }
 
     proptest! {

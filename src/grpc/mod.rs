@@ -7,10 +7,12 @@ mod call;
 mod convert;
 pub mod health;
 pub mod layers;
+mod package_catalog;
 mod status;
 mod tenant_provisioning;
 
 pub use call::Calls;
+pub use package_catalog::PackageCatalogHandler;
 pub use tenant_provisioning::TenantProvisioningHandler;
 
 /// The generated messages, clients and servers.

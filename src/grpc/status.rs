@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 use super::layers::call_context::TraceId;
 use crate::{
     domain::{Violation, Violations},
-    error::{Chain, Error, Resource},
+    error::{Chain, Error, Resource, Rule},
 };
 
 const DOMAIN: &str = "turnkey";
@@ -28,12 +28,9 @@ const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     match error {
         Error::InvalidRequest(violations) => invalid_request(&violations),
-        Error::SlugTaken(slug) => {
-            let mut details = error_info("SLUG_TAKEN");
-            details.set_resource_info(resource_type(Resource::Tenant), slug, "", "A tenant has this slug.");
-            status(Code::AlreadyExists, "the slug is taken", details)
-        }
-        Error::NotFound(resource) => not_found(resource),
+        Error::SlugTaken { of, slug } => slug_taken(of, slug),
+        Error::NotFound { resource, field } => not_found(resource, &field),
+        Error::Refused(rule) => refused(rule),
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
         Error::DatabaseUnavailable(cause) => {
             tracing::warn!(cause = %Chain(&*cause), "The database is unavailable");
@@ -66,19 +63,49 @@ fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Stat
     status(code, message, details)
 }
 
-/// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
-fn not_found(resource: Resource) -> Status {
-    let (reason, message) = match resource {
-        Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant"),
+fn slug_taken(of: Resource, slug: String) -> Status {
+    let (reason, description) = match of {
+        Resource::Tenant => ("SLUG_TAKEN", "A tenant has this slug."),
+        Resource::Package => ("PACKAGE_SLUG_TAKEN", "Another package has this slug."),
+        Resource::Segment => ("SEGMENT_SLUG_TAKEN", "Another segment has this slug."),
     };
     let mut details = error_info(reason);
-    details.set_resource_info(resource_type(resource), "", "", message);
+    details.set_resource_info(resource_type(of), slug, "", description);
+    status(Code::AlreadyExists, "the slug is taken", details)
+}
+
+/// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
+fn not_found(resource: Resource, field: &str) -> Status {
+    let (reason, message, hint) = match resource {
+        Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
+        Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
+        Resource::Segment => {
+            ("SEGMENT_NOT_FOUND", "no such segment", "Use ListSegments to find available segments for this tenant.")
+        }
+    };
+    let mut details = error_info(reason);
+    let separator = if field.is_empty() || hint.is_empty() { "" } else { ": " };
+    details.set_resource_info(resource_type(resource), "", "", format!("{field}{separator}{hint}"));
+    let message = if hint.is_empty() { message.to_owned() } else { format!("{message}. {hint}") };
     status(Code::NotFound, message, details)
+}
+
+fn refused(rule: Rule) -> Status {
+    let (reason, subject, message) = match rule {
+        Rule::LastPackage => ("LAST_PACKAGE", "package", "the last package of a tenant stays"),
+        Rule::DefaultSegment => ("DEFAULT_SEGMENT", "segment", "the General segment stays, and keeps its slug"),
+        Rule::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment", "a segment with packages stays"),
+    };
+    let mut details = error_info(reason);
+    details.add_precondition_failure_violation(reason, subject, message);
+    status(Code::FailedPrecondition, message, details)
 }
 
 const fn resource_type(resource: Resource) -> &'static str {
     match resource {
         Resource::Tenant => "turnkey.v1.Tenant",
+        Resource::Segment => "turnkey.v1.Segment",
+        Resource::Package => "turnkey.v1.Package",
     }
 }
 

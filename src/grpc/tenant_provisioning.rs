@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     call::Calls,
-    convert,
+    convert::provisioning as convert,
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
 use crate::service::Provisioning;

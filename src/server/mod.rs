@@ -19,11 +19,13 @@ use tonic::{
 use crate::{
     config::ServerSettings,
     grpc::{
-        Calls, TenantProvisioningHandler, layers::call_context::CallContextLayer, pb,
-        pb::tenant_provisioning_server::TenantProvisioningServer,
+        Calls, PackageCatalogHandler, TenantProvisioningHandler,
+        layers::call_context::CallContextLayer,
+        pb,
+        pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
     secrets::Hasher,
-    service::{Clock, Provisioning},
+    service::{Catalog, Clock, Provisioning},
     store::Store,
 };
 
@@ -96,10 +98,12 @@ pub fn start(
         store: store.clone(),
         hasher: Hasher::new(settings.key_argon2, cores, settings.hashing_queue)?,
         key_mode: settings.key_mode,
-        clock,
+        clock: clock.clone(),
     };
+    let catalog = Catalog { store: store.clone(), clock };
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
+    routes = routes.add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())));
     routes = routes.add_service(health.service());
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);

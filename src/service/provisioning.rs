@@ -4,10 +4,11 @@ use rand::{TryRng, rngs::SysRng};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::clock::Clock;
+use super::{clock::Clock, identity::new_id};
 use crate::{
     domain::{
         CreateFullyProvisioned, Flow, KeyMode, PackageId, Provisioned, SegmentId, Tenant, TenantId, TenantIdentifier,
+        TenantSlug,
         provisioning::{NewApiKey, NewTenant, Outcome},
     },
     error::{Error, Resource, Result},
@@ -36,7 +37,7 @@ impl Provisioning {
 
         if wish.validate_only {
             return if self.store.is_slug_taken(&wish.slug).await? {
-                Err(Error::SlugTaken(wish.slug.to_string()))
+                Err(slug_taken(&wish.slug))
             } else {
                 Ok(Outcome::Validated(tenant.provisioned(key.public_key, key.secret_key)))
             };
@@ -46,7 +47,7 @@ impl Provisioning {
         let new_key = NewApiKey { key_id: key.key_id, public_key: key.public_key, secret_hash };
         let written = [(tenant, new_key)];
         if self.store.create_fully_provisioned(&written).await? != [true] {
-            return Err(Error::SlugTaken(wish.slug.to_string()));
+            return Err(slug_taken(&wish.slug));
         }
         let [(tenant, new_key)] = written;
         let provisioned = tenant.provisioned(new_key.public_key, key.secret_key);
@@ -58,8 +59,12 @@ impl Provisioning {
     /// [`Error::NotFound`]; those of the store.
     pub async fn get_tenant(&self, identifier: TenantIdentifier) -> Result<Tenant> {
         let found = self.store.get_tenant(&identifier, self.clock.now()).await?;
-        found.ok_or(Error::NotFound(Resource::Tenant))
+        found.ok_or(Error::not_found(Resource::Tenant))
     }
+}
+
+fn slug_taken(slug: &TenantSlug) -> Error {
+    Error::SlugTaken { of: Resource::Tenant, slug: slug.to_string() }
 }
 
 /// Settles every identity before anything is written, so that one statement can write it all.
@@ -83,14 +88,6 @@ fn new_tenant<R: TryRng>(
         package_ids,
         created_at: now,
     })
-}
-
-/// A UUIDv7 of this moment (RFC 9562, 5.7).
-fn new_id<R: TryRng>(now: OffsetDateTime, rng: &mut R) -> std::result::Result<Uuid, R::Error> {
-    let mut random = [0_u8; 10];
-    rng.try_fill_bytes(&mut random)?;
-    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-    Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
 /// A line that operators count; never a secret.

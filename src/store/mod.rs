@@ -6,8 +6,12 @@
 
 mod error;
 mod migrate;
+mod package_upsert;
+mod packages;
 mod probe;
 mod provisioning;
+mod segments;
+mod tenant_transaction;
 mod tenants;
 
 use std::{
@@ -24,6 +28,7 @@ use sqlx::{
 };
 
 pub use migrate::{MigrateError, grant_provisioner, migrate};
+pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
 
 use crate::error::Error;

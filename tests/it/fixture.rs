@@ -10,7 +10,8 @@ use turnkey::{
     domain::{Argon2Setting, KeyMode},
     grpc::pb::{
         CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, GetTenantRequest, Tenant,
-        get_tenant_request::Identifier, tenant_provisioning_client::TenantProvisioningClient,
+        get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
+        tenant_provisioning_client::TenantProvisioningClient,
     },
     server::{self, Server},
     service::Clock,
@@ -23,6 +24,16 @@ pub struct Fixture {
     pub database: TestDatabase,
     pub server: Server,
     pub provisioning: TenantProvisioningClient<Channel>,
+    pub catalog: PackageCatalogClient<Channel>,
+}
+
+/// The ids of a tenant that was just made.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    pub id: String,
+    pub general_id: String,
+    /// Basic, standard, premium.
+    pub package_ids: Vec<String>,
 }
 
 pub fn settings() -> ServerSettings {
@@ -43,11 +54,15 @@ impl Fixture {
     }
 
     pub async fn start_on(database: TestDatabase) -> Self {
-        let settings = settings();
+        Self::start_with(database, settings()).await
+    }
+
+    pub async fn start_with(database: TestDatabase, settings: ServerSettings) -> Self {
         let bound = server::bind(settings.listen).await.unwrap();
         let server = server::start(bound, database.server.clone(), &settings, Clock::system()).unwrap();
-        let provisioning = TenantProvisioningClient::new(channel(&server.address.to_string()).await);
-        Self { database, server, provisioning }
+        let channel = channel(&server.address.to_string()).await;
+        let provisioning = TenantProvisioningClient::new(channel.clone());
+        Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel) }
     }
 
     pub async fn create(
@@ -56,6 +71,16 @@ impl Fixture {
     ) -> Result<CreateFullyProvisionedResponse, Status> {
         let mut client = self.provisioning.clone();
         client.create_fully_provisioned(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// A tenant to do something with, as its creation answered it.
+    pub async fn tenant(&self, slug: &str) -> NewTenant {
+        let made = self.create(named(slug)).await.unwrap();
+        NewTenant {
+            id: made.tenant.unwrap().id,
+            general_id: made.segment.unwrap().id,
+            package_ids: made.packages.into_iter().map(|package| package.id).collect(),
+        }
     }
 
     pub async fn get(&self, identifier: Identifier) -> Result<Tenant, Status> {

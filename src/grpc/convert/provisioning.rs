@@ -1,20 +1,17 @@
-//! Every conversion between protobuf messages and the domain.
-//!
-//! Towards the domain a conversion parses, and reports all bad fields at once; the way back cannot fail.
+//! `TenantProvisioning`.
 
-use prost_types::{Struct, Timestamp, Value as PbValue, value::Kind};
+use prost_types::{Struct, Value as PbValue, value::Kind};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
 
-use super::pb;
+use super::{package, segment, timestamp};
 use crate::{
     domain::{
-        BookingType, CommissionPercent, CreateFullyProvisioned, DisplayName, Invalid, Package, Provisioned, Reason,
-        RequestId, Segment, Slug, Tenant, TenantId, TenantIdentifier, TenantSlug, Violations, defaults,
-        provisioning::Outcome,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Invalid, Provisioned, Reason, RequestId, Slug, Tenant,
+        TenantId, TenantIdentifier, TenantSlug, Violations, defaults, provisioning::Outcome,
     },
     error::Result,
+    grpc::pb,
 };
 
 pub fn create_fully_provisioned(request: pb::CreateFullyProvisionedRequest) -> Result<CreateFullyProvisioned> {
@@ -120,50 +117,6 @@ fn tenant(tenant: Tenant) -> pb::Tenant {
         owner_email: tenant.owner_email,
         deleted_at: tenant.deleted_at.map(timestamp),
     }
-}
-
-fn segment(segment: Segment) -> pb::Segment {
-    pb::Segment {
-        id: segment.id.to_string(),
-        tenant_id: segment.tenant_id.to_string(),
-        slug: segment.slug,
-        name: segment.name,
-        hero_title: segment.hero_title,
-        description: segment.description,
-        sort_order: segment.sort_order,
-        active: segment.active,
-        created_at: Some(timestamp(segment.created_at)),
-        updated_at: Some(timestamp(segment.updated_at)),
-    }
-}
-
-fn package(package: Package) -> pb::Package {
-    pb::Package {
-        id: package.id.to_string(),
-        tenant_id: package.tenant_id.to_string(),
-        segment_id: package.segment_id.to_string(),
-        slug: package.slug,
-        name: package.name,
-        description: package.description,
-        base_price: Some(package.base_price),
-        booking_type: booking_type(package.booking_type).into(),
-        grouping_order: package.grouping_order,
-        active: package.active,
-        created_at: Some(timestamp(package.created_at)),
-        updated_at: Some(timestamp(package.updated_at)),
-    }
-}
-
-const fn booking_type(booking_type: BookingType) -> pb::BookingType {
-    match booking_type {
-        BookingType::Date => pb::BookingType::Date,
-        BookingType::Timeslot => pb::BookingType::Timeslot,
-    }
-}
-
-fn timestamp(time: OffsetDateTime) -> Timestamp {
-    // Nanoseconds within a second are below 2^30.
-    Timestamp { seconds: time.unix_timestamp(), nanos: time.nanosecond().cast_signed() }
 }
 
 fn structure(map: Map<String, Value>) -> Struct {

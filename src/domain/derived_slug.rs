@@ -1,0 +1,162 @@
+//! Slugs made from names.
+
+use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
+
+use super::{
+    slug::{MAX_LENGTH, Slug},
+    violation::{Invalid, Reason},
+};
+
+/// What a name gives for a slug: letters folded to ASCII, apostrophes dropped, every other run of characters one `-`, an
+/// `s-` before a leading digit, cut at a word at 63 characters.
+///
+/// It need not be a slug yet (`Q` gives `q`), but with a number behind it, it is: see [`SlugStem::first_suffix`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlugStem(String);
+
+impl SlugStem {
+    /// # Errors
+    /// `BAD_FORMAT` where the name has nothing that a slug could be made of.
+    pub fn of(name: &str) -> Result<Self, Invalid> {
+        let mut stem = fold(name);
+        if stem.is_empty() {
+            return Err(Invalid::new(Reason::BadFormat, "has no letter or digit that a slug could be made of"));
+        }
+        if stem.starts_with(|first: char| first.is_ascii_digit()) {
+            stem.insert_str(0, "s-");
+        }
+        cut_at_word(&mut stem);
+        Ok(Self(stem))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
+    #[must_use]
+    pub fn first_suffix(&self) -> i32 {
+        if Slug::parse(&self.0).is_ok() { 1 } else { 2 }
+    }
+}
+
+fn fold(name: &str) -> String {
+    let mut folded = String::with_capacity(name.len());
+    let mut at_gap = false;
+    let mut push = |letter: char, folded: &mut String| {
+        if letter.is_ascii_alphanumeric() {
+            if at_gap && !folded.is_empty() {
+                folded.push('-');
+            }
+            at_gap = false;
+            folded.push(letter.to_ascii_lowercase());
+        } else if !is_apostrophe(letter) {
+            at_gap = true;
+        }
+    };
+    // Compatibility forms first: they turn full-width letters and ligatures into plain ones, and letters that were typed
+    // with a combining accent into one character. Apostrophes go before that: some would become a space and an accent.
+    for letter in
+        name.chars().filter(|&letter| !is_apostrophe(letter)).nfkc().filter(|&letter| !is_combining_mark(letter))
+    {
+        match deunicode::deunicode_char(letter) {
+            // Only letters and digits: deunicode would also name emoji and symbols.
+            Some(ascii) if letter.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
+            _ => push(' ', &mut folded),
+        }
+    }
+    folded
+}
+
+const fn is_apostrophe(letter: char) -> bool {
+    matches!(letter, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
+}
+
+fn cut_at_word(stem: &mut String) {
+    if stem.len() <= MAX_LENGTH {
+        return;
+    }
+    let ends_a_word = stem.as_bytes()[MAX_LENGTH] == b'-';
+    stem.truncate(MAX_LENGTH);
+    // A single word that long is cut where it is; the `s-` before a number is no word.
+    if let Some(gap) = stem.rfind('-').filter(|&gap| !ends_a_word && gap > "s-".len()) {
+        stem.truncate(gap);
+    }
+    stem.truncate(stem.trim_end_matches('-').len());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stem(name: &str) -> String {
+        SlugStem::of(name).unwrap().0
+    }
+
+    #[test]
+    fn names_become_what_a_person_would_type() {
+        for (name, expected) in [
+            ("Bella Weddings & Co. Photography", "bella-weddings-co-photography"),
+            ("Ömer's Café", "omers-cafe"),
+            ("O\u{2019}Neill\u{2019}s", "oneills"),
+            ("Cafe\u{301} Zoe\u{308}", "cafe-zoe"),
+            ("Straße Łódź Øre Æon", "strasse-lodz-ore-aeon"),
+            ("Москва", "moskva"),
+            ("北京", "bei-jing"),
+            ("Ｆｕｌｌ　ｗｉｄｔｈ ﬁt", "full-width-fit"),
+            ("Rock&Roll", "rock-roll"),
+            ("🎂 Cake ❤ Love 🎂", "cake-love"),
+            ("123 Go", "s-123-go"),
+            ("50% off", "s-50-off"),
+            ("Q", "q"),
+            ("--a--", "a"),
+            ("Admin", "admin"),
+        ] {
+            assert_eq!(stem(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_nothing_usable_is_refused() {
+        for name in ["🎂🎂", "---", "&%$", "'", "\u{301}"] {
+            assert_eq!(SlugStem::of(name).unwrap_err().reason, Reason::BadFormat, "{name}");
+        }
+    }
+
+    #[test]
+    fn long_names_are_cut_at_a_word() {
+        assert_eq!(stem(&"a".repeat(150)), "a".repeat(63));
+        assert_eq!(stem(&"1".repeat(150)), format!("s-{}", "1".repeat(61)));
+        assert_eq!(stem(&format!("{} {}", "a".repeat(60), "b".repeat(9))), "a".repeat(60));
+        assert_eq!(stem(&format!("{} {}", "a".repeat(63), "b".repeat(9))), "a".repeat(63));
+        assert_eq!(
+            stem(&format!("{} {} c", "a".repeat(31), "b".repeat(31))),
+            format!("{}-{}", "a".repeat(31), "b".repeat(31))
+        );
+    }
+
+    #[test]
+    fn what_is_no_slug_by_itself_needs_a_number() {
+        for (name, suffix) in [("Bella", 1), ("Q", 2), ("ab", 2), ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 2)] {
+            assert_eq!(SlugStem::of(name).unwrap().first_suffix(), suffix, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_name_the_stem_with_a_number_is_a_slug(name in "\\PC{0,120}") {
+            if let Ok(stem) = SlugStem::of(&name) {
+                prop_assert!(stem.as_str().len() <= MAX_LENGTH);
+                if stem.first_suffix() == 1 {
+                    prop_assert!(Slug::parse(stem.as_str()).is_ok());
+                }
+                let short: String = stem.as_str().chars().take(60).collect();
+                let numbered = format!("{}-2", short.trim_end_matches('-'));
+                prop_assert!(Slug::parse(&numbered).is_ok(), "{}", numbered);
+            }
+        }
+    }
+}

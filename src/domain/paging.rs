@@ -1,0 +1,164 @@
+//! Pages of a list, by keyset: a page goes on after the last row of the one before, so that rows which come or go in
+//! between neither repeat nor hide any other.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::violation::{Invalid, Reason};
+
+const DEFAULT_SIZE: u16 = 50;
+const MAX_SIZE: u16 = 500;
+
+/// How many rows a page has at most: 1 … 500.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageSize(u16);
+
+impl PageSize {
+    /// 0 means 50, more than 500 means 500.
+    ///
+    /// # Errors
+    /// `OUT_OF_RANGE` for a negative number.
+    pub fn parse(size: i32) -> Result<Self, Invalid> {
+        match u32::try_from(size) {
+            Ok(0) => Ok(Self(DEFAULT_SIZE)),
+            Ok(size) => Ok(Self(u16::try_from(size).unwrap_or(MAX_SIZE).min(MAX_SIZE))),
+            Err(_) => Err(Invalid::new(Reason::OutOfRange, "must not be negative")),
+        }
+    }
+
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The place of a row in a list that is ordered by a number and then by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub order: i32,
+    pub id: Uuid,
+}
+
+/// What a token was made for: the list, its tenant and its filters. A token for another one is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding(String);
+
+const TAG_BYTES: usize = 8;
+const TOKEN_BYTES: usize = 4 + 16 + TAG_BYTES;
+
+impl Binding {
+    /// `text` tells lists apart: whatever differs in it is another list.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Opaque to callers, though no secret: it names a place in their own list. The tag tells a damaged token, and one
+    /// that was made for something else.
+    #[must_use]
+    pub fn token(&self, position: Position) -> String {
+        let mut bytes = Vec::with_capacity(TOKEN_BYTES);
+        bytes.extend(position.order.to_be_bytes());
+        bytes.extend(position.id.into_bytes());
+        bytes.extend(self.tag(&bytes));
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The place a token stands for; the empty one stands for the start.
+    ///
+    /// # Errors
+    /// `BAD_FORMAT` for what [`Binding::token`] did not make, or made for another list.
+    pub fn parse(&self, token: &str) -> Result<Option<Position>, Invalid> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        self.position(token).map(Some).ok_or_else(|| {
+            Invalid::new(
+                Reason::BadFormat,
+                "is no token of this list: use next_page_token with the same tenant and filters",
+            )
+        })
+    }
+
+    fn position(&self, token: &str) -> Option<Position> {
+        let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
+        let (place, tag) = bytes.split_at(TOKEN_BYTES - TAG_BYTES);
+        let (order, id) = place.split_at(4);
+        let position = Position { order: i32::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? };
+        (tag == self.tag(place)).then_some(position)
+    }
+
+    fn tag(&self, place: &[u8]) -> [u8; TAG_BYTES] {
+        let digest = Sha256::new().chain_update(place).chain_update(self.0.as_bytes()).finalize();
+        let mut tag = [0; TAG_BYTES];
+        tag.copy_from_slice(&digest[..TAG_BYTES]);
+        tag
+    }
+}
+
+/// One page, and the token of the next; empty at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next_page_token: String,
+}
+
+impl<T> Page<T> {
+    /// From one row more than the page has, where there are so many: that row says that there is a next page.
+    #[must_use]
+    pub fn cut(mut rows: Vec<T>, size: PageSize, binding: &Binding, position: impl Fn(&T) -> Position) -> Self {
+        let has_more = rows.len() > size.get();
+        rows.truncate(size.get());
+        let next_page_token =
+            rows.last().filter(|_| has_more).map(|last| binding.token(position(last))).unwrap_or_default();
+        Self { items: rows, next_page_token }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_bounded() {
+        for (size, expected) in
+            [(0, Some(50)), (1, Some(1)), (500, Some(500)), (501, Some(500)), (i32::MAX, Some(500)), (-1, None)]
+        {
+            assert_eq!(PageSize::parse(size).ok().map(PageSize::get), expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_a_next_one_only_if_there_is_a_row_beyond_it() {
+        let binding = Binding::new("numbers");
+        let position = |&order: &i32| Position { order, id: Uuid::nil() };
+        let size = PageSize::parse(2).unwrap();
+        assert_eq!(Page::cut(vec![1, 2], size, &binding, position).next_page_token, "");
+        let first = Page::cut(vec![1, 2, 3], size, &binding, position);
+        assert_eq!(first.items, [1, 2]);
+        assert_eq!(binding.parse(&first.next_page_token).unwrap(), Some(position(&2)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_comes_back_and_only_to_its_own_list(order in any::<i32>(), id in any::<u128>(), flip in 0..28_usize) {
+            let position = Position { order, id: Uuid::from_u128(id) };
+            let binding = Binding::new("ListPackages of one");
+            let token = binding.token(position);
+            prop_assert_eq!(binding.parse(&token), Ok(Some(position)));
+            prop_assert!(Binding::new("ListPackages of another").parse(&token).is_err());
+
+            let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+            bytes[flip] ^= 1;
+            prop_assert!(binding.parse(&URL_SAFE_NO_PAD.encode(bytes)).is_err());
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(token in "\\PC{0,60}") {
+            let parsed = Binding::new("any").parse(&token);
+            prop_assert_eq!(parsed.is_ok(), token.is_empty());
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The one way in which catalog calls reach the database: a transaction that can see one tenant only.
+
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, pool::PoolConnection};
+
+use super::Store;
+use crate::{domain::TenantId, error::Result};
+
+/// Whether others must wait who change the same tenant's catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Reads what is there.
+    Shared,
+    /// Rules over several rows (the last package, slugs and places made up) hold only if one at a time looks and writes.
+    /// The lock comes before the statement that looks: taken inside it, it would come after its snapshot.
+    Alone,
+}
+
+/// A transaction of role `turnkey_catalog` for one tenant.
+///
+/// The connection goes back to the pool when COMMIT or ROLLBACK has been answered. On every other way out it is closed,
+/// because nobody knows what state it is in: an opening query that fails in the middle, at the lock for instance, leaves
+/// a transaction open that sqlx does not know of.
+pub(super) struct TenantTransaction {
+    connection: PoolConnection<Postgres>,
+    has_ended: bool,
+}
+
+impl Store {
+    /// Begins, becomes the catalog role and names the tenant, all in one round trip and for this transaction alone.
+    pub(super) async fn begin_for(&self, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
+        let connection = self.pool.acquire().await.map_err(|error| self.error(error))?;
+        let mut transaction = TenantTransaction { connection, has_ended: false };
+        // Several statements in one query take no parameters; a UUID and a number need no quoting.
+        let mut opening = format!("BEGIN; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'");
+        if turn == Turn::Alone {
+            opening.push_str(&format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)));
+        }
+        let opened = sqlx::raw_sql(AssertSqlSafe(opening)).execute(transaction.connection()).await;
+        opened.map_err(|error| self.error(error))?;
+        Ok(transaction)
+    }
+}
+
+impl TenantTransaction {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(self) -> sqlx::Result<()> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, statement: &'static str) -> sqlx::Result<()> {
+        sqlx::raw_sql(statement).execute(self.connection()).await?;
+        self.has_ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for TenantTransaction {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// The last 8 bytes of the id, which are random: two tenants that share a lock merely wait for each other.
+fn lock_key(tenant_id: TenantId) -> i64 {
+    let (_, random) = tenant_id.as_uuid().as_u64_pair();
+    random.cast_signed()
+}
