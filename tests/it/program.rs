@@ -98,7 +98,8 @@ impl Program {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Its end, and the rest of its log.
+    /// Its end, and the rest of its log. Blocks: on a runtime of one thread the test's clients could not answer meanwhile,
+    /// and the program would wait for them as long as it may.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {

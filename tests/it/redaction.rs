@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::tempdir_in;
-use turnkey::grpc::pb::{CreateFullyProvisionedRequest, CreateFullyProvisionedResponse};
+use turnkey::grpc::pb::CreateFullyProvisionedRequest;
 
 use crate::{
     cluster::Cluster,
@@ -11,7 +11,7 @@ use crate::{
     program::{Program, turnkey, url},
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_key_and_a_request_id_are_in_no_log_line_and_no_table() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -41,25 +41,6 @@ async fn a_secret_key_and_a_request_id_are_in_no_log_line_and_no_table() {
             assert!(!text.contains(secret.as_str()), "a secret stands in the {place}");
         }
     }
-}
-
-#[tokio::test]
-async fn the_log_says_whom_it_made_and_how() {
-    let database = Cluster::get().migrated().await;
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut program = Program::start(
-        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)),
-    );
-    let answer: CreateFullyProvisionedResponse =
-        program.provisioning().await.create_fully_provisioned(bella()).await.unwrap().into_inner();
-    let line: serde_json::Value = serde_json::from_str(&program.wait_for("Fully provisioned new tenant")).unwrap();
-    assert_eq!(line["level"], "INFO");
-    assert_eq!(line["message"], "Fully provisioned new tenant");
-    assert_eq!(line["tenant_id"], answer.tenant.unwrap().id.as_str());
-    assert_eq!(line["slug"], "bella-weddings");
-    assert_eq!(line["segment_id"], answer.segment.unwrap().id.as_str());
-    assert_eq!(line["packages_created"], 3);
-    assert_eq!(line["flow"], "admin");
 }
 
 /// All rows of all tables, as text.

@@ -17,7 +17,7 @@ fn folder() -> TempDir {
     tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_log_line_and_the_ready_file_say_the_address_and_sigterm_ends_it_with_0() {
     let database = Cluster::get().migrated().await;
     let folder = folder();
@@ -43,7 +43,7 @@ async fn the_first_log_line_and_the_ready_file_say_the_address_and_sigterm_ends_
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_command_it_serves_and_without_a_database_url_it_brings_its_own() {
     let folder = folder();
     let start = || Program::start(turnkey(folder.path()).env("TURNKEY_LISTEN", "127.0.0.1:0"));
@@ -63,7 +63,7 @@ async fn without_a_command_it_serves_and_without_a_database_url_it_brings_its_ow
     assert!(folder.path().join(".turnkey").is_dir());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_others_can_reach_is_refused_unless_it_is_allowed() {
     let folder = folder();
     let refused = turnkey(folder.path()).args(["--listen", "0.0.0.0:0"]).output().unwrap();
@@ -81,7 +81,7 @@ async fn an_address_that_others_can_reach_is_refused_unless_it_is_allowed() {
     assert!(!reflects(&format!("127.0.0.1:{port}")).await, "no reflection where others can ask");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn reflection_answers_in_both_versions() {
     let database = Cluster::get().migrated().await;
     let folder = folder();
@@ -141,7 +141,7 @@ fn all_bad_settings_are_named_together() {
     assert!(!said.contains("hunter2"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_said_before_any_database_is_touched() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = folder();
@@ -152,7 +152,7 @@ async fn a_port_in_use_is_said_before_any_database_is_touched() {
     assert!(!folder.path().join(".turnkey").exists());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_role_with_too_many_rights_is_said_at_start() {
     let database = Cluster::get().migrated().await;
     let folder = folder();

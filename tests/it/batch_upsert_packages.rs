@@ -1,0 +1,165 @@
+//! `BatchUpsertPackages`: all or none.
+
+use tonic::{Code, Status};
+use turnkey::grpc::pb::{BatchUpsertPackagesRequest, BatchUpsertPackagesResult, PackageUpsert, UpsertAction};
+
+use crate::fixture::{Fixture, NewTenant, reason, violations};
+
+fn named(name: &str) -> PackageUpsert {
+    PackageUpsert { name: Some(name.to_owned()), base_price: Some(100), ..PackageUpsert::default() }
+}
+
+fn with_slug(slug: &str) -> PackageUpsert {
+    PackageUpsert { slug: Some(slug.to_owned()), ..named("Gold") }
+}
+
+impl Fixture {
+    async fn batch(
+        &self,
+        tenant: &NewTenant,
+        packages: Vec<PackageUpsert>,
+    ) -> Result<Vec<BatchUpsertPackagesResult>, Status> {
+        let request = BatchUpsertPackagesRequest { tenant_id: tenant.id.clone(), packages };
+        Ok(self.catalog.clone().batch_upsert_packages(request).await?.into_inner().results)
+    }
+}
+
+#[tokio::test]
+async fn results_come_in_order_and_new_ones_get_slugs_and_places_in_that_order() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let results = fixture
+        .batch(
+            &tenant,
+            vec![
+                named("Gold"),
+                with_slug("basic-package"),
+                named("Gold"),
+                PackageUpsert {
+                    package_id: Some(tenant.package_ids[1].clone()),
+                    active: Some(false),
+                    ..PackageUpsert::default()
+                },
+                with_slug("gold-2"),
+                named("Gold"),
+            ],
+        )
+        .await
+        .unwrap();
+    let shown: Vec<(UpsertAction, &str, i32)> = results
+        .iter()
+        .map(|result| {
+            let package = result.package.as_ref().unwrap();
+            (result.action(), package.slug.as_str(), package.grouping_order)
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (UpsertAction::Created, "gold", 4),
+            (UpsertAction::Updated, "basic-package", 1),
+            (UpsertAction::Created, "gold-3", 5),
+            (UpsertAction::Updated, "standard-package", 2),
+            (UpsertAction::Created, "gold-2", 6),
+            (UpsertAction::Created, "gold-4", 7),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn five_hundred_packages_are_made_at_once_and_501_are_refused() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let results = fixture.batch(&tenant, (0..500).map(|_| named("Gold")).collect()).await.unwrap();
+    assert_eq!(results.len(), 500);
+    assert_eq!(results[499].package.as_ref().unwrap().slug, "gold-500");
+    assert_eq!(fixture.count("packages").await, 503);
+
+    let too_many = fixture.batch(&tenant, (0..501).map(|_| named("Gold")).collect()).await.unwrap_err();
+    assert_eq!(violations(&too_many), [("packages".to_owned(), "TOO_LONG".to_owned())]);
+    let none = fixture.batch(&tenant, Vec::new()).await.unwrap_err();
+    assert_eq!(violations(&none), [("packages".to_owned(), "MISSING_FIELD".to_owned())]);
+}
+
+#[tokio::test]
+async fn one_bad_item_leaves_everything_as_it_was_and_is_named() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let unknown = uuid::Uuid::new_v4().to_string();
+    let by_unknown_id = PackageUpsert { package_id: Some(unknown.clone()), ..named("Gold") };
+    let in_unknown_segment = PackageUpsert { segment_id: Some(unknown), ..named("Gold") };
+    let renamed = PackageUpsert {
+        package_id: Some(tenant.package_ids[0].clone()),
+        slug: Some("premium-package".to_owned()),
+        ..PackageUpsert::default()
+    };
+    for (bad, code, why) in [
+        (by_unknown_id, Code::NotFound, "PACKAGE_NOT_FOUND"),
+        (in_unknown_segment, Code::NotFound, "SEGMENT_NOT_FOUND"),
+        (renamed, Code::AlreadyExists, "PACKAGE_SLUG_TAKEN"),
+        (PackageUpsert { name: None, ..with_slug("silver") }, Code::InvalidArgument, "INVALID_REQUEST"),
+    ] {
+        let change = PackageUpsert { base_price: Some(5), ..with_slug("standard-package") };
+        let refused = fixture.batch(&tenant, vec![named("Gold"), change, bad]).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (code, why));
+        assert_eq!(fixture.count("packages").await, 3);
+        assert_eq!(fixture.package(&tenant, &tenant.package_ids[1]).await.unwrap().base_price, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn violations_name_their_items_whether_seen_before_or_in_the_database() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let bad = vec![
+        named("Gold"),
+        PackageUpsert { base_price: Some(-1), ..named(" ") },
+        PackageUpsert { slug: Some("Q".to_owned()), ..named("Gold") },
+    ];
+    let expected = [
+        ("packages[1].name", "TOO_SHORT"),
+        ("packages[1].base_price", "OUT_OF_RANGE"),
+        ("packages[2].slug", "BAD_FORMAT"),
+    ];
+    assert_eq!(
+        violations(&fixture.batch(&tenant, bad).await.unwrap_err()),
+        expected.map(|(field, why)| (field.to_owned(), why.to_owned()))
+    );
+
+    let incomplete = vec![
+        with_slug("basic-package"),
+        PackageUpsert { name: None, base_price: None, ..with_slug("silver") },
+        PackageUpsert { base_price: None, ..with_slug("bronze") },
+    ];
+    let expected = ["packages[1].name", "packages[1].base_price", "packages[2].base_price"];
+    assert_eq!(
+        violations(&fixture.batch(&tenant, incomplete).await.unwrap_err()),
+        expected.map(|field| (field.to_owned(), "MISSING_FIELD".to_owned()))
+    );
+}
+
+#[tokio::test]
+async fn two_items_about_one_package_are_refused() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let by_id = PackageUpsert { package_id: Some(tenant.package_ids[0].clone()), ..PackageUpsert::default() };
+    for (items, field) in [
+        (vec![with_slug("gold"), with_slug("gold")], "packages[1].slug"),
+        (vec![by_id.clone(), by_id.clone()], "packages[1].package_id"),
+        (vec![by_id, with_slug("basic-package")], "packages[1].slug"),
+    ] {
+        let refused = fixture.batch(&tenant, items).await.unwrap_err();
+        assert_eq!(violations(&refused), [(field.to_owned(), "BAD_FORMAT".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn five_hundred_bad_items_make_an_answer_a_client_can_read() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let bad = PackageUpsert { slug: Some("Q".to_owned()), base_price: Some(-1), ..PackageUpsert::default() };
+    let refused = fixture.batch(&tenant, vec![bad; 500]).await.unwrap_err();
+    let told = violations(&refused);
+    assert_eq!((refused.code(), told.last().unwrap().0.as_str()), (Code::InvalidArgument, "…"));
+    assert!(told.len() <= 50 && refused.details().len() <= 6 * 1024, "{} in {}", told.len(), refused.details().len());
+}

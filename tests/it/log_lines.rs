@@ -1,0 +1,56 @@
+//! Log lines that others rely on.
+
+use tempfile::tempdir_in;
+use turnkey::grpc::pb::{UpsertPackageRequest, package_catalog_client::PackageCatalogClient};
+
+use crate::{
+    cluster::{Cluster, execute},
+    fixture::{bella, channel},
+    program::{Program, turnkey, url},
+};
+
+#[tokio::test]
+async fn the_log_says_who_was_made_and_where_packages_went() {
+    let database = Cluster::get().migrated().await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut program = Program::start(
+        turnkey(folder.path())
+            .args(["--listen", "127.0.0.1:0"])
+            .env("DATABASE_URL", url(&database.server))
+            .env("RUST_LOG", "turnkey=debug"),
+    );
+    let address = program.address();
+    let mut provisioning =
+        turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient::new(channel(&address).await);
+    let made = provisioning.create_fully_provisioned(bella()).await.unwrap().into_inner();
+    let (tenant_id, segment_id) = (made.tenant.unwrap().id, made.segment.unwrap().id);
+    let line = next_line(&mut program, "Fully provisioned new tenant");
+    assert_eq!(line["level"], "INFO");
+    assert_eq!((&line["tenant_id"], &line["segment_id"]), (&tenant_id.as_str().into(), &segment_id.as_str().into()));
+    assert_eq!((&line["slug"], &line["flow"]), (&"bella-weddings".into(), &"admin".into()));
+    assert_eq!(line["packages_created"], 3);
+
+    let mut catalog = PackageCatalogClient::new(channel(&address).await);
+    #[expect(deprecated, reason = "its use is what is logged")]
+    let request = UpsertPackageRequest {
+        tenant_id: tenant_id.clone(),
+        title: Some("Gold".to_owned()),
+        base_price: Some(1),
+        ..UpsertPackageRequest::default()
+    };
+    catalog.upsert_package(request.clone()).await.unwrap();
+    assert_eq!(next_line(&mut program, "A deprecated field was used")["field"], "title");
+    let line = next_line(&mut program, "Package auto-assigned to General segment");
+    assert_eq!(line["level"], "DEBUG");
+    assert_eq!((&line["tenant_id"], &line["segment_id"]), (&tenant_id.as_str().into(), &segment_id.as_str().into()));
+
+    let damage = "SET session_replication_role = replica; DELETE FROM packages; DELETE FROM segments";
+    execute(&database.superuser, damage.to_owned()).await;
+    catalog.upsert_package(request).await.unwrap();
+    let line = next_line(&mut program, "General segment was missing and has been created again");
+    assert_eq!((&line["level"], &line["tenant_id"]), (&"WARN".into(), &tenant_id.as_str().into()));
+}
+
+fn next_line(program: &mut Program, message: &str) -> serde_json::Value {
+    serde_json::from_str(&program.wait_for(message)).unwrap()
+}

@@ -1,0 +1,188 @@
+//! `UpsertSegment`, `GetSegment`, `ListSegments` and `DeleteSegment`.
+
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+use turnkey::grpc::pb::{
+    DeleteSegmentRequest, GetSegmentRequest, ListSegmentsRequest, Segment, UpsertAction, UpsertPackageRequest,
+    UpsertSegmentRequest, UpsertSegmentResponse,
+};
+
+use crate::{
+    fixture::{Fixture, NewTenant, reason, violations},
+    upsert_package::gold,
+};
+
+fn weddings(tenant: &NewTenant) -> UpsertSegmentRequest {
+    UpsertSegmentRequest {
+        tenant_id: tenant.id.clone(),
+        name: Some("Weddings".to_owned()),
+        ..UpsertSegmentRequest::default()
+    }
+}
+
+impl Fixture {
+    async fn upsert_segment(&self, request: UpsertSegmentRequest) -> Result<UpsertSegmentResponse, Status> {
+        self.catalog.clone().upsert_segment(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn segment(&self, tenant: &NewTenant, segment_id: &str) -> Result<Segment, Status> {
+        let request = GetSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+        Ok(self.catalog.clone().get_segment(request).await?.into_inner().segment.unwrap())
+    }
+
+    async fn delete_segment(&self, tenant: &NewTenant, segment_id: &str) -> Result<(), Status> {
+        let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+        self.catalog.clone().delete_segment(request).await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn a_new_segment_is_named_after_its_name_and_goes_after_the_last() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let made = fixture.upsert_segment(weddings(&tenant)).await.unwrap();
+    assert_eq!(made.action(), UpsertAction::Created);
+    let segment = made.segment.unwrap();
+    assert_eq!((segment.slug.as_str(), segment.name.as_str()), ("weddings", "Weddings"));
+    assert_eq!((segment.hero_title.as_str(), segment.description.as_str()), ("Weddings", ""));
+    assert_eq!((segment.sort_order, segment.active), (1, true));
+    assert_eq!(fixture.segment(&tenant, &segment.id).await.unwrap(), segment);
+    let second = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap();
+    assert_eq!((second.slug.as_str(), second.sort_order), ("weddings-2", 2));
+}
+
+#[tokio::test]
+async fn a_segment_without_a_name_is_refused() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    for slug in [None, Some("weddings".to_owned())] {
+        let request = UpsertSegmentRequest { name: None, slug, ..weddings(&tenant) };
+        let refused = fixture.upsert_segment(request).await.unwrap_err();
+        assert_eq!(violations(&refused), [("name".to_owned(), "MISSING_FIELD".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_changes_nothing_and_an_update_only_what_is_present() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let request = UpsertSegmentRequest { slug: Some("weddings".to_owned()), ..weddings(&tenant) };
+    let first = fixture.upsert_segment(request.clone()).await.unwrap().segment.unwrap();
+    let second = fixture.upsert_segment(request).await.unwrap();
+    assert_eq!((second.action(), second.segment.as_ref()), (UpsertAction::Updated, Some(&first)));
+
+    let change = UpsertSegmentRequest {
+        tenant_id: tenant.id.clone(),
+        segment_id: Some(first.id.clone()),
+        slug: Some("marriages".to_owned()),
+        sort_order: Some(0),
+        active: Some(false),
+        description: Some("All of them".to_owned()),
+        ..UpsertSegmentRequest::default()
+    };
+    let changed = fixture.upsert_segment(change).await.unwrap().segment.unwrap();
+    let expected = Segment {
+        slug: "marriages".to_owned(),
+        sort_order: 0,
+        active: false,
+        description: "All of them".to_owned(),
+        updated_at: changed.updated_at,
+        ..first.clone()
+    };
+    assert_eq!(changed, expected);
+    assert_ne!(changed.updated_at, first.updated_at);
+}
+
+#[tokio::test]
+async fn any_number_at_once_for_one_name_each_get_their_own_slug() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let (mut catalog, request) = (fixture.catalog.clone(), weddings(&tenant));
+        calls.spawn(async move { catalog.upsert_segment(request).await.unwrap().into_inner().segment.unwrap() });
+    }
+    let mut segments = calls.join_all().await;
+    segments.sort_by_key(|segment| segment.sort_order);
+    assert_eq!((segments[0].slug.as_str(), segments[19].slug.as_str()), ("weddings", "weddings-20"));
+    assert_eq!(segments[19].sort_order, 20);
+}
+
+#[tokio::test]
+async fn the_general_segment_keeps_its_slug_but_not_its_texts() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let rename = UpsertSegmentRequest {
+        segment_id: Some(tenant.general_id.clone()),
+        slug: Some("special".to_owned()),
+        ..weddings(&tenant)
+    };
+    let refused = fixture.upsert_segment(rename.clone()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
+    let texts =
+        UpsertSegmentRequest { slug: Some("general".to_owned()), hero_title: Some("Hello".to_owned()), ..rename };
+    let changed = fixture.upsert_segment(texts).await.unwrap().segment.unwrap();
+    assert_eq!(
+        (changed.slug.as_str(), changed.name.as_str(), changed.hero_title.as_str()),
+        ("general", "Weddings", "Hello")
+    );
+    let refused = fixture.delete_segment(&tenant, &tenant.general_id).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
+}
+
+#[tokio::test]
+async fn a_slug_that_another_segment_has_is_taken() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
+    let rename =
+        UpsertSegmentRequest { segment_id: Some(segment_id), slug: Some("general".to_owned()), ..weddings(&tenant) };
+    let refused = fixture.upsert_segment(rename).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SEGMENT_SLUG_TAKEN"));
+}
+
+#[tokio::test]
+async fn a_segment_can_be_deleted_once_it_is_empty() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
+    let inside = UpsertPackageRequest { segment_id: Some(segment_id.clone()), ..gold(&tenant) };
+    let package_id = fixture.upsert(inside).await.unwrap().package.unwrap().id;
+    let refused = fixture.delete_segment(&tenant, &segment_id).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "SEGMENT_NOT_EMPTY"));
+
+    let moved = UpsertPackageRequest {
+        tenant_id: tenant.id.clone(),
+        package_id: Some(package_id),
+        segment_id: Some(tenant.general_id.clone()),
+        ..UpsertPackageRequest::default()
+    };
+    fixture.upsert(moved).await.unwrap();
+    fixture.delete_segment(&tenant, &segment_id).await.unwrap();
+    let gone = fixture.delete_segment(&tenant, &segment_id).await.unwrap_err();
+    assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "SEGMENT_NOT_FOUND"));
+    assert_eq!(fixture.segment(&tenant, &segment_id).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn segments_come_by_sort_order_page_by_page_and_a_token_is_its_tenants_own() {
+    let fixture = Fixture::start().await;
+    let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
+    for (name, sort_order) in [("Last", 9), ("First", -1)] {
+        let request =
+            UpsertSegmentRequest { name: Some(name.to_owned()), sort_order: Some(sort_order), ..weddings(&tenant) };
+        fixture.upsert_segment(request).await.unwrap();
+    }
+    let mut request =
+        ListSegmentsRequest { tenant_id: tenant.id.clone(), page_size: 2, ..ListSegmentsRequest::default() };
+    let mut catalog = fixture.catalog.clone();
+    let first = catalog.list_segments(request.clone()).await.unwrap().into_inner();
+    request.page_token = first.next_page_token;
+    let second = catalog.list_segments(request.clone()).await.unwrap().into_inner();
+    let slugs: Vec<&str> = first.segments.iter().chain(&second.segments).map(|segment| segment.slug.as_str()).collect();
+    assert_eq!((slugs, second.next_page_token.as_str()), (vec!["first", "general", "last"], ""));
+
+    request.tenant_id = other.id;
+    let refused = catalog.list_segments(request).await.unwrap_err();
+    assert_eq!(violations(&refused), [("page_token".to_owned(), "BAD_FORMAT".to_owned())]);
+}
