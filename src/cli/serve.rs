@@ -1,6 +1,10 @@
 //! `turnkey serve`
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +18,8 @@ use crate::{
 pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
+    // One that was killed leaves its file behind.
+    remove(settings.ready_file.as_deref())?;
     // First of all, so that the first line of the log is the address, and a port in use costs no database.
     let bound = server::bind(settings.server.listen).await?;
     let database = tokio::select! {
@@ -44,25 +50,22 @@ async fn serve(
             () = &mut stopped => return Ok(()),
         }
     }
-    let server = server::start(bound, database.server.clone(), settings, Clock::system())?;
-    let announced = announce(&server, ready_file);
-    tokio::select! {
-        () = &mut stopped => {}
-        Err(error) = announced => {
-            server.stop().await;
-            return Err(error);
-        }
-    }
+    let server = server::start(bound, database.server.clone(), settings, Clock::system()).await?;
+    let ended = tokio::select! {
+        () = &mut stopped => Ok(()),
+        Err(error) = announce(&server, ready_file.as_deref()) => Err(error),
+    };
     tracing::info!("Stopping");
+    let removed = remove(ready_file.as_deref());
     server.stop().await;
-    Ok(())
+    ended.and(removed)
 }
 
 /// Writes the address to the file at the first SERVING; for ever waiting then, an end would be an error.
-async fn announce(server: &Server, ready_file: Option<PathBuf>) -> Result<std::convert::Infallible, Error> {
+async fn announce(server: &Server, ready_file: Option<&Path>) -> Result<std::convert::Infallible, Error> {
     if let Some(path) = ready_file {
         server.readiness().wait_for(|&ready| ready).await?;
-        write_address(&path, server.address)
+        write_address(path, server.address)
             .map_err(|error| format!("cannot write the ready file {}: {error}", path.display()))?;
         tracing::info!(path = %path.display(), "Wrote the ready file");
     }
@@ -70,15 +73,22 @@ async fn announce(server: &Server, ready_file: Option<PathBuf>) -> Result<std::c
 }
 
 /// Whole or not at all: whoever waits for the file reads it as soon as it is there.
-fn write_address(path: &std::path::Path, address: SocketAddr) -> std::io::Result<()> {
+fn write_address(path: &Path, address: SocketAddr) -> io::Result<()> {
     let mut half_written = path.as_os_str().to_owned();
     half_written.push(".new");
     fs::write(&half_written, format!("{address}\n"))?;
     fs::rename(&half_written, path)
 }
 
+fn remove(ready_file: Option<&Path>) -> Result<(), Error> {
+    match ready_file.map(fs::remove_file) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// SIGTERM, or ctrl-c.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -30,8 +30,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub fn start(database: PgConnectOptions, store: Store) -> Self {
+    pub async fn start(database: PgConnectOptions, store: Store) -> Self {
         let reporter = HealthReporter::new();
+        // Before anyone can ask: tonic-health would call the server as a whole SERVING.
+        report(&reporter, false).await;
+        reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (sender, ready) = watch::channel(false);
         let watching = tokio::spawn(follow(Probe::new(database), store, reporter.clone(), sender));
         Self { reporter, ready, watching }
@@ -50,20 +53,26 @@ impl Health {
         self.watching.abort();
         report(&self.reporter, false).await;
     }
+
+    /// Ends the streams of those who watch; the server would wait for them as long as it may.
+    pub async fn end_streams(&mut self) {
+        for name in READINESS.into_iter().chain([LIVENESS]) {
+            self.reporter.clear_service_status(name).await;
+        }
+    }
 }
 
 async fn follow(mut probe: Probe, store: Store, reporter: HealthReporter, ready: watch::Sender<bool>) {
-    // Before the first answer: tonic-health would call the server as a whole SERVING.
-    report(&reporter, false).await;
-    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     let mut told = None;
     let mut checked_privilege = false;
     loop {
         let answer = probe.check().await;
         let is_ready = answer.is_ok();
         store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_absence()));
-        report(&reporter, is_ready).await;
-        ready.send_replace(is_ready);
+        // Whoever watches is told of changes alone.
+        if ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready) {
+            report(&reporter, is_ready).await;
+        }
         let tells = answer.err().map(|why| Chain(&why).to_string());
         if told.as_ref() != Some(&tells) {
             match &tells {

@@ -83,7 +83,7 @@ pub struct Server {
 ///
 /// # Errors
 /// Where a setting does not fit.
-pub fn start(
+pub async fn start(
     bound: Bound,
     database: PgConnectOptions,
     settings: &ServerSettings,
@@ -91,7 +91,7 @@ pub fn start(
 ) -> Result<Server, StartError> {
     let store = Store::new(database.clone(), settings.database_max_connections);
     let calls = Calls::default();
-    let health = health::Health::start(database, store.clone());
+    let health = health::Health::start(database, store.clone()).await;
 
     let cores = available_parallelism().map_or(1, usize::from);
     let provisioning = Provisioning {
@@ -141,9 +141,10 @@ impl Server {
     }
 
     /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.pause).await;
+        self.health.end_streams().await;
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
         match timeout(DRAIN_LIMIT, self.serving).await {

@@ -59,7 +59,7 @@ impl Fixture {
 
     pub async fn start_with(database: TestDatabase, settings: ServerSettings) -> Self {
         let bound = server::bind(settings.listen).await.unwrap();
-        let server = server::start(bound, database.server.clone(), &settings, Clock::system()).unwrap();
+        let server = server::start(bound, database.server.clone(), &settings, Clock::system()).await.unwrap();
         let channel = channel(&server.address.to_string()).await;
         let provisioning = TenantProvisioningClient::new(channel.clone());
         Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel) }

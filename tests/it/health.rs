@@ -1,5 +1,7 @@
 //! Health follows the database.
 
+use std::collections::HashSet;
+
 use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
@@ -76,6 +78,34 @@ async fn a_database_that_goes_and_comes_back_turns_readiness_and_needs_no_restar
     fixture.create(named("afterwards")).await.unwrap();
     assert_eq!(fixture.rows().await, [2, 2, 6, 2]);
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_of_changes_only_and_its_stream_does_not_hold_up_a_stop() {
+    let fixture = Fixture::start().await;
+    fixture.server.readiness().wait_for(|&ready| ready).await.unwrap();
+    let mut client = client(&fixture).await;
+    let everything = HealthCheckRequest { service: String::new() };
+    let mut changes = client.watch(everything).await.unwrap().into_inner();
+    let mut told = vec![changes.message().await.unwrap().unwrap().status()];
+    let hands = fixture.by_hand().await;
+    let mut probed_at = HashSet::new();
+    while probed_at.len() < 3 {
+        let asked: Vec<String> = sqlx::query_scalar(
+            "SELECT query_start::text FROM pg_stat_activity
+              WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_is_in_recovery%'",
+        )
+        .fetch_all(&hands)
+        .await
+        .unwrap();
+        probed_at.extend(asked);
+    }
+    fixture.server.stop().await;
+    // A stream that had to be cut would end with an error.
+    while let Some(change) = changes.message().await.expect("the stream ends by itself") {
+        told.push(change.status());
+    }
+    assert_eq!(told, [ServingStatus::Serving, ServingStatus::NotServing]);
 }
 
 #[tokio::test]

@@ -39,7 +39,9 @@ async fn the_first_log_line_and_the_ready_file_say_the_address_and_sigterm_ends_
         program.signal(signal);
         assert_eq!(program.wait().code(), Some(0));
         assert_eq!(check(&address), Some(1));
-        fs::remove_file(folder.path().join("ready")).unwrap();
+        assert!(!folder.path().join("ready").exists(), "what has stopped is not ready");
+        // As if it had been killed: the next one must not seem ready before it is.
+        fs::write(folder.path().join("ready"), "127.0.0.1:1").unwrap();
     }
 }
 
