@@ -74,11 +74,13 @@ impl<'a> Columns<'a> {
         for item in items {
             columns.package_ids.push(item.target.id().map(PackageId::as_uuid));
             columns.slugs.push(item.target.slug());
-            columns.stems.push(item.target.stem().map(|stem| stem.as_str()));
-            columns.first_suffixes.push(item.target.stem().map(|stem| stem.first_suffix()));
-            columns.names.push(item.name.as_ref().map(|name| name.as_str()));
-            columns.descriptions.push(item.description.as_ref().map(|text| text.as_str()));
-            columns.base_prices.push(item.base_price.map(|price| price.minor_units()));
+            columns.stems.push(item.target.stem().map(super::super::domain::derived_slug::SlugStem::as_str));
+            columns
+                .first_suffixes
+                .push(item.target.stem().map(super::super::domain::derived_slug::SlugStem::first_suffix));
+            columns.names.push(item.name.as_ref().map(super::super::domain::text::DisplayName::as_str));
+            columns.descriptions.push(item.description.as_ref().map(super::super::domain::text::Description::as_str));
+            columns.base_prices.push(item.base_price.map(super::super::domain::price::Price::minor_units));
             columns.booking_types.push(item.booking_type.map(BookingType::as_str));
             columns.actives.push(item.active);
             columns.grouping_orders.push(item.grouping_order);
@@ -97,6 +99,7 @@ impl<'a> Columns<'a> {
     ///   it has: the stem, then `-2`, `-3` and so on, cut so that they fit;
     /// - `new_general`: the General segment, where a new package needs it and it is gone;
     /// - `inserted`, `updated`: the writing; an update that would change nothing is none.
+    #[expect(clippy::too_many_lines, reason = "it is one statement")]
     async fn upsert(
         &self,
         connection: &mut PgConnection,

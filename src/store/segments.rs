@@ -1,5 +1,6 @@
 //! Segments of one tenant.
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{Store, error::violates, package_upsert::problem_named, tenant_transaction::Turn};
@@ -46,109 +47,14 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<std::result::Result<Upserted<Segment>, Problem>> {
         let mut transaction = self.begin_for(tenant_id, Turn::Alone).await?;
-        let row = sqlx::query!(
-            r#"
-            WITH target AS (
-                SELECT id, slug
-                  FROM segments
-                 WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
-            ), judged AS MATERIALIZED (
-                SELECT (SELECT id FROM target) AS target_id,
-                       CASE
-                           WHEN $2::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
-                           WHEN NOT EXISTS (SELECT FROM target) AND $6::text IS NULL THEN 'INCOMPLETE'
-                           WHEN EXISTS (SELECT FROM target WHERE slug = $13 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
-                           WHEN EXISTS (SELECT FROM segments, target
-                                         WHERE segments.tenant_id = $1 AND segments.slug = $3
-                                           AND segments.id <> target.id) THEN 'SLUG_TAKEN'
-                       END AS problem
-                  FROM tenants
-                 WHERE id = $1 AND deleted_at IS NULL
-            ), inserted AS (
-                INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                      created_at, updated_at)
-                SELECT $1, $11,
-                       coalesce($3,
-                                (SELECT candidate.slug
-                                   FROM generate_series($5::int4,
-                                                        $5::int4 + (SELECT count(*) FROM segments
-                                                                     WHERE tenant_id = $1)::int4) AS suffix
-                                  CROSS JOIN LATERAL (
-                                         SELECT CASE suffix
-                                                    WHEN 1 THEN $4::text
-                                                    ELSE rtrim(left($4, 62 - length(suffix::text)), '-') || '-' || suffix
-                                                END) AS candidate (slug)
-                                  WHERE NOT EXISTS (SELECT FROM segments
-                                                     WHERE tenant_id = $1 AND segments.slug = candidate.slug)
-                                  ORDER BY suffix
-                                  LIMIT 1)),
-                       $6, coalesce($7, $6), coalesce($8, ''),
-                       coalesce($9::int4, least(2147483647,
-                                          coalesce((SELECT max(sort_order) FROM segments WHERE tenant_id = $1), 0)::int8
-                                          + 1))::int4,
-                       coalesce($10, true), $12, $12
-                  FROM judged
-                 WHERE problem IS NULL AND target_id IS NULL
-                RETURNING *
-            ), updated AS (
-                UPDATE segments
-                   SET slug = coalesce($3, slug), name = coalesce($6, name), hero_title = coalesce($7, hero_title),
-                       description = coalesce($8, description), sort_order = coalesce($9::int4, sort_order),
-                       active = coalesce($10, active), updated_at = $12
-                  FROM judged
-                 WHERE problem IS NULL AND tenant_id = $1 AND id = judged.target_id
-                   AND (coalesce($3, slug), coalesce($6, name), coalesce($7, hero_title), coalesce($8, description),
-                        coalesce($9::int4, sort_order), coalesce($10, active))
-                       IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active)
-                RETURNING segments.*
-            ), segment AS (
-                SELECT * FROM inserted
-                 UNION ALL
-                SELECT * FROM updated
-                 UNION ALL
-                SELECT segments.*
-                  FROM judged
-                  JOIN segments ON tenant_id = $1 AND id = judged.target_id
-                 WHERE problem IS NULL AND NOT EXISTS (SELECT FROM updated)
-            )
-            SELECT judged.problem AS "problem?", judged.target_id IS NULL AS "created!",
-                   segment.id AS "id?", segment.slug AS "slug?", segment.name AS "name?",
-                   segment.hero_title AS "hero_title?", segment.description AS "description?",
-                   segment.sort_order AS "sort_order?", segment.active AS "active?",
-                   segment.created_at AS "created_at?", segment.updated_at AS "updated_at?"
-              FROM judged
-              LEFT JOIN segment ON true
-            "#,
-            tenant_id.as_uuid(),
-            upsert.target.id().map(SegmentId::as_uuid),
-            upsert.target.slug(),
-            upsert.target.stem().map(|stem| stem.as_str()),
-            upsert.target.stem().map(|stem| stem.first_suffix()),
-            upsert.name.as_ref().map(|name| name.as_str()),
-            upsert.hero_title.as_ref().map(|title| title.as_str()),
-            upsert.description.as_ref().map(|text| text.as_str()),
-            upsert.sort_order,
-            upsert.active,
-            new_id.as_uuid(),
-            now,
-            defaults::SEGMENT.slug,
-        )
-        .fetch_optional(transaction.connection())
-        .await;
-        let row = match row {
+        let judged = judge_and_write(transaction.connection(), tenant_id, upsert, new_id, now).await;
+        let outcome = match judged {
             Err(error) if violates(&error, "segments_slug_key") => return Err(Error::Conflict),
-            row => row.map_err(|error| self.error(error))?,
-        };
-        let outcome = match row {
-            None => Err(Error::not_found(Resource::Tenant)),
-            Some(row) => match row.problem {
-                Some(problem) => problem_named(&problem).map(Err),
-                None => {
-                    let segment = segment_in!(row, tenant_id);
-                    let item = segment.ok_or_else(|| Error::internal("an upsert without a problem left no segment"));
-                    item.map(|item| Ok(Upserted { created: row.created, item }))
-                }
-            },
+            Err(error) => return Err(self.error(error)),
+            Ok(None) => Err(Error::not_found(Resource::Tenant)),
+            Ok(Some(Judged { problem: Some(problem), .. })) => problem_named(&problem).map(Err),
+            Ok(Some(Judged { created, segment: Some(item), .. })) => Ok(Ok(Upserted { created, item })),
+            Ok(Some(_)) => Err(Error::internal("an upsert without a problem left no segment")),
         };
         let ended =
             if matches!(outcome, Ok(Ok(_))) { transaction.commit().await } else { transaction.rollback().await };
@@ -256,4 +162,116 @@ impl Store {
             (true, Some(_), true) => Ok(()),
         }
     }
+}
+
+/// What the statement says.
+struct Judged {
+    problem: Option<String>,
+    created: bool,
+    segment: Option<Segment>,
+}
+
+/// `None` where there is no such tenant. What has a problem is not written.
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
+async fn judge_and_write(
+    connection: &mut PgConnection,
+    tenant_id: TenantId,
+    upsert: &SegmentUpsert,
+    new_id: SegmentId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<Judged>> {
+    let row = sqlx::query!(
+        r#"
+        WITH target AS (
+            SELECT id, slug
+              FROM segments
+             WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
+        ), judged AS MATERIALIZED (
+            SELECT (SELECT id FROM target) AS target_id,
+                   CASE
+                       WHEN $2::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
+                       WHEN NOT EXISTS (SELECT FROM target) AND $6::text IS NULL THEN 'INCOMPLETE'
+                       WHEN EXISTS (SELECT FROM target WHERE slug = $13 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
+                       WHEN EXISTS (SELECT FROM segments, target
+                                     WHERE segments.tenant_id = $1 AND segments.slug = $3
+                                       AND segments.id <> target.id) THEN 'SLUG_TAKEN'
+                   END AS problem
+              FROM tenants
+             WHERE id = $1 AND deleted_at IS NULL
+        ), inserted AS (
+            INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
+                                  created_at, updated_at)
+            SELECT $1, $11,
+                   coalesce($3,
+                            (SELECT candidate.slug
+                               FROM generate_series($5::int4,
+                                                    $5::int4 + (SELECT count(*) FROM segments
+                                                                 WHERE tenant_id = $1)::int4) AS suffix
+                              CROSS JOIN LATERAL (
+                                     SELECT CASE suffix
+                                                WHEN 1 THEN $4::text
+                                                ELSE rtrim(left($4, 62 - length(suffix::text)), '-') || '-' || suffix
+                                            END) AS candidate (slug)
+                              WHERE NOT EXISTS (SELECT FROM segments
+                                                 WHERE tenant_id = $1 AND segments.slug = candidate.slug)
+                              ORDER BY suffix
+                              LIMIT 1)),
+                   $6, coalesce($7, $6), coalesce($8, ''),
+                   coalesce($9::int4, least(2147483647,
+                                      coalesce((SELECT max(sort_order) FROM segments WHERE tenant_id = $1), 0)::int8
+                                      + 1))::int4,
+                   coalesce($10, true), $12, $12
+              FROM judged
+             WHERE problem IS NULL AND target_id IS NULL
+            RETURNING *
+        ), updated AS (
+            UPDATE segments
+               SET slug = coalesce($3, slug), name = coalesce($6, name), hero_title = coalesce($7, hero_title),
+                   description = coalesce($8, description), sort_order = coalesce($9::int4, sort_order),
+                   active = coalesce($10, active), updated_at = $12
+              FROM judged
+             WHERE problem IS NULL AND tenant_id = $1 AND id = judged.target_id
+               AND (coalesce($3, slug), coalesce($6, name), coalesce($7, hero_title), coalesce($8, description),
+                    coalesce($9::int4, sort_order), coalesce($10, active))
+                   IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active)
+            RETURNING segments.*
+        ), segment AS (
+            SELECT * FROM inserted
+             UNION ALL
+            SELECT * FROM updated
+             UNION ALL
+            SELECT segments.*
+              FROM judged
+              JOIN segments ON tenant_id = $1 AND id = judged.target_id
+             WHERE problem IS NULL AND NOT EXISTS (SELECT FROM updated)
+        )
+        SELECT judged.problem AS "problem?", judged.target_id IS NULL AS "created!",
+               segment.id AS "id?", segment.slug AS "slug?", segment.name AS "name?",
+               segment.hero_title AS "hero_title?", segment.description AS "description?",
+               segment.sort_order AS "sort_order?", segment.active AS "active?",
+               segment.created_at AS "created_at?", segment.updated_at AS "updated_at?"
+          FROM judged
+          LEFT JOIN segment ON true
+        "#,
+        tenant_id.as_uuid(),
+        upsert.target.id().map(SegmentId::as_uuid),
+        upsert.target.slug(),
+        upsert.target.stem().map(super::super::domain::derived_slug::SlugStem::as_str),
+        upsert.target.stem().map(super::super::domain::derived_slug::SlugStem::first_suffix),
+        upsert.name.as_ref().map(super::super::domain::text::DisplayName::as_str),
+        upsert.hero_title.as_ref().map(super::super::domain::text::DisplayName::as_str),
+        upsert.description.as_ref().map(super::super::domain::text::Description::as_str),
+        upsert.sort_order,
+        upsert.active,
+        new_id.as_uuid(),
+        now,
+        defaults::SEGMENT.slug,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Judged {
+        problem: row.problem.clone(),
+        created: row.created,
+        segment: segment_in!(row, tenant_id),
+    }))
 }

@@ -30,11 +30,13 @@ impl Store {
     pub(super) async fn begin_for(&self, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
         let connection = self.pool.acquire().await.map_err(|error| self.error(error))?;
         let mut transaction = TenantTransaction { connection, has_ended: false };
+        let lock = match turn {
+            Turn::Shared => String::new(),
+            Turn::Alone => format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)),
+        };
         // Several statements in one query take no parameters; a UUID and a number need no quoting.
-        let mut opening = format!("BEGIN; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'");
-        if turn == Turn::Alone {
-            opening.push_str(&format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)));
-        }
+        let opening =
+            format!("BEGIN; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'{lock}");
         let opened = sqlx::raw_sql(AssertSqlSafe(opening)).execute(transaction.connection()).await;
         opened.map_err(|error| self.error(error))?;
         Ok(transaction)

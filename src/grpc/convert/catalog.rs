@@ -214,6 +214,7 @@ fn segment_of_tenant(tenant_id: &str, segment_id: &str) -> Result<(TenantId, Seg
 /// What an upsert is about, from its parsed id, slug and name; `None` where one that it hangs on is bad.
 ///
 /// Without an id and a slug it creates, and needs a name that a slug can be made of.
+#[expect(clippy::option_option, reason = "outer: was it valid; inner: was it there")]
 fn target<Id>(
     fields: &mut Violations,
     name_field: &str,
