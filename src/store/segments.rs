@@ -172,7 +172,6 @@ struct Judged {
 }
 
 /// `None` where there is no such tenant. What has a problem is not written.
-#[expect(clippy::too_many_lines, reason = "it is one statement")]
 async fn judge_and_write(
     connection: &mut PgConnection,
     tenant_id: TenantId,

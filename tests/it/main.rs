@@ -9,6 +9,7 @@ mod fixture;
 mod program;
 
 mod batch_upsert_packages;
+mod catalog_model;
 mod create_fully_provisioned;
 mod delete_package;
 mod embedded;
