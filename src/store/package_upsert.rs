@@ -46,7 +46,7 @@ impl Store {
         } else {
             transaction.rollback().await
         };
-        ended.map_err(|error| self.error(error))?;
+        ended?;
         outcome
     }
 }

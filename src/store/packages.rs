@@ -1,6 +1,6 @@
 //! Packages of one tenant: read, listed and deleted.
 
-use super::{Store, error::violates, tenant_transaction::Turn};
+use super::{Store, tenant_transaction::Turn};
 use crate::{
     domain::{BookingType, Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
     error::{Error, Resource, Result, Rule},
@@ -49,7 +49,7 @@ impl Store {
         .fetch_optional(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
-        transaction.commit().await.map_err(|error| self.error(error))?;
+        transaction.commit().await?;
         let row = row.ok_or(Error::not_found(Resource::Tenant))?;
         package_in!(row, tenant_id).ok_or(Error::not_found(Resource::Package))
     }
@@ -92,7 +92,7 @@ impl Store {
         .fetch_all(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
-        transaction.commit().await.map_err(|error| self.error(error))?;
+        transaction.commit().await?;
         let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
         if !first.has_segment {
             return Err(Error::not_found(Resource::Segment));
@@ -125,13 +125,7 @@ impl Store {
         .fetch_one(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
-        match transaction.commit().await {
-            // Hands in psql took the others away meanwhile.
-            Err(error) if violates(&error, "tenant_fully_provisioned") => {
-                return Err(Error::Refused(Rule::LastPackage));
-            }
-            ended => ended.map_err(|error| self.error(error))?,
-        }
+        transaction.commit().await?;
         match (row.has_tenant, row.was_there, row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, false, _) => Err(Error::not_found(Resource::Package)),

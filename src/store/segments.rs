@@ -58,7 +58,7 @@ impl Store {
         };
         let ended =
             if matches!(outcome, Ok(Ok(_))) { transaction.commit().await } else { transaction.rollback().await };
-        ended.map_err(|error| self.error(error))?;
+        ended?;
         outcome
     }
 
@@ -80,7 +80,7 @@ impl Store {
         .fetch_optional(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
-        transaction.commit().await.map_err(|error| self.error(error))?;
+        transaction.commit().await?;
         let row = row.ok_or(Error::not_found(Resource::Tenant))?;
         segment_in!(row, tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
@@ -114,7 +114,7 @@ impl Store {
         .fetch_all(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
-        transaction.commit().await.map_err(|error| self.error(error))?;
+        transaction.commit().await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
@@ -153,7 +153,7 @@ impl Store {
             }
             row => row.map_err(|error| self.error(error))?,
         };
-        transaction.commit().await.map_err(|error| self.error(error))?;
+        transaction.commit().await?;
         match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, None, _) => Err(Error::not_found(Resource::Segment)),

@@ -2,8 +2,11 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, pool::PoolConnection};
 
-use super::Store;
-use crate::{domain::TenantId, error::Result};
+use super::{Store, error::violates};
+use crate::{
+    domain::TenantId,
+    error::{Error, Result, Rule},
+};
 
 /// Whether others must wait who change the same tenant's catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub(super) enum Turn {
 /// because nobody knows what state it is in: an opening query that fails in the middle, at the lock for instance, leaves
 /// a transaction open that sqlx does not know of.
 pub(super) struct TenantTransaction {
+    store: Store,
     connection: PoolConnection<Postgres>,
     has_ended: bool,
 }
@@ -29,7 +33,7 @@ impl Store {
     /// Begins, becomes the catalog role and names the tenant, all in one round trip and for this transaction alone.
     pub(super) async fn begin_for(&self, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
         let connection = self.pool.acquire().await.map_err(|error| self.error(error))?;
-        let mut transaction = TenantTransaction { connection, has_ended: false };
+        let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
         let lock = match turn {
             Turn::Shared => String::new(),
             Turn::Alone => format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)),
@@ -48,18 +52,25 @@ impl TenantTransaction {
         &mut self.connection
     }
 
-    pub(super) async fn commit(self) -> sqlx::Result<()> {
+    /// # Errors
+    /// [`Error::Refused`] where hands in psql took away meanwhile what would have been left; those of the database.
+    pub(super) async fn commit(self) -> Result<()> {
         self.end("COMMIT").await
     }
 
-    pub(super) async fn rollback(self) -> sqlx::Result<()> {
+    pub(super) async fn rollback(self) -> Result<()> {
         self.end("ROLLBACK").await
     }
 
-    async fn end(mut self, statement: &'static str) -> sqlx::Result<()> {
-        sqlx::raw_sql(statement).execute(self.connection()).await?;
-        self.has_ended = true;
-        Ok(())
+    async fn end(mut self, statement: &'static str) -> Result<()> {
+        match sqlx::raw_sql(statement).execute(self.connection()).await {
+            Ok(_) => {
+                self.has_ended = true;
+                Ok(())
+            }
+            Err(error) if violates(&error, "tenant_fully_provisioned") => Err(Error::Refused(Rule::LastPackage)),
+            Err(error) => Err(self.store.error(error)),
+        }
     }
 }
 

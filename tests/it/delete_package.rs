@@ -43,3 +43,25 @@ async fn of_all_packages_deleted_at_once_one_stays() {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);
     assert_eq!(fixture.count("packages").await, 1);
 }
+
+#[tokio::test]
+async fn a_delete_that_waits_for_hands_in_psql_sees_what_they_left() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let pool = fixture.by_hand().await;
+    let mut hands = pool.begin().await.unwrap();
+    sqlx::query("DELETE FROM packages WHERE slug <> 'basic-package'").execute(&mut *hands).await.unwrap();
+    sqlx::query("SELECT FROM tenants FOR UPDATE").execute(&mut *hands).await.unwrap();
+    let ours = fixture.delete(&tenant, &tenant.package_ids[0]);
+    let theirs = async {
+        // The service has deleted, and waits at COMMIT for the tenant's row.
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event_type = 'Lock' AND query = 'COMMIT')";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
+        hands.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(ours, theirs);
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "LAST_PACKAGE"));
+    assert_eq!(fixture.count("packages").await, 1);
+}
