@@ -1,0 +1,239 @@
+//! What is one tenant's, no other can see or change: through no SQL that forgets to say whose rows it means, and in
+//! [`rpcs`] through no RPC.
+
+mod rpcs;
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool};
+
+use crate::{
+    cluster::SERVER,
+    fixture::{Fixture, NewTenant},
+};
+
+/// How transactions of the other tenant's ended that a connection has behind it: none, or some.
+const PASTS: [&[&str]; 4] =
+    [&[], &["COMMIT"], &["ROLLBACK"], &["COMMIT", "ROLLBACK", "COMMIT", "ROLLBACK", "COMMIT", "ROLLBACK"]];
+
+/// All rows of the tables that tenants have things in.
+async fn everything(fixture: &Fixture) -> Vec<String> {
+    rows(&mut fixture.database.superuser.connect().await.unwrap()).await
+}
+
+async fn rows(connection: &mut PgConnection) -> Vec<String> {
+    let sql = "SELECT tenants::text FROM tenants UNION ALL SELECT segments::text FROM segments
+               UNION ALL SELECT packages::text FROM packages UNION ALL SELECT api_keys::text FROM api_keys
+               UNION ALL SELECT owners::text FROM owners ORDER BY 1";
+    sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
+}
+
+fn rows_of(tenant: &NewTenant, rows: &[String]) -> Vec<String> {
+    rows.iter().filter(|row| row.contains(&tenant.id)).cloned().collect()
+}
+
+/// How many rows it changed, or the SQLSTATE that says why none.
+async fn run(connection: &mut PgConnection, sql: impl Into<String>) -> Result<u64, String> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await;
+    done.map(|done| done.rows_affected()).map_err(|error| error.as_database_error().unwrap().code().unwrap().into())
+}
+
+/// Opens a transaction as a catalog call does.
+async fn begin(connection: &mut PgConnection, tenant: &NewTenant) {
+    begin_without_tenant(connection).await;
+    run(connection, format!("SET LOCAL turnkey.tenant_id = '{}'", tenant.id)).await.unwrap();
+}
+
+async fn begin_without_tenant(connection: &mut PgConnection) {
+    run(connection, "BEGIN; SET LOCAL ROLE turnkey_catalog").await.unwrap();
+}
+
+/// Whose rows a query sees that forgets to say whose it wants.
+async fn seen(connection: &mut PgConnection) -> Vec<String> {
+    let sql = "SELECT tenant_id::text FROM packages UNION ALL SELECT tenant_id::text FROM segments
+               UNION ALL (SELECT id::text FROM tenants ORDER BY deleted_at)";
+    sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
+}
+
+/// Statements that would put something of the first tenant's under the second, or change what is the second's.
+fn intrusions(other: &NewTenant) -> [String; 5] {
+    let NewTenant { id, general_id, package_ids } = other;
+    let package = format!(
+        "INSERT INTO packages VALUES ('{id}', '{}', '{general_id}', 'basic-package', 'Mine', '', 0, 'DATE', 1, true,
+                                      now(), now())",
+        package_ids[0]
+    );
+    [
+        format!(
+            "INSERT INTO segments VALUES ('{id}', gen_random_uuid(), 'mine', 'Mine', 'Mine', '', 0, true, now(), now())"
+        ),
+        package.replace(&package_ids[0], "00000000-0000-4000-8000-000000000000").replace("basic-package", "mine"),
+        format!("{package} ON CONFLICT (tenant_id, id) DO UPDATE SET name = 'Mine'"),
+        format!("UPDATE packages SET tenant_id = '{id}', segment_id = '{general_id}'"),
+        format!("UPDATE segments SET tenant_id = '{id}' WHERE slug = 'empty'"),
+    ]
+}
+
+/// Two tenants, the first with an empty segment too, and connections of the serving role with every past.
+async fn start() -> (Fixture, NewTenant, NewTenant, Vec<PgConnection>) {
+    let fixture = Fixture::start().await;
+    let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
+    let empty = format!(
+        "INSERT INTO segments VALUES ('{}', gen_random_uuid(), 'empty', 'E', 'E', '', 0, true, now(), now())",
+        tenant.id
+    );
+    run(&mut fixture.database.superuser.connect().await.unwrap(), empty).await.unwrap();
+    let mut connections = Vec::new();
+    for past in PASTS {
+        let mut connection = fixture.database.server.connect().await.unwrap();
+        for end in past {
+            begin(&mut connection, &other).await;
+            assert_eq!(seen(&mut connection).await, vec![other.id.clone(); 5]);
+            run(&mut connection, *end).await.unwrap();
+        }
+        connections.push(connection);
+    }
+    (fixture, tenant, other, connections)
+}
+
+#[tokio::test]
+async fn a_query_that_forgets_the_tenant_sees_the_rows_of_its_own_only() {
+    let (_fixture, tenant, _other, connections) = start().await;
+    for mut connection in connections {
+        begin(&mut connection, &tenant).await;
+        assert_eq!(seen(&mut connection).await, vec![tenant.id.clone(); 6]);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_forgets_the_tenant_changes_the_rows_of_its_own_only() {
+    let (fixture, tenant, other, connections) = start().await;
+    let before = everything(&fixture).await;
+    for mut connection in connections {
+        for (packages, segments) in [
+            ("UPDATE packages SET name = 'Changed'", "UPDATE segments SET name = 'Changed'"),
+            ("DELETE FROM packages", "DELETE FROM segments"),
+        ] {
+            begin(&mut connection, &tenant).await;
+            assert_eq!(run(&mut connection, packages).await, Ok(3));
+            assert_eq!(run(&mut connection, segments).await, Ok(2));
+            // The login role sees all, and in here it sees what was done.
+            run(&mut connection, "RESET ROLE").await.unwrap();
+            let after = rows(&mut connection).await;
+            assert_eq!(rows_of(&other, &after), rows_of(&other, &before), "{packages}");
+            assert_ne!(rows_of(&tenant, &after), rows_of(&tenant, &before), "{packages}");
+            run(&mut connection, "ROLLBACK").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_can_be_put_under_another_tenant() {
+    let (fixture, tenant, other, connections) = start().await;
+    let before = everything(&fixture).await;
+    for mut connection in connections {
+        for intrusion in intrusions(&other) {
+            begin(&mut connection, &tenant).await;
+            assert_eq!(run(&mut connection, &intrusion).await, Err("42501".to_owned()), "{intrusion}");
+            run(&mut connection, "ROLLBACK").await.unwrap();
+        }
+    }
+    assert_eq!(everything(&fixture).await, before);
+}
+
+#[tokio::test]
+async fn without_a_tenant_there_are_no_rows_at_all() {
+    let (fixture, _tenant, other, connections) = start().await;
+    let before = everything(&fixture).await;
+    for (mut connection, past) in connections.into_iter().zip(PASTS) {
+        begin_without_tenant(&mut connection).await;
+        let setting: Option<String> = sqlx::query_scalar("SELECT current_setting('turnkey.tenant_id', true)")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(setting.as_deref(), if past.is_empty() { None } else { Some("") });
+        assert!(seen(&mut connection).await.is_empty());
+        for nothing in ["UPDATE packages SET name = 'X'", "DELETE FROM packages", "DELETE FROM segments"] {
+            assert_eq!(run(&mut connection, nothing).await, Ok(0), "{nothing}");
+        }
+        run(&mut connection, "COMMIT").await.unwrap();
+        for intrusion in intrusions(&other).iter().filter(|sql| sql.starts_with("INSERT")) {
+            begin_without_tenant(&mut connection).await;
+            assert_eq!(run(&mut connection, intrusion).await, Err("42501".to_owned()), "{intrusion}");
+            run(&mut connection, "ROLLBACK").await.unwrap();
+        }
+    }
+    assert_eq!(everything(&fixture).await, before);
+}
+
+/// The names that a query by a superuser answers.
+async fn names(hands: &PgPool, sql: &'static str) -> Vec<String> {
+    sqlx::query_scalar(sql).fetch_all(hands).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_catalog_role_has_no_right_on_anything_else() {
+    let (fixture, tenant, _other, mut connections) = start().await;
+    let hands = fixture.by_hand().await;
+    let mut forbidden: Vec<String> = [
+        "SELECT * FROM tenants",
+        "SELECT id FROM tenants FOR UPDATE",
+        "INSERT INTO tenants (id) VALUES (gen_random_uuid())",
+        "UPDATE tenants SET deleted_at = NULL",
+        "DELETE FROM tenants",
+        "TRUNCATE tenants CASCADE",
+        "TRUNCATE packages",
+        "TRUNCATE segments CASCADE",
+        "ALTER TABLE packages DISABLE ROW LEVEL SECURITY",
+        "CREATE TABLE mine ()",
+    ]
+    .map(str::to_owned)
+    .into();
+    let columns = "SELECT attname::text FROM pg_attribute
+                    WHERE attrelid = 'tenants'::regclass AND attnum > 0 AND attname NOT IN ('id', 'deleted_at')";
+    for column in names(&hands, columns).await {
+        forbidden.push(format!("SELECT {column} FROM tenants"));
+        forbidden.push(format!("UPDATE tenants SET {column} = {column}"));
+    }
+    let tables = "SELECT tablename::text FROM pg_tables
+                   WHERE schemaname = 'public' AND tablename NOT IN ('tenants', 'segments', 'packages')";
+    let tables = names(&hands, tables).await;
+    assert!(["api_keys", "owners", "_sqlx_migrations"].iter().all(|known| tables.iter().any(|table| table == known)));
+    for table in tables {
+        for statement in ["SELECT FROM", "SELECT count(*) FROM", "DELETE FROM", "TRUNCATE"] {
+            forbidden.push(format!("{statement} {table}"));
+        }
+        forbidden.push(format!("INSERT INTO {table} DEFAULT VALUES"));
+        let column = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1::regclass AND attnum = 1";
+        let column: String = sqlx::query_scalar(column).bind(&table).fetch_one(&hands).await.unwrap();
+        forbidden.push(format!("UPDATE {table} SET {column} = {column}"));
+    }
+    for statement in forbidden {
+        begin(&mut connections[0], &tenant).await;
+        assert_eq!(run(&mut connections[0], &statement).await, Err("42501".to_owned()), "{statement}");
+        run(&mut connections[0], "ROLLBACK").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_roles_that_serve_are_no_more_than_they_need_to_be() {
+    let fixture = Fixture::start().await;
+    let hands = fixture.by_hand().await;
+    let powers = "SELECT rolname::text FROM pg_roles
+                   WHERE rolname IN ('turnkey_server', 'turnkey_provisioner', 'turnkey_catalog')
+                     AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)";
+    assert!(names(&hands, powers).await.is_empty());
+    let logins = "SELECT rolname::text FROM pg_roles
+                   WHERE rolname IN ('turnkey_server', 'turnkey_provisioner', 'turnkey_catalog') AND rolcanlogin";
+    assert_eq!(names(&hands, logins).await, [SERVER]);
+    let owned = "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
+                  WHERE deptype = 'o' AND refclassid = 'pg_authid'::regclass
+                    AND refobjid IN ('turnkey_server'::regrole, 'turnkey_provisioner'::regrole,
+                                     'turnkey_catalog'::regrole)
+                    AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    assert!(names(&hands, owned).await.is_empty());
+    let memberships = "SELECT member::regrole || ' in ' || roleid::regrole FROM pg_auth_members
+                        WHERE member IN ('turnkey_server'::regrole, 'turnkey_provisioner'::regrole,
+                                         'turnkey_catalog'::regrole)
+                        ORDER BY 1";
+    let expected = ["turnkey_provisioner in turnkey_catalog", "turnkey_server in turnkey_provisioner"];
+    assert_eq!(names(&hands, memberships).await, expected);
+}
