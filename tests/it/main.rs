@@ -9,6 +9,7 @@ mod fixture;
 mod program;
 
 mod batch_upsert_packages;
+mod cancellation;
 mod catalog_model;
 mod create_fully_provisioned;
 mod delete_package;
@@ -16,6 +17,7 @@ mod embedded;
 mod errors;
 mod get_tenant;
 mod health;
+mod isolation;
 mod layering;
 mod list_packages;
 mod log_lines;
