@@ -43,14 +43,16 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNKEY_READY_FILE", value_name = "PATH")]
     ready_file: Option<PathBuf>,
     /// Migrate before serving; the role of `DATABASE_URL` must own the schema
-    #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
     migrate: Option<String>,
     /// Serve on an address that others can reach although callers need no credential
     #[arg(long, env = "TURNKEY_ALLOW_UNAUTHENTICATED", value_name = "BOOL", num_args = 0..=1,
-          default_missing_value = "true")]
+          require_equals = true, default_missing_value = "true")]
     allow_unauthenticated: Option<String>,
     /// Serve reflection [default: true on a loopback address, else false]
-    #[arg(long, env = "TURNKEY_REFLECTION", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "TURNKEY_REFLECTION", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
     reflection: Option<String>,
     /// Connections to the database at most [default: 16]
     #[arg(long, env = "TURNKEY_DATABASE_MAX_CONNECTIONS", value_name = "COUNT")]

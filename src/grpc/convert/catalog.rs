@@ -94,8 +94,9 @@ fn package_upsert(fields: &mut Violations, path: &str, item: pb::PackageUpsert) 
     let base_price = fields.check_optional(price_field, item.base_price.or(price_cents), Price::parse);
     let booking_type = fields.check(at("booking_type"), booking_type(item.booking_type));
     let segment_id = fields.check_optional(at("segment_id"), item.segment_id, |id| SegmentId::parse(&id));
+    let can_only_create = matches!((&package_id, &slug), (Some(None), None | Some(None)));
     let target = target(fields, &name_field, package_id, slug, name.as_ref());
-    if matches!((&package_id, &base_price), (Some(None), Some(None))) && matches!(target, None | Some(Target::New(_))) {
+    if can_only_create && matches!(base_price, Some(None)) {
         fields.add(at("base_price"), Invalid::missing());
     }
     Some(PackageUpsert {
@@ -213,7 +214,7 @@ fn segment_of_tenant(tenant_id: &str, segment_id: &str) -> Result<(TenantId, Seg
 
 /// What an upsert is about, from its parsed id, slug and name; `None` where one that it hangs on is bad.
 ///
-/// Without an id and a slug it creates, and needs a name that a slug can be made of.
+/// Without an id and a good slug it can only be meant to create, and so it needs a name.
 #[expect(clippy::option_option, reason = "outer: was it valid; inner: was it there")]
 fn target<Id>(
     fields: &mut Violations,
@@ -222,12 +223,17 @@ fn target<Id>(
     slug: Option<Option<Slug>>,
     name: Option<&Option<DisplayName>>,
 ) -> Option<Target<Id>> {
-    match (id?, slug?) {
-        (Some(id), slug) => Some(Target::Existing(id, slug)),
-        (None, Some(slug)) => Some(Target::Named(slug)),
-        (None, None) => {
-            let stem = name?.as_ref().ok_or_else(Invalid::missing).and_then(|name| SlugStem::of(name.as_str()));
-            fields.check(name_field, stem).map(Target::New)
+    match (id?, slug) {
+        (Some(id), slug) => Some(Target::Existing(id, slug?)),
+        (None, Some(Some(slug))) => Some(Target::Named(slug)),
+        (None, slug) => {
+            let Some(name) = name? else {
+                fields.add(name_field, Invalid::missing());
+                return None;
+            };
+            // Where the slug is bad, that is the mistake, not what could be made of the name.
+            let stem = slug.and_then(|_absent| fields.check(name_field, SlugStem::of(name.as_str())));
+            stem.map(Target::New)
         }
     }
 }

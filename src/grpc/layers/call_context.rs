@@ -158,6 +158,41 @@ fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    /// The `grpc-status` of what the layer answers around this service.
+    async fn status_around<F>(timeout: Option<&str>, inner: fn() -> F) -> tonic::Code
+    where
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        let mut request = Request::new(Body::empty());
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        }
+        let mut service = CallContextLayer.layer(tower::service_fn(move |_request: Request<Body>| inner()));
+        let answer = service.call(request).await.unwrap();
+        tonic::Status::from_header_map(answer.headers()).unwrap().code()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_takes_too_long_ends_with_deadline_exceeded() {
+        assert_eq!(status_around(Some("5S"), std::future::pending).await, tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_time_is_the_answer() {
+        let in_time = || async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            Ok(tonic::Status::not_found("here").into_http())
+        };
+        assert_eq!(status_around(Some("5S"), in_time).await, tonic::Code::NotFound);
+        assert_eq!(status_around(None, in_time).await, tonic::Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_of_one_call() {
+        let panics = || async { panic!("a bug") };
+        assert_eq!(status_around(None, panics).await, tonic::Code::Internal);
+    }
+
     fn timeout(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", text.parse().unwrap());

@@ -209,8 +209,8 @@ impl World<'_> {
                 turned(page, &answer.segments, answer.next_page_token)?
             };
             let Some((text, after)) = next else { break };
-            page_token.clone_from(&text);
-            self.model.tokens.push(Token { text, list: list.clone(), after });
+            self.model.tokens.push(Token { text: text.clone(), list: list.clone(), after });
+            page_token = text;
         }
         Ok(())
     }
