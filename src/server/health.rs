@@ -69,8 +69,9 @@ async fn follow(mut probe: Probe, store: Store, reporter: HealthReporter, ready:
         let answer = probe.check().await;
         let is_ready = answer.is_ok();
         store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_absence()));
-        // Whoever watches is told of changes alone.
-        if ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready) {
+        // Whoever watches is told of changes alone; and whoever waits for readiness, when all others know.
+        let has_changed = *ready.borrow() != is_ready;
+        if has_changed {
             report(&reporter, is_ready).await;
         }
         let tells = answer.err().map(|why| Chain(&why).to_string());
@@ -80,6 +81,9 @@ async fn follow(mut probe: Probe, store: Store, reporter: HealthReporter, ready:
                 Some(why) => tracing::warn!("Not serving: {why}"),
             }
             told = Some(tells);
+        }
+        if has_changed {
+            ready.send_replace(is_ready);
         }
         if is_ready && !checked_privilege {
             checked_privilege = warn_of_excess_privilege(&probe).await;
