@@ -39,7 +39,7 @@ pub struct ServeArgs {
     /// Address and port; port 0 picks a free one [default: 127.0.0.1:50051]
     #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
     listen: Option<String>,
-    /// A file to write the address to once the server is SERVING
+    /// A file to write the address to once the server is SERVING; removed when it stops
     #[arg(long, env = "TURNKEY_READY_FILE", value_name = "PATH")]
     ready_file: Option<PathBuf>,
     /// Migrate before serving; the role of `DATABASE_URL` must own the schema
