@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 use crate::domain::{Argon2Setting, KeyMode};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
+const ARGON2_FORM: &str =
+    "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
 const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
 
 /// How the program speaks of its work.
@@ -66,9 +68,24 @@ pub struct ServeArgs {
     /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
     #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
     key_argon2: Option<String>,
+    /// Argon2id's work for owners' passwords [default: m=19456,t=2,p=1]
+    #[arg(long, env = "TURNKEY_PASSWORD_ARGON2", value_name = "SETTING")]
+    password_argon2: Option<String>,
     /// Seconds between NOT_SERVING and the end of new calls, when stopped [default: 0 on a loopback address, else 5]
     #[arg(long, env = "TURNKEY_SHUTDOWN_PAUSE", value_name = "SECONDS")]
     shutdown_pause: Option<String>,
+}
+
+#[derive(Clone, Args)]
+pub struct PurgeArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Only tenants that were deleted longer ago than this, such as 30d, 12h or `1month 5days`
+    #[arg(long, value_name = "DURATION")]
+    older_than: String,
+    /// Remove them without asking
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Clone, Args)]
@@ -103,6 +120,13 @@ pub struct ServeSettings {
     pub server: ServerSettings,
 }
 
+/// What `turnkey purge` needs to know.
+pub struct PurgeSettings {
+    pub database: Database,
+    pub older_than: Duration,
+    pub yes: bool,
+}
+
 /// What the server itself needs to know.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
@@ -112,6 +136,7 @@ pub struct ServerSettings {
     pub hashing_queue: usize,
     pub key_mode: KeyMode,
     pub key_argon2: Argon2Setting,
+    pub password_argon2: Argon2Setting,
     pub shutdown_pause: Duration,
 }
 
@@ -250,7 +275,13 @@ impl ServeArgs {
             "--key-argon2 / TURNKEY_KEY_ARGON2",
             self.key_argon2.as_deref(),
             Argon2Setting::KEY,
-            "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16",
+            ARGON2_FORM,
+        );
+        let password_argon2 = mistakes.parse(
+            "--password-argon2 / TURNKEY_PASSWORD_ARGON2",
+            self.password_argon2.as_deref(),
+            Argon2Setting::PASSWORD,
+            ARGON2_FORM,
         );
         let pause = mistakes.parse(
             "--shutdown-pause / TURNKEY_SHUTDOWN_PAUSE",
@@ -265,8 +296,22 @@ impl ServeArgs {
             hashing_queue: hashing_queue?.into(),
             key_mode: key_mode?,
             key_argon2: key_argon2?,
+            password_argon2: password_argon2?,
             shutdown_pause: Duration::from_secs(pause?.0),
         })
+    }
+}
+
+impl PurgeArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<PurgeSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let database = self.database.check(&mut mistakes);
+        let older_than = humantime::parse_duration(&self.older_than)
+            .map_err(|why| format!("must be a duration such as 30d or 12h: {why}"));
+        let older_than = mistakes.check("--older-than", older_than);
+        mistakes.finish(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
     }
 }
 

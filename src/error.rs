@@ -14,8 +14,9 @@ pub enum Error {
     /// Every missing or bad field of the request.
     #[error("the request has {} bad field(s)", .0.len())]
     InvalidRequest(Violations),
-    #[error("a {of:?} has the slug {slug}")]
-    SlugTaken { of: Resource, slug: String },
+    /// `name` is the slug; empty where it is nobody's business.
+    #[error("{what:?} is taken")]
+    Taken { what: Taken, name: String },
     /// `field` is the path of what named it; empty where that is plain.
     #[error("no such {resource:?}")]
     NotFound { resource: Resource, field: String },
@@ -44,6 +45,16 @@ pub enum Resource {
     Tenant,
     Segment,
     Package,
+    ApiKey,
+}
+
+/// What can be had by one alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    TenantSlug,
+    SegmentSlug,
+    PackageSlug,
+    OwnerEmail,
 }
 
 /// Rules over several rows that a call would break.
@@ -58,6 +69,10 @@ impl Error {
     #[must_use]
     pub const fn not_found(resource: Resource) -> Self {
         Self::NotFound { resource, field: String::new() }
+    }
+
+    pub fn taken(what: Taken, name: impl Into<String>) -> Self {
+        Self::Taken { what, name: name.into() }
     }
 
     pub fn internal(cause: impl Into<Cause>) -> Self {

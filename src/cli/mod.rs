@@ -3,6 +3,7 @@
 mod database;
 mod healthcheck;
 mod migrate;
+mod purge;
 mod serve;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -10,7 +11,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{DatabaseArgs, HealthcheckArgs, LogArgs, LogSettings, Mistakes, ServeArgs},
+    config::{DatabaseArgs, HealthcheckArgs, LogArgs, LogSettings, Mistakes, PurgeArgs, ServeArgs},
     error::Chain,
     telemetry,
 };
@@ -37,6 +38,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database's schema up to date and exit
     Migrate(DatabaseArgs),
+    /// Remove tenants for good that were deleted some time ago
+    Purge(PurgeArgs),
     /// Exit 0 where the server is SERVING
     Healthcheck(HealthcheckArgs),
 }
@@ -50,6 +53,7 @@ pub fn run() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
         Command::Serve(args) => start(log, args.settings(), serve::run),
         Command::Migrate(args) => start(log, args.settings(), migrate::run),
+        Command::Purge(args) => start(log, args.settings(), purge::run),
         Command::Healthcheck(args) => start(log, args.address(), healthcheck::run),
     }
 }

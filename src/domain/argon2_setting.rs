@@ -15,6 +15,10 @@ impl Argon2Setting {
     /// guess costs, so the hash need only be one-way.
     pub const KEY: Self = Self { memory_kib: 64, passes: 1, lanes: 1 };
 
+    /// For passwords: OWASP's Password Storage Cheat Sheet, first of its settings for less than 46 MiB. People choose
+    /// from a small space, so every guess has to be dear.
+    pub const PASSWORD: Self = Self { memory_kib: 19_456, passes: 2, lanes: 1 };
+
     /// More memory than this for one hash is a mistyped number.
     const MAX_MEMORY_KIB: u32 = 1_048_576;
     const MAX_PASSES: u32 = 64;
@@ -22,7 +26,8 @@ impl Argon2Setting {
     /// RFC 9106, 3.1: at least 8 KiB for each lane.
     const MIN_MEMORY_KIB_PER_LANE: u32 = 8;
 
-    fn is_in_bounds(self) -> bool {
+    #[must_use]
+    pub fn is_in_bounds(self) -> bool {
         (1..=Self::MAX_LANES).contains(&self.lanes)
             && (1..=Self::MAX_PASSES).contains(&self.passes)
             && (Self::MIN_MEMORY_KIB_PER_LANE * self.lanes..=Self::MAX_MEMORY_KIB).contains(&self.memory_kib)
@@ -54,8 +59,7 @@ mod tests {
     #[test]
     fn a_setting_is_read_as_phc_strings_write_it() {
         assert_eq!("m=64,t=1,p=1".parse(), Ok(Argon2Setting::KEY));
-        let password = Argon2Setting { memory_kib: 19_456, passes: 2, lanes: 1 };
-        assert_eq!("m=19456, t=2, p=1".parse(), Ok(password));
+        assert_eq!("m=19456, t=2, p=1".parse(), Ok(Argon2Setting::PASSWORD));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
 use super::{
-    slug::{MAX_LENGTH, Slug},
+    slug::{MAX_LENGTH, Slug, TenantSlug},
     violation::{Invalid, Reason},
 };
 
@@ -32,6 +32,20 @@ impl SlugStem {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// As it is, where that is a tenant's slug already.
+    #[must_use]
+    pub fn as_tenant_slug(&self) -> Option<TenantSlug> {
+        TenantSlug::parse(&self.0).ok()
+    }
+
+    /// With this behind it, and cut where it would become too long. `None` where the ending itself is no part of a slug.
+    #[must_use]
+    pub fn with_ending(&self, ending: &str) -> Option<TenantSlug> {
+        let room = MAX_LENGTH.checked_sub(ending.len() + 1)?;
+        let start = self.0[..self.0.len().min(room)].trim_end_matches('-');
+        TenantSlug::parse(&format!("{start}-{ending}")).ok()
     }
 
     /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
@@ -145,7 +159,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_tenants_slug_gets_an_ending_where_the_stem_will_not_do() {
+        let slug = |name: &str| SlugStem::of(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
+        assert_eq!(slug("Bella"), Some("bella".to_owned()));
+        for no_slug in ["Admin", "Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
+            assert_eq!(slug(no_slug), None, "{no_slug}");
+        }
+        let ended = |name: &str| SlugStem::of(name).unwrap().with_ending("x7k2pd").unwrap().to_string();
+        assert_eq!(ended("Admin"), "admin-x7k2pd");
+        assert_eq!(ended("Q"), "q-x7k2pd");
+        assert_eq!(ended(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
+        assert_eq!(ended(&format!("{} {}", "a".repeat(55), "b".repeat(7))), format!("{}-x7k2pd", "a".repeat(55)));
+    }
+
     proptest! {
+        #[test]
+        fn whatever_the_name_the_stem_with_an_ending_is_a_tenants_slug(name in "\\PC{0,120}") {
+            if let Ok(stem) = SlugStem::of(&name) {
+                prop_assert!(stem.with_ending("x7k2pd").is_some(), "{}", stem.as_str());
+            }
+        }
+
         #[test]
         fn whatever_the_name_the_stem_with_a_number_is_a_slug(name in "\\PC{0,120}") {
             if let Ok(stem) = SlugStem::of(&name) {

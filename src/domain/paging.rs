@@ -36,7 +36,7 @@ impl PageSize {
 /// The place of a row in a list that is ordered by a number and then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    pub order: i32,
+    pub order: i64,
     pub id: Uuid,
 }
 
@@ -45,7 +45,8 @@ pub struct Position {
 pub struct Binding(String);
 
 const TAG_BYTES: usize = 8;
-const TOKEN_BYTES: usize = 4 + 16 + TAG_BYTES;
+const ORDER_BYTES: usize = 8;
+const TOKEN_BYTES: usize = ORDER_BYTES + 16 + TAG_BYTES;
 
 impl Binding {
     /// `text` tells lists apart: whatever differs in it is another list.
@@ -72,19 +73,19 @@ impl Binding {
         if token.is_empty() {
             return Ok(None);
         }
-        self.position(token).map(Some).ok_or_else(|| {
-            Invalid::new(
-                Reason::BadFormat,
-                "is no token of this list: use next_page_token with the same tenant and filters",
-            )
-        })
+        self.position(token).map(Some).ok_or_else(Self::not_of_this_list)
+    }
+
+    #[must_use]
+    pub fn not_of_this_list() -> Invalid {
+        Invalid::new(Reason::BadFormat, "is no token of this list: use next_page_token with the same filters")
     }
 
     fn position(&self, token: &str) -> Option<Position> {
         let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
         let (place, tag) = bytes.split_at(TOKEN_BYTES - TAG_BYTES);
-        let (order, id) = place.split_at(4);
-        let position = Position { order: i32::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? };
+        let (order, id) = place.split_at(ORDER_BYTES);
+        let position = Position { order: i64::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? };
         (tag == self.tag(place)).then_some(position)
     }
 
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn a_page_has_a_next_one_only_if_there_is_a_row_beyond_it() {
         let binding = Binding::new("numbers");
-        let position = |&order: &i32| Position { order, id: Uuid::nil() };
+        let position = |&order: &i64| Position { order, id: Uuid::nil() };
         let size = PageSize::parse(2).unwrap();
         assert_eq!(Page::cut(vec![1, 2], size, &binding, position).next_page_token, "");
         let first = Page::cut(vec![1, 2, 3], size, &binding, position);
@@ -143,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_comes_back_and_only_to_its_own_list(order in any::<i32>(), id in any::<u128>(), flip in 0..28_usize) {
+        fn a_token_comes_back_and_only_to_its_own_list(order in any::<i64>(), id in any::<u128>(), flip in 0..TOKEN_BYTES) {
             let position = Position { order, id: Uuid::from_u128(id) };
             let binding = Binding::new("ListPackages of one");
             let token = binding.token(position);

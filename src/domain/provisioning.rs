@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::{
     commission::CommissionPercent,
     defaults,
+    email::Email,
     ids::{PackageId, SegmentId, TenantId},
     package::Package,
     request_id::RequestId,
@@ -32,6 +33,7 @@ pub struct CreateFullyProvisioned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     Admin,
+    Signup,
 }
 
 impl Flow {
@@ -39,6 +41,7 @@ impl Flow {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Signup => "signup",
         }
     }
 }
@@ -60,7 +63,17 @@ pub struct NewTenant {
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
+    /// Of a sign-up alone.
+    pub owner: Option<NewOwner>,
     pub created_at: OffsetDateTime,
+}
+
+/// Whoever signed up.
+#[derive(Debug, Clone)]
+pub struct NewOwner {
+    pub email: Email,
+    /// Argon2id in PHC form.
+    pub password_hash: String,
 }
 
 /// A key as the database keeps it: the secret only as a hash.
@@ -106,7 +119,7 @@ impl NewTenant {
             commission: self.commission,
             is_active: true,
             branding: Map::new(),
-            owner_email: None,
+            owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
             created_at: self.created_at,
             updated_at: self.created_at,
             deleted_at: None,

@@ -1,9 +1,17 @@
-//! A tenant as it is read.
+//! A tenant as it is read, listed and changed.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::{commission::CommissionPercent, ids::TenantId};
+use super::{
+    branding::Branding,
+    commission::CommissionPercent,
+    ids::TenantId,
+    paging::{Binding, PageSize, Position},
+    text::DisplayName,
+    violation::Invalid,
+};
 
 /// One business on the platform.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,4 +29,70 @@ pub struct Tenant {
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,
+}
+
+/// What changes of a tenant; the rest stays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateTenant {
+    pub tenant_id: TenantId,
+    pub name: Option<DisplayName>,
+    pub commission: Option<CommissionPercent>,
+    pub branding: Option<Branding>,
+}
+
+/// A page of tenants in the order of their creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListTenants {
+    pub filter: TenantFilter,
+    pub size: PageSize,
+    pub after: Option<TenantPosition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantFilter {
+    pub is_active: Option<bool>,
+    /// Empty keeps all.
+    pub slug_prefix: String,
+    pub show_deleted: bool,
+}
+
+/// A place in the order of creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantPosition {
+    pub created_at: OffsetDateTime,
+    pub id: Uuid,
+}
+
+impl TenantFilter {
+    /// What a page token is bound to.
+    #[must_use]
+    pub fn binding(&self) -> Binding {
+        let Self { is_active, slug_prefix, show_deleted } = self;
+        Binding::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
+    }
+
+    /// Whether a slug can begin with the prefix at all; a text may hold what the database does not even take.
+    #[must_use]
+    pub fn can_match(&self) -> bool {
+        self.slug_prefix.bytes().all(|letter| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    }
+
+    /// # Errors
+    /// `BAD_FORMAT` for what is no token of this list.
+    pub fn position(&self, token: &str) -> Result<Option<TenantPosition>, Invalid> {
+        let Some(position) = self.binding().parse(token)? else { return Ok(None) };
+        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(position.order) * 1_000);
+        let created_at = created_at.map_err(|_out_of_range| Binding::not_of_this_list())?;
+        Ok(Some(TenantPosition { created_at, id: position.id }))
+    }
+}
+
+impl Tenant {
+    /// Its place in a list, to the microsecond, as Postgres keeps it.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let micros = self.created_at.unix_timestamp_nanos() / 1_000;
+        // 64 bits hold 290,000 years of microseconds, and Postgres' own count of them is no wider.
+        Position { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id.as_uuid() }
+    }
 }

@@ -14,6 +14,7 @@ pub enum Reason {
     TooLong,
     OutOfRange,
     Reserved,
+    WeakPassword,
 }
 
 impl Reason {
@@ -26,6 +27,7 @@ impl Reason {
             Self::TooLong => "TOO_LONG",
             Self::OutOfRange => "OUT_OF_RANGE",
             Self::Reserved => "RESERVED",
+            Self::WeakPassword => "WEAK_PASSWORD",
         }
     }
 }

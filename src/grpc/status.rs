@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 use super::layers::call_context::TraceId;
 use crate::{
     domain::{Violation, Violations},
-    error::{Chain, Error, Resource, Rule},
+    error::{Chain, Error, Resource, Rule, Taken},
 };
 
 const DOMAIN: &str = "turnkey";
@@ -28,7 +28,7 @@ const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     match error {
         Error::InvalidRequest(violations) => invalid_request(&violations),
-        Error::SlugTaken { of, slug } => slug_taken(of, slug),
+        Error::Taken { what, name } => taken(what, name),
         Error::NotFound { resource, field } => not_found(resource, &field),
         Error::Refused(rule) => refused(rule),
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
@@ -63,15 +63,22 @@ fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Stat
     status(code, message, details)
 }
 
-fn slug_taken(of: Resource, slug: String) -> Status {
-    let (reason, description) = match of {
-        Resource::Tenant => ("SLUG_TAKEN", "A tenant has this slug."),
-        Resource::Package => ("PACKAGE_SLUG_TAKEN", "Another package has this slug."),
-        Resource::Segment => ("SEGMENT_SLUG_TAKEN", "Another segment has this slug."),
+fn taken(what: Taken, name: String) -> Status {
+    let (reason, of, message, description) = match what {
+        Taken::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "the slug is taken", "A tenant has this slug."),
+        Taken::SegmentSlug => {
+            ("SEGMENT_SLUG_TAKEN", Resource::Segment, "the slug is taken", "Another segment has this slug.")
+        }
+        Taken::PackageSlug => {
+            ("PACKAGE_SLUG_TAKEN", Resource::Package, "the slug is taken", "Another package has this slug.")
+        }
+        Taken::OwnerEmail => {
+            ("EMAIL_TAKEN", Resource::Tenant, "the e-mail address is taken", "A tenant's owner has this address.")
+        }
     };
     let mut details = error_info(reason);
-    details.set_resource_info(resource_type(of), slug, "", description);
-    status(Code::AlreadyExists, "the slug is taken", details)
+    details.set_resource_info(resource_type(of), name, "", description);
+    status(Code::AlreadyExists, message, details)
 }
 
 /// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
@@ -79,6 +86,7 @@ fn not_found(resource: Resource, field: &str) -> Status {
     let (reason, message, hint) = match resource {
         Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
         Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
+        Resource::ApiKey => ("API_KEY_NOT_FOUND", "no such API key", ""),
         Resource::Segment => {
             ("SEGMENT_NOT_FOUND", "no such segment", "Use ListSegments to find available segments for this tenant.")
         }
@@ -106,6 +114,7 @@ const fn resource_type(resource: Resource) -> &'static str {
         Resource::Tenant => "turnkey.v1.Tenant",
         Resource::Segment => "turnkey.v1.Segment",
         Resource::Package => "turnkey.v1.Package",
+        Resource::ApiKey => "turnkey.v1.ApiKey",
     }
 }
 

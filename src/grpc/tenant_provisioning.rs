@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     call::Calls,
-    convert::provisioning as convert,
+    convert::{api_keys, passwords, provisioning, tenants},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
 use crate::service::Provisioning;
@@ -33,8 +33,25 @@ impl TenantProvisioning for TenantProvisioningHandler {
     ) -> Result<Response<pb::CreateFullyProvisionedResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |wish| async move { service.create_fully_provisioned(wish).await };
-        let (parse, render) = (convert::create_fully_provisioned, convert::create_fully_provisioned_response);
-        self.calls.answer(request, parse, work, render).await
+        self.calls
+            .answer(
+                request,
+                provisioning::create_fully_provisioned,
+                work,
+                provisioning::create_fully_provisioned_response,
+            )
+            .await
+    }
+
+    async fn create_from_signup(
+        &self,
+        request: Request<pb::CreateFromSignupRequest>,
+    ) -> Result<Response<pb::CreateFromSignupResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |form| async move { service.create_from_signup(form).await };
+        self.calls
+            .answer(request, provisioning::create_from_signup, work, provisioning::create_from_signup_response)
+            .await
     }
 
     async fn get_tenant(
@@ -43,6 +60,105 @@ impl TenantProvisioning for TenantProvisioningHandler {
     ) -> Result<Response<pb::GetTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |identifier| async move { service.get_tenant(identifier).await };
-        self.calls.answer(request, convert::get_tenant, work, convert::get_tenant_response).await
+        self.calls.answer(request, tenants::get_tenant, work, tenants::get_tenant_response).await
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<pb::ListTenantsRequest>,
+    ) -> Result<Response<pb::ListTenantsResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |list| async move { service.list_tenants(list).await };
+        self.calls.answer(request, tenants::list_tenants, work, tenants::list_tenants_response).await
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<pb::UpdateTenantRequest>,
+    ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |update| async move { service.update_tenant(update).await };
+        self.calls.answer(request, tenants::update_tenant, work, tenants::update_tenant_response).await
+    }
+
+    async fn suspend_tenant(
+        &self,
+        request: Request<pb::SuspendTenantRequest>,
+    ) -> Result<Response<pb::SuspendTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.suspend_tenant(tenant_id).await };
+        self.calls.answer(request, tenants::suspend_tenant, work, tenants::suspend_tenant_response).await
+    }
+
+    async fn reactivate_tenant(
+        &self,
+        request: Request<pb::ReactivateTenantRequest>,
+    ) -> Result<Response<pb::ReactivateTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.reactivate_tenant(tenant_id).await };
+        self.calls.answer(request, tenants::reactivate_tenant, work, tenants::reactivate_tenant_response).await
+    }
+
+    async fn delete_tenant(
+        &self,
+        request: Request<pb::DeleteTenantRequest>,
+    ) -> Result<Response<pb::DeleteTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.delete_tenant(tenant_id).await };
+        self.calls.answer(request, tenants::delete_tenant, work, tenants::delete_tenant_response).await
+    }
+
+    async fn undelete_tenant(
+        &self,
+        request: Request<pb::UndeleteTenantRequest>,
+    ) -> Result<Response<pb::UndeleteTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.undelete_tenant(tenant_id).await };
+        self.calls.answer(request, tenants::undelete_tenant, work, tenants::undelete_tenant_response).await
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<pb::RotateApiKeyRequest>,
+    ) -> Result<Response<pb::RotateApiKeyResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |(tenant_id, overlap)| async move { service.rotate_api_key(tenant_id, overlap).await };
+        self.calls.answer(request, api_keys::rotate_api_key, work, api_keys::rotate_api_key_response).await
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<pb::ListApiKeysRequest>,
+    ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.list_api_keys(tenant_id).await };
+        self.calls.answer(request, api_keys::list_api_keys, work, api_keys::list_api_keys_response).await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<pb::RevokeApiKeyRequest>,
+    ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |(tenant_id, public_key)| async move { service.revoke_api_key(tenant_id, public_key).await };
+        self.calls.answer(request, api_keys::revoke_api_key, work, api_keys::revoke_api_key_response).await
+    }
+
+    async fn verify_api_key(
+        &self,
+        request: Request<pb::VerifyApiKeyRequest>,
+    ) -> Result<Response<pb::VerifyApiKeyResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |secret_key| async move { service.verify_api_key(secret_key).await };
+        self.calls.answer(request, api_keys::verify_api_key, work, api_keys::verify_api_key_response).await
+    }
+
+    async fn verify_password(
+        &self,
+        request: Request<pb::VerifyPasswordRequest>,
+    ) -> Result<Response<pb::VerifyPasswordResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |(email, password)| async move { service.verify_password(email, password).await };
+        self.calls.answer(request, passwords::verify_password, work, passwords::verify_password_response).await
     }
 }

@@ -1,10 +1,8 @@
-//! Argon2id on a bounded pool.
+//! Argon2id (RFC 9106) hashes in PHC form, of keys and of passwords.
 //!
-//! As many hashes at work as there are cores, a short queue behind them, and a refusal beyond it: memory and latency
-//! stay bounded whatever comes. The memory that Argon2 fills is kept and used again, because touching fresh pages costs
-//! more than the hashing itself.
+//! Each kind has its own setting and its own [`Lane`]: people who sign up never stand before keys in a queue.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
@@ -12,104 +10,188 @@ use argon2::{
 };
 use rand::{TryRng, rngs::SysRng};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Semaphore, TryAcquireError};
 
+use super::{lane::Lane, strength};
 use crate::{
-    domain::Argon2Setting,
+    domain::{Argon2Setting, Password},
     error::{Error, Result},
 };
 
 const SALT_BYTES: usize = 16;
 
-/// Makes hashes; cheap to clone, all clones share one pool.
-#[derive(Debug, Clone)]
-pub struct Hasher {
-    shared: Arc<Shared>,
+/// How much work hashes cost, and how many at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct HashingSettings {
+    pub key: Argon2Setting,
+    pub password: Argon2Setting,
+    pub workers: usize,
+    /// Hashes of a kind that may wait for a worker.
+    pub queue_length: usize,
 }
 
-#[derive(Debug)]
-struct Shared {
-    key_params: Params,
-    at_work: Arc<Semaphore>,
-    /// One permit for everyone at work or waiting.
-    admitted: Arc<Semaphore>,
-    spare_memory: Mutex<Vec<Vec<Block>>>,
+/// Makes and verifies hashes; cheap to clone, all clones share their lanes.
+#[derive(Debug, Clone)]
+pub struct Hasher {
+    keys: Kind,
+    passwords: Kind,
+}
+
+#[derive(Debug, Clone)]
+struct Kind {
+    params: Params,
+    lane: Arc<Lane>,
+}
+
+/// What came of comparing a secret with a stored hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    pub is_right: bool,
+    /// The hash was made with another setting than today's.
+    pub is_outdated: bool,
 }
 
 impl Hasher {
     /// # Errors
-    /// Where Argon2 refuses the setting.
-    pub fn new(key: Argon2Setting, workers: usize, queue_length: usize) -> Result<Self> {
-        let key_params = Params::new(key.memory_kib, key.passes, key.lanes, None).map_err(Error::internal)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                key_params,
-                at_work: Arc::new(Semaphore::new(workers)),
-                admitted: Arc::new(Semaphore::new(workers + queue_length)),
-                spare_memory: Mutex::new(Vec::with_capacity(workers)),
-            }),
-        })
+    /// Where Argon2 refuses a setting.
+    pub fn new(settings: HashingSettings) -> Result<Self> {
+        let kind = |setting| {
+            let lane = Lane::new(settings.workers, settings.queue_length);
+            Ok::<_, Error>(Kind { params: params(setting)?, lane })
+        };
+        Ok(Self { keys: kind(settings.key)?, passwords: kind(settings.password)? })
     }
 
-    /// The Argon2id hash of a key's random part, in PHC form.
+    /// The hash of a key's random part.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full.
     pub async fn hash_key(&self, random_part: SecretString) -> Result<String> {
-        let admission = Arc::clone(&self.shared.admitted).try_acquire_owned().map_err(|refused| match refused {
-            TryAcquireError::NoPermits => Error::Overloaded,
-            TryAcquireError::Closed => Error::internal(refused),
-        })?;
-        let permit = Arc::clone(&self.shared.at_work).acquire_owned().await.map_err(Error::internal)?;
-        let shared = Arc::clone(&self.shared);
-        let hashing = move || {
-            // Held until the work is done, not until the caller stops waiting for it.
-            let _held = (admission, permit);
-            shared.hash(&shared.key_params, random_part.expose_secret().as_bytes())
-        };
-        tokio::task::spawn_blocking(hashing).await.map_err(Error::internal)?
+        self.keys.hash(move || random_part).await
+    }
+
+    /// Whether this is the random part that was hashed; `false` after the same work where there is no hash.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub async fn verify_key(&self, random_part: SecretString, stored: Option<String>) -> Result<bool> {
+        Ok(self.keys.verify(move || random_part, stored).await?.is_right)
+    }
+
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub async fn hash_password(&self, password: Password) -> Result<String> {
+        self.passwords.hash(move || SecretString::from(password.expose())).await
+    }
+
+    /// Whether this is the password that was hashed; not right, after the same work, where there is no hash, or no
+    /// password that could have been.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub async fn verify_password(&self, password: Option<Password>, stored: Option<String>) -> Result<Verified> {
+        let stored = stored.filter(|_| password.is_some());
+        let secret = move || password.map(|password| SecretString::from(password.expose())).unwrap_or_default();
+        self.passwords.verify(secret, stored).await
+    }
+
+    /// Whether a guesser would soon come to this password, who knows the hints. On the passwords' lane, for some take as
+    /// long as hashing.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub async fn is_guessable(&self, password: Password, hints: Vec<String>) -> Result<bool> {
+        self.passwords.lane.run(move |_memory| strength::is_guessable(&password, &hints)).await
     }
 }
 
-impl Shared {
-    fn hash(&self, params: &Params, secret: &[u8]) -> Result<String> {
-        let mut salt = [0_u8; SALT_BYTES];
-        SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
-        let mut output = [0_u8; Params::DEFAULT_OUTPUT_LEN];
-
-        let mut memory = self.take_memory(params.block_count());
-        let hashed = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone()).hash_password_into_with_memory(
-            secret,
-            &salt,
-            &mut output,
-            &mut memory,
-        );
-        self.keep_memory(memory);
-        hashed.map_err(Error::internal)?;
-
-        let phc = PasswordHash {
-            algorithm: Algorithm::Argon2id.ident(),
-            version: Some(Version::V0x13.into()),
-            params: ParamsString::try_from(params).map_err(Error::internal)?,
-            salt: Some(Salt::new(&salt).map_err(Error::internal)?),
-            hash: Some(Output::new(&output).map_err(Error::internal)?),
+impl Kind {
+    async fn hash(&self, secret: impl FnOnce() -> SecretString + Send + 'static) -> Result<String> {
+        let params = self.params.clone();
+        let job = move |memory: &mut Vec<Block>| {
+            let mut salt = [0_u8; SALT_BYTES];
+            SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
+            let output = compute(&params, &secret(), &salt, memory)?;
+            let phc = PasswordHash {
+                algorithm: Algorithm::Argon2id.ident(),
+                version: Some(Version::V0x13.into()),
+                params: ParamsString::try_from(&params).map_err(Error::internal)?,
+                salt: Some(Salt::new(&salt).map_err(Error::internal)?),
+                hash: Some(output),
+            };
+            Ok(phc.to_string())
         };
-        Ok(phc.to_string())
+        self.lane.run(job).await?
     }
 
-    fn take_memory(&self, blocks: usize) -> Vec<Block> {
-        // A panic elsewhere leaves nothing half done in a list of scratch memory.
-        let mut spare = self.spare_memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut memory = spare.pop().unwrap_or_default();
-        if memory.len() < blocks {
-            memory.resize(blocks, Block::default());
+    async fn verify(
+        &self,
+        secret: impl FnOnce() -> SecretString + Send + 'static,
+        stored: Option<String>,
+    ) -> Result<Verified> {
+        let today = self.params.clone();
+        let job = move |memory: &mut Vec<Block>| {
+            let Some(stored) = stored.as_deref().and_then(Stored::parse) else {
+                compute(&today, &secret(), &[0; SALT_BYTES], memory)?;
+                return Ok(Verified { is_right: false, is_outdated: false });
+            };
+            let output = compute(&stored.params, &secret(), &stored.salt, memory)?;
+            // Outputs compare in constant time.
+            let is_right = output == stored.output;
+            Ok(Verified { is_right, is_outdated: !same_work(&stored.params, &today) })
+        };
+        self.lane.run(job).await?
+    }
+}
+
+/// A hash as it was stored, with the setting it was made with.
+struct Stored {
+    params: Params,
+    salt: Salt,
+    output: Output,
+}
+
+impl Stored {
+    /// `None`, and a line in the log, for what this service never made: no secret can be right for it.
+    fn parse(phc: &str) -> Option<Self> {
+        let parsed = PasswordHash::new(phc).ok().and_then(|hash| {
+            let is_ours = hash.algorithm == Algorithm::Argon2id.ident()
+                && hash.version.is_none_or(|version| version == u32::from(Version::V0x13));
+            let params = Params::try_from(&hash).ok().filter(|params| is_ours && setting(params).is_in_bounds())?;
+            Some(Self { params, salt: hash.salt?, output: hash.hash? })
+        });
+        if parsed.is_none() {
+            tracing::warn!("A stored hash is none of this service's and verifies nothing");
         }
-        memory
+        parsed
     }
+}
 
-    fn keep_memory(&self, memory: Vec<Block>) {
-        self.spare_memory.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+fn compute(params: &Params, secret: &SecretString, salt: &[u8], memory: &mut Vec<Block>) -> Result<Output> {
+    let blocks = params.block_count();
+    if memory.len() < blocks {
+        memory.resize(blocks, Block::default());
     }
+    let length = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let mut hashed = Ok(());
+    let output = Output::init_with(length, |output| {
+        hashed = argon2.hash_password_into_with_memory(secret.expose_secret().as_bytes(), salt, output, &mut *memory);
+        Ok(())
+    });
+    hashed.map_err(Error::internal)?;
+    output.map_err(Error::internal)
+}
+
+fn params(setting: Argon2Setting) -> Result<Params> {
+    Params::new(setting.memory_kib, setting.passes, setting.lanes, None).map_err(Error::internal)
+}
+
+const fn setting(params: &Params) -> Argon2Setting {
+    Argon2Setting { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }
+}
+
+fn same_work(one: &Params, other: &Params) -> bool {
+    setting(one) == setting(other)
 }
 
 #[cfg(test)]
@@ -118,49 +200,59 @@ mod tests {
 
     use super::*;
 
-    fn hasher(workers: usize, queue_length: usize) -> Hasher {
-        Hasher::new(Argon2Setting::KEY, workers, queue_length).unwrap()
+    const CHEAP: Argon2Setting = Argon2Setting { memory_kib: 8, passes: 1, lanes: 1 };
+
+    fn hasher(password: Argon2Setting) -> Hasher {
+        Hasher::new(HashingSettings { key: Argon2Setting::KEY, password, workers: 1, queue_length: 1 }).unwrap()
+    }
+
+    fn password(text: &str) -> Password {
+        Password::parse(text).unwrap()
     }
 
     #[tokio::test]
     async fn a_hash_is_a_phc_string_that_verifies() {
-        let phc = hasher(1, 1).hash_key(SecretString::from("random part")).await.unwrap();
-        assert!(phc.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{phc}");
-        let parsed = PasswordHash::new(&phc).unwrap();
-        assert!(Argon2::default().verify_password(b"random part", &parsed).is_ok());
-        assert!(Argon2::default().verify_password(b"random port", &parsed).is_err());
+        let hasher = hasher(Argon2Setting::PASSWORD);
+        for (phc, setting) in [
+            (hasher.hash_key(SecretString::from("random part")).await.unwrap(), "m=64,t=1,p=1"),
+            (hasher.hash_password(password("random part")).await.unwrap(), "m=19456,t=2,p=1"),
+        ] {
+            assert!(phc.starts_with(&format!("$argon2id$v=19${setting}$")), "{phc}");
+            let parsed = PasswordHash::new(&phc).unwrap();
+            assert!(Argon2::default().verify_password(b"random part", &parsed).is_ok());
+            assert!(Argon2::default().verify_password(b"random port", &parsed).is_err());
+        }
     }
 
     #[tokio::test]
     async fn two_hashes_of_one_secret_differ_although_they_share_memory() {
-        let hasher = hasher(1, 1);
+        let hasher = hasher(CHEAP);
         let first = hasher.hash_key(SecretString::from("same")).await.unwrap();
         let second = hasher.hash_key(SecretString::from("same")).await.unwrap();
         assert_ne!(first, second);
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_and_a_freed_one_accepts() {
-        let hasher = hasher(1, 1);
-        let at_work = hasher.shared.at_work.acquire().await.unwrap();
-        let admitted = hasher.shared.admitted.acquire().await.unwrap();
-        let waiting = hasher.hash_key(SecretString::from("waits"));
-        tokio::pin!(waiting);
-        assert!(futures_poll(&mut waiting).await.is_none(), "it waits for the one at work");
-        assert!(matches!(hasher.hash_key(SecretString::from("too many")).await, Err(Error::Overloaded)));
-        drop((at_work, admitted));
-        assert!(waiting.await.is_ok());
-        assert!(hasher.hash_key(SecretString::from("again")).await.is_ok());
+    async fn a_stored_hash_is_verified_with_its_own_setting() {
+        let made = hasher(CHEAP).hash_password(password("correct horse")).await.unwrap();
+        let today = hasher(Argon2Setting { memory_kib: 16, ..CHEAP });
+        let verified =
+            async |text: &str| today.verify_password(Some(password(text)), Some(made.clone())).await.unwrap();
+        assert_eq!(verified("correct horse").await, Verified { is_right: true, is_outdated: true });
+        assert_eq!(verified("correct house").await, Verified { is_right: false, is_outdated: true });
+        let same = hasher(CHEAP).verify_password(Some(password("correct horse")), Some(made)).await.unwrap();
+        assert_eq!(same, Verified { is_right: true, is_outdated: false });
     }
 
-    /// One poll: `None` where the future is not ready.
-    async fn futures_poll<F: Future>(future: &mut std::pin::Pin<&mut F>) -> Option<F::Output> {
-        std::future::poll_fn(|context| {
-            std::task::Poll::Ready(match future.as_mut().poll(context) {
-                std::task::Poll::Ready(output) => Some(output),
-                std::task::Poll::Pending => None,
-            })
-        })
-        .await
+    #[tokio::test]
+    async fn nothing_is_right_without_a_hash_and_with_one_that_nobody_made() {
+        let hasher = hasher(CHEAP);
+        let made = hasher.hash_key(SecretString::default()).await.unwrap();
+        for stored in ["", "$argon2id$", "$argon2id$v=19$m=4294967295,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA"] {
+            assert!(!hasher.verify_key(SecretString::default(), Some(stored.to_owned())).await.unwrap(), "{stored}");
+        }
+        assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
+        assert!(!hasher.verify_password(None, Some(made.clone())).await.unwrap().is_right, "no password is none");
+        assert!(hasher.verify_key(SecretString::default(), Some(made)).await.unwrap());
     }
 }

@@ -1,19 +1,20 @@
 //! How an API key is spelled: `pk_live_<stem>_<keyid>` in public, `sk_live_<stem>_<keyid>_<random>` in secret.
 //!
 //! `<random>` is 256 bits as 43 base62 digits, then the CRC-32 of everything before it as 6 more, so that a scanner or a
-//! client can tell a mistyped key without a call. Keys are only made here; no I/O.
+//! client can tell a mistyped key without a call. No I/O.
 
 use rand::TryCryptoRng;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::base62::push_digits;
-use crate::domain::{KeyMode, TenantSlug};
+use crate::domain::{
+    KeyMode,
+    api_key::{KEY_ID_LENGTH, STEM_MAX_LENGTH, key_id_in},
+};
 
-const KEY_ID_DIGITS: usize = 16;
 const RANDOM_DIGITS: usize = 43;
 const CHECKSUM_DIGITS: usize = 6;
-const STEM_MAX_LENGTH: usize = 16;
 
 /// A key pair at the only moment when both halves are known.
 #[derive(Debug)]
@@ -30,23 +31,23 @@ pub struct MintedKey {
 ///
 /// # Errors
 /// Those of the random number generator.
-pub fn mint_key<R: TryCryptoRng>(mode: KeyMode, slug: &TenantSlug, rng: &mut R) -> Result<MintedKey, R::Error> {
+pub fn mint_key<R: TryCryptoRng>(mode: KeyMode, slug: &str, rng: &mut R) -> Result<MintedKey, R::Error> {
     let mut key_number = [0_u8; 16];
     let mut secret_number = Zeroizing::new([0_u8; 32]);
     rng.try_fill_bytes(&mut key_number)?;
     rng.try_fill_bytes(secret_number.as_mut())?;
 
-    let mut key_id = String::with_capacity(KEY_ID_DIGITS);
-    push_digits(&mut key_id, &mut key_number, KEY_ID_DIGITS);
-    let name = format!("{}_{}_{key_id}", mode.as_str(), stem(slug.as_str()));
+    let mut key_id = String::with_capacity(KEY_ID_LENGTH);
+    push_digits(&mut key_id, &mut key_number, KEY_ID_LENGTH);
+    let name = format!("{}_{}_{key_id}", mode.as_str(), stem(slug));
 
     // Room for all of it at once: a string that grew would leave copies of the secret behind.
     let start = format!("sk_{name}_");
     let mut secret = String::with_capacity(start.len() + RANDOM_DIGITS + CHECKSUM_DIGITS);
     secret.push_str(&start);
     push_digits(&mut secret, secret_number.as_mut(), RANDOM_DIGITS);
-    let checksum = crc32fast::hash(secret.as_bytes());
-    push_digits(&mut secret, &mut checksum.to_be_bytes(), CHECKSUM_DIGITS);
+    let checksum = checksum_of(&secret);
+    secret.push_str(&checksum);
 
     Ok(MintedKey {
         key_id,
@@ -54,6 +55,36 @@ pub fn mint_key<R: TryCryptoRng>(mode: KeyMode, slug: &TenantSlug, rng: &mut R) 
         random_part: SecretString::from(&secret[start.len()..]),
         secret_key: SecretString::from(secret),
     })
+}
+
+/// A secret key as somebody presents it: of the right form, and not mistyped.
+#[derive(Debug)]
+pub struct PresentedKey {
+    pub key_id: String,
+    pub random_part: SecretString,
+}
+
+impl PresentedKey {
+    /// `None` for what cannot be a key: told without a look at any database.
+    #[must_use]
+    pub fn parse(text: &SecretString) -> Option<Self> {
+        let (name, random_part) = text.expose_secret().strip_prefix("sk_")?.rsplit_once('_')?;
+        let key_id = key_id_in(name)?;
+        let is_well_formed = random_part.len() == RANDOM_DIGITS + CHECKSUM_DIGITS
+            && random_part.bytes().all(|digit| digit.is_ascii_alphanumeric());
+        if !is_well_formed {
+            return None;
+        }
+        let (body, checksum) = text.expose_secret().split_at(text.expose_secret().len() - CHECKSUM_DIGITS);
+        (checksum == checksum_of(body))
+            .then(|| Self { key_id: key_id.to_owned(), random_part: SecretString::from(random_part) })
+    }
+}
+
+fn checksum_of(body: &str) -> String {
+    let mut digits = String::with_capacity(CHECKSUM_DIGITS);
+    push_digits(&mut digits, &mut crc32fast::hash(body.as_bytes()).to_be_bytes(), CHECKSUM_DIGITS);
+    digits
 }
 
 /// The slug up to its first `-`, at most 16 characters: enough for a person to recognise whose key it is.
@@ -64,13 +95,13 @@ fn stem(slug: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rand::{SeedableRng, rngs::StdRng};
-    use secrecy::ExposeSecret;
 
     use super::*;
 
     fn minted(slug: &str) -> MintedKey {
-        mint_key(KeyMode::Live, &TenantSlug::parse(slug).unwrap(), &mut StdRng::seed_from_u64(7)).unwrap()
+        mint_key(KeyMode::Live, slug, &mut StdRng::seed_from_u64(7)).unwrap()
     }
 
     #[test]
@@ -93,6 +124,43 @@ mod tests {
         let mut expected = String::new();
         push_digits(&mut expected, &mut crc32fast::hash(body.as_bytes()).to_be_bytes(), 6);
         assert_eq!(checksum, expected);
+    }
+
+    fn presented(text: &str) -> Option<PresentedKey> {
+        PresentedKey::parse(&SecretString::from(text))
+    }
+
+    #[test]
+    fn a_key_comes_back_as_it_was_made() {
+        for slug in ["bella-weddings", "abc", "photographyandmoreofit", "s-123-go"] {
+            let key = minted(slug);
+            let parsed = presented(key.secret_key.expose_secret()).unwrap();
+            assert_eq!(parsed.key_id, key.key_id);
+            assert_eq!(parsed.random_part.expose_secret(), key.random_part.expose_secret());
+        }
+    }
+
+    #[test]
+    fn a_letter_changed_anywhere_makes_it_no_key() {
+        let key = minted("bella-weddings");
+        let secret = key.secret_key.expose_secret();
+        for position in 0..secret.len() {
+            let mut mistyped = secret.as_bytes().to_vec();
+            mistyped[position] = if mistyped[position] == b'a' { b'b' } else { b'a' };
+            assert!(presented(std::str::from_utf8(&mistyped).unwrap()).is_none(), "at {position}");
+        }
+        for other in
+            [&secret[1..], &secret[..secret.len() - 1], &format!("{secret}0"), &key.public_key, "", "sk_", "é_é"]
+        {
+            assert!(presented(other).is_none(), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "(sk_|pk_)?\\PC{0,90}") {
+            prop_assert!(presented(&text).is_none());
+        }
     }
 
     #[test]

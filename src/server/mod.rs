@@ -24,7 +24,7 @@ use crate::{
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
-    secrets::Hasher,
+    secrets::{Hasher, HashingSettings},
     service::{Catalog, Clock, Provisioning},
     store::Store,
 };
@@ -93,10 +93,14 @@ pub async fn start(
     let calls = Calls::default();
     let health = health::Health::start(database, store.clone()).await;
 
-    let cores = available_parallelism().map_or(1, usize::from);
     let provisioning = Provisioning {
         store: store.clone(),
-        hasher: Hasher::new(settings.key_argon2, cores, settings.hashing_queue)?,
+        hasher: Hasher::new(HashingSettings {
+            key: settings.key_argon2,
+            password: settings.password_argon2,
+            workers: available_parallelism().map_or(1, usize::from),
+            queue_length: settings.hashing_queue,
+        })?,
         key_mode: settings.key_mode,
         clock: clock.clone(),
     };

@@ -9,7 +9,7 @@ use crate::{
         catalog::{ListPackages, ListSegments, PackageUpsert, PackageUpserts, Problem, SegmentUpsert, Upserted},
         paging::{Page, Position},
     },
-    error::{Error, Resource, Result, Rule},
+    error::{Error, Resource, Result, Rule, Taken},
     store::{NewIds, Store},
 };
 
@@ -69,7 +69,7 @@ impl Catalog {
     /// [`Error::NotFound`]; those of the store.
     pub async fn list_packages(&self, list: ListPackages) -> Result<Page<Package>> {
         let rows = self.store.list_packages(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |package: &Package| Position { order: package.grouping_order, id: package.id.as_uuid() };
+        let position = |package: &Package| Position { order: package.grouping_order.into(), id: package.id.as_uuid() };
         Ok(Page::cut(rows, list.size, &list.filter.binding(list.tenant_id), position))
     }
 
@@ -91,7 +91,7 @@ impl Catalog {
                 violations.add("name", Invalid::missing());
                 violations.into()
             }
-            Problem::SlugTaken => slug_taken(Resource::Segment, upsert.target.slug()),
+            Problem::SlugTaken => taken(Taken::SegmentSlug, upsert.target.slug()),
             Problem::DefaultSegment => Error::Refused(Rule::DefaultSegment),
             Problem::NotFound | Problem::SegmentNotFound | Problem::Repeated => Error::not_found(Resource::Segment),
         })
@@ -107,7 +107,7 @@ impl Catalog {
     /// [`Error::NotFound`]; those of the store.
     pub async fn list_segments(&self, list: ListSegments) -> Result<Page<Segment>> {
         let rows = self.store.list_segments(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |segment: &Segment| Position { order: segment.sort_order, id: segment.id.as_uuid() };
+        let position = |segment: &Segment| Position { order: segment.sort_order.into(), id: segment.id.as_uuid() };
         Ok(Page::cut(rows, list.size, &ListSegments::binding(list.tenant_id), position))
     }
 
@@ -149,15 +149,15 @@ fn refusal(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl 
     let missing = |resource, field| Error::NotFound { resource, field: format!("{}{field}", path(index)) };
     match problem {
         Problem::SegmentNotFound => missing(Resource::Segment, "segment_id"),
-        Problem::SlugTaken => slug_taken(Resource::Package, upserts[index].target.slug()),
+        Problem::SlugTaken => taken(Taken::PackageSlug, upserts[index].target.slug()),
         Problem::NotFound | Problem::Incomplete | Problem::Repeated | Problem::DefaultSegment => {
             missing(Resource::Package, "package_id")
         }
     }
 }
 
-fn slug_taken(of: Resource, slug: Option<&str>) -> Error {
-    Error::SlugTaken { of, slug: slug.unwrap_or_default().to_owned() }
+fn taken(what: Taken, slug: Option<&str>) -> Error {
+    Error::taken(what, slug.unwrap_or_default())
 }
 
 /// Lines that operators count.

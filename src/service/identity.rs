@@ -11,3 +11,37 @@ pub(super) fn new_id<R: TryRng>(now: OffsetDateTime, rng: &mut R) -> Result<Uuid
     let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
     Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
+
+/// Digits and consonants that nobody takes for another, and that spell no words.
+const ENDING_ALPHABET: &[u8; 27] = b"23456789bcdfghjkmnpqrstvwxz";
+const ENDING_LENGTH: usize = 6;
+
+/// A short random ending for a slug that is taken without it.
+pub(super) fn slug_ending<R: TryRng>(rng: &mut R) -> Result<String, R::Error> {
+    let mut number = rng.try_next_u64()?;
+    let mut ending = String::with_capacity(ENDING_LENGTH);
+    for _ in 0..ENDING_LENGTH {
+        // 27^6 goes into 2^64 so often that no ending is likelier than another to speak of.
+        let (rest, digit) = (number / 27, number % 27);
+        ending
+            .extend(ENDING_ALPHABET.get(usize::try_from(digit).unwrap_or_default()).map(|&letter| char::from(letter)));
+        number = rest;
+    }
+    Ok(ending)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn endings_are_six_letters_and_differ() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let endings: Vec<String> = (0..1_000).map(|_| slug_ending(&mut rng).unwrap()).collect();
+        assert!(endings.iter().all(|ending| ending.len() == 6));
+        let distinct: std::collections::HashSet<&String> = endings.iter().collect();
+        assert_eq!(distinct.len(), endings.len());
+    }
+}

@@ -4,12 +4,15 @@
 //! round trip where it can; its SQL stands inline, checked against the schema when it is compiled, with row types that
 //! stay private. [`Store`] alone begins and commits.
 
+mod api_keys;
 mod error;
 mod migrate;
+mod owners;
 mod package_upsert;
 mod packages;
 mod probe;
 mod provisioning;
+mod purge;
 mod segments;
 mod tenant_transaction;
 mod tenants;
@@ -28,6 +31,7 @@ use sqlx::{
 };
 
 pub use migrate::{MigrateError, grant_provisioner, migrate};
+pub use owners::Owner;
 pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
 

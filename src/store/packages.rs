@@ -76,7 +76,7 @@ impl Store {
                      WHERE tenant_id = $1
                        AND ($2::uuid IS NULL OR segment_id = $2)
                        AND ($3::bool IS NULL OR active = $3)
-                       AND ($4::int4 IS NULL OR (grouping_order, id) > ($4, $5::uuid))
+                       AND ($4::int8 IS NULL OR (grouping_order, id) > ($4, $5::uuid))
                      ORDER BY grouping_order, id
                      LIMIT $6
                    ) AS package ON true

@@ -10,7 +10,7 @@ use crate::{
         TenantSlug, defaults,
         provisioning::{NewApiKey, NewTenant},
     },
-    error::{Error, Result},
+    error::{Error, Result, Taken},
 };
 
 /// A slug that was free when the statement looked can be taken when it writes. Looking again settles it, unless yet
@@ -18,13 +18,14 @@ use crate::{
 const ATTEMPTS: usize = 5;
 
 impl Store {
-    /// Makes each tenant with its General segment, packages and key, in one statement and so in one transaction, and
+    /// Makes each tenant with its General segment, packages, key and owner, if any, in one statement and so in one transaction, and
     /// answers which were made: a tenant whose slug is taken is left out and spoils no other.
     ///
     /// The slugs are distinct, and all tenants are of one moment.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where races were lost again and again; else those of the database.
+    /// [`Error::Taken`] for an owner's e-mail address; [`Error::Conflict`] where races were lost again and again; else
+    /// those of the database.
     pub async fn create_fully_provisioned(&self, tenants: &[(NewTenant, NewApiKey)]) -> Result<Vec<bool>> {
         let Some((first, _)) = tenants.first() else { return Ok(Vec::new()) };
         let items = Items::new(tenants);
@@ -39,6 +40,7 @@ impl Store {
                     return Ok(created);
                 }
                 Err(error) if violates(&error, "tenants_slug_key") => {}
+                Err(error) if violates(&error, "owners_email_key") => return Err(Error::taken(Taken::OwnerEmail, "")),
                 Err(error) => return Err(self.error(error)),
             }
         }
@@ -70,6 +72,8 @@ struct Items<'a> {
     key_ids: Vec<&'a str>,
     public_keys: Vec<&'a str>,
     secret_hashes: Vec<&'a str>,
+    owner_emails: Vec<Option<&'a str>>,
+    password_hashes: Vec<Option<&'a str>>,
 }
 
 impl<'a> Items<'a> {
@@ -85,6 +89,8 @@ impl<'a> Items<'a> {
             items.key_ids.push(&key.key_id);
             items.public_keys.push(&key.public_key);
             items.secret_hashes.push(&key.secret_hash);
+            items.owner_emails.push(tenant.owner.as_ref().map(|owner| owner.email.as_str()));
+            items.password_hashes.push(tenant.owner.as_ref().map(|owner| owner.password_hash.as_str()));
         }
         items
     }
@@ -100,9 +106,10 @@ impl<'a> Items<'a> {
             r#"
             WITH item AS (
                 SELECT *
-                  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[], $7::text[], $8::text[])
-                       WITH ORDINALITY AS item (tenant_id, slug, name, commission_hundredths, segment_id,
-                                                key_id, public_key, secret_hash, number)
+                  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[], $7::text[],
+                              $8::text[], $22::text[], $23::text[])
+                       WITH ORDINALITY AS item (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
+                                                public_key, secret_hash, owner_email, password_hash, number)
             ), free AS MATERIALIZED (
                 SELECT * FROM item WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = item.slug)
             ), new_tenant AS (
@@ -124,6 +131,9 @@ impl<'a> Items<'a> {
             ), new_key AS (
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
                 SELECT key_id, tenant_id, public_key, secret_hash, $9 FROM free
+            ), new_owner AS (
+                INSERT INTO owners (tenant_id, email, password_hash)
+                SELECT tenant_id, owner_email, password_hash FROM free WHERE owner_email IS NOT NULL
             )
             SELECT number AS "number!" FROM free
             "#,
@@ -148,6 +158,8 @@ impl<'a> Items<'a> {
             &package.each_ref().map(|preset| preset.base_price),
             &package.each_ref().map(|preset| preset.grouping_order),
             defaults::BOOKING_TYPE.as_str(),
+            &self.owner_emails as _,
+            &self.password_hashes as _,
         )
         .fetch_all(pool)
         .await

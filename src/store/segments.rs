@@ -100,7 +100,7 @@ impl Store {
               LEFT JOIN LATERAL (
                     SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
                       FROM segments
-                     WHERE tenant_id = $1 AND ($2::int4 IS NULL OR (sort_order, id) > ($2, $3::uuid))
+                     WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
                      ORDER BY sort_order, id
                      LIMIT $4
                    ) AS segment ON true

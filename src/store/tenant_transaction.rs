@@ -1,4 +1,4 @@
-//! The one way in which catalog calls reach the database: a transaction that can see one tenant only.
+//! Transactions about one tenant. Catalog calls reach the database in no other way than by one that can see nobody else.
 
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, pool::PoolConnection};
 
@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result, Rule},
 };
 
-/// Whether others must wait who change the same tenant's catalog.
+/// Whether others must wait who change the same tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Reads what is there.
@@ -18,7 +18,7 @@ pub(super) enum Turn {
     Alone,
 }
 
-/// A transaction of role `turnkey_catalog` for one tenant.
+/// A transaction about one tenant.
 ///
 /// The connection goes back to the pool when COMMIT or ROLLBACK has been answered. On every other way out it is closed,
 /// because nobody knows what state it is in: an opening query that fails in the middle, at the lock for instance, leaves
@@ -32,6 +32,16 @@ pub(super) struct TenantTransaction {
 impl Store {
     /// Begins, becomes the catalog role and names the tenant, all in one round trip and for this transaction alone.
     pub(super) async fn begin_for(&self, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
+        let role = format!("; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'");
+        self.begin(&role, tenant_id, turn).await
+    }
+
+    /// Begins as the service itself, which may do more than keep a catalog, alone with this tenant.
+    pub(super) async fn begin_alone(&self, tenant_id: TenantId) -> Result<TenantTransaction> {
+        self.begin("", tenant_id, Turn::Alone).await
+    }
+
+    async fn begin(&self, role: &str, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
         let connection = self.pool.acquire().await.map_err(|error| self.error(error))?;
         let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
         let lock = match turn {
@@ -39,9 +49,8 @@ impl Store {
             Turn::Alone => format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)),
         };
         // Several statements in one query take no parameters; a UUID and a number need no quoting.
-        let opening =
-            format!("BEGIN; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'{lock}");
-        let opened = sqlx::raw_sql(AssertSqlSafe(opening)).execute(transaction.connection()).await;
+        let opening = AssertSqlSafe(format!("BEGIN{role}{lock}"));
+        let opened = sqlx::raw_sql(opening).execute(transaction.connection()).await;
         opened.map_err(|error| self.error(error))?;
         Ok(transaction)
     }

@@ -1,4 +1,4 @@
-//! Tenants as they are read.
+//! Tenants: read, listed, changed, and deleted so that they can come back.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -6,12 +6,35 @@ use uuid::Uuid;
 
 use super::Store;
 use crate::{
-    domain::{CommissionPercent, Tenant, TenantId, TenantIdentifier},
-    error::{Error, Result},
+    domain::{Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant},
+    error::{Error, Resource, Result},
 };
 
+/// A query for [`TenantRow`]s: what is read of a tenant is the same wherever it comes `FROM`, after whatever was done
+/// `WITH` it. `$1` is the time, on which hangs which of its keys is usable.
+macro_rules! tenants {
+    ($with:tt $from:tt, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            TenantRow,
+            $with + r#"
+            SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
+                   branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
+                   tenants.created_at, updated_at, deleted_at,
+                   owners.email AS "owner_email?",
+                   (SELECT public_key
+                      FROM api_keys
+                     WHERE api_keys.tenant_id = tenants.id
+                     ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) DESC,
+                              created_at DESC, key_id DESC
+                     LIMIT 1) AS "api_key_public?"
+            "# + $from,
+            $($argument),*
+        )
+    };
+}
+
 impl Store {
-    /// The tenant, deleted or not, as it is at `now`: which of its keys is usable hangs on the time.
+    /// The tenant, deleted or not, as it is at `now`.
     ///
     /// # Errors
     /// Those of the database.
@@ -20,35 +43,124 @@ impl Store {
             TenantIdentifier::Id(id) => (Some(id.as_uuid()), None),
             TenantIdentifier::Slug(slug) => (None, Some(slug.as_str())),
         };
-        sqlx::query_as!(
-            TenantRow,
-            r#"
-            SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
-                   branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
-                   tenants.created_at, updated_at, deleted_at,
-                   owners.email AS "owner_email?", newest_key.public_key AS "api_key_public?"
-              FROM tenants
-              LEFT JOIN owners ON owners.tenant_id = tenants.id
-              LEFT JOIN LATERAL (
-                    SELECT public_key
-                      FROM api_keys
-                     WHERE api_keys.tenant_id = tenants.id
-                     ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)) DESC,
-                              created_at DESC, key_id DESC
-                     LIMIT 1
-                   ) AS newest_key ON true
-             WHERE tenants.id = coalesce($1, (SELECT id FROM tenants WHERE slug = $2))
-            "#,
+        let row = tenants!(
+            "" "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
+            WHERE tenants.id = coalesce($2, (SELECT id FROM tenants WHERE slug = $3))",
+            now,
             id,
             slug,
-            now,
-        )
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|error| self.error(error))?
-        .map(TenantRow::into_tenant)
-        .transpose()
+        );
+        let row = row.fetch_optional(&self.pool).await.map_err(|error| self.error(error))?;
+        row.map(TenantRow::into_tenant).transpose()
     }
+
+    /// Up to `limit` tenants in the order of their creation.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
+        let prefix = list.filter.slug_prefix.as_str();
+        let rows = tenants!(
+            "" "FROM (SELECT *
+                     FROM tenants
+                    WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
+                      AND ($4::bool IS NULL OR is_active = $4)
+                      AND ($5::bool OR deleted_at IS NULL)
+                      -- As a range, which can use the index: no letter of a slug is beyond z.
+                      AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
+                    ORDER BY created_at, id
+                    LIMIT $7) AS tenants
+             LEFT JOIN owners ON owners.tenant_id = tenants.id
+            ORDER BY tenants.created_at, tenants.id",
+            now,
+            list.after.map(|after| after.created_at),
+            list.after.map(|after| after.id),
+            list.filter.is_active,
+            list.filter.show_deleted,
+            prefix,
+            i64::try_from(limit).map_err(Error::internal)?,
+        );
+        let rows = rows.fetch_all(&self.pool).await.map_err(|error| self.error(error))?;
+        rows.into_iter().map(TenantRow::into_tenant).collect()
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
+    pub async fn update_tenant(&self, update: &UpdateTenant, now: OffsetDateTime) -> Result<Tenant> {
+        let changes = Changes {
+            name: update.name.as_ref().map(DisplayName::as_str),
+            commission: update.commission,
+            branding: update.branding.as_ref().map(Branding::as_object),
+            ..Changes::default()
+        };
+        self.change_tenant(update.tenant_id, changes, now).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
+    pub async fn suspend_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
+        self.change_tenant(tenant_id, Changes { is_active: Some(false), ..Changes::default() }, now).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
+    pub async fn reactivate_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
+        self.change_tenant(tenant_id, Changes { is_active: Some(true), ..Changes::default() }, now).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`]; those of the database.
+    pub async fn delete_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
+        self.change_tenant(tenant_id, Changes { is_deleted: Some(true), ..Changes::default() }, now).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`]; those of the database.
+    pub async fn undelete_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
+        self.change_tenant(tenant_id, Changes { is_deleted: Some(false), ..Changes::default() }, now).await
+    }
+
+    /// One statement, so that what it answers is what it wrote. What is as it should be leaves `updated_at` alone.
+    async fn change_tenant(&self, tenant_id: TenantId, changes: Changes<'_>, now: OffsetDateTime) -> Result<Tenant> {
+        let row = tenants!(
+            "WITH changed AS (
+                UPDATE tenants
+                   SET name = coalesce($3, name),
+                       commission_percent = coalesce($4::int4 / 100.0, commission_percent),
+                       branding = coalesce($5, branding),
+                       is_active = coalesce($6, is_active),
+                       deleted_at = CASE WHEN $7 THEN coalesce(deleted_at, $1)
+                                         WHEN NOT $7 THEN NULL
+                                         ELSE deleted_at END,
+                       updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0 OR branding <> $5
+                                           OR is_active <> $6 OR (deleted_at IS NOT NULL) <> $7 THEN $1
+                                         ELSE updated_at END
+                 WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
+                RETURNING *
+            )"
+            "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
+            now,
+            tenant_id.as_uuid(),
+            changes.name,
+            changes.commission.map(|commission| i32::from(commission.hundredths())),
+            changes.branding.map(sqlx::types::Json) as _,
+            changes.is_active,
+            changes.is_deleted,
+        );
+        let row = row.fetch_optional(&self.pool).await.map_err(|error| self.error(error))?;
+        row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
+    }
+}
+
+/// What is to change of a tenant; `None` leaves it.
+#[derive(Default)]
+struct Changes<'a> {
+    name: Option<&'a str>,
+    commission: Option<CommissionPercent>,
+    branding: Option<&'a Map<String, Value>>,
+    is_active: Option<bool>,
+    /// Deleted tenants are out of reach of all other changes.
+    is_deleted: Option<bool>,
 }
 
 struct TenantRow {

@@ -1,6 +1,12 @@
 //! A running server over a database of its own, and a client.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tonic::{Status, transport::Channel};
@@ -25,6 +31,8 @@ pub struct Fixture {
     pub server: Server,
     pub provisioning: TenantProvisioningClient<Channel>,
     pub catalog: PackageCatalogClient<Channel>,
+    /// Microseconds that the server's clock is ahead of the machine's.
+    ahead: Arc<AtomicI64>,
 }
 
 /// The ids of a tenant that was just made.
@@ -32,6 +40,8 @@ pub struct Fixture {
 pub struct NewTenant {
     pub id: String,
     pub general_id: String,
+    pub public_key: String,
+    pub secret_key: String,
     /// Basic, standard, premium.
     pub package_ids: Vec<String>,
 }
@@ -44,6 +54,7 @@ pub fn settings() -> ServerSettings {
         hashing_queue: 64,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Setting::KEY,
+        password_argon2: Argon2Setting::PASSWORD,
         shutdown_pause: Duration::ZERO,
     }
 }
@@ -59,10 +70,20 @@ impl Fixture {
 
     pub async fn start_with(database: TestDatabase, settings: ServerSettings) -> Self {
         let bound = server::bind(settings.listen).await.unwrap();
-        let server = server::start(bound, database.server.clone(), &settings, Clock::system()).await.unwrap();
+        let ahead = Arc::new(AtomicI64::new(0));
+        let offset = Arc::clone(&ahead);
+        let system = Clock::system();
+        let clock = Clock::new(move || system.now() + time::Duration::microseconds(offset.load(Ordering::Relaxed)));
+        let server = server::start(bound, database.server.clone(), &settings, clock).await.unwrap();
         let channel = channel(&server.address.to_string()).await;
         let provisioning = TenantProvisioningClient::new(channel.clone());
-        Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel) }
+        Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel), ahead }
+    }
+
+    /// Moves the server's clock on.
+    pub fn wait(&self, duration: time::Duration) {
+        let micros = i64::try_from(duration.whole_microseconds()).unwrap();
+        self.ahead.fetch_add(micros, Ordering::Relaxed);
     }
 
     pub async fn create(
@@ -76,8 +97,11 @@ impl Fixture {
     /// A tenant to do something with, as its creation answered it.
     pub async fn tenant(&self, slug: &str) -> NewTenant {
         let made = self.create(named(slug)).await.unwrap();
+        let tenant = made.tenant.unwrap();
         NewTenant {
-            id: made.tenant.unwrap().id,
+            id: tenant.id,
+            public_key: tenant.api_key_public,
+            secret_key: made.secret_key,
             general_id: made.segment.unwrap().id,
             package_ids: made.packages.into_iter().map(|package| package.id).collect(),
         }

@@ -55,7 +55,7 @@ async fn seen(connection: &mut PgConnection) -> Vec<String> {
 
 /// Statements that would put something of the first tenant's under the second, or change what is the second's.
 fn intrusions(other: &NewTenant) -> [String; 5] {
-    let NewTenant { id, general_id, package_ids } = other;
+    let NewTenant { id, general_id, package_ids, .. } = other;
     let package = format!(
         "INSERT INTO packages VALUES ('{id}', '{}', '{general_id}', 'basic-package', 'Mine', '', 0, 'DATE', 1, true,
                                       now(), now())",

@@ -1,11 +1,16 @@
 //! Every conversion between protobuf messages and the domain.
 //!
 //! Towards the domain a conversion parses, and reports all bad fields at once; the way back cannot fail. Here is what
-//! both services show; each has a file of its own for the rest.
+//! both services show; the rest has a file for each of what it is about.
 
-#[expect(clippy::needless_pass_by_value, reason = "a conversion takes the message, whatever it needs of it")]
+#![expect(clippy::needless_pass_by_value, reason = "a conversion takes the message, whatever it needs of it")]
+
+pub mod api_keys;
+mod branding;
 pub mod catalog;
+pub mod passwords;
 pub mod provisioning;
+pub mod tenants;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;

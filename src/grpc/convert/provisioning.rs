@@ -1,14 +1,13 @@
-//! `TenantProvisioning`.
+//! The RPCs that make tenants.
 
-use prost_types::{Struct, Value as PbValue, value::Kind};
 use secrecy::ExposeSecret;
-use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
-use super::{package, segment, timestamp};
+use super::{package, segment, tenants::tenant};
 use crate::{
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, Invalid, Provisioned, Reason, RequestId, Slug, Tenant,
-        TenantId, TenantIdentifier, TenantSlug, Violations, defaults, provisioning::Outcome,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, Provisioned, RequestId, SignupForm,
+        SignupSlug, SlugStem, TenantSlug, Violations, defaults, provisioning::Outcome,
     },
     error::Result,
     grpc::pb,
@@ -49,6 +48,28 @@ fn provisioned_response(provisioned: Provisioned) -> pb::CreateFullyProvisionedR
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as every parser of a request")]
+pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<SignupForm> {
+    let password = Zeroizing::new(request.password);
+    let mut violations = Violations::default();
+    let business_name = violations.check("business_name", DisplayName::parse(&request.business_name));
+    let slug = match (request.slug, &business_name) {
+        (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Given),
+        (None, Some(name)) => violations.check("business_name", SlugStem::of(name.as_str())).map(SignupSlug::Derived),
+        (None, None) => None,
+    };
+    let email = violations.check("email", Email::parse(&request.email));
+    let password = violations.check("password", Password::parse(&password));
+    let request_id = violations.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
+    Ok(SignupForm { violations, business_name, email, password, slug, request_id: request_id.flatten() })
+}
+
+pub fn create_from_signup_response(provisioned: Provisioned) -> pb::CreateFromSignupResponse {
+    let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } =
+        provisioned_response(provisioned);
+    pb::CreateFromSignupResponse { tenant, secret_key, segment, packages, replayed }
+}
+
 /// Leaves out what only a written tenant has: ids, keys and times.
 fn without_identity(response: pb::CreateFullyProvisionedResponse) -> pb::CreateFullyProvisionedResponse {
     let none = String::new;
@@ -82,58 +103,4 @@ fn without_identity(response: pb::CreateFullyProvisionedResponse) -> pb::CreateF
             .collect(),
         replayed: response.replayed,
     }
-}
-
-pub fn get_tenant(request: pb::GetTenantRequest) -> Result<TenantIdentifier> {
-    use pb::get_tenant_request::Identifier;
-
-    let mut fields = Violations::default();
-    let identifier = match request.identifier {
-        Some(Identifier::TenantId(id)) => fields.check("tenant_id", TenantId::parse(&id)).map(TenantIdentifier::Id),
-        Some(Identifier::Slug(slug)) => fields.check("slug", Slug::parse(&slug)).map(TenantIdentifier::Slug),
-        None => {
-            fields.add("identifier", Invalid::new(Reason::MissingField, "needs a tenant_id or a slug"));
-            None
-        }
-    };
-    Ok(fields.finish(|| identifier)?)
-}
-
-pub fn get_tenant_response(found: Tenant) -> pb::GetTenantResponse {
-    pb::GetTenantResponse { tenant: Some(tenant(found)) }
-}
-
-fn tenant(tenant: Tenant) -> pb::Tenant {
-    pb::Tenant {
-        id: tenant.id.to_string(),
-        slug: tenant.slug,
-        name: tenant.name,
-        api_key_public: tenant.api_key_public,
-        commission_percent: tenant.commission.as_f64(),
-        is_active: tenant.is_active,
-        created_at: Some(timestamp(tenant.created_at)),
-        updated_at: Some(timestamp(tenant.updated_at)),
-        branding: Some(structure(tenant.branding)),
-        owner_email: tenant.owner_email,
-        deleted_at: tenant.deleted_at.map(timestamp),
-    }
-}
-
-fn structure(map: Map<String, Value>) -> Struct {
-    Struct { fields: map.into_iter().map(|(key, member)| (key, value(member))).collect() }
-}
-
-fn value(json: Value) -> PbValue {
-    let kind = match json {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(flag) => Kind::BoolValue(flag),
-        // Struct knows doubles alone, and so did whatever was stored from one.
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Kind::StringValue(text),
-        Value::Array(items) => {
-            Kind::ListValue(prost_types::ListValue { values: items.into_iter().map(value).collect() })
-        }
-        Value::Object(map) => Kind::StructValue(structure(map)),
-    };
-    PbValue { kind: Some(kind) }
 }

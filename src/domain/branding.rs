@@ -1,0 +1,94 @@
+//! The looks of a storefront: free-form settings of the platform's front end.
+
+use serde_json::{Map, Value};
+
+use super::violation::{Invalid, Reason};
+
+/// A JSON object of at most 64 KiB and 16 levels, without NUL characters, which the database could not keep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Branding(Map<String, Value>);
+
+impl Branding {
+    pub const MAX_BYTES: usize = 64 * 1024;
+    /// The object itself is the first.
+    pub const MAX_LEVELS: usize = 16;
+
+    /// # Errors
+    /// `TOO_LONG` beyond 64 KiB of JSON, `OUT_OF_RANGE` beyond 16 levels, `BAD_FORMAT` for a NUL character.
+    pub fn parse(object: Map<String, Value>) -> Result<Self, Invalid> {
+        if levels(object.values()) > Self::MAX_LEVELS {
+            return Err(Self::too_deep());
+        }
+        if has_nul(&object) {
+            return Err(Invalid::new(Reason::BadFormat, "must not hold NUL characters"));
+        }
+        let object = Value::Object(object);
+        if object.to_string().len() > Self::MAX_BYTES {
+            return Err(Invalid::new(Reason::TooLong, "must have at most 64 KiB as JSON"));
+        }
+        match object {
+            Value::Object(object) => Ok(Self(object)),
+            _ => Err(Invalid::new(Reason::BadFormat, "must be an object")),
+        }
+    }
+
+    #[must_use]
+    pub fn too_deep() -> Invalid {
+        Invalid::new(Reason::OutOfRange, "must have at most 16 levels")
+    }
+
+    #[must_use]
+    pub const fn as_object(&self) -> &Map<String, Value> {
+        &self.0
+    }
+}
+
+fn levels<'a>(members: impl Iterator<Item = &'a Value>) -> usize {
+    let inner = |member: &Value| match member {
+        Value::Object(object) => levels(object.values()),
+        Value::Array(items) => levels(items.iter()),
+        _ => 0,
+    };
+    1 + members.map(inner).max().unwrap_or(0)
+}
+
+fn has_nul(object: &Map<String, Value>) -> bool {
+    fn in_value(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.contains('\0'),
+            Value::Array(items) => items.iter().any(in_value),
+            Value::Object(object) => has_nul(object),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    object.iter().any(|(key, value)| key.contains('\0') || in_value(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reason(value: Value) -> Option<Reason> {
+        let Value::Object(object) = value else { panic!("no object") };
+        Branding::parse(object).err().map(|invalid| invalid.reason)
+    }
+
+    fn nested(levels: usize) -> Value {
+        (1..levels).fold(json!({}), |inner, _| json!({ "in": inner }))
+    }
+
+    #[test]
+    fn size_depth_and_nul_have_their_reasons() {
+        assert_eq!(reason(json!({})), None);
+        assert_eq!(reason(json!({"colors": {"primary": "#aa3366"}, "fonts": ["Lora", null, 1.5, true]})), None);
+        assert_eq!(reason(json!({"a": "x".repeat(64 * 1024 - 8)})), None, "64 KiB as JSON");
+        assert_eq!(reason(json!({"a": "x".repeat(64 * 1024 - 7)})), Some(Reason::TooLong));
+        assert_eq!(reason(nested(16)), None);
+        assert_eq!(reason(nested(17)), Some(Reason::OutOfRange));
+        assert_eq!(reason(json!({"a": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]})), Some(Reason::OutOfRange));
+        assert_eq!(reason(json!({"a": ["b\0"]})), Some(Reason::BadFormat));
+        assert_eq!(reason(json!({"a\0": 1})), Some(Reason::BadFormat));
+    }
+}

@@ -1,0 +1,115 @@
+//! E-mail addresses of owners.
+
+use email_address::{EmailAddress, Options};
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::violation::{Invalid, Reason};
+
+/// The address an owner signed up with: trimmed, its domain in lower case, at most 254 characters (RFC 5321, 4.5.3.1.3
+/// with erratum 1690), with a domain of at least two labels.
+///
+/// Letters beyond ASCII are lower-cased before the `@` too. The database tells addresses apart without regard to case,
+/// and what it takes for the case of such a letter hangs on its locale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    pub const MAX_LENGTH: usize = 254;
+
+    /// # Errors
+    /// `BAD_FORMAT` for what is no address, `TOO_LONG` for more than 254 characters, or more than 64 bytes before the `@`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::missing());
+        }
+        // One spelling of letters with accents, as RFC 6532 (3.1) asks for.
+        let trimmed: String = text.trim().nfc().collect();
+        if trimmed.chars().count() > Self::MAX_LENGTH {
+            return Err(Invalid::new(Reason::TooLong, "must have at most 254 characters"));
+        }
+        let options = Options { minimum_sub_domains: 2, allow_domain_literal: false, allow_display_text: false };
+        let no_address = || Invalid::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
+        match EmailAddress::parse_with_options(&trimmed, options) {
+            Ok(_) if trimmed.chars().any(|letter| letter.is_control() || letter.is_whitespace()) => Err(no_address()),
+            Ok(address) => Ok(Self(normalized(address.local_part(), address.domain()))),
+            Err(email_address::Error::LocalPartTooLong) => {
+                Err(Invalid::new(Reason::TooLong, "must have at most 64 bytes before the @"))
+            }
+            Err(_) => Err(no_address()),
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn normalized(local_part: &str, domain: &str) -> String {
+    let mut address = String::with_capacity(local_part.len() + domain.len() + 1);
+    for letter in local_part.chars() {
+        if letter.is_ascii() {
+            address.push(letter);
+        } else {
+            address.extend(letter.to_lowercase());
+        }
+    }
+    address.push('@');
+    address.extend(domain.chars().flat_map(char::to_lowercase));
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_trimmed_and_its_domain_lower_cased() {
+        for (text, expected) in [
+            ("bella@example.com", "bella@example.com"),
+            ("  Bella.Rossi+Spam@Example.COM\n", "Bella.Rossi+Spam@example.com"),
+            ("o'neill@sub.example.co.uk", "o'neill@sub.example.co.uk"),
+            ("Ömer@BÜCHER.example", "ömer@bücher.example"),
+            ("jose\u{301}@example.com", "josé@example.com"),
+        ] {
+            assert_eq!(Email::parse(text).unwrap().as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_rule_has_its_reason() {
+        for (text, expected) in [
+            ("", Reason::MissingField),
+            ("  ", Reason::BadFormat),
+            ("bella", Reason::BadFormat),
+            ("bella@", Reason::BadFormat),
+            ("@example.com", Reason::BadFormat),
+            ("bella@localhost", Reason::BadFormat),
+            ("bella@[127.0.0.1]", Reason::BadFormat),
+            ("bella@@example.com", Reason::BadFormat),
+            ("bella@example..com", Reason::BadFormat),
+            ("bella@-example.com", Reason::BadFormat),
+            ("bella..rossi@example.com", Reason::BadFormat),
+            ("bella rossi@example.com", Reason::BadFormat),
+            ("\"bella rossi\"@example.com", Reason::BadFormat),
+            ("bel\0la@example.com", Reason::BadFormat),
+            ("Bella <bella@example.com>", Reason::BadFormat),
+            ("bella@example.com, omer@example.com", Reason::BadFormat),
+            (&format!("{}@example.com", "a".repeat(65)), Reason::TooLong),
+            (&format!("bella@{}.com", "a.".repeat(130)), Reason::TooLong),
+        ] {
+            assert_eq!(Email::parse(text).unwrap_err().reason, expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_address_parses_to_itself(text in "\\PC{1,12}@\\PC{1,12}\\.\\PC{1,4}") {
+            if let Ok(email) = Email::parse(&text) {
+                prop_assert_eq!(Email::parse(email.as_str()), Ok(email.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Passwords of owners.
+
+use secrecy::{ExposeSecret, SecretString};
+use unicode_normalization::UnicodeNormalization as _;
+use zeroize::Zeroizing;
+
+use super::violation::{Invalid, Reason};
+
+/// A password as it is hashed: 8–128 characters after NFKC, so that one that is typed on another keyboard is the same one
+/// (NIST SP 800-63B, 5.1.1.2). No rules on which characters it must have: those make passwords no harder to guess.
+///
+/// `Debug` shows nothing, and its memory is wiped.
+#[derive(Debug, Clone)]
+pub struct Password(SecretString);
+
+impl Password {
+    const MIN_LENGTH: usize = 8;
+    const MAX_LENGTH: usize = 128;
+    /// More than this cannot come down to 128 characters, and is not looked at.
+    const MAX_BYTES: usize = 4_096;
+
+    /// # Errors
+    /// `TOO_SHORT`, `TOO_LONG`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::missing());
+        }
+        let too_long = || Invalid::new(Reason::TooLong, "must have at most 128 characters");
+        if text.len() > Self::MAX_BYTES {
+            return Err(too_long());
+        }
+        // Room for all of it at once: a string that grew would leave copies behind.
+        let mut normalized = Zeroizing::new(String::with_capacity((Self::MAX_LENGTH + 1) * 4));
+        let mut length = 0;
+        for letter in text.nfkc().take(Self::MAX_LENGTH + 1) {
+            normalized.push(letter);
+            length += 1;
+        }
+        if length > Self::MAX_LENGTH {
+            return Err(too_long());
+        }
+        if length < Self::MIN_LENGTH {
+            return Err(Invalid::new(Reason::TooShort, "must have at least 8 characters"));
+        }
+        Ok(Self(SecretString::from(normalized.as_str())))
+    }
+
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(text: &str) -> Option<Reason> {
+        Password::parse(text).err().map(|invalid| invalid.reason)
+    }
+
+    #[test]
+    fn only_the_length_is_a_rule() {
+        for (text, expected) in [
+            ("12345678", None),
+            ("        ", None),
+            ("pass\0word\n", None),
+            (&"🎂".repeat(128), None),
+            ("", Some(Reason::MissingField)),
+            ("1234567", Some(Reason::TooShort)),
+            ("🎂🎂🎂🎂🎂🎂🎂", Some(Reason::TooShort)),
+            (&"a".repeat(129), Some(Reason::TooLong)),
+            (&"a".repeat(1 << 20), Some(Reason::TooLong)),
+        ] {
+            assert_eq!(reason(text), expected, "{:?}", &text[..text.len().min(20)]);
+        }
+    }
+
+    #[test]
+    fn characters_are_counted_and_compared_after_nfkc() {
+        assert_eq!(Password::parse("cafe\u{301}-ﬁne").unwrap().expose(), "café-fine");
+        assert_eq!(
+            reason("e\u{301}e\u{301}e\u{301}e\u{301}"),
+            Some(Reason::TooShort),
+            "eight scalars, four characters"
+        );
+        assert_eq!(reason(&"e\u{301}".repeat(128)), None, "256 scalars, 128 characters");
+        assert_eq!(reason(&"ﷺ".repeat(8)), Some(Reason::TooLong), "8 scalars, 144 characters");
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert!(!format!("{:?}", Password::parse("correct horse").unwrap()).contains("horse"));
+    }
+}

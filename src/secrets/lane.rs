@@ -1,0 +1,89 @@
+//! A bounded pool for hashing.
+//!
+//! As many jobs at work as there are cores, a short queue behind them, and a refusal beyond it: memory and latency stay
+//! bounded whatever comes. The memory that Argon2 fills is kept and used again, because touching fresh pages costs more
+//! than the hashing itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use argon2::Block;
+use tokio::sync::{Semaphore, TryAcquireError};
+
+use crate::error::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    at_work: Arc<Semaphore>,
+    /// One permit for everyone at work or waiting.
+    admitted: Arc<Semaphore>,
+    spare_memory: Mutex<Vec<Vec<Block>>>,
+}
+
+impl Lane {
+    pub(super) fn new(workers: usize, queue_length: usize) -> Arc<Self> {
+        Arc::new(Self {
+            at_work: Arc::new(Semaphore::new(workers)),
+            admitted: Arc::new(Semaphore::new(workers + queue_length)),
+            spare_memory: Mutex::new(Vec::with_capacity(workers)),
+        })
+    }
+
+    /// Does the work on a thread that may block, with memory that whoever had it before has left dirty.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub(super) async fn run<T, Work>(self: &Arc<Self>, work: Work) -> Result<T>
+    where
+        T: Send + 'static,
+        Work: FnOnce(&mut Vec<Block>) -> T + Send + 'static,
+    {
+        let admission = Arc::clone(&self.admitted).try_acquire_owned().map_err(|refused| match refused {
+            TryAcquireError::NoPermits => Error::Overloaded,
+            TryAcquireError::Closed => Error::internal(refused),
+        })?;
+        let permit = Arc::clone(&self.at_work).acquire_owned().await.map_err(Error::internal)?;
+        let lane = Arc::clone(self);
+        let job = move || {
+            // Held until the work is done, not until the caller stops waiting for it.
+            let _held = (admission, permit);
+            let mut memory = lane.spare().pop().unwrap_or_default();
+            let done = work(&mut memory);
+            lane.spare().push(memory);
+            done
+        };
+        tokio::task::spawn_blocking(job).await.map_err(Error::internal)
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
+        // A panic elsewhere leaves nothing half done in a list of scratch memory.
+        self.spare_memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_a_freed_one_accepts() {
+        let lane = Lane::new(1, 1);
+        let at_work = lane.at_work.acquire().await.unwrap();
+        let admitted = lane.admitted.acquire().await.unwrap();
+        let mut waiting = Box::pin(lane.run(|_| "waited"));
+        let is_ready = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
+        assert!(!is_ready, "it waits for the one at work");
+        assert!(matches!(lane.run(|_| ()).await, Err(Error::Overloaded)));
+        drop((at_work, admitted));
+        assert_eq!(waiting.await.unwrap(), "waited");
+        assert!(lane.run(|_| ()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn memory_is_used_again() {
+        let lane = Lane::new(1, 1);
+        lane.run(|memory| memory.resize(8, Block::default())).await.unwrap();
+        assert_eq!(lane.run(|memory| memory.len()).await.unwrap(), 8);
+    }
+}

@@ -1,0 +1,57 @@
+//! A tenant's life after its creation.
+
+use super::Provisioning;
+use crate::{
+    domain::{ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant, paging::Page},
+    error::{Error, Resource, Result},
+};
+
+impl Provisioning {
+    /// # Errors
+    /// [`Error::NotFound`]; those of the store.
+    pub async fn get_tenant(&self, identifier: TenantIdentifier) -> Result<Tenant> {
+        let found = self.store.get_tenant(&identifier, self.clock.now()).await?;
+        found.ok_or(Error::not_found(Resource::Tenant))
+    }
+
+    /// # Errors
+    /// Those of the store.
+    pub async fn list_tenants(&self, list: ListTenants) -> Result<Page<Tenant>> {
+        let rows = if list.filter.can_match() {
+            self.store.list_tenants(&list, list.size.get() + 1, self.clock.now()).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Page::cut(rows, list.size, &list.filter.binding(), Tenant::position))
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
+    pub async fn update_tenant(&self, update: UpdateTenant) -> Result<Tenant> {
+        self.store.update_tenant(&update, self.clock.now()).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
+    pub async fn suspend_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
+        self.store.suspend_tenant(tenant_id, self.clock.now()).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
+    pub async fn reactivate_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
+        self.store.reactivate_tenant(tenant_id, self.clock.now()).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`]; those of the store.
+    pub async fn delete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
+        self.store.delete_tenant(tenant_id, self.clock.now()).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`]; those of the store.
+    pub async fn undelete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
+        self.store.undelete_tenant(tenant_id, self.clock.now()).await
+    }
+}

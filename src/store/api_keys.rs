@@ -1,0 +1,182 @@
+//! API keys: found by their id, rotated, listed, revoked.
+
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::Store;
+use crate::{
+    domain::{ApiKey, PublicKey, TenantId, api_key::FoundKey, provisioning::NewApiKey},
+    error::{Error, Resource, Result},
+};
+
+impl Store {
+    /// The key with this id, by its index, and what a verdict on it hangs on.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn find_api_key(&self, key_id: &str) -> Result<Option<FoundKey>> {
+        let row = sqlx::query!(
+            r#"
+            SELECT api_keys.tenant_id, public_key, secret_hash, api_keys.created_at, expires_at, revoked_at,
+                   tenants.slug, tenants.is_active, tenants.deleted_at IS NOT NULL AS "is_deleted!"
+              FROM api_keys
+              JOIN tenants ON tenants.id = api_keys.tenant_id
+             WHERE key_id = $1
+            "#,
+            key_id,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        Ok(row.map(|row| FoundKey {
+            key: ApiKey {
+                public_key: row.public_key,
+                tenant_id: TenantId::from_uuid(row.tenant_id),
+                created_at: row.created_at,
+                expires_at: row.expires_at,
+                revoked_at: row.revoked_at,
+            },
+            tenant_slug: row.slug,
+            secret_hash: row.secret_hash,
+            tenant_is_active: row.is_active,
+            tenant_is_deleted: row.is_deleted,
+        }))
+    }
+
+    /// The slug of a living tenant, for the name of a new key.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; those of the database.
+    pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
+        sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| self.error(error))?
+            .ok_or(Error::not_found(Resource::Tenant))
+    }
+
+    /// Adds a key, and lets those that are usable now expire after the overlap, unless they do so sooner anyway.
+    ///
+    /// One at a time for a tenant: two that did not see each other's key would both leave theirs without an end. The new
+    /// key is the newest even where another replica's clock is ahead.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
+    pub async fn rotate_api_key(
+        &self,
+        tenant_id: TenantId,
+        new_key: &NewApiKey,
+        overlap: Duration,
+        now: OffsetDateTime,
+    ) -> Result<ApiKey> {
+        let mut transaction = self.begin_alone(tenant_id).await?;
+        let row = sqlx::query_as!(
+            ApiKeyRow,
+            r#"
+            WITH tenant AS (
+                SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NULL
+            ), older AS (
+                UPDATE api_keys
+                   SET expires_at = least(expires_at, $6)
+                  FROM tenant
+                 WHERE tenant_id = tenant.id AND revoked_at IS NULL
+            )
+            INSERT INTO api_keys (tenant_id, key_id, public_key, secret_hash, created_at)
+            SELECT id, $2, $3, $4,
+                   greatest($5, (SELECT max(created_at) FROM api_keys WHERE api_keys.tenant_id = tenant.id) + interval '1 microsecond')
+              FROM tenant
+            RETURNING tenant_id, public_key, created_at, expires_at, revoked_at
+            "#,
+            tenant_id.as_uuid(),
+            new_key.key_id,
+            new_key.public_key,
+            new_key.secret_hash,
+            now,
+            now + overlap,
+        )
+        .fetch_optional(transaction.connection())
+        .await
+        .map_err(|error| self.error(error))?;
+        transaction.commit().await?;
+        row.and_then(ApiKeyRow::into_api_key).ok_or(Error::not_found(Resource::Tenant))
+    }
+
+    /// All keys of a tenant, deleted or not, newest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; those of the database.
+    pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>> {
+        let rows = sqlx::query_as!(
+            ApiKeyRow,
+            r#"
+            SELECT tenants.id AS tenant_id, public_key AS "public_key?", api_keys.created_at AS "created_at?",
+                   expires_at, revoked_at
+              FROM tenants
+              LEFT JOIN api_keys ON api_keys.tenant_id = tenants.id
+             WHERE tenants.id = $1
+             ORDER BY api_keys.created_at DESC, key_id DESC
+            "#,
+            tenant_id.as_uuid(),
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        if rows.is_empty() {
+            return Err(Error::not_found(Resource::Tenant));
+        }
+        Ok(rows.into_iter().filter_map(ApiKeyRow::into_api_key).collect())
+    }
+
+    /// Revokes a key of this tenant; one that is revoked already stays so since then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the tenant or the key; those of the database.
+    pub async fn revoke_api_key(&self, tenant_id: TenantId, key: &PublicKey, now: OffsetDateTime) -> Result<ApiKey> {
+        let row = sqlx::query_as!(
+            ApiKeyRow,
+            r#"
+            WITH revoked AS (
+                UPDATE api_keys
+                   SET revoked_at = coalesce(revoked_at, $4)
+                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $1
+                RETURNING *
+            )
+            SELECT tenants.id AS tenant_id, public_key AS "public_key?", revoked.created_at AS "created_at?",
+                   expires_at AS "expires_at?", revoked_at AS "revoked_at?"
+              FROM tenants
+              LEFT JOIN revoked ON true
+             WHERE tenants.id = $1
+            "#,
+            tenant_id.as_uuid(),
+            key.key_id(),
+            key.as_str(),
+            now,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?
+        .ok_or(Error::not_found(Resource::Tenant))?;
+        row.into_api_key().ok_or(Error::not_found(Resource::ApiKey))
+    }
+}
+
+/// A key, or the tenant alone where it has no such key.
+struct ApiKeyRow {
+    tenant_id: Uuid,
+    public_key: Option<String>,
+    created_at: Option<OffsetDateTime>,
+    expires_at: Option<OffsetDateTime>,
+    revoked_at: Option<OffsetDateTime>,
+}
+
+impl ApiKeyRow {
+    fn into_api_key(self) -> Option<ApiKey> {
+        Some(ApiKey {
+            public_key: self.public_key?,
+            tenant_id: TenantId::from_uuid(self.tenant_id),
+            created_at: self.created_at?,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! Deleted tenants, removed for good.
+
+use time::OffsetDateTime;
+
+use super::Store;
+use crate::error::Result;
+
+impl Store {
+    /// How many tenants were deleted before this moment, and the slugs of up to `limit` of them, oldest deletion first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
+        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| self.error(error))?;
+        let slugs = sqlx::query_scalar!(
+            "SELECT slug FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2",
+            before,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        Ok((count, slugs))
+    }
+
+    /// Removes up to `limit` tenants that were deleted before this moment, with all they have, in one statement and so
+    /// whole or not at all. Answers how many; fewer than `limit` only where no more are left, or where somebody else is
+    /// at them this very moment.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
+        // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
+        let removed = sqlx::query_scalar!(
+            r#"
+            WITH doomed AS (
+                SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
+            ), gone_packages AS (
+                DELETE FROM packages USING doomed WHERE packages.tenant_id = doomed.id
+            ), gone_segments AS (
+                DELETE FROM segments USING doomed WHERE segments.tenant_id = doomed.id
+            ), gone_keys AS (
+                DELETE FROM api_keys USING doomed WHERE api_keys.tenant_id = doomed.id
+            ), gone_owners AS (
+                DELETE FROM owners USING doomed WHERE owners.tenant_id = doomed.id
+            ), gone AS (
+                DELETE FROM tenants USING doomed WHERE tenants.id = doomed.id RETURNING tenants.id
+            )
+            SELECT count(*) AS "count!" FROM gone
+            "#,
+            before,
+            limit,
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        Ok(removed.unsigned_abs())
+    }
+}
