@@ -49,6 +49,11 @@ impl Password {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+
+    #[must_use]
+    pub fn into_secret(self) -> SecretString {
+        self.0
+    }
 }
 
 #[cfg(test)]

@@ -46,12 +46,17 @@ impl Lane {
         let job = move || {
             // Held until the work is done, not until the caller stops waiting for it.
             let _held = (admission, permit);
-            let mut memory = lane.spare().pop().unwrap_or_default();
-            let done = work(&mut memory);
-            lane.spare().push(memory);
-            done
+            lane.run_here(work)
         };
         tokio::task::spawn_blocking(job).await.map_err(Error::internal)
+    }
+
+    /// Does the work here and now: for work that takes less time than to hand it over.
+    pub(super) fn run_here<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
+        let mut memory = self.spare().pop().unwrap_or_default();
+        let done = work(&mut memory);
+        self.spare().push(memory);
+        done
     }
 
     fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {

@@ -5,6 +5,7 @@ use turnkey::grpc::pb::{UpsertPackageRequest, package_catalog_client::PackageCat
 
 use crate::{
     cluster::{Cluster, execute},
+    create_from_signup::signup,
     fixture::{bella, channel},
     program::{Program, turnkey, url},
 };
@@ -29,6 +30,10 @@ async fn the_log_says_who_was_made_and_where_packages_went() {
     assert_eq!((&line["tenant_id"], &line["segment_id"]), (&tenant_id.as_str().into(), &segment_id.as_str().into()));
     assert_eq!((&line["slug"], &line["flow"]), (&"bella-weddings".into(), &"admin".into()));
     assert_eq!(line["packages_created"], 3);
+
+    provisioning.create_from_signup(signup("Omer", "omer@example.com")).await.unwrap();
+    let line = next_line(&mut program, "Fully provisioned new tenant");
+    assert_eq!((&line["slug"], &line["flow"]), (&"omer".into(), &"signup".into()));
 
     let mut catalog = PackageCatalogClient::new(channel(&address).await);
     #[expect(deprecated, reason = "its use is what is logged")]

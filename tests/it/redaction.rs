@@ -1,18 +1,61 @@
-//! Secrets stand in one answer and nowhere else.
+//! Secrets stand in one answer and nowhere else: a canary goes through every call that knows one, at the loudest log.
+
+use std::{fmt::Debug, path::Path, process::Command};
 
 use nix::sys::signal::Signal;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::tempdir_in;
-use turnkey::grpc::pb::CreateFullyProvisionedRequest;
+use tonic::{Response, Status, transport::Channel};
+use turnkey::grpc::pb::{
+    CreateFromSignupRequest, CreateFullyProvisionedRequest, RevokeApiKeyRequest, VerifyApiKeyRequest,
+    VerifyPasswordRequest, tenant_provisioning_client::TenantProvisioningClient,
+};
 
 use crate::{
     cluster::Cluster,
+    create_from_signup::signup,
     fixture::bella,
     program::{Program, turnkey, url},
+    rotate_api_key::rotation,
 };
 
+const PASSWORD: &str = "canary under a lamp";
+const WRONG_PASSWORD: &str = "canary under the lamp";
+const WEAK_PASSWORD: &str = "canary99";
+const REQUEST_IDS: [&str; 3] = [
+    "c0ffee99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "decade99-9c0b-4ef8-bb6d-6bb9bd380a12",
+    "facade99-9c0b-4ef8-bb6d-6bb9bd380a13",
+];
+/// Wrong in form, and repeated in no complaint about it.
+const BAD_REQUEST_ID: &str = "c0ffee99-9c0b-7ef8-bb6d-6bb9bd380a11";
+
+/// All that callers see beside the secrets that are theirs, as a careless log of theirs would show it.
+#[derive(Default)]
+struct Seen(Vec<String>);
+
+impl Seen {
+    fn request<Message: Debug>(&mut self, message: Message) -> Message {
+        self.0.push(format!("{message:?}"));
+        message
+    }
+
+    fn answer<Message: Debug>(&mut self, answer: Result<Response<Message>, Status>) -> Option<Message> {
+        match answer {
+            Ok(answer) => {
+                self.0.push(format!("{answer:?}"));
+                Some(answer.into_inner())
+            }
+            Err(status) => {
+                self.0.push(format!("{status:?} {status} {}", String::from_utf8_lossy(status.details())));
+                None
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_key_and_a_request_id_are_in_no_log_line_and_no_table() {
+async fn secrets_passwords_and_request_ids_are_in_no_log_line_debug_output_error_or_table() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut program = Program::start(
@@ -22,38 +65,75 @@ async fn a_secret_key_and_a_request_id_are_in_no_log_line_and_no_table() {
             .env("RUST_LOG", "trace"),
     );
     let mut client = program.provisioning().await;
-    let request_id = uuid::Uuid::new_v4().to_string();
-    let request = CreateFullyProvisionedRequest { request_id: Some(request_id.clone()), ..bella() };
-    let answer = client.create_fully_provisioned(request.clone()).await.unwrap().into_inner();
-    assert!(client.create_fully_provisioned(request.clone()).await.is_err());
-    program.wait_for("Fully provisioned new tenant");
+    let mut seen = Seen::default();
+    let keys = call_with_secrets(&mut client, &mut seen).await;
     program.signal(Signal::SIGTERM);
     program.wait();
 
-    let random = answer.secret_key.rsplit_once('_').unwrap().1.to_owned();
     let log = program.log.join("\n");
-    let tables = everything(&PgPool::connect_with(database.superuser).await.unwrap()).await;
-    let debug = format!("{request:?} {answer:?}");
-    assert!(log.contains("trace") || log.contains("TRACE"), "the log is as loud as it can be");
-    assert!(tables.contains("bella-weddings") && tables.contains("$argon2id$"));
-    for secret in [&random, &answer.secret_key, &request_id, &request_id.replace('-', "")] {
-        for (place, text) in [("log", &log), ("tables", &tables), ("Debug", &debug)] {
-            assert!(!text.contains(secret.as_str()), "a secret stands in the {place}");
+    let dump = dump(&database.superuser).await;
+    let debug = seen.0.join("\n");
+    assert!(log.contains("TRACE") || log.contains("trace"), "the log is as loud as it can be");
+    assert!(dump.contains("bella-weddings") && dump.contains("m=19456,t=2,p=1"));
+    let random_parts = keys.iter().map(|key| key.rsplit_once('_').unwrap().1);
+    let without_hyphens: Vec<String> = REQUEST_IDS.iter().map(|id| id.replace('-', "")).collect();
+    let secrets = [PASSWORD, WRONG_PASSWORD, WEAK_PASSWORD, BAD_REQUEST_ID].into_iter();
+    for secret in secrets.chain(REQUEST_IDS).chain(without_hyphens.iter().map(String::as_str)).chain(random_parts) {
+        for (place, text) in [("log", &log), ("dump", &dump), ("Debug output", &debug)] {
+            assert!(!text.contains(secret), "{secret} stands in the {place}");
         }
     }
 }
 
-/// All rows of all tables, as text.
-async fn everything(pool: &PgPool) -> String {
-    let tables: Vec<String> =
-        sqlx::query_scalar("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'")
-            .fetch_all(pool)
-            .await
-            .unwrap();
-    let mut rows: Vec<String> = Vec::new();
-    for table in tables {
-        let sql = format!("SELECT {table}::text FROM {table}");
-        rows.extend(sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap());
+/// Every call that takes or gives a secret, well and badly; the secret keys that came of them.
+async fn call_with_secrets(client: &mut TenantProvisioningClient<Channel>, seen: &mut Seen) -> Vec<String> {
+    let request_id = |number: usize| Some(REQUEST_IDS[number].to_owned());
+    let create = seen.request(CreateFullyProvisionedRequest { request_id: request_id(0), ..bella() });
+    let created = seen.answer(client.create_fully_provisioned(create.clone()).await).unwrap();
+    let taken = CreateFullyProvisionedRequest { request_id: None, ..create };
+    assert!(seen.answer(client.create_fully_provisioned(taken).await).is_none());
+    let bad = seen.request(CreateFullyProvisionedRequest { request_id: Some(BAD_REQUEST_ID.to_owned()), ..bella() });
+    assert!(seen.answer(client.create_fully_provisioned(bad).await).is_none());
+
+    let owner = CreateFromSignupRequest {
+        password: PASSWORD.to_owned(),
+        request_id: request_id(1),
+        ..signup("Omer", "omer@example.com")
+    };
+    let owner = seen.request(owner);
+    let signed_up = seen.answer(client.create_from_signup(owner.clone()).await).unwrap();
+    let taken = CreateFromSignupRequest { request_id: None, ..owner.clone() };
+    assert!(seen.answer(client.create_from_signup(taken).await).is_none());
+    let weak = seen.request(CreateFromSignupRequest { password: WEAK_PASSWORD.to_owned(), ..owner });
+    assert!(seen.answer(client.create_from_signup(weak).await).is_none());
+    for password in [PASSWORD, WRONG_PASSWORD] {
+        let request = VerifyPasswordRequest { email: "omer@example.com".to_owned(), password: password.to_owned() };
+        let request = seen.request(request);
+        seen.answer(client.verify_password(request).await).unwrap();
     }
-    rows.join("\n")
+
+    let tenant_id = created.tenant.unwrap().id;
+    let rotate = turnkey::grpc::pb::RotateApiKeyRequest { request_id: request_id(2), ..rotation(&tenant_id, None) };
+    let rotate = seen.request(rotate);
+    let rotated = seen.answer(client.rotate_api_key(rotate).await).unwrap();
+    let keys = vec![created.secret_key, signed_up.secret_key, rotated.secret_key];
+    for secret_key in keys.iter().cloned().chain(keys.iter().map(|key| format!("{key}x"))) {
+        let request = seen.request(VerifyApiKeyRequest { secret_key });
+        seen.answer(client.verify_api_key(request).await).unwrap();
+    }
+    // Mistaken for a public key.
+    let mistaken = RevokeApiKeyRequest { tenant_id, public_key: keys[0].clone() };
+    assert!(seen.answer(client.revoke_api_key(mistaken).await).is_none());
+    keys
+}
+
+/// All of the database, as `pg_dump` writes it.
+async fn dump(superuser: &PgConnectOptions) -> String {
+    let pool = PgPool::connect_with(superuser.clone()).await.unwrap();
+    let programs: String =
+        sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetch_one(&pool).await.unwrap();
+    let output =
+        Command::new(Path::new(&programs).join("pg_dump")).arg("--dbname").arg(url(superuser)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
