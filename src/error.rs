@@ -57,12 +57,13 @@ pub enum Taken {
     OwnerEmail,
 }
 
-/// Rules over several rows that a call would break.
+/// Rules of state that a call would break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     LastPackage,
     DefaultSegment,
     SegmentNotEmpty,
+    RequestIdReused,
 }
 
 impl Error {

@@ -1,10 +1,12 @@
 //! What can be said of an API key without its secret.
 
 use secrecy::SecretString;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{
+    claim::Fingerprint,
     ids::TenantId,
+    request_id::RequestId,
     violation::{Invalid, Reason},
 };
 
@@ -100,11 +102,30 @@ pub struct ApiKey {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
-/// A key at the only moment when its secret can be shown.
+/// A caller's wish for another key.
+#[derive(Debug, Clone)]
+pub struct RotateApiKey {
+    pub tenant_id: TenantId,
+    /// How long the older keys go on.
+    pub overlap: Duration,
+    pub request_id: Option<RequestId>,
+}
+
+impl RotateApiKey {
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let overlap = self.overlap.whole_nanoseconds().to_be_bytes();
+        Fingerprint::of(&[self.tenant_id.as_uuid().as_bytes(), &overlap])
+    }
+}
+
+/// What came of that.
 #[derive(Debug)]
-pub struct MintedApiKey {
+pub struct Rotated {
     pub api_key: ApiKey,
-    pub secret_key: SecretString,
+    /// `None` where a repeat comes too late for it.
+    pub secret_key: Option<SecretString>,
+    pub is_replay: bool,
 }
 
 /// A key that was found by its id, with all that a verdict hangs on.
@@ -163,7 +184,6 @@ impl FoundKey {
 
 #[cfg(test)]
 mod tests {
-    use time::Duration;
     use uuid::Uuid;
 
     use super::*;

@@ -5,6 +5,7 @@ use serde_json::Map;
 use time::OffsetDateTime;
 
 use super::{
+    claim::{Fingerprint, NewClaim, Replay},
     commission::CommissionPercent,
     defaults,
     email::Email,
@@ -23,10 +24,17 @@ pub struct CreateFullyProvisioned {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
-    /// Checked in form, not yet used to recognise a retry.
     pub request_id: Option<RequestId>,
     /// Check everything, write nothing.
     pub validate_only: bool,
+}
+
+impl CreateFullyProvisioned {
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let commission = self.commission.hundredths().to_be_bytes();
+        Fingerprint::of(&[self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission])
+    }
 }
 
 /// By which way a tenant came; for the log.
@@ -34,6 +42,7 @@ pub struct CreateFullyProvisioned {
 pub enum Flow {
     Admin,
     Signup,
+    Batch,
 }
 
 impl Flow {
@@ -42,6 +51,7 @@ impl Flow {
         match self {
             Self::Admin => "admin",
             Self::Signup => "signup",
+            Self::Batch => "batch",
         }
     }
 }
@@ -85,6 +95,14 @@ pub struct NewApiKey {
     pub secret_hash: String,
 }
 
+/// Everything that one statement writes of a tenant.
+#[derive(Debug, Clone)]
+pub struct NewProvisioning {
+    pub tenant: NewTenant,
+    pub key: NewApiKey,
+    pub claim: Option<NewClaim>,
+}
+
 /// A tenant that can take bookings at once.
 #[derive(Debug)]
 pub struct Provisioned {
@@ -99,6 +117,8 @@ pub struct Provisioned {
 #[derive(Debug)]
 pub enum Outcome {
     Created(Provisioned),
+    /// Made before, by a call of the same request id.
+    Replayed(Replay),
     /// As it would be. Nothing was written, so its ids, keys and times mean nothing and are left out of the answer.
     Validated(Provisioned),
 }

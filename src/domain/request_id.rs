@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sha2::{Digest as _, Sha256};
 use uuid::{Uuid, Variant};
 use zeroize::ZeroizeOnDrop;
 
@@ -27,6 +28,19 @@ impl RequestId {
             }
             _ => Err(Invalid::new(Reason::BadFormat, "must be a UUID of version 4")),
         }
+    }
+}
+
+impl RequestId {
+    /// What is kept of it.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.0).into()
+    }
+
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; 16] {
+        &self.0
     }
 }
 

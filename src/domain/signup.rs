@@ -1,6 +1,7 @@
 //! A business that signs itself up.
 
 use super::{
+    claim::Fingerprint,
     derived_slug::SlugStem,
     email::Email,
     password::Password,
@@ -32,7 +33,6 @@ pub struct CreateFromSignup {
     pub email: Email,
     pub password: Password,
     pub slug: SignupSlug,
-    /// Checked in form, not yet used to recognise a retry.
     pub request_id: Option<RequestId>,
 }
 
@@ -70,6 +70,18 @@ impl SignupForm {
             [address.to_owned()].into_iter().chain(address.split_once('@').map(|(local_part, _)| local_part.to_owned()))
         });
         name.chain(email).collect()
+    }
+}
+
+impl CreateFromSignup {
+    /// Of all but the password, which a repeat is verified by against its slow hash.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let slug = match &self.slug {
+            SignupSlug::Given(slug) => slug.as_str(),
+            SignupSlug::Derived(_) => "",
+        };
+        Fingerprint::of(&[self.business_name.as_str().as_bytes(), self.email.as_str().as_bytes(), slug.as_bytes()])
     }
 }
 

@@ -5,7 +5,15 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use super::{layers::call_context::CallContext, status};
-use crate::error::{Error, Result};
+use crate::{
+    domain::Caller,
+    error::{Error, Result},
+};
+
+/// Who calls.
+pub fn caller<Message>(request: &Request<Message>) -> Caller {
+    request.extensions().get::<CallContext>().map_or_else(Caller::anonymous, |context| context.caller.clone())
+}
 
 /// The tasks in which calls do their work. Cheap to clone.
 ///

@@ -25,7 +25,47 @@ const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 
+/// A failure as callers see it, on its own or within the answer to a batch.
+pub struct Failure {
+    code: Code,
+    pub message: String,
+    details: ErrorDetails,
+}
+
+impl Failure {
+    /// The code by its name in the specification, such as `ALREADY_EXISTS`.
+    pub fn code_name(&self) -> &'static str {
+        match self.code {
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::NotFound => "NOT_FOUND",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::Aborted => "ABORTED",
+            _ => "INTERNAL",
+        }
+    }
+
+    pub fn reason(&self) -> &str {
+        self.details.error_info().map_or("", |info| info.reason.as_str())
+    }
+
+    pub fn violations(&self) -> impl Iterator<Item = &FieldViolation> {
+        self.details.bad_request().into_iter().flat_map(|request| &request.field_violations)
+    }
+}
+
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
+    let mut failure = describe(error);
+    if failure.code == Code::Internal {
+        failure.message = format!("{}; report it with the trace id {trace_id}", failure.message);
+    }
+    Status::with_error_details(failure.code, failure.message, failure.details)
+}
+
+pub fn describe(error: Error) -> Failure {
     match error {
         Error::InvalidRequest(violations) => invalid_request(&violations),
         Error::Taken { what, name } => taken(what, name),
@@ -38,32 +78,31 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
             retry_later(Code::Unavailable, "DATABASE_UNAVAILABLE", message, RETRY_UNAVAILABLE)
         }
         Error::DeadlineExceeded => {
-            status(Code::DeadlineExceeded, "the deadline has passed", error_info("DEADLINE_EXCEEDED"))
+            failure(Code::DeadlineExceeded, "the deadline has passed", error_info("DEADLINE_EXCEEDED"))
         }
         Error::Conflict => retry_later(Code::Aborted, "CONFLICT", "lost a race after retries", RETRY_CONFLICT),
         Error::Internal(cause) => {
             tracing::error!(cause = %Chain(&*cause), "A call failed by a bug");
-            let message = format!("internal error; report it with the trace id {trace_id}");
-            status(Code::Internal, message, error_info("INTERNAL"))
+            failure(Code::Internal, "internal error", error_info("INTERNAL"))
         }
     }
 }
 
-fn status(code: Code, message: impl Into<String>, details: ErrorDetails) -> Status {
-    Status::with_error_details(code, message, details)
+fn failure(code: Code, message: impl Into<String>, details: ErrorDetails) -> Failure {
+    Failure { code, message: message.into(), details }
 }
 
 fn error_info(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
 }
 
-fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Status {
+fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Failure {
     let mut details = error_info(reason);
     details.set_retry_info(Some(delay));
-    status(code, message, details)
+    failure(code, message, details)
 }
 
-fn taken(what: Taken, name: String) -> Status {
+fn taken(what: Taken, name: String) -> Failure {
     let (reason, of, message, description) = match what {
         Taken::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "the slug is taken", "A tenant has this slug."),
         Taken::SegmentSlug => {
@@ -78,11 +117,11 @@ fn taken(what: Taken, name: String) -> Status {
     };
     let mut details = error_info(reason);
     details.set_resource_info(resource_type(of), name, "", description);
-    status(Code::AlreadyExists, message, details)
+    failure(Code::AlreadyExists, message, details)
 }
 
 /// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
-fn not_found(resource: Resource, field: &str) -> Status {
+fn not_found(resource: Resource, field: &str) -> Failure {
     let (reason, message, hint) = match resource {
         Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
         Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
@@ -95,18 +134,21 @@ fn not_found(resource: Resource, field: &str) -> Status {
     let separator = if field.is_empty() || hint.is_empty() { "" } else { ": " };
     details.set_resource_info(resource_type(resource), "", "", format!("{field}{separator}{hint}"));
     let message = if hint.is_empty() { message.to_owned() } else { format!("{message}. {hint}") };
-    status(Code::NotFound, message, details)
+    failure(Code::NotFound, message, details)
 }
 
-fn refused(rule: Rule) -> Status {
+fn refused(rule: Rule) -> Failure {
     let (reason, subject, message) = match rule {
         Rule::LastPackage => ("LAST_PACKAGE", "package", "the last package of a tenant stays"),
         Rule::DefaultSegment => ("DEFAULT_SEGMENT", "segment", "the General segment stays, and keeps its slug"),
+        Rule::RequestIdReused => {
+            ("REQUEST_ID_REUSED", "request_id", "this request_id was used with a different request")
+        }
         Rule::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment", "a segment with packages stays"),
     };
     let mut details = error_info(reason);
     details.add_precondition_failure_violation(reason, subject, message);
-    status(Code::FailedPrecondition, message, details)
+    failure(Code::FailedPrecondition, message, details)
 }
 
 const fn resource_type(resource: Resource) -> &'static str {
@@ -118,14 +160,14 @@ const fn resource_type(resource: Resource) -> &'static str {
     }
 }
 
-fn invalid_request(violations: &Violations) -> Status {
+fn invalid_request(violations: &Violations) -> Failure {
     let mut details = error_info("INVALID_REQUEST");
     details.set_bad_request(capped(violations));
     let message = match violations.iter().next() {
         Some(first) if violations.len() == 1 => format!("{} {}", first.field, first.invalid.description),
         _ => format!("{} fields are missing or bad", violations.len()),
     };
-    status(Code::InvalidArgument, message, details)
+    failure(Code::InvalidArgument, message, details)
 }
 
 /// The first violation of each field, as many as fit, and one more that counts the rest.

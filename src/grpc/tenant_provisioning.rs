@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    call::Calls,
-    convert::{api_keys, passwords, provisioning, tenants},
+    call::{Calls, caller},
+    convert::{api_keys, batches, passwords, provisioning, tenants},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
-use crate::service::Provisioning;
+use crate::{domain::Flow, service::Provisioning};
 
 /// Serves the RPCs; the work is done in [`Provisioning`].
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub struct TenantProvisioningHandler {
 
 impl TenantProvisioningHandler {
     #[must_use]
-    pub fn new(service: Provisioning, calls: Calls) -> Self {
-        Self { service: Arc::new(service), calls }
+    pub const fn new(service: Arc<Provisioning>, calls: Calls) -> Self {
+        Self { service, calls }
     }
 }
 
@@ -32,7 +32,8 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::CreateFullyProvisionedRequest>,
     ) -> Result<Response<pb::CreateFullyProvisionedResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |wish| async move { service.create_fully_provisioned(wish).await };
+        let caller = caller(&request);
+        let work = |wish| async move { service.create_fully_provisioned(caller, wish).await };
         self.calls
             .answer(
                 request,
@@ -48,10 +49,22 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::CreateFromSignupRequest>,
     ) -> Result<Response<pb::CreateFromSignupResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |form| async move { service.create_from_signup(form).await };
+        let caller = caller(&request);
+        let work = |form| async move { service.create_from_signup(caller, form).await };
         self.calls
             .answer(request, provisioning::create_from_signup, work, provisioning::create_from_signup_response)
             .await
+    }
+
+    async fn batch_create_fully_provisioned(
+        &self,
+        request: Request<pb::BatchCreateFullyProvisionedRequest>,
+    ) -> Result<Response<pb::BatchCreateFullyProvisionedResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let caller = caller(&request);
+        let work = |items| async move { service.batch_create_fully_provisioned(caller, Flow::Batch, items).await };
+        let parse = batches::batch_create_fully_provisioned;
+        self.calls.answer(request, parse, work, batches::batch_create_fully_provisioned_response).await
     }
 
     async fn get_tenant(
@@ -122,7 +135,8 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::RotateApiKeyRequest>,
     ) -> Result<Response<pb::RotateApiKeyResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |(tenant_id, overlap)| async move { service.rotate_api_key(tenant_id, overlap).await };
+        let caller = caller(&request);
+        let work = |rotation| async move { service.rotate_api_key(caller, rotation).await };
         self.calls.answer(request, api_keys::rotate_api_key, work, api_keys::rotate_api_key_response).await
     }
 

@@ -21,6 +21,8 @@ const SALT_BYTES: usize = 16;
 /// Up to this product of KiB and passes a hash is made on the spot: it takes some 150 µs at most, and 40 µs for a key of
 /// the default setting, which is less than two threads need to hand it to and fro.
 const LIGHT_WORK: u32 = 256;
+/// Keys whose hashes are made one after the other, so that a small batch is not torn apart.
+const TOGETHER: usize = 4;
 
 /// How much work hashes cost, and how many at a time.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,7 @@ pub struct HashingSettings {
 pub struct Hasher {
     keys: Kind,
     passwords: Kind,
+    workers: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +64,7 @@ impl Hasher {
             let lane = Lane::new(settings.workers, settings.queue_length);
             Ok::<_, Error>(Kind { params: params(setting)?, lane })
         };
-        Ok(Self { keys: kind(settings.key)?, passwords: kind(settings.password)? })
+        Ok(Self { keys: kind(settings.key)?, passwords: kind(settings.password)?, workers: settings.workers })
     }
 
     /// The hash of a key's random part.
@@ -69,7 +72,22 @@ impl Hasher {
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full.
     pub async fn hash_key(&self, random_part: SecretString) -> Result<String> {
-        self.keys.hash(random_part).await
+        let hashes = self.keys.hash(vec![random_part]).await?;
+        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
+    }
+
+    /// The hashes of many keys' random parts, made on all cores at once.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the queue is full.
+    pub async fn hash_keys(&self, random_parts: Vec<SecretString>) -> Result<Vec<String>> {
+        let mut parts = random_parts.into_iter();
+        let chunk_length = parts.len().div_ceil(self.workers).max(TOGETHER);
+        let mut chunks = Vec::new();
+        while parts.len() > 0 {
+            chunks.push(self.keys.hash(parts.by_ref().take(chunk_length).collect()));
+        }
+        Ok(futures_util::future::try_join_all(chunks).await?.concat())
     }
 
     /// Whether this is the random part that was hashed; `false` after the same work where there is no hash.
@@ -83,7 +101,8 @@ impl Hasher {
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full.
     pub async fn hash_password(&self, password: Password) -> Result<String> {
-        self.passwords.hash(password.into_secret()).await
+        let hashes = self.passwords.hash(vec![password.into_secret()]).await?;
+        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
     }
 
     /// Whether this is the password that was hashed; not right, after the same work, where there is no hash, or no
@@ -108,19 +127,11 @@ impl Hasher {
 }
 
 impl Kind {
-    async fn hash(&self, secret: SecretString) -> Result<String> {
+    async fn hash(&self, secrets: Vec<SecretString>) -> Result<Vec<String>> {
         let params = self.params.clone();
-        self.run(&self.params, move |memory| {
-            let mut salt = [0_u8; SALT_BYTES];
-            SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
-            let phc = PasswordHash {
-                algorithm: Algorithm::Argon2id.ident(),
-                version: Some(Version::V0x13.into()),
-                params: ParamsString::try_from(&params).map_err(Error::internal)?,
-                salt: Some(Salt::new(&salt).map_err(Error::internal)?),
-                hash: Some(compute(&params, &secret, &salt, memory)?),
-            };
-            Ok(phc.to_string())
+        let count = u32::try_from(secrets.len()).unwrap_or(u32::MAX);
+        self.run(work_of(&self.params).saturating_mul(count), move |memory| {
+            secrets.iter().map(|secret| hash(&params, secret, memory)).collect()
         })
         .await
     }
@@ -129,29 +140,25 @@ impl Kind {
         let Some(stored) = stored.as_deref().and_then(Stored::parse) else {
             let params = self.params.clone();
             let dummy = move |memory: &mut Vec<Block>| compute(&params, &secret, &[0; SALT_BYTES], memory);
-            self.run(&self.params, dummy).await?;
+            self.run(work_of(&self.params), dummy).await?;
             return Ok(Verified { is_right: false, is_outdated: false });
         };
-        let params = stored.params.clone();
-        let is_outdated = setting(&params) != setting(&self.params);
+        let amount = work_of(&stored.params);
+        let is_outdated = setting(&stored.params) != setting(&self.params);
         let compare = move |memory: &mut Vec<Block>| {
             // Outputs compare in constant time.
             Ok(compute(&stored.params, &secret, &stored.salt, memory)? == stored.output)
         };
-        let is_right = self.run(&params, compare).await?;
+        let is_right = self.run(amount, compare).await?;
         Ok(Verified { is_right, is_outdated })
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        params: &Params,
+        amount: u32,
         work: impl FnOnce(&mut Vec<Block>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if params.m_cost().saturating_mul(params.t_cost()) <= LIGHT_WORK {
-            self.lane.run_here(work)
-        } else {
-            self.lane.run(work).await?
-        }
+        if amount <= LIGHT_WORK { self.lane.run_here(work) } else { self.lane.run(work).await? }
     }
 }
 
@@ -176,6 +183,24 @@ impl Stored {
         }
         parsed
     }
+}
+
+fn hash(params: &Params, secret: &SecretString, memory: &mut Vec<Block>) -> Result<String> {
+    let mut salt = [0_u8; SALT_BYTES];
+    SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
+    let phc = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(params).map_err(Error::internal)?,
+        salt: Some(Salt::new(&salt).map_err(Error::internal)?),
+        hash: Some(compute(params, secret, &salt, memory)?),
+    };
+    Ok(phc.to_string())
+}
+
+/// KiB times passes.
+const fn work_of(params: &Params) -> u32 {
+    params.m_cost().saturating_mul(params.t_cost())
 }
 
 fn compute(params: &Params, secret: &SecretString, salt: &[u8], memory: &mut Vec<Block>) -> Result<Output> {

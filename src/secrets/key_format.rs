@@ -27,34 +27,49 @@ pub struct MintedKey {
     pub random_part: SecretString,
 }
 
-/// Makes a key pair for the tenant with this slug.
+/// The 256 bits that make a key a secret.
+pub type SecretNumber = Zeroizing<[u8; 32]>;
+
+/// # Errors
+/// Those of the random number generator.
+pub fn random_secret<R: TryCryptoRng>(rng: &mut R) -> Result<SecretNumber, R::Error> {
+    let mut number = Zeroizing::new([0_u8; 32]);
+    rng.try_fill_bytes(number.as_mut())?;
+    Ok(number)
+}
+
+/// Makes a key pair with this secret for the tenant with this slug.
 ///
 /// # Errors
 /// Those of the random number generator.
-pub fn mint_key<R: TryCryptoRng>(mode: KeyMode, slug: &str, rng: &mut R) -> Result<MintedKey, R::Error> {
+pub fn mint_key<R: TryCryptoRng>(
+    mode: KeyMode,
+    slug: &str,
+    secret: SecretNumber,
+    rng: &mut R,
+) -> Result<MintedKey, R::Error> {
     let mut key_number = [0_u8; 16];
-    let mut secret_number = Zeroizing::new([0_u8; 32]);
     rng.try_fill_bytes(&mut key_number)?;
-    rng.try_fill_bytes(secret_number.as_mut())?;
-
     let mut key_id = String::with_capacity(KEY_ID_LENGTH);
     push_digits(&mut key_id, &mut key_number, KEY_ID_LENGTH);
-    let name = format!("{}_{}_{key_id}", mode.as_str(), stem(slug));
+    let public_key = format!("pk_{}_{}_{key_id}", mode.as_str(), stem(slug));
+    let secret_key = secret_key_again(&public_key, secret);
+    let random_part = secret_key.expose_secret().rsplit('_').next().unwrap_or_default();
+    Ok(MintedKey { key_id, random_part: SecretString::from(random_part), public_key, secret_key })
+}
 
+/// The secret half of the key with this public half and this secret.
+#[must_use]
+pub fn secret_key_again(public_key: &str, mut secret: SecretNumber) -> SecretString {
     // Room for all of it at once: a string that grew would leave copies of the secret behind.
-    let start = format!("sk_{name}_");
-    let mut secret = String::with_capacity(start.len() + RANDOM_DIGITS + CHECKSUM_DIGITS);
-    secret.push_str(&start);
-    push_digits(&mut secret, secret_number.as_mut(), RANDOM_DIGITS);
-    let checksum = checksum_of(&secret);
-    secret.push_str(&checksum);
-
-    Ok(MintedKey {
-        key_id,
-        public_key: format!("pk_{name}"),
-        random_part: SecretString::from(&secret[start.len()..]),
-        secret_key: SecretString::from(secret),
-    })
+    let mut key = Zeroizing::new(String::with_capacity(public_key.len() + 1 + RANDOM_DIGITS + CHECKSUM_DIGITS));
+    key.push_str("sk_");
+    key.push_str(public_key.strip_prefix("pk_").unwrap_or(public_key));
+    key.push('_');
+    push_digits(&mut key, secret.as_mut(), RANDOM_DIGITS);
+    let checksum = checksum_of(&key);
+    key.push_str(&checksum);
+    SecretString::from(key.as_str())
 }
 
 /// A secret key as somebody presents it: of the right form, and not mistyped.
@@ -101,7 +116,9 @@ mod tests {
     use super::*;
 
     fn minted(slug: &str) -> MintedKey {
-        mint_key(KeyMode::Live, slug, &mut StdRng::seed_from_u64(7)).unwrap()
+        let mut rng = StdRng::seed_from_u64(7);
+        let secret = random_secret(&mut rng).unwrap();
+        mint_key(KeyMode::Live, slug, secret, &mut rng).unwrap()
     }
 
     #[test]
@@ -138,6 +155,13 @@ mod tests {
             assert_eq!(parsed.key_id, key.key_id);
             assert_eq!(parsed.random_part.expose_secret(), key.random_part.expose_secret());
         }
+    }
+
+    #[test]
+    fn a_secret_key_is_spelled_again_from_its_public_half_and_its_number() {
+        let number = random_secret(&mut StdRng::seed_from_u64(8)).unwrap();
+        let key = mint_key(KeyMode::Test, "bella", number.clone(), &mut StdRng::seed_from_u64(9)).unwrap();
+        assert_eq!(secret_key_again(&key.public_key, number).expose_secret(), key.secret_key.expose_secret());
     }
 
     #[test]

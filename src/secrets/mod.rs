@@ -3,10 +3,12 @@
 //! Nothing here stores or sends anything; a secret leaves this module only inside a redacting type.
 
 mod base62;
+mod derivation;
 mod hasher;
 mod key_format;
 mod lane;
 mod strength;
 
+pub use derivation::derive_secret;
 pub use hasher::{Hasher, HashingSettings};
-pub use key_format::{MintedKey, PresentedKey, mint_key};
+pub use key_format::{MintedKey, PresentedKey, SecretNumber, mint_key, random_secret, secret_key_again};

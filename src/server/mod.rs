@@ -2,7 +2,7 @@
 
 mod health;
 
-use std::{net::SocketAddr, thread::available_parallelism, time::Duration};
+use std::{net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -18,6 +18,7 @@ use tonic::{
 
 use crate::{
     config::ServerSettings,
+    error::Chain,
     grpc::{
         Calls, PackageCatalogHandler, TenantProvisioningHandler,
         layers::call_context::CallContextLayer,
@@ -35,6 +36,9 @@ const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 256;
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often claims are looked at whose time may be over.
+const FORGETTING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Stopping in parts that add up to less than 25 s, the pause before included, whatever the clients do.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
@@ -75,6 +79,7 @@ pub struct Server {
     calls: Calls,
     health: health::Health,
     pause: Duration,
+    forgetting: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -105,6 +110,8 @@ pub async fn start(
         clock: clock.clone(),
     };
     let catalog = Catalog { store: store.clone(), clock };
+    let provisioning = Arc::new(provisioning);
+    let forgetting = tokio::spawn(forget_claims(Arc::clone(&provisioning)));
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
     routes = routes.add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())));
@@ -132,6 +139,7 @@ pub async fn start(
         calls,
         health,
         pause: settings.shutdown_pause,
+        forgetting,
         stop,
         serving: tokio::spawn(serving),
     })
@@ -147,6 +155,7 @@ impl Server {
     /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
     pub async fn stop(mut self) {
         self.health.stop().await;
+        self.forgetting.abort();
         tokio::time::sleep(self.pause).await;
         self.health.end_streams().await;
         let _ = self.stop.send(());
@@ -167,6 +176,16 @@ impl Server {
             tracing::warn!("Some connections to the database did not close in time");
         }
         tracing::info!("Turnkey has stopped");
+    }
+}
+
+/// Every replica tries; the database lets one at a time do it.
+async fn forget_claims(provisioning: Arc<Provisioning>) {
+    loop {
+        tokio::time::sleep(FORGETTING_INTERVAL).await;
+        if let Err(error) = provisioning.forget_claims().await {
+            tracing::warn!(cause = %Chain(&error), "Claims on request ids could not be forgotten now");
+        }
     }
 }
 

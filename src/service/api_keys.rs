@@ -1,28 +1,67 @@
 //! API keys after the first: verified, rotated, listed, revoked.
 
-use rand::rngs::SysRng;
+use rand::{TryRng as _, rngs::SysRng};
 use secrecy::SecretString;
-use time::Duration;
 
 use super::Provisioning;
 use crate::{
-    domain::{ApiKey, KeyVerdict, PublicKey, TenantId, api_key::MintedApiKey, provisioning::NewApiKey},
-    error::{Error, Result},
-    secrets::{PresentedKey, mint_key},
+    domain::{
+        ApiKey, Caller, KeyVerdict, PublicKey, RequestId, TenantId,
+        api_key::{RotateApiKey, Rotated},
+        claim::{ClaimedRpc, Fingerprint, NewClaim, Scope},
+        provisioning::NewApiKey,
+    },
+    error::{Error, Resource, Result, Rule},
+    secrets::{PresentedKey, SecretNumber, derive_secret, mint_key, random_secret, secret_key_again},
 };
 
 impl Provisioning {
     /// Makes a key that is good at once, and lets the older ones end after the overlap.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the hasher and of the store.
-    pub async fn rotate_api_key(&self, tenant_id: TenantId, overlap: Duration) -> Result<MintedApiKey> {
+    /// [`Error::NotFound`], also for a deleted tenant; [`Error::Refused`]; those of the hasher and of the store.
+    pub async fn rotate_api_key(&self, caller: Caller, rotation: RotateApiKey) -> Result<Rotated> {
+        let scope = Scope { caller, rpc: ClaimedRpc::RotateApiKey };
+        let tenant_id = rotation.tenant_id;
         let slug = self.store.find_slug(tenant_id).await?;
-        let key = mint_key(self.key_mode, &slug, &mut SysRng).map_err(Error::internal)?;
+        let (secret, claim) = Self::new_secret(rotation.request_id.as_ref(), rotation.fingerprint())?;
+        let key = mint_key(self.key_mode, &slug, secret, &mut SysRng).map_err(Error::internal)?;
         let secret_hash = self.hasher.hash_key(key.random_part).await?;
         let new_key = NewApiKey { key_id: key.key_id, public_key: key.public_key, secret_hash };
-        let api_key = self.store.rotate_api_key(tenant_id, &new_key, overlap, self.clock.now()).await?;
-        Ok(MintedApiKey { api_key, secret_key: key.secret_key })
+        let (claim, now) = (claim.as_ref(), self.clock.now());
+        match self.store.rotate_api_key(&scope, tenant_id, &new_key, claim, rotation.overlap, now).await? {
+            Some(api_key) => Ok(Rotated { api_key, secret_key: Some(key.secret_key), is_replay: false }),
+            None => self.replay_rotation(&scope, &rotation).await,
+        }
+    }
+
+    async fn replay_rotation(&self, scope: &Scope, rotation: &RotateApiKey) -> Result<Rotated> {
+        let now = self.clock.now();
+        let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
+        let claim = self.store.find_rotation(scope, &request_id.hash(), now).await?;
+        let claim = claim.ok_or(Error::not_found(Resource::Tenant))?;
+        if claim.fingerprint != rotation.fingerprint() {
+            return Err(Error::Refused(Rule::RequestIdReused));
+        }
+        let secret_key = match claim.way_back(now) {
+            Some((salt, public_key)) => Some(secret_key_again(public_key, derive_secret(request_id, &salt)?)),
+            None => None,
+        };
+        let api_key = claim.key.ok_or(Error::not_found(Resource::ApiKey))?;
+        Ok(Rotated { api_key, secret_key, is_replay: true })
+    }
+
+    /// The secret of a new key: random, or one that the same request id brings back, with the claim that makes it so.
+    pub(super) fn new_secret(
+        request_id: Option<&RequestId>,
+        fingerprint: Fingerprint,
+    ) -> Result<(SecretNumber, Option<NewClaim>)> {
+        let Some(request_id) = request_id else {
+            return Ok((random_secret(&mut SysRng).map_err(Error::internal)?, None));
+        };
+        let mut salt = [0; 32];
+        SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
+        Ok((derive_secret(request_id, &salt)?, Some(NewClaim::new(request_id, fingerprint, salt))))
     }
 
     /// # Errors

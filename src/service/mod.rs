@@ -1,7 +1,9 @@
 //! Use cases, one method each, named after their RPC: make what is secret or random, then one call to the store.
 
 mod api_keys;
+mod batch;
 mod catalog;
+mod claims;
 mod clock;
 mod identity;
 mod passwords;

@@ -5,7 +5,12 @@ use uuid::Uuid;
 
 use super::Store;
 use crate::{
-    domain::{ApiKey, PublicKey, TenantId, api_key::FoundKey, provisioning::NewApiKey},
+    domain::{
+        ApiKey, PublicKey, TenantId,
+        api_key::FoundKey,
+        claim::{CLAIM_LIFETIME, NewClaim, Scope},
+        provisioning::NewApiKey,
+    },
     error::{Error, Resource, Result},
 };
 
@@ -60,31 +65,46 @@ impl Store {
     /// One at a time for a tenant: two that did not see each other's key would both leave theirs without an end. The new
     /// key is the newest even where another replica's clock is ahead.
     ///
+    /// `None` where there is no such tenant, or where the request id is claimed.
+    ///
     /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
+    /// Those of the database.
     pub async fn rotate_api_key(
         &self,
+        scope: &Scope,
         tenant_id: TenantId,
         new_key: &NewApiKey,
+        claim: Option<&NewClaim>,
         overlap: Duration,
         now: OffsetDateTime,
-    ) -> Result<ApiKey> {
+    ) -> Result<Option<ApiKey>> {
         let mut transaction = self.begin_alone(tenant_id).await?;
         let row = sqlx::query_as!(
             ApiKeyRow,
             r#"
             WITH tenant AS (
                 SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NULL
+            ), claimed AS (
+                INSERT INTO request_claims AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
+                                                     created_at)
+                SELECT $7, $8, $9, $10, $11, id, $2, $5 FROM tenant WHERE $9::bytea IS NOT NULL
+                ON CONFLICT ON CONSTRAINT request_claims_pkey DO UPDATE
+                   SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
+                       key_id = excluded.key_id, created_at = excluded.created_at
+                 WHERE claim.created_at <= $12
+                RETURNING tenant_id
+            ), winner AS MATERIALIZED (
+                SELECT id FROM tenant WHERE $9 IS NULL OR id IN (SELECT tenant_id FROM claimed)
             ), older AS (
                 UPDATE api_keys
                    SET expires_at = least(expires_at, $6)
-                  FROM tenant
-                 WHERE tenant_id = tenant.id AND revoked_at IS NULL
+                  FROM winner
+                 WHERE tenant_id = winner.id AND revoked_at IS NULL
             )
             INSERT INTO api_keys (tenant_id, key_id, public_key, secret_hash, created_at)
             SELECT id, $2, $3, $4,
-                   greatest($5, (SELECT max(created_at) FROM api_keys WHERE api_keys.tenant_id = tenant.id) + interval '1 microsecond')
-              FROM tenant
+                   greatest($5, (SELECT max(created_at) FROM api_keys WHERE api_keys.tenant_id = winner.id) + interval '1 microsecond')
+              FROM winner
             RETURNING tenant_id, public_key, created_at, expires_at, revoked_at
             "#,
             tenant_id.as_uuid(),
@@ -93,12 +113,18 @@ impl Store {
             new_key.secret_hash,
             now,
             now + overlap,
+            scope.caller.name(),
+            scope.rpc.as_str(),
+            claim.map(|claim| claim.request_hash.as_slice()),
+            claim.map(|claim| claim.fingerprint.0.as_slice()),
+            claim.map(|claim| claim.salt.as_slice()),
+            now - CLAIM_LIFETIME,
         )
         .fetch_optional(transaction.connection())
         .await
         .map_err(|error| self.error(error))?;
         transaction.commit().await?;
-        row.and_then(ApiKeyRow::into_api_key).ok_or(Error::not_found(Resource::Tenant))
+        Ok(row.and_then(ApiKeyRow::into_api_key))
     }
 
     /// All keys of a tenant, deleted or not, newest first.

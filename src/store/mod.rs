@@ -5,6 +5,7 @@
 //! stay private. [`Store`] alone begins and commits.
 
 mod api_keys;
+mod claims;
 mod error;
 mod migrate;
 mod owners;

@@ -7,8 +7,10 @@ use uuid::Uuid;
 use super::{Store, error::violates};
 use crate::{
     domain::{
-        TenantSlug, defaults,
-        provisioning::{NewApiKey, NewTenant},
+        TenantSlug,
+        claim::{CLAIM_LIFETIME, Scope},
+        defaults,
+        provisioning::NewProvisioning,
     },
     error::{Error, Result, Taken},
 };
@@ -18,19 +20,20 @@ use crate::{
 const ATTEMPTS: usize = 5;
 
 impl Store {
-    /// Makes each tenant with its General segment, packages, key and owner, if any, in one statement and so in one transaction, and
-    /// answers which were made: a tenant whose slug is taken is left out and spoils no other.
+    /// Makes each tenant with its General segment, packages and key, its owner and its claim, if any, in one statement
+    /// and so in one transaction, and answers which were made: a tenant whose slug is taken, or whose request id is
+    /// claimed, is left out and spoils no other.
     ///
-    /// The slugs are distinct, and all tenants are of one moment.
+    /// Slugs that are free, and request ids, are distinct; all tenants are of one moment.
     ///
     /// # Errors
     /// [`Error::Taken`] for an owner's e-mail address; [`Error::Conflict`] where races were lost again and again; else
     /// those of the database.
-    pub async fn create_fully_provisioned(&self, tenants: &[(NewTenant, NewApiKey)]) -> Result<Vec<bool>> {
-        let Some((first, _)) = tenants.first() else { return Ok(Vec::new()) };
+    pub async fn create_fully_provisioned(&self, scope: &Scope, tenants: &[NewProvisioning]) -> Result<Vec<bool>> {
+        let Some(first) = tenants.first() else { return Ok(Vec::new()) };
         let items = Items::new(tenants);
         for _ in 0..ATTEMPTS {
-            match items.insert(&self.pool, first.created_at).await {
+            match items.insert(&self.pool, scope, first.tenant.created_at).await {
                 Ok(made) => {
                     let mut created = vec![false; tenants.len()];
                     for number in made {
@@ -74,12 +77,15 @@ struct Items<'a> {
     secret_hashes: Vec<&'a str>,
     owner_emails: Vec<Option<&'a str>>,
     password_hashes: Vec<Option<&'a str>>,
+    request_hashes: Vec<Option<&'a [u8]>>,
+    fingerprints: Vec<Option<&'a [u8]>>,
+    salts: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> Items<'a> {
-    fn new(tenants: &'a [(NewTenant, NewApiKey)]) -> Self {
+    fn new(tenants: &'a [NewProvisioning]) -> Self {
         let mut items = Self::default();
-        for (tenant, key) in tenants {
+        for NewProvisioning { tenant, key, claim } in tenants {
             items.tenant_ids.push(tenant.id.as_uuid());
             items.slugs.push(tenant.slug.as_str());
             items.names.push(tenant.name.as_str());
@@ -91,15 +97,22 @@ impl<'a> Items<'a> {
             items.secret_hashes.push(&key.secret_hash);
             items.owner_emails.push(tenant.owner.as_ref().map(|owner| owner.email.as_str()));
             items.password_hashes.push(tenant.owner.as_ref().map(|owner| owner.password_hash.as_str()));
+            items.request_hashes.push(claim.as_ref().map(|claim| claim.request_hash.as_slice()));
+            items.fingerprints.push(claim.as_ref().map(|claim| claim.fingerprint.0.as_slice()));
+            items.salts.push(claim.as_ref().map(|claim| claim.salt.as_slice()));
         }
         items
     }
 
     /// The numbers, from 1, of the items that were made.
     ///
+    /// Whoever claims a request id first wins it: the loser waits at the index for the winner's end, and then has nothing
+    /// to write. A claim that ought to be forgotten is taken over. An item is known by its tenant's id, which is new.
+    ///
     /// Tenants go in without ON CONFLICT: the parts are inserted from the same list, so one that was skipped there would
-    /// get a segment without a tenant. A slug lost to a race fails the statement instead, by the constraint's name.
-    async fn insert(&self, pool: &PgPool, created_at: OffsetDateTime) -> sqlx::Result<Vec<i64>> {
+    /// get a segment without a tenant, and a claim for nothing. A slug lost to a race fails the statement instead, by the
+    /// constraint's name.
+    async fn insert(&self, pool: &PgPool, scope: &Scope, created_at: OffsetDateTime) -> sqlx::Result<Vec<i64>> {
         let segment = &defaults::SEGMENT;
         let package = &defaults::PACKAGES;
         sqlx::query_scalar!(
@@ -107,35 +120,52 @@ impl<'a> Items<'a> {
             WITH item AS (
                 SELECT *
                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[], $7::text[],
-                              $8::text[], $22::text[], $23::text[])
+                              $8::text[], $22::text[], $23::text[], $24::bytea[], $25::bytea[], $26::bytea[])
                        WITH ORDINALITY AS item (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
-                                                public_key, secret_hash, owner_email, password_hash, number)
+                                                public_key, secret_hash, owner_email, password_hash,
+                                                request_hash, fingerprint, salt, number)
             ), free AS MATERIALIZED (
                 SELECT * FROM item WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = item.slug)
+            ), claimed AS (
+                INSERT INTO request_claims AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
+                                                     segment_id, package_ids, created_at)
+                SELECT $27, $28, request_hash, fingerprint, salt, tenant_id, key_id, segment_id,
+                       ($15::uuid[])[(number - 1) * cardinality($16::text[]) + 1 : number * cardinality($16::text[])], $9
+                  FROM free
+                 WHERE request_hash IS NOT NULL
+                 ORDER BY request_hash
+                ON CONFLICT ON CONSTRAINT request_claims_pkey DO UPDATE
+                   SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
+                       key_id = excluded.key_id, segment_id = excluded.segment_id,
+                       package_ids = excluded.package_ids, created_at = excluded.created_at
+                 WHERE claim.created_at <= $29
+                RETURNING tenant_id
+            ), winner AS MATERIALIZED (
+                SELECT * FROM free WHERE request_hash IS NULL OR tenant_id IN (SELECT tenant_id FROM claimed)
             ), new_tenant AS (
                 INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
-                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $9, $9 FROM free
+                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $9, $9 FROM winner
             ), new_segment AS (
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                       created_at, updated_at)
-                SELECT tenant_id, segment_id, $10, $11, $12, $13, $14, true, $9, $9 FROM free
+                SELECT tenant_id, segment_id, $10, $11, $12, $13, $14, true, $9, $9 FROM winner
             ), new_package AS (
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
-                SELECT free.tenant_id, ($15::uuid[])[(free.number - 1) * cardinality($16::text[]) + preset.position],
-                       free.segment_id, preset.slug, preset.name, preset.description, preset.base_price, $21,
+                SELECT winner.tenant_id, ($15::uuid[])[(winner.number - 1) * cardinality($16::text[]) + preset.position],
+                       winner.segment_id, preset.slug, preset.name, preset.description, preset.base_price, $21,
                        preset.grouping_order, true, $9, $9
-                  FROM free
+                  FROM winner
                  CROSS JOIN unnest($16::text[], $17::text[], $18::text[], $19::int8[], $20::int4[])
                        WITH ORDINALITY AS preset (slug, name, description, base_price, grouping_order, position)
             ), new_key AS (
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-                SELECT key_id, tenant_id, public_key, secret_hash, $9 FROM free
+                SELECT key_id, tenant_id, public_key, secret_hash, $9 FROM winner
             ), new_owner AS (
                 INSERT INTO owners (tenant_id, email, password_hash)
-                SELECT tenant_id, owner_email, password_hash FROM free WHERE owner_email IS NOT NULL
+                SELECT tenant_id, owner_email, password_hash FROM winner WHERE owner_email IS NOT NULL
             )
-            SELECT number AS "number!" FROM free
+            SELECT number AS "number!" FROM winner
             "#,
             &self.tenant_ids,
             &self.slugs as _,
@@ -160,6 +190,12 @@ impl<'a> Items<'a> {
             defaults::BOOKING_TYPE.as_str(),
             &self.owner_emails as _,
             &self.password_hashes as _,
+            &self.request_hashes as _,
+            &self.fingerprints as _,
+            &self.salts as _,
+            scope.caller.name(),
+            scope.rpc.as_str(),
+            created_at - CLAIM_LIFETIME,
         )
         .fetch_all(pool)
         .await

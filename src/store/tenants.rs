@@ -10,12 +10,12 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
-/// A query for [`TenantRow`]s: what is read of a tenant is the same wherever it comes `FROM`, after whatever was done
-/// `WITH` it. `$1` is the time, on which hangs which of its keys is usable.
+/// A query for tenants: what is read of one is the same wherever it comes `FROM`, whatever was done `WITH` it before, and
+/// whatever more is in its row. `$1` is the time, on which hangs which of its keys is usable.
 macro_rules! tenants {
-    ($with:tt $from:tt, $($argument:expr),* $(,)?) => {
+    ($row:ident, $with:tt, $more:tt, $from:tt, $($argument:expr),* $(,)?) => {
         sqlx::query_as!(
-            TenantRow,
+            $row,
             $with + r#"
             SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
                    branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
@@ -27,11 +27,13 @@ macro_rules! tenants {
                      ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) DESC,
                               created_at DESC, key_id DESC
                      LIMIT 1) AS "api_key_public?"
-            "# + $from,
+            "# + $more + $from,
             $($argument),*
         )
     };
 }
+
+pub(super) use tenants;
 
 impl Store {
     /// The tenant, deleted or not, as it is at `now`.
@@ -44,7 +46,10 @@ impl Store {
             TenantIdentifier::Slug(slug) => (None, Some(slug.as_str())),
         };
         let row = tenants!(
-            "" "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
+            TenantRow,
+            "",
+            "",
+            "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
             WHERE tenants.id = coalesce($2, (SELECT id FROM tenants WHERE slug = $3))",
             now,
             id,
@@ -61,7 +66,10 @@ impl Store {
     pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
         let prefix = list.filter.slug_prefix.as_str();
         let rows = tenants!(
-            "" "FROM (SELECT *
+            TenantRow,
+            "",
+            "",
+            "FROM (SELECT *
                      FROM tenants
                     WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
                       AND ($4::bool IS NULL OR is_active = $4)
@@ -123,6 +131,7 @@ impl Store {
     /// One statement, so that what it answers is what it wrote. What is as it should be leaves `updated_at` alone.
     async fn change_tenant(&self, tenant_id: TenantId, changes: Changes<'_>, now: OffsetDateTime) -> Result<Tenant> {
         let row = tenants!(
+            TenantRow,
             "WITH changed AS (
                 UPDATE tenants
                    SET name = coalesce($3, name),
@@ -137,7 +146,8 @@ impl Store {
                                          ELSE updated_at END
                  WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                 RETURNING *
-            )"
+            )",
+            "",
             "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
             now,
             tenant_id.as_uuid(),
@@ -163,22 +173,22 @@ struct Changes<'a> {
     is_deleted: Option<bool>,
 }
 
-struct TenantRow {
-    id: Uuid,
-    slug: String,
-    name: String,
-    commission_hundredths: i32,
-    branding: sqlx::types::Json<Map<String, Value>>,
-    is_active: bool,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
-    deleted_at: Option<OffsetDateTime>,
-    owner_email: Option<String>,
-    api_key_public: Option<String>,
+pub(super) struct TenantRow {
+    pub id: Uuid,
+    pub slug: String,
+    pub name: String,
+    pub commission_hundredths: i32,
+    pub branding: sqlx::types::Json<Map<String, Value>>,
+    pub is_active: bool,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+    pub deleted_at: Option<OffsetDateTime>,
+    pub owner_email: Option<String>,
+    pub api_key_public: Option<String>,
 }
 
 impl TenantRow {
-    fn into_tenant(self) -> Result<Tenant> {
+    pub(super) fn into_tenant(self) -> Result<Tenant> {
         let commission = u16::try_from(self.commission_hundredths).ok().and_then(CommissionPercent::from_hundredths);
         Ok(Tenant {
             id: TenantId::from_uuid(self.id),

@@ -8,6 +8,7 @@ mod cluster;
 mod fixture;
 mod program;
 
+mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
 mod cancellation;
 mod catalog_model;
@@ -29,6 +30,7 @@ mod migrate;
 mod orphans;
 mod purge;
 mod redaction;
+mod request_id;
 mod revoke_api_key;
 mod rotate_api_key;
 mod segments;

@@ -6,7 +6,10 @@ use time::Duration;
 
 use super::{tenants::tenant_id, timestamp};
 use crate::{
-    domain::{ApiKey, Invalid, KeyVerdict, PublicKey, Reason, RequestId, Standing, TenantId, Violations, api_key},
+    domain::{
+        ApiKey, Invalid, KeyVerdict, PublicKey, Reason, RequestId, Standing, TenantId, Violations,
+        api_key::{RotateApiKey, Rotated},
+    },
     error::Result,
     grpc::pb,
 };
@@ -14,13 +17,15 @@ use crate::{
 const DEFAULT_OVERLAP: Duration = Duration::hours(24);
 const MAX_OVERLAP: Duration = Duration::days(30);
 
-pub fn rotate_api_key(request: pb::RotateApiKeyRequest) -> Result<(TenantId, Duration)> {
+pub fn rotate_api_key(request: pb::RotateApiKeyRequest) -> Result<RotateApiKey> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     let overlap = fields.check_optional("overlap", request.overlap, overlap);
-    // Checked in form, not yet used to recognise a retry.
-    fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
-    Ok(fields.finish(|| Some((tenant_id?, overlap?.unwrap_or(DEFAULT_OVERLAP))))?)
+    let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
+    Ok(fields.finish(|| {
+        let overlap = overlap?.unwrap_or(DEFAULT_OVERLAP);
+        Some(RotateApiKey { tenant_id: tenant_id?, overlap, request_id: request_id? })
+    })?)
 }
 
 fn overlap(message: PbDuration) -> std::result::Result<Duration, Invalid> {
@@ -37,11 +42,11 @@ fn overlap(message: PbDuration) -> std::result::Result<Duration, Invalid> {
     Ok(overlap)
 }
 
-pub fn rotate_api_key_response(minted: api_key::MintedApiKey) -> pb::RotateApiKeyResponse {
+pub fn rotate_api_key_response(rotated: Rotated) -> pb::RotateApiKeyResponse {
     pb::RotateApiKeyResponse {
-        api_key: Some(api_key(minted.api_key)),
-        secret_key: minted.secret_key.expose_secret().to_owned(),
-        replayed: false,
+        api_key: Some(api_key(rotated.api_key)),
+        secret_key: rotated.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
+        replayed: rotated.is_replay,
     }
 }
 

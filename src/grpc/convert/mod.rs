@@ -6,6 +6,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "a conversion takes the message, whatever it needs of it")]
 
 pub mod api_keys;
+pub mod batches;
 mod branding;
 pub mod catalog;
 pub mod passwords;

@@ -7,19 +7,25 @@ use super::{package, segment, tenants::tenant};
 use crate::{
     domain::{
         CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, Provisioned, RequestId, SignupForm,
-        SignupSlug, SlugStem, TenantSlug, Violations, defaults, provisioning::Outcome,
+        SignupSlug, SlugStem, TenantSlug, Violations, claim::Replay, defaults, provisioning::Outcome,
     },
     error::Result,
     grpc::pb,
 };
 
 pub fn create_fully_provisioned(request: pb::CreateFullyProvisionedRequest) -> Result<CreateFullyProvisioned> {
+    Ok(wish(request)?)
+}
+
+pub(super) fn wish(
+    request: pb::CreateFullyProvisionedRequest,
+) -> std::result::Result<CreateFullyProvisioned, Violations> {
     let mut fields = Violations::default();
     let slug = fields.check("slug", TenantSlug::parse(&request.slug));
     let name = fields.check("name", DisplayName::parse(&request.name));
     let commission = fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
     let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
-    let input = fields.finish(|| {
+    fields.finish(|| {
         Some(CreateFullyProvisioned {
             slug: slug?,
             name: name?,
@@ -27,13 +33,13 @@ pub fn create_fully_provisioned(request: pb::CreateFullyProvisionedRequest) -> R
             request_id: request_id?,
             validate_only: request.validate_only,
         })
-    })?;
-    Ok(input)
+    })
 }
 
 pub fn create_fully_provisioned_response(outcome: Outcome) -> pb::CreateFullyProvisionedResponse {
     match outcome {
         Outcome::Created(provisioned) => provisioned_response(provisioned),
+        Outcome::Replayed(replay) => replayed_response(replay),
         Outcome::Validated(provisioned) => without_identity(provisioned_response(provisioned)),
     }
 }
@@ -45,6 +51,16 @@ fn provisioned_response(provisioned: Provisioned) -> pb::CreateFullyProvisionedR
         segment: Some(segment(provisioned.segment)),
         packages: provisioned.packages.into_iter().map(package).collect(),
         replayed: false,
+    }
+}
+
+fn replayed_response(replay: Replay) -> pb::CreateFullyProvisionedResponse {
+    pb::CreateFullyProvisionedResponse {
+        tenant: Some(tenant(replay.made.tenant)),
+        secret_key: replay.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
+        segment: replay.made.segment.map(segment),
+        packages: replay.made.packages.into_iter().map(package).collect(),
+        replayed: true,
     }
 }
 
@@ -64,9 +80,9 @@ pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<Signup
     Ok(SignupForm { violations, business_name, email, password, slug, request_id: request_id.flatten() })
 }
 
-pub fn create_from_signup_response(provisioned: Provisioned) -> pb::CreateFromSignupResponse {
+pub fn create_from_signup_response(outcome: Outcome) -> pb::CreateFromSignupResponse {
     let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } =
-        provisioned_response(provisioned);
+        create_fully_provisioned_response(outcome);
     pb::CreateFromSignupResponse { tenant, secret_key, segment, packages, replayed }
 }
 

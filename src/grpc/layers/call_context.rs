@@ -14,13 +14,20 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{error::Error, grpc::status};
+use crate::{domain::Caller, error::Error, grpc::status};
 
 /// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CallContext {
     pub trace_id: TraceId,
     pub deadline: Option<Instant>,
+    pub caller: Caller,
+}
+
+impl Default for CallContext {
+    fn default() -> Self {
+        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous() }
+    }
 }
 
 impl CallContext {
@@ -102,7 +109,7 @@ where
             trace_id = %trace_id,
         );
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        request.extensions_mut().insert(CallContext { trace_id, deadline });
+        request.extensions_mut().insert(CallContext { trace_id, deadline, caller: Caller::anonymous() });
         // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
         // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
         let expired = timeout.map(tokio::time::sleep);
