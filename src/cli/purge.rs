@@ -19,7 +19,10 @@ pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
     let before = Clock::system().now().checked_sub(settings.older_than.try_into()?);
     let before = before.ok_or("--older-than goes back further than time does")?;
     let database = OpenDatabase::open(settings.database).await?;
-    let store = Store::new(database.server.clone(), 1);
+    if database.is_private() {
+        database.migrate().await?;
+    }
+    let store = Store::unhurried(database.server.clone());
     let purged = purge(&store, before, settings.yes).await;
     store.close().await;
     database.close().await?;

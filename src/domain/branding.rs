@@ -22,8 +22,9 @@ impl Branding {
         if has_nul(&object) {
             return Err(Invalid::new(Reason::BadFormat, "must not hold NUL characters"));
         }
+        let written_out: usize = object.values().map(written_out_beyond_json).sum();
         let object = Value::Object(object);
-        if object.to_string().len() > Self::MAX_BYTES {
+        if object.to_string().len() + written_out > Self::MAX_BYTES {
             return Err(Invalid::new(Reason::TooLong, "must have at most 64 KiB as JSON"));
         }
         match object {
@@ -52,6 +53,19 @@ fn levels<'a>(members: impl Iterator<Item = &'a Value>) -> usize {
     1 + members.map(inner).max().unwrap_or(0)
 }
 
+/// By how much it is longer as the database writes it: numbers without an exponent.
+fn written_out_beyond_json(value: &Value) -> usize {
+    match value {
+        Value::Number(number) => {
+            let written_out = number.as_f64().map_or(0, |number| format!("{number}").len());
+            written_out.saturating_sub(number.to_string().len())
+        }
+        Value::Array(items) => items.iter().map(written_out_beyond_json).sum(),
+        Value::Object(object) => object.values().map(written_out_beyond_json).sum(),
+        Value::Null | Value::Bool(_) | Value::String(_) => 0,
+    }
+}
+
 fn has_nul(object: &Map<String, Value>) -> bool {
     fn in_value(value: &Value) -> bool {
         match value {
@@ -77,6 +91,14 @@ mod tests {
 
     fn nested(levels: usize) -> Value {
         (1..levels).fold(json!({}), |inner, _| json!({ "in": inner }))
+    }
+
+    #[test]
+    fn numbers_count_as_they_are_written_out() {
+        assert_eq!(reason(json!({"a": vec![1e300; 200]})), None);
+        assert_eq!(reason(json!({"a": vec![1e300; 300]})), Some(Reason::TooLong));
+        assert_eq!(reason(json!({"a": vec![1e-300; 300]})), Some(Reason::TooLong));
+        assert_eq!(reason(json!({"a": vec![12.5; 12_000]})), None);
     }
 
     #[test]

@@ -71,9 +71,11 @@ fn fold(name: &str) -> String {
     };
     // Compatibility forms first: they turn full-width letters and ligatures into plain ones, and letters that were typed
     // with a combining accent into one character. Apostrophes go before that: some would become a space and an accent.
-    for letter in
-        name.chars().filter(|&letter| !is_apostrophe(letter)).nfkc().filter(|&letter| !is_combining_mark(letter))
-    {
+    // And so do symbols, some of which would become letters.
+    let letters = name.chars().filter(|&letter| !is_apostrophe(letter));
+    let letters = letters.map(|letter| if is_lettered_symbol(letter) { ' ' } else { letter });
+    // A vowel sign is a mark that is a letter as well.
+    for letter in letters.nfkc().filter(|&letter| letter.is_alphanumeric() || !is_combining_mark(letter)) {
         match deunicode::deunicode_char(letter) {
             // Only letters and digits: deunicode would also name emoji and symbols.
             Some(ascii) if letter.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
@@ -85,6 +87,11 @@ fn fold(name: &str) -> String {
 
 const fn is_apostrophe(letter: char) -> bool {
     matches!(letter, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
+}
+
+/// Trade marks, circled and squared letters and the like, by their blocks.
+const fn is_lettered_symbol(letter: char) -> bool {
+    matches!(letter, '\u{2100}'..='\u{214f}' | '\u{2460}'..='\u{24ff}' | '\u{3200}'..='\u{33ff}' | '\u{1f100}'..='\u{1f2ff}')
 }
 
 fn cut_at_word(stem: &mut String) {
@@ -122,6 +129,9 @@ mod tests {
             ("北京", "bei-jing"),
             ("Ｆｕｌｌ　ｗｉｄｔｈ ﬁt", "full-width-fit"),
             ("Rock&Roll", "rock-roll"),
+            ("Bella™ Weddings℠", "bella-weddings"),
+            ("Ⓜetro №1 🅱akery", "etro-1-akery"),
+            ("किताब", "kitaab"),
             ("🎂 Cake ❤ Love 🎂", "cake-love"),
             ("123 Go", "s-123-go"),
             ("50% off", "s-50-off"),

@@ -8,8 +8,8 @@ use super::violation::{Invalid, Reason};
 /// The address an owner signed up with: trimmed, its domain in lower case, at most 254 characters (RFC 5321, 4.5.3.1.3
 /// with erratum 1690), with a domain of at least two labels.
 ///
-/// Letters beyond ASCII are lower-cased before the `@` too. The database tells addresses apart without regard to case,
-/// and what it takes for the case of such a letter hangs on its locale.
+/// Letters beyond ASCII are lower-cased before the `@` too: the database tells addresses apart without regard to the case
+/// of ASCII alone, which means the same in every locale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Email(String);
 
@@ -31,6 +31,7 @@ impl Email {
         let no_address = || Invalid::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
         match EmailAddress::parse_with_options(&trimmed, options) {
             Ok(_) if trimmed.chars().any(|letter| letter.is_control() || letter.is_whitespace()) => Err(no_address()),
+            Ok(address) if !is_host_name(address.domain()) => Err(no_address()),
             Ok(address) => Ok(Self(normalized(address.local_part(), address.domain()))),
             Err(email_address::Error::LocalPartTooLong) => {
                 Err(Invalid::new(Reason::TooLong, "must have at most 64 bytes before the @"))
@@ -43,6 +44,11 @@ impl Email {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether it holds nothing but what names of hosts do: the library takes all that may stand before the `@`.
+fn is_host_name(domain: &str) -> bool {
+    domain.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '.'))
 }
 
 fn normalized(local_part: &str, domain: &str) -> String {
@@ -92,6 +98,8 @@ mod tests {
             ("bella@example..com", Reason::BadFormat),
             ("bella@-example.com", Reason::BadFormat),
             ("bella..rossi@example.com", Reason::BadFormat),
+            ("bella@exa!mple.com", Reason::BadFormat),
+            ("bella@x{y}.z", Reason::BadFormat),
             ("bella rossi@example.com", Reason::BadFormat),
             ("\"bella rossi\"@example.com", Reason::BadFormat),
             ("bel\0la@example.com", Reason::BadFormat),

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use super::{
     booking_type::BookingType,
     ids::{PackageId, SegmentId, TenantId},
+    paging::Weigh,
 };
 
 /// What a customer books; always in a segment of its own tenant.
@@ -23,4 +24,10 @@ pub struct Package {
     pub active: bool,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+}
+
+impl Weigh for Package {
+    fn bytes(&self) -> usize {
+        self.name.len() + self.description.len()
+    }
 }

@@ -97,6 +97,14 @@ impl Binding {
     }
 }
 
+/// Half of what clients accept for a message unless they are told otherwise.
+const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// What a row adds to a message, in bytes: of texts without a bound that is small anyway.
+pub trait Weigh {
+    fn bytes(&self) -> usize;
+}
+
 /// One page, and the token of the next; empty at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
@@ -105,11 +113,22 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// From one row more than the page has, where there are so many: that row says that there is a next page.
+    /// From one row more than the page has, where there are so many: that row says that there is a next page. It ends
+    /// before its size where it would become too large a message.
     #[must_use]
-    pub fn cut(mut rows: Vec<T>, size: PageSize, binding: &Binding, position: impl Fn(&T) -> Position) -> Self {
-        let has_more = rows.len() > size.get();
-        rows.truncate(size.get());
+    pub fn cut(mut rows: Vec<T>, size: PageSize, binding: &Binding, position: impl Fn(&T) -> Position) -> Self
+    where
+        T: Weigh,
+    {
+        let mut bytes = 0;
+        let light = rows.iter().take(size.get()).take_while(|row| {
+            bytes += row.bytes();
+            bytes <= MAX_PAGE_BYTES
+        });
+        // One row fits whatever it weighs.
+        let count = light.count().max(1);
+        let has_more = rows.len() > count;
+        rows.truncate(count);
         let next_page_token =
             rows.last().filter(|_| has_more).map(|last| binding.token(position(last))).unwrap_or_default();
         Self { items: rows, next_page_token }
@@ -129,6 +148,26 @@ mod tests {
         {
             assert_eq!(PageSize::parse(size).ok().map(PageSize::get), expected, "{size}");
         }
+    }
+
+    impl Weigh for i64 {
+        fn bytes(&self) -> usize {
+            usize::try_from(*self).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_page_of_heavy_rows_ends_early_and_never_empty() {
+        let binding = Binding::new("numbers");
+        let position = |&order: &i64| Position { order, id: Uuid::nil() };
+        let size = PageSize::parse(10).unwrap();
+        let (heavy, half) = (3_000_000, 1_000_000);
+        let page = Page::cut(vec![half, half, half], size, &binding, position);
+        assert_eq!((page.items.len(), page.next_page_token.is_empty()), (2, false));
+        let page = Page::cut(vec![heavy, 1], size, &binding, position);
+        assert_eq!((page.items.as_slice(), page.next_page_token.is_empty()), ([heavy].as_slice(), false));
+        let page = Page::cut(Vec::<i64>::new(), size, &binding, position);
+        assert_eq!(page.next_page_token, "");
     }
 
     #[test]

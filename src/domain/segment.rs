@@ -2,7 +2,10 @@
 
 use time::OffsetDateTime;
 
-use super::ids::{SegmentId, TenantId};
+use super::{
+    ids::{SegmentId, TenantId},
+    paging::Weigh,
+};
 
 /// A group of offers on a tenant's storefront.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,4 +20,10 @@ pub struct Segment {
     pub active: bool,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+}
+
+impl Weigh for Segment {
+    fn bytes(&self) -> usize {
+        self.name.len() + self.description.len()
+    }
 }

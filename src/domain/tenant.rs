@@ -8,7 +8,7 @@ use super::{
     branding::Branding,
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{Binding, PageSize, Position},
+    paging::{Binding, PageSize, Position, Weigh},
     text::DisplayName,
     violation::Invalid,
 };
@@ -82,9 +82,32 @@ impl TenantFilter {
     pub fn position(&self, token: &str) -> Result<Option<TenantPosition>, Invalid> {
         let Some(position) = self.binding().parse(token)? else { return Ok(None) };
         let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(position.order) * 1_000);
-        let created_at = created_at.map_err(|_out_of_range| Binding::not_of_this_list())?;
+        // Nothing was made before there was a clock for it, and the database knows no year so far back as a token can.
+        let created_at = created_at.ok().filter(|&moment| moment >= OffsetDateTime::UNIX_EPOCH);
+        let created_at = created_at.ok_or_else(Binding::not_of_this_list)?;
         Ok(Some(TenantPosition { created_at, id: position.id }))
     }
+}
+
+impl Weigh for Tenant {
+    fn bytes(&self) -> usize {
+        self.name.len() + json_bytes(self.branding.iter())
+    }
+}
+
+/// About as many as the members take in a message.
+fn json_bytes<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usize {
+    fn of_value(value: &Value) -> usize {
+        const FRAME: usize = 12;
+        FRAME
+            + match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(of_value).sum(),
+                Value::Object(object) => json_bytes(object.iter()),
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
+    }
+    members.map(|(key, value)| key.len() + of_value(value)).sum()
 }
 
 impl Tenant {

@@ -61,8 +61,9 @@ impl Hasher {
     /// Where Argon2 refuses a setting.
     pub fn new(settings: HashingSettings) -> Result<Self> {
         let kind = |setting| {
-            let lane = Lane::new(settings.workers, settings.queue_length);
-            Ok::<_, Error>(Kind { params: params(setting)?, lane })
+            let params = params(setting)?;
+            let lane = Lane::new(settings.workers, settings.queue_length, params.block_count());
+            Ok::<_, Error>(Kind { params, lane })
         };
         Ok(Self { keys: kind(settings.key)?, passwords: kind(settings.password)?, workers: settings.workers })
     }
@@ -143,11 +144,16 @@ impl Kind {
             self.run(work_of(&self.params), dummy).await?;
             return Ok(Verified { is_right: false, is_outdated: false });
         };
+        let missing = missing_work(&stored.params, &self.params)?;
         let amount = work_of(&stored.params);
         let is_outdated = setting(&stored.params) != setting(&self.params);
         let compare = move |memory: &mut Vec<Block>| {
             // Outputs compare in constant time.
-            Ok(compute(&stored.params, &secret, &stored.salt, memory)? == stored.output)
+            let is_right = compute(&stored.params, &secret, &stored.salt, memory)? == stored.output;
+            if let Some(missing) = missing.filter(|_| !is_right) {
+                compute(&missing, &secret, &[0; SALT_BYTES], memory)?;
+            }
+            Ok(is_right)
         };
         let is_right = self.run(amount, compare).await?;
         Ok(Verified { is_right, is_outdated })
@@ -201,6 +207,16 @@ fn hash(params: &Params, secret: &SecretString, memory: &mut Vec<Block>) -> Resu
 /// KiB times passes.
 const fn work_of(params: &Params) -> u32 {
     params.m_cost().saturating_mul(params.t_cost())
+}
+
+/// What has to be done beside a cheaper setting than today's, so that whoever guesses wrong cannot tell by the time it
+/// took that there is such a hash: where there is none, today's is what it takes.
+fn missing_work(stored: &Params, today: &Params) -> Result<Option<Params>> {
+    let missing = work_of(today).saturating_sub(work_of(stored)) / today.t_cost();
+    if missing < Params::MIN_M_COST * today.p_cost() {
+        return Ok(None);
+    }
+    Params::new(missing, today.t_cost(), today.p_cost(), None).map(Some).map_err(Error::internal)
 }
 
 fn compute(params: &Params, secret: &SecretString, salt: &[u8], memory: &mut Vec<Block>) -> Result<Output> {
@@ -275,6 +291,15 @@ mod tests {
         assert_eq!(verified("correct house").await, Verified { is_right: false, is_outdated: true });
         let same = hasher(CHEAP).verify_password(Some(password("correct horse")), Some(made)).await.unwrap();
         assert_eq!(same, Verified { is_right: true, is_outdated: false });
+    }
+
+    #[test]
+    fn a_cheaper_hash_is_made_up_for_and_a_dearer_one_cannot_be() {
+        let params = |memory_kib, passes| params(Argon2Setting { memory_kib, passes, lanes: 1 }).unwrap();
+        let missing = |stored, today| missing_work(&stored, &today).unwrap().map(|missing| work_of(&missing));
+        assert_eq!(missing(params(19_456, 2), params(65_536, 3)), Some(65_536 * 3 - 19_456 * 2 - 1));
+        assert_eq!(missing(params(64, 1), params(64, 1)), None);
+        assert_eq!(missing(params(256, 2), params(64, 1)), None);
     }
 
     #[tokio::test]

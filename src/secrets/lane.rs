@@ -17,14 +17,17 @@ pub(super) struct Lane {
     /// One permit for everyone at work or waiting.
     admitted: Arc<Semaphore>,
     spare_memory: Mutex<Vec<Vec<Block>>>,
+    /// Blocks that are kept of it; work that needed more is the exception.
+    blocks: usize,
 }
 
 impl Lane {
-    pub(super) fn new(workers: usize, queue_length: usize) -> Arc<Self> {
+    pub(super) fn new(workers: usize, queue_length: usize, blocks: usize) -> Arc<Self> {
         Arc::new(Self {
             at_work: Arc::new(Semaphore::new(workers)),
             admitted: Arc::new(Semaphore::new(workers + queue_length)),
             spare_memory: Mutex::new(Vec::with_capacity(workers)),
+            blocks,
         })
     }
 
@@ -55,6 +58,8 @@ impl Lane {
     pub(super) fn run_here<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
         let mut memory = self.spare().pop().unwrap_or_default();
         let done = work(&mut memory);
+        memory.truncate(self.blocks);
+        memory.shrink_to(self.blocks);
         self.spare().push(memory);
         done
     }
@@ -73,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_freed_one_accepts() {
-        let lane = Lane::new(1, 1);
+        let lane = Lane::new(1, 1, 8);
         let at_work = lane.at_work.acquire().await.unwrap();
         let admitted = lane.admitted.acquire().await.unwrap();
         let mut waiting = Box::pin(lane.run(|_| "waited"));
@@ -87,8 +92,11 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_used_again() {
-        let lane = Lane::new(1, 1);
+        let lane = Lane::new(1, 1, 8);
         lane.run(|memory| memory.resize(8, Block::default())).await.unwrap();
         assert_eq!(lane.run(|memory| memory.len()).await.unwrap(), 8);
+        lane.run(|memory| memory.resize(1_000, Block::default())).await.unwrap();
+        let kept = lane.run(|memory| (memory.len(), memory.capacity())).await.unwrap();
+        assert_eq!(kept, (8, 8), "but not more than is usual");
     }
 }

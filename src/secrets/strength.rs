@@ -5,18 +5,27 @@ use zxcvbn::Score;
 
 use crate::domain::Password;
 
-/// Characters that are judged. What zxcvbn needs grows with the third power of them, and for a text made of nothing but
-/// letters' look-alikes up to a second at its own limit of 100; by 32 nobody's good password is taken for a weak one.
+/// Characters that are judged at a time. What zxcvbn needs grows with the third power of them: for a text made of nothing
+/// but letters' look-alikes it is up to a second at its own limit of 100, and a tenth of that at 32.
 const JUDGED: usize = 32;
 
 /// Whether a guesser who tries what people choose, the hints first, would get there within a million guesses
 /// (zxcvbn's score below 2; Wheeler, USENIX Security 2016).
 pub(super) fn is_guessable(password: &Password, hints: &[String]) -> bool {
-    let judged: Zeroizing<String> = Zeroizing::new(password.expose().chars().take(JUDGED).collect());
-    // A hint that is longer than what is judged has to be found by its start.
-    let hints: Vec<String> = hints.iter().map(|hint| hint.chars().take(JUDGED).collect()).collect();
+    // Cut as the password is, so that a long name is found in it piece by piece.
+    let hints: Vec<String> = hints.iter().flat_map(|hint| pieces(hint)).map(|piece| piece.to_string()).collect();
     let hints: Vec<&str> = hints.iter().map(String::as_str).collect();
-    zxcvbn::zxcvbn(&judged, &hints).score() < Score::Two
+    // A password is no weaker than its strongest piece.
+    pieces(password.expose()).iter().all(|piece| zxcvbn::zxcvbn(piece, &hints).score() < Score::Two)
+}
+
+fn pieces(text: &str) -> Vec<Zeroizing<String>> {
+    let mut letters = text.chars().peekable();
+    let mut pieces = Vec::new();
+    while letters.peek().is_some() {
+        pieces.push(Zeroizing::new(letters.by_ref().take(JUDGED).collect()));
+    }
+    pieces
 }
 
 #[cfg(test)]
@@ -38,7 +47,8 @@ mod tests {
     }
 
     #[test]
-    fn a_few_unrelated_words_are_not() {
+    fn a_few_unrelated_words_are_not_and_neither_is_anything_that_holds_them() {
+        assert!(!guessable(&format!("{}correct horse battery", "a".repeat(32)), &[]));
         for strong in
             ["correct horse battery", "winter2024!", "kJ8#mP2$", "Ömer trinkt Çay", &"tulip lamp 7 ".repeat(9)]
         {
@@ -54,6 +64,8 @@ mod tests {
         }
         assert!(!guessable("bella.rossi1", &[]));
         let long = "Bella Weddings Photography and Video of Lucca";
-        assert!(guessable(long, &[long]), "also where it is longer than what is judged");
+        assert!(guessable(long, &[long]), "also where it is longer than what is judged at a time");
+        let with_more = format!("{}kJ8#mP2$vL9", &long[..32]);
+        assert!(!guessable(&with_more, &[long]));
     }
 }

@@ -45,6 +45,7 @@ const TRUST_IDLE_FOR: Duration = Duration::from_secs(5);
 /// Connections are made anew after this, so that a moved host name is followed.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
 const STATEMENT_TIMEOUT_MS: &str = "4000";
+const NO_TIMEOUT_MS: &str = "0";
 const LOCK_TIMEOUT_MS: &str = "2000";
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: &str = "5000";
 
@@ -59,6 +60,16 @@ impl Store {
     /// Connects when first used, so that a service can start before its database.
     #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
+        Self::with(session(options, STATEMENT_TIMEOUT_MS), max_connections)
+    }
+
+    /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
+    #[must_use]
+    pub fn unhurried(options: PgConnectOptions) -> Self {
+        Self::with(session(options, NO_TIMEOUT_MS), 1)
+    }
+
+    fn with(options: PgConnectOptions, max_connections: u32) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -72,7 +83,7 @@ impl Store {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(session(options));
+            .connect_lazy_with(options);
         Self { pool, reachable: Arc::new(AtomicBool::new(true)) }
     }
 
@@ -92,9 +103,11 @@ impl Store {
 }
 
 /// What every session of the service promises the database, so that no call can hold it up for long.
-fn session(options: PgConnectOptions) -> PgConnectOptions {
+fn session(options: PgConnectOptions, statement_timeout_ms: &str) -> PgConnectOptions {
     options.application_name("turnkey").options([
-        ("statement_timeout", STATEMENT_TIMEOUT_MS),
+        // What a statement that waited for another sees when it goes on hangs on it, and so does this service.
+        ("default_transaction_isolation", "read committed"),
+        ("statement_timeout", statement_timeout_ms),
         ("lock_timeout", LOCK_TIMEOUT_MS),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS),
     ])

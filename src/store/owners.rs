@@ -29,10 +29,10 @@ impl Store {
     pub async fn find_owner(&self, email: &Email) -> Result<Option<Owner>> {
         let row = sqlx::query_as!(
             OwnerRow,
-            "SELECT tenant_id, password_hash
+            r#"SELECT tenant_id, password_hash
                FROM owners
                JOIN tenants ON tenants.id = owners.tenant_id AND tenants.deleted_at IS NULL
-              WHERE lower(email) = lower($1)",
+              WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")"#,
             email.as_str(),
         )
         .fetch_optional(&self.pool)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{migrate::MIGRATIONS, session};
+use super::{STATEMENT_TIMEOUT_MS, migrate::MIGRATIONS, session};
 
 /// No answer within this is an answer too.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub struct Probe {
 impl Probe {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options: session(options), connection: None }
+        Self { options: session(options, STATEMENT_TIMEOUT_MS), connection: None }
     }
 
     /// # Errors

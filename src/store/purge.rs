@@ -1,9 +1,13 @@
 //! Deleted tenants, removed for good.
 
+use sqlx::error::DatabaseError;
 use time::OffsetDateTime;
 
 use super::Store;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// A call that found the tenant alive may write a last row that the statement does not see. The next one does.
+const ATTEMPTS: usize = 3;
 
 impl Store {
     /// How many tenants were deleted before this moment, and the slugs of up to `limit` of them, oldest deletion first.
@@ -33,6 +37,16 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
+        for _ in 0..ATTEMPTS {
+            match self.try_purge(before, limit).await {
+                Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
+                removed => return removed.map_err(|error| self.error(error)),
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    async fn try_purge(&self, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
         // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
         let removed = sqlx::query_scalar!(
             r#"
@@ -55,8 +69,7 @@ impl Store {
             limit,
         )
         .fetch_one(&self.pool)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok(removed.unsigned_abs())
     }
 }

@@ -7,6 +7,7 @@
 mod cluster;
 mod fixture;
 mod program;
+mod proxy;
 
 mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
@@ -21,11 +22,13 @@ mod errors;
 mod get_tenant;
 mod health;
 mod isolation;
+mod killed_server;
 mod layering;
 mod list_api_keys;
 mod list_packages;
 mod list_tenants;
 mod log_lines;
+mod lost_answers;
 mod migrate;
 mod orphans;
 mod purge;

@@ -1,0 +1,160 @@
+//! Stands between the server and Postgres, understands enough of what they say to know where a statement begins and where
+//! its answer ends, and cuts the line right there when it is told to.
+//!
+//! Postgres' manual, chapter 55: after the first one, each message is a letter, its length and its content.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::{
+    io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, UnixStream},
+};
+
+/// Where to cut, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The statement does not arrive.
+    BeforeStatement,
+    /// The statement is done, COMMIT included, and nobody hears of it.
+    BeforeAnswer,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Trap {
+    /// Stands in the statement that is meant.
+    text: &'static str,
+    cut: Cut,
+}
+
+#[derive(Clone)]
+pub struct Proxy {
+    port: u16,
+    trap: Arc<Mutex<Option<Trap>>>,
+}
+
+impl Proxy {
+    /// In front of the Postgres of these options. Ends with the test's runtime.
+    pub async fn start(database: &PgConnectOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let trap = Arc::new(Mutex::new(None));
+        let proxy = Self { port, trap };
+        let socket = database.get_socket().unwrap().join(format!(".s.PGSQL.{}", database.get_port()));
+        let pumping = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let postgres = UnixStream::connect(&socket).await.unwrap();
+                let proxy = pumping.clone();
+                // A line that is cut is what this is for.
+                tokio::spawn(async move { drop(proxy.pump(client, postgres).await) });
+            }
+        });
+        proxy
+    }
+
+    /// The same login through the proxy.
+    pub fn options(&self, database: &PgConnectOptions) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .ssl_mode(PgSslMode::Disable)
+            .username(database.get_username())
+            .database(database.get_database().unwrap())
+    }
+
+    /// Cuts the line at the next statement that holds this text.
+    pub fn set_trap(&self, text: &'static str, cut: Cut) {
+        *self.trap.lock().unwrap() = Some(Trap { text, cut });
+    }
+
+    /// Whether a statement has gone into the trap.
+    pub fn is_sprung(&self) -> bool {
+        self.trap.lock().unwrap().is_none()
+    }
+
+    async fn pump(&self, client: tokio::net::TcpStream, postgres: UnixStream) -> io::Result<()> {
+        let (from_client, to_client) = client.into_split();
+        let (from_postgres, to_postgres) = postgres.into_split();
+        let swallow = AtomicBool::new(false);
+        tokio::select! {
+            ended = self.ask(from_client, to_postgres, &swallow) => ended,
+            ended = answer(from_postgres, to_client, &swallow) => ended,
+        }
+    }
+
+    async fn ask(
+        &self,
+        mut client: impl AsyncRead + Unpin,
+        mut postgres: impl AsyncWrite + Unpin,
+        swallow: &AtomicBool,
+    ) -> io::Result<()> {
+        let length = client.read_u32().await?;
+        let startup = content(&mut client, length).await?;
+        postgres.write_u32(length).await?;
+        postgres.write_all(&startup).await?;
+        let mut statements: HashMap<String, String> = HashMap::new();
+        loop {
+            let (letter, length) = (client.read_u8().await?, client.read_u32().await?);
+            let message = content(&mut client, length).await?;
+            let mut texts = message.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+            let mut next = || texts.next().unwrap_or_default();
+            let begins = match letter {
+                b'P' => {
+                    statements.insert(next(), next());
+                    None
+                }
+                b'B' => Some((next(), next()).1).and_then(|name| statements.get(&name).cloned()),
+                b'Q' => Some(next()),
+                _ => None,
+            };
+            match begins.and_then(|statement| self.spring(&statement)) {
+                Some(Cut::BeforeStatement) => return Ok(()),
+                Some(Cut::BeforeAnswer) => swallow.store(true, Ordering::SeqCst),
+                None => {}
+            }
+            postgres.write_u8(letter).await?;
+            postgres.write_u32(length).await?;
+            postgres.write_all(&message).await?;
+        }
+    }
+
+    fn spring(&self, statement: &str) -> Option<Cut> {
+        let mut trap = self.trap.lock().unwrap();
+        trap.take_if(|trap| statement.contains(trap.text)).map(|trap| trap.cut)
+    }
+}
+
+async fn answer(
+    mut postgres: impl AsyncRead + Unpin,
+    mut client: impl AsyncWrite + Unpin,
+    swallow: &AtomicBool,
+) -> io::Result<()> {
+    loop {
+        let (letter, length) = (postgres.read_u8().await?, postgres.read_u32().await?);
+        let message = content(&mut postgres, length).await?;
+        if swallow.load(Ordering::SeqCst) {
+            // Ready for the next query: this one is over.
+            if letter == b'Z' {
+                return Ok(());
+            }
+            continue;
+        }
+        client.write_u8(letter).await?;
+        client.write_u32(length).await?;
+        client.write_all(&message).await?;
+    }
+}
+
+/// The length counts itself.
+async fn content(from: &mut (impl AsyncRead + Unpin), length: u32) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; usize::try_from(length).unwrap() - 4];
+    from.read_exact(&mut content).await?;
+    Ok(content)
+}
