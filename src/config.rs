@@ -2,9 +2,17 @@
 //!
 //! clap only collects the texts: it would stop at the first bad one.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
+use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 use tracing_subscriber::EnvFilter;
 
@@ -13,7 +21,9 @@ use crate::domain::{Argon2Setting, KeyMode};
 const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
 const ARGON2_FORM: &str =
     "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
-const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
+pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
+/// Where a progress bar is drawn.
+pub const QUIET_LOG_FILTER: &str = "warn";
 
 /// How the program speaks of its work.
 #[derive(Debug, Clone, Args)]
@@ -77,6 +87,36 @@ pub struct ServeArgs {
 }
 
 #[derive(Clone, Args)]
+pub struct ImportArgs {
+    /// The tenants, as CSV with the columns slug, name and, if you like, `commission_percent`
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where their keys are written; the same file goes on where a run before was stopped
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Go on without the rows that cannot be imported
+    #[arg(long)]
+    skip_bad: bool,
+    /// Calls at a time, of 100 rows each [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    concurrency: Option<String>,
+    /// Import by way of this server, such as <http://127.0.0.1:50051> [default: into the database itself]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// The token to call the server with
+    #[arg(long, env = "TURNKEY_TOKEN", hide_env_values = true, value_name = "TOKEN", requires = "server")]
+    token: Option<String>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// `live` or `test`; stands in every new key [default: live]
+    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
+    key_mode: Option<String>,
+    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
+    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
+    key_argon2: Option<String>,
+}
+
+#[derive(Clone, Args)]
 pub struct PurgeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -118,6 +158,30 @@ pub struct ServeSettings {
     pub ready_file: Option<PathBuf>,
     pub migrate: bool,
     pub server: ServerSettings,
+}
+
+/// What `turnkey import` needs to know.
+pub struct ImportSettings {
+    pub file: PathBuf,
+    pub out: PathBuf,
+    pub skip_bad: bool,
+    pub concurrency: NonZeroUsize,
+    pub target: ImportTarget,
+}
+
+pub enum ImportTarget {
+    Database { database: Database, key_mode: KeyMode, key_argon2: Argon2Setting },
+    Server { url: String, token: Option<SecretString> },
+}
+
+impl ImportTarget {
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Database { .. } => "database",
+            Self::Server { .. } => "server",
+        }
+    }
 }
 
 /// What `turnkey purge` needs to know.
@@ -182,7 +246,7 @@ impl std::error::Error for Mistakes {}
 impl LogArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self, is_terminal: bool) -> Result<LogSettings, Mistakes> {
+    pub fn settings(&self, is_terminal: bool, default_filter: &str) -> Result<LogSettings, Mistakes> {
         let mut mistakes = Mistakes::default();
         let format = match self.log_format.as_deref() {
             None => Some(if is_terminal { LogFormat::Pretty } else { LogFormat::Json }),
@@ -191,7 +255,7 @@ impl LogArgs {
             Some(_) => mistakes.check("--log-format / TURNKEY_LOG_FORMAT", Err("must be pretty or json".to_owned())),
         };
         let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
-        let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(DEFAULT_LOG_FILTER));
+        let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(default_filter));
         let filter = mistakes.check("RUST_LOG", filter.map_err(|why| why.to_string()));
         mistakes.finish(|| Some(LogSettings { format: format?, filter: filter? }))
     }
@@ -265,18 +329,8 @@ impl ServeArgs {
             64_u16,
             "a whole number from 0 to 65535",
         );
-        let key_mode = mistakes.parse(
-            "--key-mode / TURNKEY_KEY_MODE",
-            self.key_mode.as_deref(),
-            KeyMode::default(),
-            "live or test",
-        );
-        let key_argon2 = mistakes.parse(
-            "--key-argon2 / TURNKEY_KEY_ARGON2",
-            self.key_argon2.as_deref(),
-            Argon2Setting::KEY,
-            ARGON2_FORM,
-        );
+        let key_mode = key_mode(mistakes, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(mistakes, self.key_argon2.as_deref());
         let password_argon2 = mistakes.parse(
             "--password-argon2 / TURNKEY_PASSWORD_ARGON2",
             self.password_argon2.as_deref(),
@@ -299,6 +353,37 @@ impl ServeArgs {
             password_argon2: password_argon2?,
             shutdown_pause: Duration::from_secs(pause?.0),
         })
+    }
+}
+
+impl ImportArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<ImportSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let form = "a whole number from 1";
+        let concurrency =
+            mistakes.parse("--concurrency", self.concurrency.as_deref(), const { NonZeroUsize::new(4).unwrap() }, form);
+        let target = match &self.server {
+            Some(url) => Some(ImportTarget::Server { url: url.clone(), token: self.token.clone().map(Into::into) }),
+            None => self.to_database(&mut mistakes),
+        };
+        mistakes.finish(|| {
+            Some(ImportSettings {
+                file: self.file.clone(),
+                out: self.out.clone(),
+                skip_bad: self.skip_bad,
+                concurrency: concurrency?,
+                target: target?,
+            })
+        })
+    }
+
+    fn to_database(&self, mistakes: &mut Mistakes) -> Option<ImportTarget> {
+        let database = self.database.check(mistakes);
+        let key_mode = key_mode(mistakes, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(mistakes, self.key_argon2.as_deref());
+        Some(ImportTarget::Database { database: database?, key_mode: key_mode?, key_argon2: key_argon2? })
     }
 }
 
@@ -337,6 +422,14 @@ fn listen(mistakes: &mut Mistakes, text: Option<&str>) -> Option<SocketAddr> {
     let parsed = text.unwrap_or(DEFAULT_LISTEN).parse();
     let form = "must be an IP address and a port, such as 127.0.0.1:50051";
     mistakes.check("--listen / TURNKEY_LISTEN", parsed.map_err(|_unfit| form.to_owned()))
+}
+
+fn key_mode(mistakes: &mut Mistakes, text: Option<&str>) -> Option<KeyMode> {
+    mistakes.parse("--key-mode / TURNKEY_KEY_MODE", text, KeyMode::default(), "live or test")
+}
+
+fn key_argon2(mistakes: &mut Mistakes, text: Option<&str>) -> Option<Argon2Setting> {
+    mistakes.parse("--key-argon2 / TURNKEY_KEY_ARGON2", text, Argon2Setting::KEY, ARGON2_FORM)
 }
 
 fn flag(mistakes: &mut Mistakes, setting: &'static str, text: Option<&str>, default: bool) -> Option<bool> {

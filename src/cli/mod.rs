@@ -2,6 +2,7 @@
 
 mod database;
 mod healthcheck;
+mod import;
 mod migrate;
 mod purge;
 mod serve;
@@ -11,7 +12,10 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{DatabaseArgs, HealthcheckArgs, LogArgs, LogSettings, Mistakes, PurgeArgs, ServeArgs},
+    config::{
+        DEFAULT_LOG_FILTER, DatabaseArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings, Mistakes, PurgeArgs,
+        QUIET_LOG_FILTER, ServeArgs,
+    },
     error::Chain,
     telemetry,
 };
@@ -38,6 +42,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database's schema up to date and exit
     Migrate(DatabaseArgs),
+    /// Make many tenants from a file, and write their keys into another
+    Import(Box<ImportArgs>),
     /// Remove tenants for good that were deleted some time ago
     Purge(PurgeArgs),
     /// Exit 0 where the server is SERVING
@@ -49,10 +55,14 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let log = cli.log.settings(std::io::stderr().is_terminal());
-    match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
+    let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
+    let is_terminal = std::io::stderr().is_terminal();
+    let draws_progress = is_terminal && matches!(command, Command::Import(_) | Command::Purge(_));
+    let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
+    match command {
         Command::Serve(args) => start(log, args.settings(), serve::run),
         Command::Migrate(args) => start(log, args.settings(), migrate::run),
+        Command::Import(args) => start(log, args.settings(), import::run),
         Command::Purge(args) => start(log, args.settings(), purge::run),
         Command::Healthcheck(args) => start(log, args.address(), healthcheck::run),
     }

@@ -13,6 +13,12 @@ impl Caller {
         Self { name: "anonymous".to_owned() }
     }
 
+    /// An import that works on the database itself.
+    #[must_use]
+    pub fn import() -> Self {
+        Self { name: "import".to_owned() }
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

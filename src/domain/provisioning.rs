@@ -43,6 +43,7 @@ pub enum Flow {
     Admin,
     Signup,
     Batch,
+    Import,
 }
 
 impl Flow {
@@ -52,6 +53,7 @@ impl Flow {
             Self::Admin => "admin",
             Self::Signup => "signup",
             Self::Batch => "batch",
+            Self::Import => "import",
         }
     }
 }

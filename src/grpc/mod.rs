@@ -4,6 +4,7 @@
 //! `server`, and nowhere else.
 
 mod call;
+pub mod client;
 mod convert;
 pub mod health;
 pub mod layers;

@@ -21,6 +21,7 @@ mod embedded;
 mod errors;
 mod get_tenant;
 mod health;
+mod import;
 mod isolation;
 mod killed_server;
 mod layering;

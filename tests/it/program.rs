@@ -80,6 +80,13 @@ impl Program {
         }
     }
 
+    /// The next line, or none where it has ended.
+    pub fn next_line(&mut self) -> Option<String> {
+        let line = self.lines.recv_timeout(PATIENCE).ok()?;
+        self.log.push(line.clone());
+        Some(line)
+    }
+
     /// The address it serves on, once it serves.
     pub fn address(&mut self) -> String {
         let line = self.wait_for("Turnkey listens on");

@@ -1,0 +1,136 @@
+//! `turnkey import`: many tenants from a file, their keys into another.
+//!
+//! It may be stopped at any moment, killed included, and started again with the same files: every tenant is made once,
+//! and every key ends up in the file. What makes it so:
+//! - nothing is sent before every row was read, and its request id is in the journal;
+//! - a row is done when it stands in the keys' file, whole; all others are sent again, and their request ids bring back
+//!   what was made ([`journal`], [`keys`]).
+
+mod journal;
+mod keys;
+mod rows;
+mod target;
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use self::{
+    journal::Journal,
+    keys::Keys,
+    rows::{Row, Rows},
+    target::{Made, Target},
+};
+use super::Error;
+use crate::config::ImportSettings;
+
+/// Rows in a call: enough to be quick, few enough to be retried lightly.
+const BATCH: usize = 100;
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub async fn run(settings: ImportSettings) -> Result<(), Error> {
+    let Rows { good, bad } = rows::read(&settings.file)?;
+    for complaint in &bad {
+        eprintln!("{complaint}");
+    }
+    if !bad.is_empty() && !settings.skip_bad {
+        return Err(format!("{} bad rows, and nothing was imported. --skip-bad goes on without them", bad.len()).into());
+    }
+    let journal = Journal::open(&settings.out, settings.target.name(), &good)?;
+    let keys = Keys::open(&settings.out)?;
+    let target = Target::open(settings.target, settings.concurrency).await?;
+    let imported = import(&target, &journal, keys, good, settings.concurrency.get()).await;
+    target.close().await?;
+    let refused = imported?;
+    for complaint in &refused {
+        eprintln!("{complaint}");
+    }
+    if refused.is_empty() { Ok(()) } else { Err(format!("{} rows were refused", refused.len()).into()) }
+}
+
+/// Answers what was said of the rows that were refused.
+async fn import(
+    target: &Target,
+    journal: &Journal,
+    mut keys: Keys,
+    mut rows: Vec<Row>,
+    concurrency: usize,
+) -> Result<Vec<String>, Error> {
+    let total = rows.len();
+    rows.retain(|row| !keys.has(row.slug.as_str()));
+    let progress = Progress::start(total, total - rows.len())?;
+    let batches = rows.chunks(BATCH).map(|batch| send(target, journal, batch));
+    let mut answers = stream::iter(batches).buffer_unordered(concurrency);
+    let mut refused = Vec::new();
+    while let Some(answer) = answers.next().await {
+        for (row, made) in answer? {
+            match made {
+                Ok(made) => keys.write(&row.slug, &made)?,
+                Err(why) => refused.push(format!("line {}: {}: {why}", row.line, row.slug)),
+            }
+            progress.step();
+        }
+    }
+    progress.finish(refused.len());
+    Ok(refused)
+}
+
+type Sent<'a> = Vec<(&'a Row, Result<Made, String>)>;
+
+/// Repeats itself while the other side is away or has too much to do: the request ids make that safe.
+async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Result<Sent<'a>, Error> {
+    let wishes = batch.iter().map(|row| row.wish(journal)).collect::<Result<Vec<_>, _>>()?;
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..ATTEMPTS {
+        match target.create(&wishes).await {
+            Err(failure) if failure.may_pass => tracing::warn!("Tried in vain, and will try again: {}", failure.cause),
+            answers => return Ok(batch.iter().zip(answers.map_err(|failure| failure.cause)?).collect()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    let answers = target.create(&wishes).await.map_err(|failure| {
+        format!("{}. What was imported is safe; run the same command again to go on", failure.cause)
+    })?;
+    Ok(batch.iter().zip(answers).collect())
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    has_terminal: bool,
+}
+
+impl Progress {
+    fn start(total: usize, done: usize) -> Result<Self, Error> {
+        let has_terminal = std::io::stderr().is_terminal();
+        let target = if has_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} ({per_sec}, {eta} left)")?;
+        let bar = ProgressBar::with_draw_target(Some(total.try_into()?), target).with_style(style);
+        bar.set_position(done.try_into()?);
+        bar.reset_eta();
+        if done > 0 {
+            bar.suspend(|| eprintln!("{done} of {total} were imported before"));
+        }
+        Ok(Self { bar, has_terminal })
+    }
+
+    fn step(&self) {
+        self.bar.inc(1);
+        let (position, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let is_milestone = position % (total / 50).max(1) == 0;
+        if !self.has_terminal && is_milestone {
+            let (rate, left) = (self.bar.per_sec(), self.bar.eta().as_secs());
+            eprintln!("imported {position} of {total} ({rate:.0} a second, {left} s left)");
+        }
+    }
+
+    fn finish(&self, refused: usize) {
+        self.bar.finish_and_clear();
+        let done = self.bar.position();
+        eprintln!("{done} rows: {} imported, {refused} refused", done - refused as u64);
+    }
+}

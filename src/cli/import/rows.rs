@@ -1,0 +1,162 @@
+//! The file of tenants: read, and judged as a whole.
+
+use std::{collections::HashMap, fs::File, path::Path};
+
+use csv::{ReaderBuilder, StringRecord, Trim};
+
+use super::{Error, journal::Journal};
+use crate::domain::{
+    CommissionPercent, CreateFullyProvisioned, DisplayName, Invalid, Reason, TenantSlug, Violations, defaults,
+};
+
+const SLUG: &str = "slug";
+const NAME: &str = "name";
+const COMMISSION: &str = "commission_percent";
+
+/// A tenant to be made.
+pub struct Row {
+    pub line: u64,
+    pub slug: TenantSlug,
+    name: DisplayName,
+    commission: CommissionPercent,
+}
+
+pub struct Rows {
+    pub good: Vec<Row>,
+    /// A line for each that cannot be imported, saying where it is and why.
+    pub bad: Vec<String>,
+}
+
+impl Row {
+    pub fn wish(&self, journal: &Journal) -> Result<CreateFullyProvisioned, Error> {
+        Ok(CreateFullyProvisioned {
+            slug: self.slug.clone(),
+            name: self.name.clone(),
+            commission: self.commission,
+            request_id: Some(journal.request_id(self.slug.as_str())?),
+            validate_only: false,
+        })
+    }
+}
+
+/// Columns in any order: `slug`, `name`, and `commission_percent` if some have another than the default.
+pub fn read(path: &Path) -> Result<Rows, Error> {
+    let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(file);
+    let columns = Columns::find(reader.headers()?)?;
+    let mut rows = Rows { good: Vec::new(), bad: Vec::new() };
+    let mut seen: HashMap<TenantSlug, u64> = HashMap::new();
+    for record in reader.into_records() {
+        match record {
+            Err(error) => rows.bad.push(error.to_string()),
+            Ok(record) => {
+                let line = record.position().map_or(0, csv::Position::line);
+                match columns.parse(&record, line, &seen) {
+                    Ok(row) => {
+                        seen.insert(row.slug.clone(), line);
+                        rows.good.push(row);
+                    }
+                    Err(violations) => rows.bad.extend(violations.iter().map(|violation| {
+                        format!("line {line}: {} {}", violation.field, violation.invalid.description)
+                    })),
+                }
+            }
+        }
+    }
+    Ok(rows)
+}
+
+struct Columns {
+    slug: usize,
+    name: usize,
+    commission: Option<usize>,
+}
+
+impl Columns {
+    fn find(headers: &StringRecord) -> Result<Self, Error> {
+        if let Some(unknown) = headers.iter().find(|header| ![SLUG, NAME, COMMISSION].contains(header)) {
+            return Err(format!("there is no column {unknown:?}: {SLUG}, {NAME} and {COMMISSION} are known").into());
+        }
+        let position = |name| headers.iter().position(|header| header == name);
+        let needed = |name| position(name).ok_or_else(|| format!("the column {name} is missing"));
+        Ok(Self { slug: needed(SLUG)?, name: needed(NAME)?, commission: position(COMMISSION) })
+    }
+
+    fn parse(&self, record: &StringRecord, line: u64, seen: &HashMap<TenantSlug, u64>) -> Result<Row, Violations> {
+        let field = |index: usize| record.get(index).unwrap_or_default();
+        let mut fields = Violations::default();
+        let slug = fields.check(SLUG, TenantSlug::parse(field(self.slug)));
+        let name = fields.check(NAME, DisplayName::parse(field(self.name)));
+        let commission = self.commission.map(field).filter(|text| !text.is_empty());
+        let commission = fields.check_optional(COMMISSION, commission, |text| {
+            let percent = text.parse().map_err(|_unfit| Invalid::new(Reason::BadFormat, "must be a number"))?;
+            CommissionPercent::parse(percent)
+        });
+        if let Some(first) = slug.as_ref().and_then(|slug| seen.get(slug)) {
+            fields.add(SLUG, Invalid::new(Reason::BadFormat, format!("is that of line {first}")));
+        }
+        fields.finish(|| {
+            let commission = commission?.unwrap_or(defaults::COMMISSION);
+            Some(Row { line, slug: slug?, name: name?, commission })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn read_text(text: &[u8]) -> Result<Rows, Error> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text).unwrap();
+        read(file.path())
+    }
+
+    fn slugs(rows: &Rows) -> Vec<&str> {
+        rows.good.iter().map(|row| row.slug.as_str()).collect()
+    }
+
+    #[test]
+    fn quotes_byte_order_marks_line_ends_and_the_order_of_columns_are_no_matter() {
+        let rows = read_text(
+            "\u{feff}name,commission_percent,slug\r\n\"Bella, \"\"Weddings\"\"\",12.34,bella\r\nÖmer's,,omers\r\n"
+                .as_bytes(),
+        )
+        .unwrap();
+        assert_eq!((slugs(&rows), rows.bad.len()), (vec!["bella", "omers"], 0));
+        assert_eq!((rows.good[0].name.as_str(), rows.good[0].commission.hundredths()), ("Bella, \"Weddings\"", 1_234));
+        assert_eq!(rows.good[1].commission, defaults::COMMISSION);
+        assert_eq!(slugs(&read_text(b"slug,name\nbella,Bella\n\nomer,Omer").unwrap()), ["bella", "omer"]);
+    }
+
+    #[test]
+    fn every_bad_row_is_named_with_its_line_and_reasons() {
+        let rows = read_text(
+            b"slug,name,commission_percent\nbella,Bella,10\nadmin,,ten\nbella,Again,\nomer,Omer,101\nomer,Omer,\nx,y\n\xff,z,1\n",
+        )
+        .unwrap();
+        assert_eq!(slugs(&rows), ["bella", "omer"], "a bad row has no claim on its slug");
+        let expected = [
+            "line 3: slug is reserved for the platform",
+            "line 3: name is required",
+            "line 3: commission_percent must be a number",
+            "line 4: slug is that of line 2",
+            "line 5: commission_percent must be between 0 and 100",
+        ];
+        assert_eq!(rows.bad[..5], expected);
+        assert!(rows.bad[5].contains("line: 7") && rows.bad[5].contains("fields"), "{}", rows.bad[5]);
+        assert!(rows.bad[6].contains("line 8") && rows.bad[6].contains("utf-8"), "{}", rows.bad[6]);
+    }
+
+    #[test]
+    fn a_missing_or_mistyped_column_is_named() {
+        for (header, said) in
+            [("slug", "name is missing"), ("slug,name,commision", "\"commision\""), ("", "slug is missing")]
+        {
+            let Err(error) = read_text(header.as_bytes()) else { panic!("{header}") };
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+}

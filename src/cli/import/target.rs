@@ -1,0 +1,151 @@
+//! Where tenants are imported to: a database, or a server that has one.
+
+use std::num::NonZeroUsize;
+
+use secrecy::SecretString;
+use time::Duration;
+
+use super::Error;
+use crate::{
+    cli::database::OpenDatabase,
+    config::ImportTarget,
+    domain::{Caller, CreateFullyProvisioned, Flow, TenantId, api_key::RotateApiKey, provisioning::Outcome},
+    error,
+    grpc::client::{Client, ClientError},
+    secrets::{Hasher, HashingSettings},
+    service::{Clock, Provisioning},
+    store::Store,
+};
+
+/// A tenant and its key.
+pub struct Made {
+    pub tenant_id: TenantId,
+    pub public_key: String,
+    pub secret_key: SecretString,
+}
+
+/// Of a whole call.
+pub struct Failure {
+    /// Whether the same call may do better a little later.
+    pub may_pass: bool,
+    pub cause: Error,
+}
+
+pub enum Target {
+    Database { database: Box<OpenDatabase>, service: Box<Provisioning> },
+    Server(Client),
+}
+
+impl Target {
+    pub async fn open(target: ImportTarget, concurrency: NonZeroUsize) -> Result<Self, Error> {
+        match target {
+            ImportTarget::Server { url, token } => Ok(Self::Server(Client::connect(&url, token).await?)),
+            ImportTarget::Database { database, key_mode, key_argon2 } => {
+                let database = OpenDatabase::open(database).await?;
+                if database.is_private() {
+                    database.migrate().await?;
+                }
+                let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+                let hashing = HashingSettings {
+                    key: key_argon2,
+                    password: crate::domain::Argon2Setting::PASSWORD,
+                    workers,
+                    queue_length: workers * concurrency.get(),
+                };
+                let store = Store::new(database.server.clone(), u32::try_from(concurrency.get())?);
+                let service = Provisioning { store, hasher: Hasher::new(hashing)?, key_mode, clock: Clock::system() };
+                Ok(Self::Database { database: Box::new(database), service: Box::new(service) })
+            }
+        }
+    }
+
+    /// One for each wish, in order: what was made, or why not.
+    pub async fn create(&self, wishes: &[CreateFullyProvisioned]) -> Result<Vec<Result<Made, String>>, Failure> {
+        let mut answers = Vec::with_capacity(wishes.len());
+        match self {
+            Self::Database { service, .. } => {
+                let items = wishes.iter().cloned().map(Ok).collect();
+                for outcome in service.batch_create_fully_provisioned(Caller::import(), Flow::Import, items).await? {
+                    answers.push(match outcome {
+                        Ok(outcome) => Ok(self.with_key(known(outcome)?).await?),
+                        Err(refused) => Err(refused.to_string()),
+                    });
+                }
+            }
+            Self::Server(client) => {
+                for answer in client.batch_create_fully_provisioned(wishes).await? {
+                    answers.push(match answer {
+                        Ok((tenant_id, public_key, secret_key)) => {
+                            Ok(self.with_key(Known { tenant_id, public_key, secret_key }).await?)
+                        }
+                        Err(refused) => Err(refused),
+                    });
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// A repeat that comes after 24 hours has no secret. Nobody has it: it would stand in the file. So the key is changed
+    /// for another, and the lost one ends at once.
+    async fn with_key(&self, known: Known) -> Result<Made, Failure> {
+        let Known { tenant_id, public_key, secret_key } = known;
+        if let Some(secret_key) = secret_key {
+            return Ok(Made { tenant_id, public_key, secret_key });
+        }
+        let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
+        let (public_key, secret_key) = match self {
+            Self::Database { service, .. } => {
+                let rotated = service.rotate_api_key(Caller::import(), rotation).await?;
+                (rotated.api_key.public_key, rotated.secret_key)
+            }
+            Self::Server(client) => client.rotate_api_key(&rotation).await?,
+        };
+        let secret_key = secret_key.ok_or_else(|| error::Error::internal("a new key has no secret"))?;
+        Ok(Made { tenant_id, public_key, secret_key })
+    }
+
+    pub async fn close(self) -> Result<(), Error> {
+        if let Self::Database { database, service } = self {
+            service.store.close().await;
+            database.close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A tenant whose secret may be lost.
+struct Known {
+    tenant_id: TenantId,
+    public_key: String,
+    secret_key: Option<SecretString>,
+}
+
+fn known(outcome: Outcome) -> Result<Known, error::Error> {
+    match outcome {
+        Outcome::Created(made) => Ok(Known {
+            tenant_id: made.tenant.id,
+            public_key: made.tenant.api_key_public,
+            secret_key: Some(made.secret_key),
+        }),
+        Outcome::Replayed(replay) => Ok(Known {
+            tenant_id: replay.made.tenant.id,
+            public_key: replay.made.tenant.api_key_public,
+            secret_key: replay.secret_key,
+        }),
+        Outcome::Validated(_) => Err(error::Error::internal("an import validates nothing")),
+    }
+}
+
+impl From<error::Error> for Failure {
+    fn from(error: error::Error) -> Self {
+        use error::Error::{Conflict, DatabaseUnavailable, Overloaded};
+        Self { may_pass: matches!(error, Conflict | DatabaseUnavailable(_) | Overloaded), cause: error.into() }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self { may_pass: error.may_pass(), cause: error.into() }
+    }
+}
