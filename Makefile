@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make run` and `make test`; everything a change needs is `make check`.
 
-.PHONY: run test check format prepare
+.PHONY: run test check soak format prepare
 
 # Serves on 127.0.0.1:50051, on DATABASE_URL or on a private Postgres in ./.turnkey/.
 run:
@@ -19,6 +19,12 @@ check:
 	@$(MAKE) --no-print-directory test
 	scripts/buf lint
 	scripts/with-database scripts/check-sql
+	scripts/with-database scripts/run-examples
+
+# Minutes instead of seconds of what the tests do.
+soak:
+	@scripts/install-postgres
+	cargo test --locked --test it -- --ignored soak --nocapture
 
 format:
 	cargo fmt
