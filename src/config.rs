@@ -87,6 +87,27 @@ pub struct ServeArgs {
 }
 
 #[derive(Clone, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Make what is missing, from the defaults of a new tenant
+    #[arg(long)]
+    repair: bool,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Where the secrets of keys made by a repair are written; without it none is made
+    #[arg(long, value_name = "FILE", requires = "repair")]
+    out: Option<PathBuf>,
+    /// `live` or `test`; stands in every new key [default: live]
+    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
+    key_mode: Option<String>,
+    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
+    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
+    key_argon2: Option<String>,
+}
+
+#[derive(Clone, Args)]
 pub struct ImportArgs {
     /// The tenants, as CSV with the columns slug, name and, if you like, `commission_percent`
     #[arg(value_name = "FILE")]
@@ -158,6 +179,16 @@ pub struct ServeSettings {
     pub ready_file: Option<PathBuf>,
     pub migrate: bool,
     pub server: ServerSettings,
+}
+
+/// What `turnkey doctor` needs to know.
+pub struct DoctorSettings {
+    pub database: Database,
+    pub repair: bool,
+    pub json: bool,
+    pub out: Option<PathBuf>,
+    pub key_mode: KeyMode,
+    pub key_argon2: Argon2Setting,
 }
 
 /// What `turnkey import` needs to know.
@@ -352,6 +383,27 @@ impl ServeArgs {
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
             shutdown_pause: Duration::from_secs(pause?.0),
+        })
+    }
+}
+
+impl DoctorArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<DoctorSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let database = self.database.check(&mut mistakes);
+        let key_mode = key_mode(&mut mistakes, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(&mut mistakes, self.key_argon2.as_deref());
+        mistakes.finish(|| {
+            Some(DoctorSettings {
+                database: database?,
+                repair: self.repair,
+                json: self.json,
+                out: self.out.clone(),
+                key_mode: key_mode?,
+                key_argon2: key_argon2?,
+            })
         })
     }
 }

@@ -1,20 +1,25 @@
 //! The command line: one file a command.
 
 mod database;
+mod doctor;
 mod healthcheck;
 mod import;
+mod keys_file;
 mod migrate;
 mod purge;
 mod serve;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::IsTerminal as _,
+    process::{ExitCode, Termination},
+};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
     config::{
-        DEFAULT_LOG_FILTER, DatabaseArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings, Mistakes, PurgeArgs,
-        QUIET_LOG_FILTER, ServeArgs,
+        DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings, Mistakes,
+        PurgeArgs, QUIET_LOG_FILTER, ServeArgs,
     },
     error::Chain,
     telemetry,
@@ -42,6 +47,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database's schema up to date and exit
     Migrate(DatabaseArgs),
+    /// Find orphans and half tenants, and repair them
+    Doctor(Box<DoctorArgs>),
     /// Make many tenants from a file, and write their keys into another
     Import(Box<ImportArgs>),
     /// Remove tenants for good that were deleted some time ago
@@ -51,49 +58,53 @@ enum Command {
 }
 
 /// Runs the command that the process was started with: exit code 0 when it did its work, 1 when it could not, 2 when it
-/// was not understood.
+/// was not understood; the doctor has codes of its own.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
     let is_terminal = std::io::stderr().is_terminal();
-    let draws_progress = is_terminal && matches!(command, Command::Import(_) | Command::Purge(_));
+    let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Purge(_));
     let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
-        Command::Serve(args) => start(log, args.settings(), serve::run),
-        Command::Migrate(args) => start(log, args.settings(), migrate::run),
-        Command::Import(args) => start(log, args.settings(), import::run),
-        Command::Purge(args) => start(log, args.settings(), purge::run),
-        Command::Healthcheck(args) => start(log, args.address(), healthcheck::run),
+        Command::Serve(args) => start(log, args.settings(), serve::run, 1),
+        Command::Migrate(args) => start(log, args.settings(), migrate::run, 1),
+        Command::Doctor(args) => start(log, args.settings(), doctor::run, 2),
+        Command::Import(args) => start(log, args.settings(), import::run, 1),
+        Command::Purge(args) => start(log, args.settings(), purge::run, 1),
+        Command::Healthcheck(args) => start(log, args.address(), healthcheck::run, 1),
     }
 }
 
-fn start<Settings, Work>(
+/// `failure` is the exit code of work that could not be done.
+fn start<Settings, Work, Done>(
     log: Result<LogSettings, Mistakes>,
     settings: Result<Settings, Mistakes>,
     run: impl FnOnce(Settings) -> Work,
+    failure: u8,
 ) -> ExitCode
 where
-    Work: Future<Output = Result<(), Error>>,
+    Work: Future<Output = Result<Done, Error>>,
+    Done: Termination,
 {
     match (log, settings) {
         (Ok(log), Ok(settings)) => {
             telemetry::init(log);
-            block_on(run(settings))
+            block_on(run(settings), failure)
         }
         (log, settings) => fail(&Mistakes::all(log.err().into_iter().chain(settings.err())), 2),
     }
 }
 
-fn block_on(command: impl Future<Output = Result<(), Error>>) -> ExitCode {
+fn block_on(command: impl Future<Output = Result<impl Termination, Error>>, failure: u8) -> ExitCode {
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(Error::from)
         .and_then(|runtime| runtime.block_on(command));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&*error, 1),
+        Ok(done) => done.report(),
+        Err(error) => fail(&*error, failure),
     }
 }
 

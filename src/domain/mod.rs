@@ -15,6 +15,7 @@ pub mod defaults;
 pub mod derived_slug;
 pub mod email;
 pub mod ids;
+pub mod integrity;
 pub mod package;
 pub mod paging;
 pub mod password;

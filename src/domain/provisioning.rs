@@ -129,7 +129,12 @@ impl NewTenant {
     /// The tenant as the database has it, or will have it, once these parts are written.
     #[must_use]
     pub fn provisioned(self, public_key: String, secret_key: SecretString) -> Provisioned {
-        Provisioned { segment: self.segment(), packages: self.packages(), tenant: self.tenant(public_key), secret_key }
+        Provisioned {
+            segment: default_segment(self.id, self.segment_id, self.created_at),
+            packages: default_packages(self.id, self.segment_id, self.package_ids, self.created_at),
+            tenant: self.tenant(public_key),
+            secret_key,
+        }
     }
 
     fn tenant(self, api_key_public: String) -> Tenant {
@@ -147,38 +152,46 @@ impl NewTenant {
             deleted_at: None,
         }
     }
+}
 
-    fn segment(&self) -> Segment {
-        let preset = &defaults::SEGMENT;
-        Segment {
-            id: self.segment_id,
-            tenant_id: self.id,
-            slug: preset.slug.to_owned(),
-            name: preset.name.to_owned(),
-            hero_title: preset.hero_title.to_owned(),
-            description: preset.description.to_owned(),
-            sort_order: preset.sort_order,
-            active: true,
-            created_at: self.created_at,
-            updated_at: self.created_at,
-        }
+/// The General segment as it is made.
+#[must_use]
+pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
+    let preset = &defaults::SEGMENT;
+    Segment {
+        id,
+        tenant_id,
+        slug: preset.slug.to_owned(),
+        name: preset.name.to_owned(),
+        hero_title: preset.hero_title.to_owned(),
+        description: preset.description.to_owned(),
+        sort_order: preset.sort_order,
+        active: true,
+        created_at,
+        updated_at: created_at,
     }
+}
 
-    fn packages(&self) -> Vec<Package> {
-        let package = |(id, preset): (PackageId, &defaults::DefaultPackage)| Package {
-            id,
-            tenant_id: self.id,
-            segment_id: self.segment_id,
-            slug: preset.slug.to_owned(),
-            name: preset.name.to_owned(),
-            description: preset.description.to_owned(),
-            base_price: preset.base_price,
-            booking_type: defaults::BOOKING_TYPE,
-            grouping_order: preset.grouping_order,
-            active: true,
-            created_at: self.created_at,
-            updated_at: self.created_at,
-        };
-        self.package_ids.into_iter().zip(&defaults::PACKAGES).map(package).collect()
-    }
+/// The packages as they are made, with these ids in the order of [`defaults::PACKAGES`].
+pub fn default_packages(
+    tenant_id: TenantId,
+    segment_id: SegmentId,
+    ids: impl IntoIterator<Item = PackageId>,
+    created_at: OffsetDateTime,
+) -> Vec<Package> {
+    let package = |(id, preset): (PackageId, &defaults::DefaultPackage)| Package {
+        id,
+        tenant_id,
+        segment_id,
+        slug: preset.slug.to_owned(),
+        name: preset.name.to_owned(),
+        description: preset.description.to_owned(),
+        base_price: preset.base_price,
+        booking_type: defaults::BOOKING_TYPE,
+        grouping_order: preset.grouping_order,
+        active: true,
+        created_at,
+        updated_at: created_at,
+    };
+    ids.into_iter().zip(&defaults::PACKAGES).map(package).collect()
 }

@@ -1,5 +1,10 @@
 //! How every handler runs its work.
 
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -14,6 +19,21 @@ use crate::{
 pub fn caller<Message>(request: &Request<Message>) -> Caller {
     request.extensions().get::<CallContext>().map_or_else(Caller::anonymous, |context| context.caller.clone())
 }
+
+/// Where work sends its answers.
+pub struct Sink<Output>(mpsc::Sender<Result<Output>>);
+
+impl<Output> Sink<Output> {
+    /// Waits for room, and answers whether anybody is still there.
+    pub async fn send(&self, output: Output) -> bool {
+        self.0.send(Ok(output)).await.is_ok()
+    }
+}
+
+pub type Replies<Reply> = Pin<Box<dyn Stream<Item = std::result::Result<Reply, Status>> + Send>>;
+
+/// Answers that wait for a slow caller; the work stands still when there are so many.
+const ANSWERS_AHEAD: usize = 64;
 
 /// The tasks in which calls do their work. Cheap to clone.
 ///
@@ -50,6 +70,40 @@ impl Calls {
             Ok(output) => Ok(Response::new(render(output))),
             Err(error) => Err(status::from_error(error, context.trace_id)),
         }
+    }
+
+    /// As [`Calls::answer`], for work that sends its answers one by one and ends when nobody takes them any more. An error
+    /// ends the stream.
+    pub fn stream<Message, Input, Output, Reply, Work>(
+        &self,
+        request: Request<Message>,
+        parse: impl FnOnce(Message) -> Result<Input>,
+        work: impl FnOnce(Input, Sink<Output>) -> Work,
+        render: impl Fn(Output) -> Reply + Send + 'static,
+    ) -> std::result::Result<Response<Replies<Reply>>, Status>
+    where
+        Work: Future<Output = Result<()>> + Send + 'static,
+        Output: Send + 'static,
+        Reply: 'static,
+    {
+        let context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
+        let trace_id = context.trace_id;
+        let input = if context.is_too_late() { Err(Error::DeadlineExceeded) } else { parse(request.into_inner()) };
+        let input = input.map_err(|error| status::from_error(error, trace_id))?;
+        let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD);
+        let work = work(input, Sink(sender.clone()));
+        self.tasks.spawn(
+            async move {
+                if let Err(error) = work.await {
+                    // Whoever hung up does not hear of it.
+                    let _ = sender.send(Err(error)).await;
+                }
+            }
+            .in_current_span(),
+        );
+        let reply =
+            move |answer: Result<Output>| answer.map(&render).map_err(|error| status::from_error(error, trace_id));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(reply))))
     }
 
     /// Until the last task has ended. To be asked when no more calls come in.

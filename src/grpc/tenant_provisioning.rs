@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    call::{Calls, caller},
-    convert::{api_keys, batches, passwords, provisioning, tenants},
+    call::{Calls, Replies, Sink, caller},
+    convert::{api_keys, batches, integrity, passwords, provisioning, tenants},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
 use crate::{domain::Flow, service::Provisioning};
@@ -27,6 +27,8 @@ impl TenantProvisioningHandler {
 
 #[async_trait]
 impl TenantProvisioning for TenantProvisioningHandler {
+    type CheckIntegrityStream = Replies<pb::CheckIntegrityResponse>;
+
     async fn create_fully_provisioned(
         &self,
         request: Request<pb::CreateFullyProvisionedRequest>,
@@ -174,5 +176,33 @@ impl TenantProvisioning for TenantProvisioningHandler {
         let service = Arc::clone(&self.service);
         let work = |(email, password)| async move { service.verify_password(email, password).await };
         self.calls.answer(request, passwords::verify_password, work, passwords::verify_password_response).await
+    }
+
+    async fn check_integrity(
+        &self,
+        request: Request<pb::CheckIntegrityRequest>,
+    ) -> Result<Response<Self::CheckIntegrityStream>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |only, sink: Sink<_>| async move {
+            let mut check = service.check_integrity(only).await?;
+            while let Some(looked) = check.next().await? {
+                for finding in looked.findings {
+                    if !sink.send(finding).await {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        };
+        self.calls.stream(request, integrity::check_integrity, work, integrity::check_integrity_response)
+    }
+
+    async fn repair_tenant(
+        &self,
+        request: Request<pb::RepairTenantRequest>,
+    ) -> Result<Response<pb::RepairTenantResponse>, Status> {
+        let service = Arc::clone(&self.service);
+        let work = |tenant_id| async move { service.repair_tenant(tenant_id, true).await };
+        self.calls.answer(request, integrity::repair_tenant, work, integrity::repair_tenant_response).await
     }
 }

@@ -6,12 +6,14 @@ mod catalog;
 mod claims;
 mod clock;
 mod identity;
+mod integrity;
 mod passwords;
 mod provisioning;
 mod tenants;
 
 pub use catalog::Catalog;
 pub use clock::Clock;
+pub use integrity::IntegrityCheck;
 
 use crate::{domain::KeyMode, secrets::Hasher, store::Store};
 

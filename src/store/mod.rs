@@ -7,6 +7,7 @@
 mod api_keys;
 mod claims;
 mod error;
+mod integrity;
 mod migrate;
 mod owners;
 mod package_upsert;
@@ -31,6 +32,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use integrity::Remedies;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewIds;

@@ -143,8 +143,10 @@ impl<'a> Items<'a> {
             ), winner AS MATERIALIZED (
                 SELECT * FROM free WHERE request_hash IS NULL OR tenant_id IN (SELECT tenant_id FROM claimed)
             ), new_tenant AS (
-                INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
-                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $9, $9 FROM winner
+                INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
+                                     is_signup)
+                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $9, $9, owner_email IS NOT NULL
+                  FROM winner
             ), new_segment AS (
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                       created_at, updated_at)

@@ -22,6 +22,7 @@ mod errors;
 mod get_tenant;
 mod health;
 mod import;
+mod integrity;
 mod isolation;
 mod killed_server;
 mod layering;

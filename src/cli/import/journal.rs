@@ -3,14 +3,15 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use super::{Error, rows::Row};
-use crate::domain::RequestId;
+use crate::{
+    cli::keys_file::{private_file, whole_lines},
+    domain::RequestId,
+};
 
 const FORM: &str = "turnkey import journal 1";
 
@@ -61,20 +62,4 @@ fn beside(out: &Path) -> PathBuf {
     let mut path = out.as_os_str().to_owned();
     path.push(".journal");
     path.into()
-}
-
-/// To be read from its start and written at its end; made where it is missing, for nobody else's eyes.
-pub(super) fn private_file(path: &Path) -> Result<File, Error> {
-    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-    opened.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
-}
-
-/// All lines that were written to their end. What a kill left behind the last of them is cut off.
-pub(super) fn whole_lines(file: &mut File) -> io::Result<String> {
-    let mut text = io::read_to_string(&mut *file)?;
-    let end = text.rfind('\n').map_or(0, |last| last + 1);
-    text.truncate(end);
-    file.set_len(u64::try_from(end).map_err(io::Error::other)?)?;
-    file.seek(io::SeekFrom::End(0))?;
-    Ok(text)
 }

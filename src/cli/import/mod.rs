@@ -4,10 +4,9 @@
 //! and every key ends up in the file. What makes it so:
 //! - nothing is sent before every row was read, and its request id is in the journal;
 //! - a row is done when it stands in the keys' file, whole; all others are sent again, and their request ids bring back
-//!   what was made ([`journal`], [`keys`]).
+//!   what was made ([`journal`], [`super::keys_file`]).
 
 mod journal;
-mod keys;
 mod rows;
 mod target;
 
@@ -18,11 +17,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::{
     journal::Journal,
-    keys::Keys,
     rows::{Row, Rows},
     target::{Made, Target},
 };
-use super::Error;
+use super::{Error, keys_file::KeysFile};
 use crate::config::ImportSettings;
 
 /// Rows in a call: enough to be quick, few enough to be retried lightly.
@@ -40,7 +38,7 @@ pub async fn run(settings: ImportSettings) -> Result<(), Error> {
         return Err(format!("{} bad rows, and nothing was imported. --skip-bad goes on without them", bad.len()).into());
     }
     let journal = Journal::open(&settings.out, settings.target.name(), &good)?;
-    let keys = Keys::open(&settings.out)?;
+    let keys = KeysFile::open(&settings.out)?;
     let target = Target::open(settings.target, settings.concurrency).await?;
     let imported = import(&target, &journal, keys, good, settings.concurrency.get()).await;
     target.close().await?;
@@ -55,7 +53,7 @@ pub async fn run(settings: ImportSettings) -> Result<(), Error> {
 async fn import(
     target: &Target,
     journal: &Journal,
-    mut keys: Keys,
+    mut keys: KeysFile,
     mut rows: Vec<Row>,
     concurrency: usize,
 ) -> Result<Vec<String>, Error> {
@@ -68,7 +66,9 @@ async fn import(
     while let Some(answer) = answers.next().await {
         for (row, made) in answer? {
             match made {
-                Ok(made) => keys.write(&row.slug, &made)?,
+                Ok(Made { tenant_id, public_key, secret_key }) => {
+                    keys.write(row.slug.as_str(), tenant_id, &public_key, &secret_key)?;
+                }
                 Err(why) => refused.push(format!("line {}: {}: {why}", row.line, row.slug)),
             }
             progress.step();

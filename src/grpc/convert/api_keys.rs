@@ -92,7 +92,7 @@ pub fn verify_api_key_response(verdict: KeyVerdict) -> pb::VerifyApiKeyResponse 
     }
 }
 
-fn api_key(key: ApiKey) -> pb::ApiKey {
+pub(super) fn api_key(key: ApiKey) -> pb::ApiKey {
     pb::ApiKey {
         public_key: key.public_key,
         tenant_id: key.tenant_id.to_string(),

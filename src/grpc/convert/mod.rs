@@ -9,6 +9,7 @@ pub mod api_keys;
 pub mod batches;
 mod branding;
 pub mod catalog;
+pub mod integrity;
 pub mod passwords;
 pub mod provisioning;
 pub mod tenants;

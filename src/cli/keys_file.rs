@@ -1,0 +1,73 @@
+//! A file of keys, `slug,tenant_id,public_key,secret_key`: the one place where their secrets are after the command that
+//! made them.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions},
+    io::{self, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
+
+use super::Error;
+use crate::domain::TenantId;
+
+const HEAD: &str = "slug,tenant_id,public_key,secret_key";
+
+pub struct KeysFile {
+    file: File,
+    slugs: HashSet<String>,
+}
+
+impl KeysFile {
+    /// Begins the file, or goes on at its end.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut file = private_file(path)?;
+        let text = Zeroizing::new(whole_lines(&mut file)?);
+        let mut lines = text.lines();
+        match lines.next() {
+            None => writeln!(file, "{HEAD}")?,
+            Some(HEAD) => {}
+            Some(_) => return Err(format!("{} is no file of keys", path.display()).into()),
+        }
+        let slugs = lines.filter_map(|line| line.split(',').next()).map(str::to_owned).collect();
+        Ok(Self { file, slugs })
+    }
+
+    /// Whether it had this tenant's key when it was opened.
+    pub fn has(&self, slug: &str) -> bool {
+        self.slugs.contains(slug)
+    }
+
+    /// A row at once and whole: no buffer that a kill could take along. None of its parts needs quotes.
+    pub fn write(
+        &mut self,
+        slug: &str,
+        tenant_id: TenantId,
+        public_key: &str,
+        secret_key: &SecretString,
+    ) -> Result<(), Error> {
+        let row = Zeroizing::new(format!("{slug},{tenant_id},{public_key},{}\n", secret_key.expose_secret()));
+        self.file.write_all(row.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// To be read from its start and written at its end; made where it is missing, for nobody else's eyes.
+pub(super) fn private_file(path: &Path) -> Result<File, Error> {
+    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    opened.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+}
+
+/// All lines that were written to their end. What a kill left behind the last of them is cut off.
+pub(super) fn whole_lines(file: &mut File) -> io::Result<String> {
+    let mut text = io::read_to_string(&mut *file)?;
+    let end = text.rfind('\n').map_or(0, |last| last + 1);
+    text.truncate(end);
+    file.set_len(u64::try_from(end).map_err(io::Error::other)?)?;
+    file.seek(io::SeekFrom::End(0))?;
+    Ok(text)
+}

@@ -1,0 +1,140 @@
+//! Orphans and half tenants: found, and repaired.
+
+use rand::rngs::SysRng;
+use uuid::Uuid;
+
+use super::{Provisioning, identity::new_id};
+use crate::{
+    domain::{
+        ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
+        integrity::{Looked, Repaired},
+        provisioning::{NewApiKey, default_packages, default_segment},
+    },
+    error::{Error, Resource, Result},
+    secrets::{mint_key, random_secret},
+    store::Remedies,
+};
+
+/// The parts of the database that a look goes through, one after the other.
+const PASSES: [Pass; 3] = [Pass::Tenants, Pass::Owners, Pass::Claims];
+
+#[derive(Debug, Clone, Copy)]
+enum Pass {
+    Tenants,
+    Owners,
+    Claims,
+}
+
+/// Where a look at the database goes on.
+#[derive(Debug)]
+pub struct IntegrityCheck<'a> {
+    service: &'a Provisioning,
+    only: Option<TenantId>,
+    passes: std::slice::Iter<'static, Pass>,
+    pass: Option<Pass>,
+    after: Option<Uuid>,
+}
+
+impl Provisioning {
+    /// Looks at the whole database, or at one tenant, step by step.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tenant; those of the store.
+    pub async fn check_integrity(&self, only: Option<TenantId>) -> Result<IntegrityCheck<'_>> {
+        if let Some(tenant_id) = only {
+            self.get_tenant(TenantIdentifier::Id(tenant_id)).await?;
+        }
+        let mut passes = PASSES.iter();
+        let pass = passes.next().copied();
+        Ok(IntegrityCheck { service: self, only, passes, pass, after: None })
+    }
+
+    /// Makes what a tenant lacks, from the defaults of a new one; a key only where there is none at all, and only
+    /// `with_key`, for its secret can be told this once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; those of the hasher and of the store.
+    pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<Repaired> {
+        let now = self.clock.now();
+        let identifier = TenantIdentifier::Id(tenant_id);
+        let found = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
+        let new_id = || new_id(now, &mut SysRng).map_err(Error::internal);
+        let secret = random_secret(&mut SysRng).map_err(Error::internal)?;
+        let key = mint_key(self.key_mode, &found.slug, secret, &mut SysRng).map_err(Error::internal)?;
+        let new_key = NewApiKey {
+            key_id: key.key_id,
+            public_key: key.public_key.clone(),
+            secret_hash: self.hasher.hash_key(key.random_part).await?,
+        };
+        let remedies = Remedies {
+            segment_id: new_id()?,
+            package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
+            key: with_key.then_some(new_key),
+        };
+        let mended = self.store.repair_tenant(tenant_id, &remedies, now).await?;
+        let mended = mended.ok_or(Error::not_found(Resource::Tenant))?;
+        let tenant = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
+
+        let general_id = SegmentId::from_uuid(mended.general_id);
+        let package_ids = remedies.package_ids.into_iter().map(PackageId::from_uuid);
+        let repaired = Repaired {
+            segment: mended.has_new_segment.then(|| default_segment(tenant_id, general_id, now)),
+            packages: if mended.has_new_packages {
+                default_packages(tenant_id, general_id, package_ids, now)
+            } else {
+                Vec::new()
+            },
+            api_key: mended.has_new_key.then(|| {
+                let (public_key, created_at) = (key.public_key, now);
+                (ApiKey { public_key, tenant_id, created_at, expires_at: None, revoked_at: None }, key.secret_key)
+            }),
+            tenant,
+        };
+        log_repaired(&repaired);
+        Ok(repaired)
+    }
+
+    /// Removes what points at a tenant that is not there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove_strays(&self, tenant_id: TenantId) -> Result<()> {
+        self.store.remove_strays(tenant_id).await
+    }
+}
+
+impl IntegrityCheck<'_> {
+    /// The next step, with what it found; `None` at the end.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn next(&mut self) -> Result<Option<Looked>> {
+        let Some(pass) = self.pass else { return Ok(None) };
+        let (store, only) = (&self.service.store, self.only.map(TenantId::as_uuid));
+        let (looked, end) = match pass {
+            Pass::Tenants => store.check_tenants(self.after, only).await?,
+            Pass::Owners => store.check_owners(self.after, only).await?,
+            Pass::Claims => store.check_claims(self.after, only).await?,
+        };
+        if end.is_none() {
+            self.pass = self.passes.next().copied();
+        }
+        self.after = end;
+        Ok(Some(looked))
+    }
+}
+
+fn log_repaired(repaired: &Repaired) {
+    let created_segment = repaired.segment.is_some();
+    let created_api_key = repaired.api_key.is_some();
+    if created_segment || created_api_key || !repaired.packages.is_empty() {
+        tracing::warn!(
+            tenant_id = %repaired.tenant.id,
+            slug = repaired.tenant.slug,
+            created_segment,
+            packages_created = repaired.packages.len(),
+            created_api_key,
+            "Repaired a half tenant"
+        );
+    }
+}

@@ -1,0 +1,317 @@
+//! Damage: found in passes by keyset, and mended tenant by tenant.
+//!
+//! A pass is many short statements, each over so many rows and no more: memory is bounded, no transaction stays open, and
+//! nobody waits for it.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Store;
+use crate::{
+    domain::{
+        TenantId, defaults,
+        integrity::{Finding, FindingKind, Looked},
+        provisioning::NewApiKey,
+    },
+    error::{Error, Result},
+};
+
+/// Rows in a statement.
+const CHUNK: i64 = 1_000;
+
+/// What a repair may need.
+#[derive(Debug)]
+pub struct Remedies {
+    pub segment_id: Uuid,
+    pub package_ids: Vec<Uuid>,
+    /// Without one no key is made.
+    pub key: Option<NewApiKey>,
+}
+
+/// What a repair made.
+#[derive(Debug)]
+pub struct Mended {
+    /// The General segment, found or made.
+    pub general_id: Uuid,
+    pub has_new_segment: bool,
+    pub has_new_packages: bool,
+    pub has_new_key: bool,
+}
+
+/// A finding, or, without a kind, how far the statement got.
+struct FindingRow {
+    tenant_id: Option<Uuid>,
+    slug: Option<String>,
+    kind: Option<String>,
+    what: Option<String>,
+    looked_at: Option<i64>,
+}
+
+impl FindingRow {
+    fn into_finding(self) -> Result<Finding> {
+        let kind = self.kind.as_deref().and_then(FindingKind::from_name);
+        let kind = kind.ok_or_else(|| Error::internal("a finding of no known kind"))?;
+        let tenant_id = self.tenant_id.ok_or_else(|| Error::internal("a finding about nothing"))?;
+        Ok(Finding {
+            tenant_id: TenantId::from_uuid(tenant_id),
+            slug: self.slug.unwrap_or_default(),
+            kind,
+            detail: kind.detail(&self.what.unwrap_or_default()),
+        })
+    }
+}
+
+impl Store {
+    /// Looks at the tenants after this one, or at this one alone, and answers what is wrong with them and where to go on;
+    /// nowhere at the end.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn check_tenants(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+        let rows = sqlx::query_as!(
+            FindingRow,
+            r#"
+            WITH chunk AS MATERIALIZED (
+                SELECT id, slug, is_signup
+                  FROM tenants
+                 WHERE ($1::uuid IS NULL OR id > $1) AND ($2::uuid IS NULL OR id = $2)
+                 ORDER BY id
+                 LIMIT $3
+            ), stray AS (
+                SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug,
+                       EXISTS (SELECT FROM segments WHERE segments.id = packages.segment_id) AS is_foreign
+                  FROM chunk
+                  JOIN packages ON packages.tenant_id = chunk.id
+                  LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
+                 WHERE segments.id IS NULL
+            ), finding AS (
+                SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS what
+                  FROM chunk
+                 WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = chunk.id AND segments.slug = 'general')
+                UNION ALL
+                SELECT id, slug, 'NO_PACKAGE', NULL
+                  FROM chunk
+                 WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = chunk.id)
+                UNION ALL
+                SELECT id, slug, 'NO_API_KEY', NULL
+                  FROM chunk
+                 WHERE NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = chunk.id)
+                UNION ALL
+                SELECT id, slug, 'SIGNUP_WITHOUT_OWNER', NULL
+                  FROM chunk
+                 WHERE is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = chunk.id)
+                UNION ALL
+                SELECT id, tenant_slug,
+                       CASE WHEN is_foreign THEN 'PACKAGE_IN_FOREIGN_SEGMENT' ELSE 'PACKAGE_WITHOUT_SEGMENT' END, slug
+                  FROM stray
+            )
+            (SELECT id AS tenant_id, slug, kind, what, NULL::int8 AS looked_at FROM finding ORDER BY id, kind, what)
+            UNION ALL
+            (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
+            "#,
+            after,
+            only,
+            CHUNK,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        looked(rows)
+    }
+
+    /// The same for owners whose tenant is missing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn check_owners(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+        let rows = sqlx::query_as!(
+            FindingRow,
+            r#"
+            WITH chunk AS MATERIALIZED (
+                SELECT tenant_id
+                  FROM owners
+                 WHERE ($1::uuid IS NULL OR tenant_id > $1) AND ($2::uuid IS NULL OR tenant_id = $2)
+                 ORDER BY tenant_id
+                 LIMIT $3
+            )
+            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS what, NULL::int8 AS looked_at
+               FROM chunk
+              WHERE NOT EXISTS (SELECT FROM tenants WHERE id = chunk.tenant_id)
+              ORDER BY tenant_id)
+            UNION ALL
+            (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
+            "#,
+            after,
+            only,
+            CHUNK,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        looked(rows)
+    }
+
+    /// The same for claims whose tenant or key is missing, tenant by tenant.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn check_claims(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+        // By tenant, of which a claim without a tenant has one too: whole tenants, so that none is cut in two.
+        let rows = sqlx::query_as!(
+            FindingRow,
+            r#"
+            WITH chunk AS MATERIALIZED (
+                SELECT DISTINCT tenant_id
+                  FROM request_claims
+                 WHERE ($1::uuid IS NULL OR tenant_id > $1) AND ($2::uuid IS NULL OR tenant_id = $2)
+                 ORDER BY tenant_id
+                 LIMIT $3
+            )
+            (SELECT chunk.tenant_id, tenants.slug AS "slug?", 'DANGLING_CLAIM' AS kind, rpc AS what,
+                    NULL::int8 AS looked_at
+               FROM chunk
+               JOIN request_claims AS claim ON claim.tenant_id = chunk.tenant_id
+               LEFT JOIN tenants ON tenants.id = chunk.tenant_id
+              WHERE tenants.id IS NULL OR NOT EXISTS (SELECT FROM api_keys WHERE key_id = claim.key_id)
+              ORDER BY chunk.tenant_id, rpc)
+            UNION ALL
+            (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
+            "#,
+            after,
+            only,
+            CHUNK,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        looked(rows)
+    }
+
+    /// Makes what the tenant lacks, in one transaction, alone with it: two repairs at once do it once. `None` where there
+    /// is no such tenant.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn repair_tenant(
+        &self,
+        tenant_id: TenantId,
+        remedies: &Remedies,
+        now: OffsetDateTime,
+    ) -> Result<Option<Mended>> {
+        let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, remedies.key.as_ref());
+        let mut transaction = self.begin_alone(tenant_id).await?;
+        let mended = sqlx::query_as!(
+            Mended,
+            r#"
+            WITH tenant AS (
+                UPDATE tenants
+                   SET is_signup = is_signup AND EXISTS (SELECT FROM owners WHERE tenant_id = $1)
+                 WHERE id = $1
+                RETURNING id
+            ), general AS (
+                SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $3
+            ), new_segment AS (
+                INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
+                                      created_at, updated_at)
+                SELECT id, $2, $3, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
+                RETURNING id
+            ), home AS MATERIALIZED (
+                SELECT id FROM general UNION ALL SELECT id FROM new_segment
+            ), moved AS (
+                UPDATE packages
+                   SET segment_id = home.id, updated_at = $8
+                  FROM home
+                 WHERE tenant_id = $1
+                   AND NOT EXISTS (SELECT FROM segments
+                                    WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
+            ), new_package AS (
+                INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
+                                      grouping_order, active, created_at, updated_at)
+                SELECT $1, preset.id, home.id, preset.slug, preset.name, preset.description, preset.base_price, $9,
+                       preset.grouping_order, true, $8, $8
+                  FROM home
+                 CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
+                       AS preset (id, slug, name, description, base_price, grouping_order)
+                 WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
+                RETURNING 1
+            ), new_key AS (
+                INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
+                SELECT $16, id, $17, $18, $8
+                  FROM tenant
+                 WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
+                RETURNING 1
+            ), forgotten AS (
+                DELETE FROM request_claims AS claim USING tenant
+                 WHERE claim.tenant_id = tenant.id
+                   AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = claim.key_id)
+            )
+            SELECT home.id AS "general_id!",
+                   EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
+                   EXISTS (SELECT FROM new_package) AS "has_new_packages!",
+                   EXISTS (SELECT FROM new_key) AS "has_new_key!"
+              FROM home
+            "#,
+            tenant_id.as_uuid(),
+            remedies.segment_id,
+            segment.slug,
+            segment.name,
+            segment.hero_title,
+            segment.description,
+            segment.sort_order,
+            now,
+            defaults::BOOKING_TYPE.as_str(),
+            &remedies.package_ids,
+            &packages.each_ref().map(|preset| preset.slug) as _,
+            &packages.each_ref().map(|preset| preset.name) as _,
+            &packages.each_ref().map(|preset| preset.description) as _,
+            &packages.each_ref().map(|preset| preset.base_price),
+            &packages.each_ref().map(|preset| preset.grouping_order),
+            key.map(|key| key.key_id.as_str()),
+            key.map(|key| key.public_key.as_str()),
+            key.map(|key| key.secret_hash.as_str()),
+        )
+        .fetch_optional(transaction.connection())
+        .await
+        .map_err(|error| self.error(error))?;
+        transaction.commit().await?;
+        Ok(mended)
+    }
+
+    /// Removes what points at this tenant although there is none: an owner, and claims.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn remove_strays(&self, tenant_id: TenantId) -> Result<()> {
+        sqlx::query!(
+            "WITH nobody AS (
+                SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT FROM tenants WHERE id = $1)
+            ), gone_owner AS (
+                DELETE FROM owners USING nobody WHERE owners.tenant_id = nobody.id
+            )
+            DELETE FROM request_claims USING nobody WHERE request_claims.tenant_id = nobody.id",
+            tenant_id.as_uuid(),
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(|error| self.error(error))?;
+        Ok(())
+    }
+
+    /// How many tenants there are, for whoever wants to know how far along a pass is.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_tenants(&self) -> Result<u64> {
+        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#).fetch_one(&self.pool).await;
+        count.map(i64::unsigned_abs).map_err(|error| self.error(error))
+    }
+}
+
+fn looked(rows: Vec<FindingRow>) -> Result<(Looked, Option<Uuid>)> {
+    let (ends, findings): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.kind.is_none());
+    let findings = findings.into_iter().map(FindingRow::into_finding).collect::<Result<_>>()?;
+    // None where there was nothing left to look at.
+    let end = ends.into_iter().next();
+    let tenants = end.as_ref().and_then(|end| end.looked_at).unwrap_or_default().unsigned_abs();
+    Ok((Looked { tenants, findings }, end.and_then(|end| end.tenant_id)))
+}
