@@ -1,5 +1,7 @@
 //! Orphans and half tenants: found, and repaired.
 
+use std::ops::RangeInclusive;
+
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
@@ -29,10 +31,11 @@ enum Pass {
 #[derive(Debug)]
 pub struct IntegrityCheck<'a> {
     service: &'a Provisioning,
-    only: Option<TenantId>,
+    ids: RangeInclusive<Uuid>,
     passes: std::slice::Iter<'static, Pass>,
     pass: Option<Pass>,
-    after: Option<Uuid>,
+    /// Where the pass goes on.
+    next_id: Uuid,
 }
 
 impl Provisioning {
@@ -41,12 +44,16 @@ impl Provisioning {
     /// # Errors
     /// [`Error::NotFound`] where there is no such tenant; those of the store.
     pub async fn check_integrity(&self, only: Option<TenantId>) -> Result<IntegrityCheck<'_>> {
-        if let Some(tenant_id) = only {
-            self.get_tenant(TenantIdentifier::Id(tenant_id)).await?;
-        }
+        let ids = match only {
+            None => Uuid::nil()..=Uuid::max(),
+            Some(tenant_id) => {
+                self.get_tenant(TenantIdentifier::Id(tenant_id)).await?;
+                tenant_id.as_uuid()..=tenant_id.as_uuid()
+            }
+        };
         let mut passes = PASSES.iter();
-        let pass = passes.next().copied();
-        Ok(IntegrityCheck { service: self, only, passes, pass, after: None })
+        let (pass, next_id) = (passes.next().copied(), *ids.start());
+        Ok(IntegrityCheck { service: self, ids, passes, pass, next_id })
     }
 
     /// Makes what a tenant lacks, from the defaults of a new one; a key only where there is none at all, and only
@@ -110,16 +117,19 @@ impl IntegrityCheck<'_> {
     /// Those of the store.
     pub async fn next(&mut self) -> Result<Option<Looked>> {
         let Some(pass) = self.pass else { return Ok(None) };
-        let (store, only) = (&self.service.store, self.only.map(TenantId::as_uuid));
-        let (looked, end) = match pass {
-            Pass::Tenants => store.check_tenants(self.after, only).await?,
-            Pass::Owners => store.check_owners(self.after, only).await?,
-            Pass::Claims => store.check_claims(self.after, only).await?,
+        let (store, ids) = (&self.service.store, self.next_id..=*self.ids.end());
+        let (looked, last_id) = match pass {
+            Pass::Tenants => store.check_tenants(ids).await?,
+            Pass::Owners => store.check_owners(ids).await?,
+            Pass::Claims => store.check_claims(ids).await?,
         };
-        if end.is_none() {
+        let next_id = last_id.and_then(|last| last.as_u128().checked_add(1)).map(Uuid::from_u128);
+        if let Some(next_id) = next_id.filter(|next_id| next_id <= self.ids.end()) {
+            self.next_id = next_id;
+        } else {
             self.pass = self.passes.next().copied();
+            self.next_id = *self.ids.start();
         }
-        self.after = end;
         Ok(Some(looked))
     }
 }

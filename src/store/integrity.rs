@@ -3,6 +3,8 @@
 //! A pass is many short statements, each over so many rows and no more: memory is bounded, no transaction stays open, and
 //! nobody waits for it.
 
+use std::ops::RangeInclusive;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -62,28 +64,30 @@ impl FindingRow {
 }
 
 impl Store {
-    /// Looks at the tenants after this one, or at this one alone, and answers what is wrong with them and where to go on;
-    /// nowhere at the end.
+    /// Looks at the first tenants with such ids, and answers what is wrong with them and the last of their ids; none where
+    /// there are no such tenants.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_tenants(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
             WITH chunk AS MATERIALIZED (
                 SELECT id, slug, is_signup
                   FROM tenants
-                 WHERE ($1::uuid IS NULL OR id > $1) AND ($2::uuid IS NULL OR id = $2)
+                 WHERE id BETWEEN $1 AND $2
                  ORDER BY id
                  LIMIT $3
-            ), stray AS (
-                SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug,
-                       EXISTS (SELECT FROM segments WHERE segments.id = packages.segment_id) AS is_foreign
+            ), stray AS MATERIALIZED (
+                SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
                   FROM chunk
                   JOIN packages ON packages.tenant_id = chunk.id
                   LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
                  WHERE segments.id IS NULL
+            ), foreign_segment AS MATERIALIZED (
+                -- Segments have no index by their id alone: they are gone through once, and only if there is a stray.
+                SELECT id FROM segments WHERE id IN (SELECT segment_id FROM stray)
             ), finding AS (
                 SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS what
                   FROM chunk
@@ -102,15 +106,17 @@ impl Store {
                  WHERE is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = chunk.id)
                 UNION ALL
                 SELECT id, tenant_slug,
-                       CASE WHEN is_foreign THEN 'PACKAGE_IN_FOREIGN_SEGMENT' ELSE 'PACKAGE_WITHOUT_SEGMENT' END, slug
+                       CASE WHEN segment_id IN (SELECT id FROM foreign_segment) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
+                            ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
+                       slug
                   FROM stray
             )
             (SELECT id AS tenant_id, slug, kind, what, NULL::int8 AS looked_at FROM finding ORDER BY id, kind, what)
             UNION ALL
             (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
             "#,
-            after,
-            only,
+            ids.start(),
+            ids.end(),
             CHUNK,
         )
         .fetch_all(&self.pool)
@@ -123,14 +129,14 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_owners(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
             WITH chunk AS MATERIALIZED (
                 SELECT tenant_id
                   FROM owners
-                 WHERE ($1::uuid IS NULL OR tenant_id > $1) AND ($2::uuid IS NULL OR tenant_id = $2)
+                 WHERE tenant_id BETWEEN $1 AND $2
                  ORDER BY tenant_id
                  LIMIT $3
             )
@@ -141,8 +147,8 @@ impl Store {
             UNION ALL
             (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
             "#,
-            after,
-            only,
+            ids.start(),
+            ids.end(),
             CHUNK,
         )
         .fetch_all(&self.pool)
@@ -155,7 +161,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_claims(&self, after: Option<Uuid>, only: Option<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_claims(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
         // By tenant, of which a claim without a tenant has one too: whole tenants, so that none is cut in two.
         let rows = sqlx::query_as!(
             FindingRow,
@@ -163,7 +169,7 @@ impl Store {
             WITH chunk AS MATERIALIZED (
                 SELECT DISTINCT tenant_id
                   FROM request_claims
-                 WHERE ($1::uuid IS NULL OR tenant_id > $1) AND ($2::uuid IS NULL OR tenant_id = $2)
+                 WHERE tenant_id BETWEEN $1 AND $2
                  ORDER BY tenant_id
                  LIMIT $3
             )
@@ -172,13 +178,16 @@ impl Store {
                FROM chunk
                JOIN request_claims AS claim ON claim.tenant_id = chunk.tenant_id
                LEFT JOIN tenants ON tenants.id = chunk.tenant_id
-              WHERE tenants.id IS NULL OR NOT EXISTS (SELECT FROM api_keys WHERE key_id = claim.key_id)
+              WHERE tenants.id IS NULL
+                 -- That all of its keys are gone is a finding of its own.
+                 OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = claim.key_id)
+                     AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))
               ORDER BY chunk.tenant_id, rpc)
             UNION ALL
             (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
             "#,
-            after,
-            only,
+            ids.start(),
+            ids.end(),
             CHUNK,
         )
         .fetch_all(&self.pool)

@@ -109,6 +109,8 @@ fn session(options: PgConnectOptions, statement_timeout_ms: &str) -> PgConnectOp
     options.application_name("turnkey").options([
         // What a statement that waited for another sees when it goes on hangs on it, and so does this service.
         ("default_transaction_isolation", "read committed"),
+        // Compiling a statement takes longer than any of these.
+        ("jit", "off"),
         ("statement_timeout", statement_timeout_ms),
         ("lock_timeout", LOCK_TIMEOUT_MS),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS),

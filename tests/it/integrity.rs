@@ -67,7 +67,10 @@ async fn every_kind_of_damage(fixture: &Fixture) -> Expected {
             Kind::PackageInForeignSegment,
         ),
     ] {
-        let tenant = fixture.tenant(slug).await;
+        // With a request id, whose claim points at what is damaged.
+        let request_id = Some(uuid::Uuid::new_v4().to_string());
+        let made = fixture.create(CreateFullyProvisionedRequest { request_id, ..named(slug) }).await.unwrap();
+        let tenant = made.tenant.unwrap();
         let sql = sql.replace('$', &format!("'{}'", tenant.id)).replace('~', &format!("'{}'", sound.id));
         fixture.damage(&sql).await;
         expected.push((slug.to_owned(), kind));

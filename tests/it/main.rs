@@ -40,6 +40,7 @@ mod revoke_api_key;
 mod rotate_api_key;
 mod segments;
 mod serve;
+mod soak;
 mod suspend_tenant;
 mod update_tenant;
 mod upsert_package;

@@ -101,6 +101,10 @@ impl Program {
         TenantProvisioningClient::new(channel(&address).await)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }

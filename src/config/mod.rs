@@ -1,0 +1,161 @@
+//! Every setting, typed. Flags and environment variables name the same settings, and all mistakes are reported together.
+//!
+//! clap only collects the texts: it would stop at the first bad one. Here is what several commands have in common;
+//! `serve` has a file of its own, and so have the commands that work on a database.
+
+mod commands;
+mod serve;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::Args;
+use sqlx::postgres::PgConnectOptions;
+use tracing_subscriber::EnvFilter;
+
+pub use commands::{
+    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
+};
+pub use serve::{ServeArgs, ServeSettings, ServerSettings};
+
+use crate::domain::{Argon2Setting, KeyMode};
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
+const ARGON2_FORM: &str =
+    "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
+pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
+/// Where a progress bar is drawn.
+pub const QUIET_LOG_FILTER: &str = "warn";
+
+/// How the program speaks of its work.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// `pretty` or `json` [default: pretty on a terminal, json elsewhere]. `RUST_LOG` filters
+    #[arg(long, env = "TURNKEY_LOG_FORMAT", global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+/// Where the data is.
+#[derive(Clone, Args)]
+pub struct DatabaseArgs {
+    /// Postgres 15 or newer [default: a private Postgres of its own, kept in ./.turnkey/]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// The directory of Postgres' programs, for the private Postgres [default: looked for]
+    #[arg(long, env = "PG_BIN", value_name = "DIRECTORY")]
+    pg_bin: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+pub struct LogSettings {
+    pub format: LogFormat,
+    pub filter: EnvFilter,
+}
+
+/// The database of a run: somebody's, or a private one. Has no `Debug`, for the password in it.
+pub enum Database {
+    Url(Box<PgConnectOptions>),
+    Private { pg_bin: Option<PathBuf> },
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(Vec<(&'static str, String)>);
+
+impl Mistakes {
+    /// Those of several parsers, as one.
+    #[must_use]
+    pub fn all(parts: impl IntoIterator<Item = Self>) -> Self {
+        Self(parts.into_iter().flat_map(|part| part.0).collect())
+    }
+
+    fn check<T>(&mut self, setting: &'static str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|why| self.0.push((setting, why))).ok()
+    }
+
+    fn parse<T: FromStr>(&mut self, setting: &'static str, text: Option<&str>, default: T, form: &str) -> Option<T> {
+        match text {
+            None => Some(default),
+            Some(text) => self.check(setting, text.parse().map_err(|_unfit| format!("must be {form}"))),
+        }
+    }
+
+    fn finish<T>(self, build: impl FnOnce() -> Option<T>) -> Result<T, Self> {
+        match build() {
+            Some(settings) if self.0.is_empty() => Ok(settings),
+            _ => Err(self),
+        }
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("these settings are wrong:")?;
+        self.0.iter().try_for_each(|(setting, why)| write!(f, "\n  {setting}: {why}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl LogArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self, is_terminal: bool, default_filter: &str) -> Result<LogSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let format = match self.log_format.as_deref() {
+            None => Some(if is_terminal { LogFormat::Pretty } else { LogFormat::Json }),
+            Some("pretty") => Some(LogFormat::Pretty),
+            Some("json") => Some(LogFormat::Json),
+            Some(_) => mistakes.check("--log-format / TURNKEY_LOG_FORMAT", Err("must be pretty or json".to_owned())),
+        };
+        let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+        let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(default_filter));
+        let filter = mistakes.check("RUST_LOG", filter.map_err(|why| why.to_string()));
+        mistakes.finish(|| Some(LogSettings { format: format?, filter: filter? }))
+    }
+}
+
+impl DatabaseArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<Database, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let database = self.check(&mut mistakes);
+        mistakes.finish(|| database)
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) -> Option<Database> {
+        let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) else {
+            return Some(Database::Private { pg_bin: self.pg_bin.clone() });
+        };
+        let setting = "--database-url / DATABASE_URL";
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return mistakes.check(setting, Err("must begin with postgres://".to_owned()));
+        }
+        // What the parser says of a bad URL names its part and not its text, so no password gets out here.
+        let options = PgConnectOptions::from_str(url).map_err(|why| why.to_string());
+        mistakes.check(setting, options).map(|options| Database::Url(Box::new(options)))
+    }
+}
+
+fn listen(mistakes: &mut Mistakes, text: Option<&str>) -> Option<SocketAddr> {
+    let parsed = text.unwrap_or(DEFAULT_LISTEN).parse();
+    let form = "must be an IP address and a port, such as 127.0.0.1:50051";
+    mistakes.check("--listen / TURNKEY_LISTEN", parsed.map_err(|_unfit| form.to_owned()))
+}
+
+fn key_mode(mistakes: &mut Mistakes, text: Option<&str>) -> Option<KeyMode> {
+    mistakes.parse("--key-mode / TURNKEY_KEY_MODE", text, KeyMode::default(), "live or test")
+}
+
+fn key_argon2(mistakes: &mut Mistakes, text: Option<&str>) -> Option<Argon2Setting> {
+    mistakes.parse("--key-argon2 / TURNKEY_KEY_ARGON2", text, Argon2Setting::KEY, ARGON2_FORM)
+}
+
+fn flag(mistakes: &mut Mistakes, setting: &'static str, text: Option<&str>, default: bool) -> Option<bool> {
+    mistakes.parse(setting, text, default, "true or false")
+}

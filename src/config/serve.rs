@@ -1,0 +1,154 @@
+//! What `turnkey serve` needs to know.
+
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Args;
+
+use super::{ARGON2_FORM, Database, DatabaseArgs, Mistakes, flag, key_argon2, key_mode, listen};
+use crate::domain::{Argon2Setting, KeyMode};
+
+#[derive(Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Address and port; port 0 picks a free one [default: 127.0.0.1:50051]
+    #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// A file to write the address to once the server is SERVING; removed when it stops
+    #[arg(long, env = "TURNKEY_READY_FILE", value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// Migrate before serving; the role of `DATABASE_URL` must own the schema
+    #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    migrate: Option<String>,
+    /// Serve on an address that others can reach although callers need no credential
+    #[arg(long, env = "TURNKEY_ALLOW_UNAUTHENTICATED", value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
+    allow_unauthenticated: Option<String>,
+    /// Serve reflection [default: true on a loopback address, else false]
+    #[arg(long, env = "TURNKEY_REFLECTION", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    reflection: Option<String>,
+    /// Connections to the database at most [default: 16]
+    #[arg(long, env = "TURNKEY_DATABASE_MAX_CONNECTIONS", value_name = "COUNT")]
+    database_max_connections: Option<String>,
+    /// Hashes that may wait for a core before callers are refused [default: 64]
+    #[arg(long, env = "TURNKEY_HASHING_QUEUE", value_name = "COUNT")]
+    hashing_queue: Option<String>,
+    /// `live` or `test`; stands in every new key [default: live]
+    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
+    key_mode: Option<String>,
+    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
+    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
+    key_argon2: Option<String>,
+    /// Argon2id's work for owners' passwords [default: m=19456,t=2,p=1]
+    #[arg(long, env = "TURNKEY_PASSWORD_ARGON2", value_name = "SETTING")]
+    password_argon2: Option<String>,
+    /// Seconds between NOT_SERVING and the end of new calls, when stopped [default: 0 on a loopback address, else 5]
+    #[arg(long, env = "TURNKEY_SHUTDOWN_PAUSE", value_name = "SECONDS")]
+    shutdown_pause: Option<String>,
+}
+
+/// What `turnkey serve` needs to know.
+pub struct ServeSettings {
+    pub database: Database,
+    pub ready_file: Option<PathBuf>,
+    pub migrate: bool,
+    pub server: ServerSettings,
+}
+
+/// What the server itself needs to know.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    pub listen: SocketAddr,
+    pub reflection: bool,
+    pub database_max_connections: u32,
+    pub hashing_queue: usize,
+    pub key_mode: KeyMode,
+    pub key_argon2: Argon2Setting,
+    pub password_argon2: Argon2Setting,
+    pub shutdown_pause: Duration,
+}
+
+impl ServeArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<ServeSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let database = self.database.check(&mut mistakes);
+        let migrate = flag(&mut mistakes, "--migrate / TURNKEY_MIGRATE", self.migrate.as_deref(), false);
+        let server = self.server_settings(&mut mistakes);
+        mistakes.finish(|| {
+            Some(ServeSettings {
+                database: database?,
+                ready_file: self.ready_file.clone(),
+                migrate: migrate?,
+                server: server?,
+            })
+        })
+    }
+
+    fn server_settings(&self, mistakes: &mut Mistakes) -> Option<ServerSettings> {
+        let listen = listen(mistakes, self.listen.as_deref());
+        let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
+        let allow_unauthenticated = flag(
+            mistakes,
+            "--allow-unauthenticated / TURNKEY_ALLOW_UNAUTHENTICATED",
+            self.allow_unauthenticated.as_deref(),
+            false,
+        );
+        if !on_loopback && allow_unauthenticated == Some(false) {
+            let why = "others can reach this address, and callers need no credential: \
+                       listen on a loopback address, or say --allow-unauthenticated";
+            mistakes.check::<()>("--listen / TURNKEY_LISTEN", Err(why.to_owned()));
+        }
+        let reflection = flag(mistakes, "--reflection / TURNKEY_REFLECTION", self.reflection.as_deref(), on_loopback);
+        let database_max_connections = mistakes.parse(
+            "--database-max-connections / TURNKEY_DATABASE_MAX_CONNECTIONS",
+            self.database_max_connections.as_deref(),
+            NonZeroU32::new(16)?,
+            "a whole number from 1",
+        );
+        let hashing_queue = mistakes.parse(
+            "--hashing-queue / TURNKEY_HASHING_QUEUE",
+            self.hashing_queue.as_deref(),
+            64_u16,
+            "a whole number from 0 to 65535",
+        );
+        let key_mode = key_mode(mistakes, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(mistakes, self.key_argon2.as_deref());
+        let password_argon2 = mistakes.parse(
+            "--password-argon2 / TURNKEY_PASSWORD_ARGON2",
+            self.password_argon2.as_deref(),
+            Argon2Setting::PASSWORD,
+            ARGON2_FORM,
+        );
+        let pause = mistakes.parse(
+            "--shutdown-pause / TURNKEY_SHUTDOWN_PAUSE",
+            self.shutdown_pause.as_deref(),
+            PauseSeconds(if on_loopback { 0 } else { 5 }),
+            "a whole number of seconds from 0 to 10",
+        );
+        Some(ServerSettings {
+            listen: listen?,
+            reflection: reflection?,
+            database_max_connections: database_max_connections?.get(),
+            hashing_queue: hashing_queue?.into(),
+            key_mode: key_mode?,
+            key_argon2: key_argon2?,
+            password_argon2: password_argon2?,
+            shutdown_pause: Duration::from_secs(pause?.0),
+        })
+    }
+}
+
+/// Short enough that a stop ends within the 25 s that operators rely on.
+struct PauseSeconds(u64);
+
+impl FromStr for PauseSeconds {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.parse().ok().filter(|&seconds| seconds <= 10).map(Self).ok_or(())
+    }
+}

@@ -1,0 +1,160 @@
+//! What takes minutes: `make soak`.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Read as _,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use futures_util::{StreamExt as _, stream};
+use sqlx::PgPool;
+use tempfile::tempdir_in;
+use turnkey::grpc::pb::{
+    BatchCreateFullyProvisionedRequest, CheckIntegrityRequest, FindingKind,
+    tenant_provisioning_client::TenantProvisioningClient,
+};
+
+use crate::{
+    fixture::{Fixture, channel, named},
+    program::{Program, turnkey, url},
+};
+
+const BATCH: usize = 500;
+const DAMAGED: usize = 1_000;
+
+/// Tenant id and kind.
+type Findings = BTreeSet<(String, String)>;
+
+async fn make_tenants(fixture: &Fixture, count: usize) {
+    let batches = (0..count).step_by(BATCH).map(|first| {
+        let mut client = fixture.provisioning.clone();
+        let requests = (first..first + BATCH).map(|number| named(&format!("tenant-{number}"))).collect();
+        async move {
+            let request = BatchCreateFullyProvisionedRequest { requests };
+            client.batch_create_fully_provisioned(request).await.unwrap().into_inner().results.len()
+        }
+    });
+    let made: Vec<usize> = stream::iter(batches).buffer_unordered(3).collect().await;
+    assert_eq!(made.into_iter().sum::<usize>(), count);
+}
+
+/// Takes something away from tenants picked at random, from each of them one thing.
+async fn damage(pool: &PgPool) -> Findings {
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::raw_sql("SET session_replication_role = replica").execute(&mut *connection).await.unwrap();
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM tenants ORDER BY random() LIMIT $1")
+        .bind(i64::try_from(DAMAGED).unwrap())
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    let mut expected = Findings::new();
+    for (ids, (sql, kind)) in ids.chunks(DAMAGED / 4).zip([
+        ("UPDATE segments SET slug = 'another' WHERE tenant_id = ANY ($1)", FindingKind::NoGeneralSegment),
+        ("DELETE FROM packages WHERE tenant_id = ANY ($1)", FindingKind::NoPackage),
+        ("DELETE FROM api_keys WHERE tenant_id = ANY ($1)", FindingKind::NoApiKey),
+        (
+            "UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = ANY ($1)",
+            FindingKind::PackageWithoutSegment,
+        ),
+    ]) {
+        sqlx::query(sql).bind(ids).execute(&mut *connection).await.unwrap();
+        expected.extend(ids.iter().map(|id| (id.to_string(), kind.as_str_name().to_owned())));
+    }
+    expected
+}
+
+/// The most memory a process had, in KiB.
+fn peak_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+struct Examined {
+    code: Option<i32>,
+    findings: Findings,
+    peak_kib: u64,
+}
+
+fn doctor(mut command: Command) -> Examined {
+    let mut child = command.arg("--json").stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let (mut text, mut chunk, mut peak) = (Vec::new(), [0; 4_096], 0);
+    loop {
+        let length = out.read(&mut chunk).unwrap();
+        // Once it has said all it has peaked.
+        peak = peak_kib(child.id()).unwrap_or(peak);
+        if length == 0 {
+            break;
+        }
+        text.extend(&chunk[..length]);
+    }
+    let findings = String::from_utf8(text)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let finding: serde_json::Value = serde_json::from_str(line).unwrap();
+            (finding["tenant_id"].as_str().unwrap().to_owned(), finding["kind"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    Examined { code: child.wait().unwrap().code(), findings, peak_kib: peak }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: make soak"]
+async fn soak_a_thousand_damaged_among_a_million_tenants_are_found_and_mended_exactly() {
+    let count: usize = env::var("SOAK_TENANTS").map_or(1_000_000, |count| count.parse().unwrap());
+    let fixture = Fixture::start().await;
+    let pool = fixture.by_hand().await;
+    let began = Instant::now();
+    make_tenants(&fixture, count).await;
+    let tenants = f64::from(u32::try_from(count).unwrap());
+    let rate = |began: Instant| tenants / began.elapsed().as_secs_f64();
+    println!("{count} tenants made, {:.0} a second", rate(began));
+    sqlx::query("ANALYZE").execute(&pool).await.unwrap();
+    let expected = damage(&pool).await;
+
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = turnkey(folder.path());
+        command
+            .arg("doctor")
+            .args(arguments)
+            .env("DATABASE_URL", url(&fixture.database.server))
+            .env("RUST_LOG", "error");
+        command
+    };
+    let began = Instant::now();
+    let examined = doctor(command(&[]));
+    println!("doctor: {:.0} tenants a second, {} KiB at most", rate(began), examined.peak_kib);
+    assert_eq!((examined.code, &examined.findings), (Some(1), &expected));
+    assert!(examined.peak_kib <= 50 * 1_024);
+
+    let mut server = Program::start(
+        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&fixture.database.server)),
+    );
+    let mut client = TenantProvisioningClient::new(channel(&server.address()).await);
+    let began = Instant::now();
+    let request = CheckIntegrityRequest { tenant_id: None };
+    let mut findings = client.check_integrity(request).await.unwrap().into_inner();
+    let mut streamed = Findings::new();
+    while let Some(answer) = findings.message().await.unwrap() {
+        let finding = answer.finding.unwrap();
+        streamed.insert((finding.tenant_id.clone(), finding.kind().as_str_name().to_owned()));
+    }
+    let peak = peak_kib(server.pid()).unwrap();
+    println!("CheckIntegrity: {:.0} tenants a second, {peak} KiB at most in the server", rate(began));
+    assert_eq!(streamed, expected);
+    assert!(peak <= 50 * 1_024);
+
+    let began = Instant::now();
+    let mended = doctor(command(&["--repair", "--out", "keys.csv"]));
+    println!("doctor --repair: {:.1} s", began.elapsed().as_secs_f64());
+    assert_eq!((mended.code, &mended.findings), (Some(0), &expected));
+    let keys = fs::read_to_string(folder.path().join("keys.csv")).unwrap();
+    assert_eq!(keys.lines().count(), 1 + DAMAGED / 4);
+    let silent = doctor(command(&[]));
+    assert_eq!((silent.code, silent.findings.len()), (Some(0), 0));
+}
