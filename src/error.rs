@@ -20,6 +20,11 @@ pub enum Error {
     /// `field` is the path of what named it; empty where that is plain.
     #[error("no such {resource:?}")]
     NotFound { resource: Resource, field: String },
+    /// No credential, or a bad one.
+    #[error("not known who calls")]
+    Unauthenticated,
+    #[error("not this caller's to do")]
+    PermissionDenied,
     #[error("refused by rule {0:?}")]
     Refused(Rule),
     /// More work waits than is useful; the caller should come back.

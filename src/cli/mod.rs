@@ -8,6 +8,7 @@ mod keys_file;
 mod migrate;
 mod purge;
 mod serve;
+mod token;
 
 use std::{
     io::IsTerminal as _,
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::{
         DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings, Mistakes,
-        PurgeArgs, QUIET_LOG_FILTER, ServeArgs,
+        PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::Chain,
     telemetry,
@@ -53,8 +54,17 @@ enum Command {
     Import(Box<ImportArgs>),
     /// Remove tenants for good that were deleted some time ago
     Purge(PurgeArgs),
+    /// Let services call
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Exit 0 where the server is SERVING
     Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token; it is printed this once
+    Create(TokenArgs),
 }
 
 /// Runs the command that the process was started with: exit code 0 when it did its work, 1 when it could not, 2 when it
@@ -72,6 +82,7 @@ pub fn run() -> ExitCode {
         Command::Doctor(args) => start(log, args.settings(), doctor::run, 2),
         Command::Import(args) => start(log, args.settings(), import::run, 1),
         Command::Purge(args) => start(log, args.settings(), purge::run, 1),
+        Command::Token(TokenCommand::Create(args)) => start(log, args.settings(), token::create, 1),
         Command::Healthcheck(args) => start(log, args.address(), healthcheck::run, 1),
     }
 }

@@ -26,7 +26,9 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
         database = OpenDatabase::open(settings.database) => database?,
         () = &mut stopped => return Ok(()),
     };
-    if settings.server.listen.ip().is_loopback() {
+    if settings.server.tokens_file.is_some() {
+        tracing::info!("Callers need a token, or a tenant's own key");
+    } else if settings.server.listen.ip().is_loopback() {
         tracing::warn!("Callers need no credential: anyone on this machine may call");
     } else {
         tracing::warn!("Callers need no credential: anyone who reaches this address may call");

@@ -11,7 +11,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{Database, DatabaseArgs, Mistakes, key_argon2, key_mode, listen};
-use crate::domain::{Argon2Setting, KeyMode};
+use crate::domain::{Argon2Setting, KeyMode, Role, token::TokenName};
 
 #[derive(Clone, Args)]
 pub struct DoctorArgs {
@@ -74,6 +74,19 @@ pub struct PurgeArgs {
     /// Remove them without asking
     #[arg(long)]
     yes: bool,
+}
+
+#[derive(Clone, Args)]
+pub struct TokenArgs {
+    /// Who is to call with it; stands in the token and in the spans of its calls
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// What it may do: `provisioner`, `verifier` or `catalog`; may be said several times
+    #[arg(long = "role", value_name = "ROLE", required = true)]
+    roles: Vec<String>,
+    /// The server's file of tokens, to which the entry is added [default: standard error]
+    #[arg(long, env = "TURNKEY_TOKENS_FILE", value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Args)]
@@ -186,6 +199,25 @@ impl PurgeArgs {
             .map_err(|why| format!("must be a duration such as 30d or 12h: {why}"));
         let older_than = mistakes.check("--older-than", older_than);
         mistakes.finish(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
+    }
+}
+
+/// What `turnkey token create` needs to know.
+pub struct TokenSettings {
+    pub name: TokenName,
+    pub roles: Vec<Role>,
+    pub tokens_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<TokenSettings, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let name = mistakes.check("--name", TokenName::parse(&self.name).map_err(|why| why.description.into_owned()));
+        let role = |role: &String| mistakes.check("--role", role.parse::<Role>().map_err(str::to_owned));
+        let roles: Vec<Role> = self.roles.iter().filter_map(role).collect();
+        mistakes.finish(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
     }
 }
 

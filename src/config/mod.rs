@@ -5,6 +5,7 @@
 
 mod commands;
 mod serve;
+pub mod tokens;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -14,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use commands::{
     DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
+    TokenArgs, TokenSettings,
 };
 pub use serve::{ServeArgs, ServeSettings, ServerSettings};
 

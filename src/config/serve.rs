@@ -4,8 +4,11 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::D
 
 use clap::Args;
 
-use super::{ARGON2_FORM, Database, DatabaseArgs, Mistakes, flag, key_argon2, key_mode, listen};
-use crate::domain::{Argon2Setting, KeyMode};
+use super::{ARGON2_FORM, Database, DatabaseArgs, Mistakes, flag, key_argon2, key_mode, listen, tokens};
+use crate::{
+    domain::{Argon2Setting, KeyMode},
+    error::Chain,
+};
 
 #[derive(Clone, Args)]
 pub struct ServeArgs {
@@ -21,6 +24,9 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     migrate: Option<String>,
+    /// Callers' tokens, as `turnkey token create` writes them; without it callers need none
+    #[arg(long, env = "TURNKEY_TOKENS_FILE", value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
     /// Serve on an address that others can reach although callers need no credential
     #[arg(long, env = "TURNKEY_ALLOW_UNAUTHENTICATED", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
@@ -61,6 +67,7 @@ pub struct ServeSettings {
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub listen: SocketAddr,
+    pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
     pub hashing_queue: usize,
@@ -97,8 +104,11 @@ impl ServeArgs {
             self.allow_unauthenticated.as_deref(),
             false,
         );
-        if !on_loopback && allow_unauthenticated == Some(false) {
-            let why = "others can reach this address, and callers need no credential: \
+        if let Some(Err(why)) = self.tokens_file.as_deref().map(tokens::read) {
+            mistakes.check::<()>("--tokens-file / TURNKEY_TOKENS_FILE", Err(Chain(&why).to_string()));
+        }
+        if !on_loopback && self.tokens_file.is_none() && allow_unauthenticated == Some(false) {
+            let why = "others can reach this address, and callers need no credential: say --tokens-file, \
                        listen on a loopback address, or say --allow-unauthenticated";
             mistakes.check::<()>("--listen / TURNKEY_LISTEN", Err(why.to_owned()));
         }
@@ -131,6 +141,7 @@ impl ServeArgs {
         );
         Some(ServerSettings {
             listen: listen?,
+            tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),
             hashing_queue: hashing_queue?.into(),

@@ -27,13 +27,14 @@ pub mod signup;
 pub mod slug;
 pub mod tenant;
 pub mod text;
+pub mod token;
 pub mod violation;
 
 pub use api_key::{ApiKey, KeyMode, KeyVerdict, PublicKey, Standing};
 pub use argon2_setting::Argon2Setting;
 pub use booking_type::BookingType;
 pub use branding::Branding;
-pub use caller::Caller;
+pub use caller::{Caller, Role};
 pub use commission::CommissionPercent;
 pub use derived_slug::SlugStem;
 pub use email::Email;

@@ -11,13 +11,39 @@ use tracing::Instrument as _;
 
 use super::{layers::call_context::CallContext, status};
 use crate::{
-    domain::Caller,
+    domain::{
+        Caller, TenantId,
+        catalog::{ListPackages, ListSegments},
+    },
     error::{Error, Result},
 };
 
 /// Who calls.
 pub fn caller<Message>(request: &Request<Message>) -> Caller {
     request.extensions().get::<CallContext>().map_or_else(Caller::anonymous, |context| context.caller.clone())
+}
+
+/// An input of a call about one tenant.
+pub trait AboutTenant {
+    fn tenant_id(&self) -> TenantId;
+}
+
+impl<T> AboutTenant for (TenantId, T) {
+    fn tenant_id(&self) -> TenantId {
+        self.0
+    }
+}
+
+impl AboutTenant for ListPackages {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+impl AboutTenant for ListSegments {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
 }
 
 /// Where work sends its answers.
@@ -70,6 +96,28 @@ impl Calls {
             Ok(output) => Ok(Response::new(render(output))),
             Err(error) => Err(status::from_error(error, context.trace_id)),
         }
+    }
+
+    /// As [`Calls::answer`], for calls about one tenant, which a tenant's own key may make about itself alone: looked at
+    /// before anything is read, whether or not the other tenant exists.
+    pub async fn answer_about<Message, Input, Output, Reply, Work>(
+        &self,
+        request: Request<Message>,
+        parse: impl FnOnce(Message) -> Result<Input>,
+        work: impl FnOnce(Input) -> Work,
+        render: impl FnOnce(Output) -> Reply,
+    ) -> std::result::Result<Response<Reply>, Status>
+    where
+        Input: AboutTenant,
+        Work: Future<Output = Result<Output>> + Send + 'static,
+        Output: Send + 'static,
+    {
+        let caller = caller(&request);
+        let admit = move |message| {
+            let input = parse(message)?;
+            if caller.may_act_for(input.tenant_id()) { Ok(input) } else { Err(Error::PermissionDenied) }
+        };
+        self.answer(request, admit, work, render).await
     }
 
     /// As [`Calls::answer`], for work that sends its answers one by one and ends when nobody takes them any more. An error

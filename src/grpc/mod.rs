@@ -3,6 +3,7 @@
 //! A handler converts, calls its service and converts back; it decides nothing. tonic and prost are known here and in
 //! `server`, and nowhere else.
 
+mod auth;
 mod call;
 pub mod client;
 mod convert;
@@ -12,6 +13,7 @@ mod package_catalog;
 mod status;
 mod tenant_provisioning;
 
+pub use auth::Authenticator;
 pub use call::Calls;
 pub use package_catalog::PackageCatalogHandler;
 pub use tenant_provisioning::TenantProvisioningHandler;

@@ -33,7 +33,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::UpsertPackageResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, upsert)| async move { service.upsert_package(tenant_id, upsert).await };
-        self.calls.answer(request, convert::upsert_package, work, convert::upsert_package_response).await
+        self.calls.answer_about(request, convert::upsert_package, work, convert::upsert_package_response).await
     }
 
     async fn batch_upsert_packages(
@@ -43,7 +43,7 @@ impl PackageCatalog for PackageCatalogHandler {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, upserts)| async move { service.batch_upsert_packages(tenant_id, upserts).await };
         let (parse, render) = (convert::batch_upsert_packages, convert::batch_upsert_packages_response);
-        self.calls.answer(request, parse, work, render).await
+        self.calls.answer_about(request, parse, work, render).await
     }
 
     async fn get_package(
@@ -52,7 +52,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::GetPackageResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, package_id)| async move { service.get_package(tenant_id, package_id).await };
-        self.calls.answer(request, convert::get_package, work, convert::get_package_response).await
+        self.calls.answer_about(request, convert::get_package, work, convert::get_package_response).await
     }
 
     async fn list_packages(
@@ -61,7 +61,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::ListPackagesResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |list| async move { service.list_packages(list).await };
-        self.calls.answer(request, convert::list_packages, work, convert::list_packages_response).await
+        self.calls.answer_about(request, convert::list_packages, work, convert::list_packages_response).await
     }
 
     async fn delete_package(
@@ -70,7 +70,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::DeletePackageResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, package_id)| async move { service.delete_package(tenant_id, package_id).await };
-        self.calls.answer(request, convert::delete_package, work, |()| pb::DeletePackageResponse {}).await
+        self.calls.answer_about(request, convert::delete_package, work, |()| pb::DeletePackageResponse {}).await
     }
 
     async fn upsert_segment(
@@ -79,7 +79,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::UpsertSegmentResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, upsert)| async move { service.upsert_segment(tenant_id, upsert).await };
-        self.calls.answer(request, convert::upsert_segment, work, convert::upsert_segment_response).await
+        self.calls.answer_about(request, convert::upsert_segment, work, convert::upsert_segment_response).await
     }
 
     async fn get_segment(
@@ -88,7 +88,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::GetSegmentResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, segment_id)| async move { service.get_segment(tenant_id, segment_id).await };
-        self.calls.answer(request, convert::get_segment, work, convert::get_segment_response).await
+        self.calls.answer_about(request, convert::get_segment, work, convert::get_segment_response).await
     }
 
     async fn list_segments(
@@ -97,7 +97,7 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::ListSegmentsResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |list| async move { service.list_segments(list).await };
-        self.calls.answer(request, convert::list_segments, work, convert::list_segments_response).await
+        self.calls.answer_about(request, convert::list_segments, work, convert::list_segments_response).await
     }
 
     async fn delete_segment(
@@ -106,6 +106,6 @@ impl PackageCatalog for PackageCatalogHandler {
     ) -> Result<Response<pb::DeleteSegmentResponse>, Status> {
         let service = Arc::clone(&self.service);
         let work = |(tenant_id, segment_id)| async move { service.delete_segment(tenant_id, segment_id).await };
-        self.calls.answer(request, convert::delete_segment, work, |()| pb::DeleteSegmentResponse {}).await
+        self.calls.answer_about(request, convert::delete_segment, work, |()| pb::DeleteSegmentResponse {}).await
     }
 }

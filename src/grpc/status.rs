@@ -71,6 +71,10 @@ pub fn describe(error: Error) -> Failure {
         Error::Taken { what, name } => taken(what, name),
         Error::NotFound { resource, field } => not_found(resource, &field),
         Error::Refused(rule) => refused(rule),
+        Error::Unauthenticated => failure(Code::Unauthenticated, "no valid credential", error_info("UNAUTHENTICATED")),
+        Error::PermissionDenied => {
+            failure(Code::PermissionDenied, "not this caller's to do", error_info("PERMISSION_DENIED"))
+        }
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
         Error::DatabaseUnavailable(cause) => {
             tracing::warn!(cause = %Chain(&*cause), "The database is unavailable");

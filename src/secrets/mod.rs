@@ -8,7 +8,9 @@ mod hasher;
 mod key_format;
 mod lane;
 mod strength;
+mod token;
 
 pub use derivation::derive_secret;
 pub use hasher::{Hasher, HashingSettings};
 pub use key_format::{MintedKey, PresentedKey, SecretNumber, mint_key, random_secret, secret_key_again};
+pub use token::mint_token;

@@ -1,6 +1,7 @@
 //! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
 
 mod health;
+mod tokens;
 
 use std::{net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -20,8 +21,8 @@ use crate::{
     config::ServerSettings,
     error::Chain,
     grpc::{
-        Calls, PackageCatalogHandler, TenantProvisioningHandler,
-        layers::call_context::CallContextLayer,
+        Authenticator, Calls, PackageCatalogHandler, TenantProvisioningHandler,
+        layers::{authentication::AuthenticationLayer, call_context::CallContextLayer},
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
@@ -51,6 +52,8 @@ pub enum StartError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot hash")]
     Hasher(#[from] crate::error::Error),
+    #[error("cannot know callers")]
+    Tokens(#[from] crate::config::tokens::TokensError),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -79,7 +82,7 @@ pub struct Server {
     calls: Calls,
     health: health::Health,
     pause: Duration,
-    forgetting: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -111,7 +114,15 @@ pub async fn start(
     };
     let catalog = Catalog { store: store.clone(), clock };
     let provisioning = Arc::new(provisioning);
-    let forgetting = tokio::spawn(forget_claims(Arc::clone(&provisioning)));
+    let mut background = vec![tokio::spawn(forget_claims(Arc::clone(&provisioning)))];
+    let authenticator = match &settings.tokens_file {
+        None => None,
+        Some(path) => {
+            let (tokens, following) = tokens::follow(path.clone())?;
+            background.push(following);
+            Some(Authenticator { tokens, provisioning: Arc::clone(&provisioning) })
+        }
+    };
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
     routes = routes.add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())));
@@ -128,6 +139,7 @@ pub async fn start(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(CallContextLayer)
+        .layer(AuthenticationLayer(authenticator))
         .add_routes(routes)
         .serve_with_incoming_shutdown(TcpIncoming::from(bound.listener).with_nodelay(Some(true)), async {
             // A sender that is gone stops the server as well.
@@ -139,7 +151,7 @@ pub async fn start(
         calls,
         health,
         pause: settings.shutdown_pause,
-        forgetting,
+        background,
         stop,
         serving: tokio::spawn(serving),
     })
@@ -155,7 +167,7 @@ impl Server {
     /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
     pub async fn stop(mut self) {
         self.health.stop().await;
-        self.forgetting.abort();
+        self.background.iter().for_each(JoinHandle::abort);
         tokio::time::sleep(self.pause).await;
         self.health.end_streams().await;
         let _ = self.stop.send(());

@@ -76,6 +76,12 @@ impl Provisioning {
         self.store.revoke_api_key(tenant_id, &key, self.clock.now()).await
     }
 
+    /// Whether this has the form of a secret key and its checksum; no look at any database.
+    #[must_use]
+    pub fn is_key(&self, secret_key: &SecretString) -> bool {
+        PresentedKey::parse(secret_key).is_some()
+    }
+
     /// Says what a secret key is worth. What is no key by its form costs nothing; all others cost one look and one hash,
     /// whether there is such a key or not.
     ///

@@ -49,6 +49,7 @@ pub struct NewTenant {
 pub fn settings() -> ServerSettings {
     ServerSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
+        tokens_file: None,
         reflection: true,
         database_max_connections: 4,
         hashing_queue: 64,

@@ -14,7 +14,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("server", &["config", "domain", "error", "grpc", "secrets", "service", "store", "telemetry"]),
     ("telemetry", &["config"]),
     ("embedded", &["config"]),
-    ("config", &["domain"]),
+    ("config", &["domain", "error"]),
     ("grpc", &["service", "domain", "error"]),
     ("service", &["store", "domain", "secrets", "error"]),
     ("store", &["domain", "error"]),

@@ -9,6 +9,7 @@ mod fixture;
 mod program;
 mod proxy;
 
+mod authentication;
 mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
 mod cancellation;

@@ -107,6 +107,7 @@ where
             "rpc",
             rpc.method = request.uri().path().trim_start_matches('/'),
             trace_id = %trace_id,
+            caller = tracing::field::Empty,
         );
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, caller: Caller::anonymous() });

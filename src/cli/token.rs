@@ -1,0 +1,42 @@
+//! `turnkey token create`
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
+
+use rand::rngs::SysRng;
+use secrecy::ExposeSecret as _;
+
+use super::{Error, keys_file::private_file};
+use crate::{
+    config::{TokenSettings, tokens},
+    domain::token::{KnownToken, hash_token},
+    secrets::mint_token,
+};
+
+/// The token goes to standard output, alone and this once; its entry to the file, or to standard error to be pasted.
+pub async fn create(settings: TokenSettings) -> Result<(), Error> {
+    let TokenSettings { name, roles, tokens_file } = settings;
+    let token = mint_token(&name, &mut SysRng)?;
+    let entry = tokens::entry(&KnownToken { name, roles, sha256: hash_token(&token) });
+    match tokens_file {
+        Some(path) => append(&path, &entry)?,
+        None => eprint!("{entry}"),
+    }
+    writeln!(io::stdout(), "{}", token.expose_secret())?;
+    Ok(())
+}
+
+/// In one write, so that a server which reads the file meanwhile finds the entry whole or not at all.
+fn append(path: &Path, entry: &str) -> Result<(), Error> {
+    if path.exists() {
+        // A token in a broken file would be good for nothing.
+        tokens::read(path)?;
+    }
+    let mut file = private_file(path)?;
+    let separator = if file.metadata()?.len() == 0 { "" } else { "\n" };
+    file.write_all(format!("{separator}{entry}").as_bytes())?;
+    file.sync_all()?;
+    Ok(())
+}

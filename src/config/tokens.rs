@@ -1,0 +1,131 @@
+//! The file of service tokens, in TOML:
+//!
+//! ```toml
+//! [[token]]
+//! name = "booking"
+//! roles = ["catalog"]
+//! sha256 = "…64 hex digits…"
+//! ```
+
+use std::{fmt::Write as _, fs, io, path::Path};
+
+use serde::Deserialize;
+
+use crate::domain::{
+    Role,
+    token::{KnownToken, KnownTokens, TokenName},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokensFile {
+    #[serde(default)]
+    token: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    roles: Vec<String>,
+    sha256: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    #[error("cannot read {path}")]
+    Read { path: String, source: io::Error },
+    // The parser would show the lines it means, and no line of this file belongs in a log.
+    #[error("{path} is no file of tokens: {why}")]
+    Parse { path: String, why: String },
+}
+
+/// # Errors
+/// What is wrong with the file; an empty one is fine, and lets nobody call.
+pub fn read(path: &Path) -> Result<KnownTokens, TokensError> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| TokensError::Read { path: shown.clone(), source })?;
+    parse(&text).map_err(|why| TokensError::Parse { path: shown, why })
+}
+
+fn parse(text: &str) -> Result<KnownTokens, String> {
+    let file: TokensFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let tokens = file
+        .token
+        .into_iter()
+        .enumerate()
+        .map(|(index, entry)| entry.parse().map_err(|why| format!("token {}: {why}", index + 1)));
+    tokens.collect::<Result<_, _>>().map(KnownTokens::new)
+}
+
+impl Entry {
+    fn parse(self) -> Result<KnownToken, String> {
+        let name = TokenName::parse(&self.name).map_err(|why| format!("its name {}", why.description))?;
+        let role = |text: String| text.parse::<Role>().map_err(|why| format!("a role {why}"));
+        let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
+        let sha256 = bytes_of_hex(&self.sha256).ok_or("its sha256 must be 64 hex digits")?;
+        Ok(KnownToken { name, roles, sha256 })
+    }
+}
+
+/// The entry of a token, to be put at the end of the file.
+#[must_use]
+pub fn entry(token: &KnownToken) -> String {
+    let roles: Vec<String> = token.roles.iter().map(|role| format!("\"{}\"", role.as_str())).collect();
+    let mut entry =
+        format!("[[token]]\nname = \"{}\"\nroles = [{}]\nsha256 = \"", token.name.as_str(), roles.join(", "));
+    for byte in token.sha256 {
+        // Writing to a string cannot fail.
+        let _ = write!(entry, "{byte:02x}");
+    }
+    entry + "\"\n"
+}
+
+fn bytes_of_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::domain::token::hash_token;
+
+    #[test]
+    fn an_entry_is_read_as_it_is_written() {
+        let secret = SecretString::from(format!("svc_booking_{}", "a".repeat(43)));
+        let token = KnownToken {
+            name: TokenName::parse("booking").unwrap(),
+            roles: vec![Role::Catalog, Role::Verifier],
+            sha256: hash_token(&secret),
+        };
+        let caller = parse(&(entry(&token) + "\n" + &entry(&token))).unwrap().caller(&secret).unwrap();
+        assert!(caller.has_any(&[Role::Verifier]) && !caller.has_any(&[Role::Provisioner]));
+        assert!(parse("").unwrap().caller(&secret).is_none());
+        assert!(parse("# nobody\n").is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_a_line_of_the_file() {
+        let sha256 = "ab".repeat(32);
+        for (text, said) in [
+            ("[[token]]\nname = 'x'\nsha256 = ''\n".to_owned(), "roles"),
+            (format!("[[token]]\nname = 'A'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: its name"),
+            (format!("[[token]]\nname = 'x'\nroles = ['king']\nsha256 = '{sha256}'\n"), "a role must be"),
+            ("[[token]]\nname = 'x'\nroles = []\nsha256 = 'ab'\n".to_owned(), "64 hex digits"),
+            ("[[tokens]]\n".to_owned(), "unknown field"),
+            ("not toml".to_owned(), ""),
+        ] {
+            let why = parse(&text).unwrap_err();
+            assert!(why.contains(said) && !why.contains(&sha256), "{why}");
+        }
+    }
+}

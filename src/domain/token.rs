@@ -1,0 +1,113 @@
+//! Service tokens: `svc_<name>_<random>`, of which only the SHA-256 is known.
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::{
+    caller::{Caller, Role},
+    violation::{Invalid, Reason},
+};
+
+/// Base62 digits of 256 random bits.
+pub const RANDOM_LENGTH: usize = 43;
+
+/// A service's name, as it stands in its token and in spans: 1–63 of `a-z`, `0-9` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenName(String);
+
+impl TokenName {
+    /// # Errors
+    /// `BAD_FORMAT`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let is_well_formed = (1..=63).contains(&text.len())
+            && text.bytes().all(|letter| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if is_well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Invalid::new(Reason::BadFormat, "must have 1 to 63 characters of a-z, 0-9 and -"))
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is known of a token. A plain hash will do: 256 random bits cannot be guessed, whatever a guess costs.
+#[derive(Debug, Clone)]
+pub struct KnownToken {
+    pub name: TokenName,
+    pub roles: Vec<Role>,
+    pub sha256: [u8; 32],
+}
+
+/// All tokens in force.
+#[derive(Debug, Clone, Default)]
+pub struct KnownTokens(Vec<KnownToken>);
+
+impl KnownTokens {
+    #[must_use]
+    pub const fn new(tokens: Vec<KnownToken>) -> Self {
+        Self(tokens)
+    }
+
+    /// Whose token this is. Names are no secret; what comes behind them is compared in constant time.
+    #[must_use]
+    pub fn caller(&self, token: &SecretString) -> Option<Caller> {
+        let (name, random) = token.expose_secret().strip_prefix("svc_")?.rsplit_once('_')?;
+        if random.len() != RANDOM_LENGTH {
+            return None;
+        }
+        let hash = hash_token(token);
+        let mut of_that_name = self.0.iter().filter(|known| known.name.as_str() == name);
+        let found = of_that_name.find(|known| bool::from(known.sha256.ct_eq(&hash)))?;
+        Some(Caller::service(name, &found.roles))
+    }
+}
+
+#[must_use]
+pub fn hash_token(token: &SecretString) -> [u8; 32] {
+    Sha256::digest(token.expose_secret().as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(name: &str, digit: &str) -> SecretString {
+        SecretString::from(format!("svc_{name}_{}", digit.repeat(RANDOM_LENGTH)))
+    }
+
+    fn known(name: &str, digit: &str, roles: &[Role]) -> KnownToken {
+        let sha256 = hash_token(&token(name, digit));
+        KnownToken { name: TokenName::parse(name).unwrap(), roles: roles.to_vec(), sha256 }
+    }
+
+    #[test]
+    fn a_token_is_known_by_its_hash_and_a_name_may_have_two() {
+        let tokens = KnownTokens::new(vec![
+            known("booking", "a", &[Role::Catalog]),
+            known("booking", "b", &[Role::Catalog]),
+            known("admin-ui", "c", &[Role::Provisioner]),
+        ]);
+        assert_eq!(tokens.caller(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
+        assert!(tokens.caller(&token("booking", "b")).is_some());
+        assert!(tokens.caller(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
+        for wrong in [token("booking", "c"), token("admin-ui", "a"), token("nobody", "a"), token("", "a")] {
+            assert_eq!(tokens.caller(&wrong), None);
+        }
+        for malformed in ["", "svc_", "svc_booking", "booking_a", "svc_booking_a", "sk_live_bella_x_y"] {
+            assert_eq!(tokens.caller(&SecretString::from(malformed)), None, "{malformed}");
+        }
+        assert_eq!(KnownTokens::default().caller(&token("booking", "a")), None, "nobody may call");
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for (text, is_fine) in [("booking", true), ("b2-x", true), ("", false), ("a_b", false), ("Booking", false)] {
+            assert_eq!(TokenName::parse(text).is_ok(), is_fine, "{text}");
+        }
+    }
+}

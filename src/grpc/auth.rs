@@ -1,0 +1,133 @@
+//! Who may call what: deny by default.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::watch;
+
+use crate::{
+    domain::{
+        Caller, KeyVerdict, Standing,
+        caller::Role::{self, Catalog, Provisioner, Verifier},
+        token::KnownTokens,
+    },
+    error::{Error, Result},
+    service::Provisioning,
+};
+
+/// The RPCs, and the roles of which one is needed. A tenant's own key opens `PackageCatalog` too, for that tenant.
+pub const RULES: [(&str, &[Role]); 26] = [
+    ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/GetTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/ListTenants", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/UpdateTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/SuspendTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/VerifyApiKey", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/VerifyPassword", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/RepairTenant", &[Provisioner]),
+    ("/turnkey.v1.PackageCatalog/UpsertPackage", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/BatchUpsertPackages", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetPackage", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/ListPackages", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/DeletePackage", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/UpsertSegment", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetSegment", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/ListSegments", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/DeleteSegment", &[Catalog]),
+];
+
+/// Health, which says nothing of anyone, and reflection, which is not served where it should not be.
+const OPEN: [&str; 3] =
+    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+
+/// Knows callers by their credential.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    pub tokens: watch::Receiver<Arc<KnownTokens>>,
+    pub provisioning: Arc<Provisioning>,
+}
+
+impl Authenticator {
+    /// Who calls, if they may: told before the request is looked at, and before any SQL, but for the lookup of a tenant's
+    /// own key where such a key can open anything.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`]; those of verifying a key.
+    pub async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller> {
+        if OPEN.iter().any(|open| path.starts_with(open)) {
+            return Ok(Caller::anonymous());
+        }
+        let credential = bearer(headers).ok_or(Error::Unauthenticated)?;
+        let rule = RULES.iter().find(|(rpc, _)| *rpc == path).map(|(_, roles)| *roles);
+        if credential.expose_secret().starts_with("sk_") {
+            let is_catalog = rule.is_some_and(|roles| roles == [Catalog]);
+            return self.tenant(credential, is_catalog).await;
+        }
+        let caller = self.tokens.borrow().caller(&credential).ok_or(Error::Unauthenticated)?;
+        if rule.is_some_and(|roles| caller.has_any(roles)) { Ok(caller) } else { Err(Error::PermissionDenied) }
+    }
+
+    async fn tenant(&self, secret_key: SecretString, is_catalog: bool) -> Result<Caller> {
+        if !is_catalog {
+            // Whoever's it is, it opens nothing here; whether it is anyone's is not looked up for that.
+            let is_key = self.provisioning.is_key(&secret_key);
+            return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
+        }
+        match self.provisioning.verify_api_key(secret_key).await? {
+            KeyVerdict::Known { standing: Standing::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
+            _ => Err(Error::Unauthenticated),
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credential) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| SecretString::from(credential.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+
+    use super::*;
+    use crate::grpc::pb;
+
+    #[test]
+    fn every_rpc_has_a_rule_and_every_rule_an_rpc() {
+        let files = prost_types::FileDescriptorSet::decode(pb::DESCRIPTORS).unwrap();
+        let ours = files.file.iter().filter(|file| file.package() == "turnkey.v1");
+        let rpcs: BTreeSet<String> = ours
+            .flat_map(|file| &file.service)
+            .flat_map(|service| service.method.iter().map(move |rpc| (service.name(), rpc.name())))
+            .map(|(service, rpc)| format!("/turnkey.v1.{service}/{rpc}"))
+            .collect();
+        assert_eq!(rpcs, RULES.iter().map(|(rpc, _)| (*rpc).to_owned()).collect());
+    }
+
+    #[test]
+    fn a_bearer_is_read_whatever_the_case_of_its_scheme() {
+        let of = |value: &str| {
+            let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value.parse().unwrap())]);
+            bearer(&headers).map(|credential| credential.expose_secret().to_owned())
+        };
+        assert_eq!(of("Bearer svc_x").as_deref(), Some("svc_x"));
+        assert_eq!(of("bearer  svc_x ").as_deref(), Some("svc_x"));
+        for none in ["svc_x", "Basic svc_x", ""] {
+            assert_eq!(of(none), None, "{none}");
+        }
+        assert!(bearer(&HeaderMap::new()).is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! Lets callers in, or not, before their request is looked at. Asynchronous, as an interceptor could not be: a tenant's
+//! key is looked up.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::call_context::CallContext;
+use crate::grpc::{auth::Authenticator, status};
+
+/// Without an authenticator everyone may call.
+#[derive(Debug, Clone)]
+pub struct AuthenticationLayer(pub Option<Authenticator>);
+
+impl<S> Layer<S> for AuthenticationLayer {
+    type Service = AuthenticationService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AuthenticationService { inner, authenticator: self.0.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct AuthenticationService<S> {
+    inner: S,
+    authenticator: Option<Authenticator>,
+}
+
+impl<S> Service<Request<Body>> for AuthenticationService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(authenticator) = self.authenticator.clone() else { return Box::pin(self.inner.call(request)) };
+        // The one that was polled ready is the one to be called; the clone waits for its turn.
+        let waiting = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, waiting);
+        Box::pin(async move {
+            let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
+            match authenticator.admit(request.uri().path(), request.headers()).await {
+                Ok(caller) => {
+                    tracing::Span::current().record("caller", caller.name());
+                    context.caller = caller;
+                    request.extensions_mut().insert(context);
+                    inner.call(request).await
+                }
+                Err(error) => Ok(status::from_error(error, context.trace_id).into_http()),
+            }
+        })
+    }
+}
