@@ -22,6 +22,7 @@ pub use serve::{ServeArgs, ServeSettings, ServerSettings};
 use crate::domain::{Argon2Setting, KeyMode};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
+const HEALTH_LISTEN: &str = "--health-listen / TURNKEY_HEALTH_LISTEN";
 const ARGON2_FORM: &str =
     "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
 pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
@@ -145,9 +146,12 @@ impl DatabaseArgs {
 }
 
 fn listen(mistakes: &mut Mistakes, text: Option<&str>) -> Option<SocketAddr> {
-    let parsed = text.unwrap_or(DEFAULT_LISTEN).parse();
+    address(mistakes, "--listen / TURNKEY_LISTEN", text.unwrap_or(DEFAULT_LISTEN))
+}
+
+fn address(mistakes: &mut Mistakes, setting: &'static str, text: &str) -> Option<SocketAddr> {
     let form = "must be an IP address and a port, such as 127.0.0.1:50051";
-    mistakes.check("--listen / TURNKEY_LISTEN", parsed.map_err(|_unfit| form.to_owned()))
+    mistakes.check(setting, text.parse().map_err(|_unfit| form.to_owned()))
 }
 
 fn key_mode(mistakes: &mut Mistakes, text: Option<&str>) -> Option<KeyMode> {

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::D
 
 use clap::Args;
 
-use super::{ARGON2_FORM, Database, DatabaseArgs, Mistakes, flag, key_argon2, key_mode, listen, tokens};
+use super::{
+    ARGON2_FORM, Database, DatabaseArgs, HEALTH_LISTEN, Mistakes, address, flag, key_argon2, key_mode, listen, tokens,
+};
 use crate::{
     domain::{Argon2Setting, KeyMode},
     error::Chain,
@@ -17,6 +19,9 @@ pub struct ServeArgs {
     /// Address and port; port 0 picks a free one [default: 127.0.0.1:50051]
     #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Serve health here as well, in plaintext: for probes that bring no certificate [default: nowhere else]
+    #[arg(long, env = "TURNKEY_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<String>,
     /// A file to write the address to once the server is SERVING; removed when it stops
     #[arg(long, env = "TURNKEY_READY_FILE", value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -67,6 +72,7 @@ pub struct ServeSettings {
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub listen: SocketAddr,
+    pub health_listen: Option<SocketAddr>,
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
@@ -139,8 +145,10 @@ impl ServeArgs {
             PauseSeconds(if on_loopback { 0 } else { 5 }),
             "a whole number of seconds from 0 to 10",
         );
+        let health_listen = self.health_listen.as_deref().map(|text| address(mistakes, HEALTH_LISTEN, text));
         Some(ServerSettings {
             listen: listen?,
+            health_listen: health_listen.map_or(Some(None), |address| address.map(Some))?,
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),

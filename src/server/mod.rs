@@ -68,10 +68,15 @@ pub struct Bound {
 /// # Errors
 /// Where the address cannot be had.
 pub async fn bind(listen: SocketAddr) -> Result<Bound, StartError> {
+    let bound = listen_on(listen).await?;
+    tracing::info!(address = %bound.address, "Turnkey listens on {}", bound.address);
+    Ok(bound)
+}
+
+async fn listen_on(listen: SocketAddr) -> Result<Bound, StartError> {
     let refused = |source| StartError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    tracing::info!(%address, "Turnkey listens on {address}");
     Ok(Bound { listener, address })
 }
 
@@ -90,30 +95,20 @@ pub struct Server {
 /// Serves until it is stopped. The database may still be away: health says so, and calls answer UNAVAILABLE.
 ///
 /// # Errors
-/// Where a setting does not fit.
+/// Where a setting does not fit, or health's own address cannot be had.
 pub async fn start(
     bound: Bound,
     database: PgConnectOptions,
     settings: &ServerSettings,
     clock: Clock,
 ) -> Result<Server, StartError> {
+    let health_bound = match settings.health_listen {
+        Some(listen) => Some(listen_on(listen).await?),
+        None => None,
+    };
     let store = Store::new(database.clone(), settings.database_max_connections);
     let calls = Calls::default();
-    let health = health::Health::start(database, store.clone()).await;
-
-    let provisioning = Provisioning {
-        store: store.clone(),
-        hasher: Hasher::new(HashingSettings {
-            key: settings.key_argon2,
-            password: settings.password_argon2,
-            workers: available_parallelism().map_or(1, usize::from),
-            queue_length: settings.hashing_queue,
-        })?,
-        key_mode: settings.key_mode,
-        clock: clock.clone(),
-    };
-    let catalog = Catalog { store: store.clone(), clock };
-    let provisioning = Arc::new(provisioning);
+    let provisioning = Arc::new(provisioning(&store, settings, clock.clone())?);
     let mut background = vec![tokio::spawn(forget_claims(Arc::clone(&provisioning)))];
     let authenticator = match &settings.tokens_file {
         None => None,
@@ -123,6 +118,18 @@ pub async fn start(
             Some(Authenticator { tokens, provisioning: Arc::clone(&provisioning) })
         }
     };
+    let health = health::Health::start(database, store.clone()).await;
+    if let Some(bound) = health_bound {
+        tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
+        let serving = builder().add_service(health.service()).serve_with_incoming(incoming(bound));
+        background.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::warn!(%error, "Health on its own address ended with an error");
+            }
+        }));
+    }
+
+    let catalog = Catalog { store: store.clone(), clock };
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
     routes = routes.add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())));
@@ -130,31 +137,41 @@ pub async fn start(
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
-
     let (stop, stopped) = oneshot::channel();
-    let serving = TonicServer::builder()
+    let address = bound.address;
+    let serving = builder()
+        .layer(CallContextLayer)
+        .layer(AuthenticationLayer(authenticator))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming(bound), async {
+            // A sender that is gone stops the server as well.
+            let _ = stopped.await;
+        });
+    let serving = tokio::spawn(serving);
+    Ok(Server { address, store, calls, health, pause: settings.shutdown_pause, background, stop, serving })
+}
+
+fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<Provisioning, StartError> {
+    let hasher = Hasher::new(HashingSettings {
+        key: settings.key_argon2,
+        password: settings.password_argon2,
+        workers: available_parallelism().map_or(1, usize::from),
+        queue_length: settings.hashing_queue,
+    })?;
+    Ok(Provisioning { store: store.clone(), hasher, key_mode: settings.key_mode, clock })
+}
+
+fn builder() -> TonicServer {
+    TonicServer::builder()
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(CallContextLayer)
-        .layer(AuthenticationLayer(authenticator))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(bound.listener).with_nodelay(Some(true)), async {
-            // A sender that is gone stops the server as well.
-            let _ = stopped.await;
-        });
-    Ok(Server {
-        address: bound.address,
-        store,
-        calls,
-        health,
-        pause: settings.shutdown_pause,
-        background,
-        stop,
-        serving: tokio::spawn(serving),
-    })
+}
+
+fn incoming(bound: Bound) -> TcpIncoming {
+    TcpIncoming::from(bound.listener).with_nodelay(Some(true))
 }
 
 impl Server {
@@ -167,9 +184,9 @@ impl Server {
     /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
     pub async fn stop(mut self) {
         self.health.stop().await;
-        self.background.iter().for_each(JoinHandle::abort);
         tokio::time::sleep(self.pause).await;
         self.health.end_streams().await;
+        self.background.iter().for_each(JoinHandle::abort);
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
         match timeout(DRAIN_LIMIT, self.serving).await {

@@ -3,7 +3,7 @@
 use rand::{TryRng as _, rngs::SysRng};
 use secrecy::SecretString;
 
-use super::Provisioning;
+use super::{Provisioning, retry::retrying};
 use crate::{
     domain::{
         ApiKey, Caller, KeyVerdict, PublicKey, RequestId, TenantId,
@@ -29,7 +29,8 @@ impl Provisioning {
         let secret_hash = self.hasher.hash_key(key.random_part).await?;
         let new_key = NewApiKey { key_id: key.key_id, public_key: key.public_key, secret_hash };
         let (claim, now) = (claim.as_ref(), self.clock.now());
-        match self.store.rotate_api_key(&scope, tenant_id, &new_key, claim, rotation.overlap, now).await? {
+        let rotate = || self.store.rotate_api_key(&scope, tenant_id, &new_key, claim, rotation.overlap, now);
+        match retrying(rotate).await? {
             Some(api_key) => Ok(Rotated { api_key, secret_key: Some(key.secret_key), is_replay: false }),
             None => self.replay_rotation(&scope, &rotation).await,
         }
@@ -73,7 +74,7 @@ impl Provisioning {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the key; those of the store.
     pub async fn revoke_api_key(&self, tenant_id: TenantId, key: PublicKey) -> Result<ApiKey> {
-        self.store.revoke_api_key(tenant_id, &key, self.clock.now()).await
+        retrying(|| self.store.revoke_api_key(tenant_id, &key, self.clock.now())).await
     }
 
     /// Whether this has the form of a secret key and its checksum; no look at any database.

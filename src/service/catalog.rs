@@ -2,7 +2,7 @@
 
 use rand::rngs::SysRng;
 
-use super::{clock::Clock, identity::new_id};
+use super::{clock::Clock, identity::new_id, retry::retrying};
 use crate::{
     domain::{
         Invalid, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
@@ -50,7 +50,7 @@ impl Catalog {
         let id = || new_id(now, &mut SysRng).map_err(Error::internal);
         let packages = upserts.iter().map(|_| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
         let ids = NewIds { packages, general: SegmentId::from_uuid(id()?) };
-        match self.store.upsert_packages(tenant_id, upserts, &ids, now).await? {
+        match retrying(|| self.store.upsert_packages(tenant_id, upserts, &ids, now)).await? {
             PackageUpserts::Done { packages, recreated_general } => {
                 log_segments(tenant_id, upserts, &packages, recreated_general);
                 Ok(packages)
@@ -76,7 +76,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Refused`]; those of the store.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        self.store.delete_package(tenant_id, package_id).await
+        retrying(|| self.store.delete_package(tenant_id, package_id)).await
     }
 
     /// # Errors
@@ -84,7 +84,7 @@ impl Catalog {
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<Upserted<Segment>> {
         let now = self.clock.now();
         let new_id = SegmentId::from_uuid(new_id(now, &mut SysRng).map_err(Error::internal)?);
-        let outcome = self.store.upsert_segment(tenant_id, &upsert, new_id, now).await?;
+        let outcome = retrying(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
         outcome.map_err(|problem| match problem {
             Problem::Incomplete => {
                 let mut violations = Violations::default();
@@ -114,7 +114,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Refused`]; those of the store.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        self.store.delete_segment(tenant_id, segment_id).await
+        retrying(|| self.store.delete_segment(tenant_id, segment_id)).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::{Provisioning, identity::new_id};
+use super::{Provisioning, identity::new_id, retry::retrying};
 use crate::{
     domain::{
         ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
@@ -78,7 +78,7 @@ impl Provisioning {
             package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
             key: with_key.then_some(new_key),
         };
-        let mended = self.store.repair_tenant(tenant_id, &remedies, now).await?;
+        let mended = retrying(|| self.store.repair_tenant(tenant_id, &remedies, now)).await?;
         let mended = mended.ok_or(Error::not_found(Resource::Tenant))?;
         let tenant = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
 

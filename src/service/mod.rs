@@ -9,6 +9,7 @@ mod identity;
 mod integrity;
 mod passwords;
 mod provisioning;
+mod retry;
 mod tenants;
 
 pub use catalog::Catalog;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{
     Provisioning,
     identity::{new_id, slug_ending},
+    retry::retrying,
 };
 use crate::{
     domain::{
@@ -114,7 +115,7 @@ impl Provisioning {
         for (new, secret_hash) in new.iter_mut().zip(self.hasher.hash_keys(random_parts).await?) {
             new.key.secret_hash = secret_hash;
         }
-        let made = self.store.create_fully_provisioned(scope, &new).await?;
+        let made = retrying(|| self.store.create_fully_provisioned(scope, &new)).await?;
 
         let is_made = made.iter().copied();
         let not_made = wishes.iter().zip(is_made.clone()).filter(|&(_, is_made)| !is_made).map(|(wish, _)| wish);

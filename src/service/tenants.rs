@@ -1,6 +1,6 @@
 //! A tenant's life after its creation.
 
-use super::Provisioning;
+use super::{Provisioning, retry::retrying};
 use crate::{
     domain::{ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant, paging::Page},
     error::{Error, Resource, Result},
@@ -28,30 +28,30 @@ impl Provisioning {
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn update_tenant(&self, update: UpdateTenant) -> Result<Tenant> {
-        self.store.update_tenant(&update, self.clock.now()).await
+        retrying(|| self.store.update_tenant(&update, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn suspend_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        self.store.suspend_tenant(tenant_id, self.clock.now()).await
+        retrying(|| self.store.suspend_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn reactivate_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        self.store.reactivate_tenant(tenant_id, self.clock.now()).await
+        retrying(|| self.store.reactivate_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`]; those of the store.
     pub async fn delete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        self.store.delete_tenant(tenant_id, self.clock.now()).await
+        retrying(|| self.store.delete_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`]; those of the store.
     pub async fn undelete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        self.store.undelete_tenant(tenant_id, self.clock.now()).await
+        retrying(|| self.store.undelete_tenant(tenant_id, self.clock.now())).await
     }
 }

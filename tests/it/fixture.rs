@@ -49,6 +49,7 @@ pub struct NewTenant {
 pub fn settings() -> ServerSettings {
     ServerSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
+        health_listen: None,
         tokens_file: None,
         reflection: true,
         database_max_connections: 4,

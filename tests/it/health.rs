@@ -2,18 +2,22 @@
 
 use std::collections::HashSet;
 
+use nix::sys::signal::Signal;
+use tempfile::tempdir_in;
 use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use turnkey::{
     embedded::{PrivatePostgres, Settings},
+    grpc::pb::tenant_provisioning_client::TenantProvisioningClient,
     store,
 };
 
 use crate::{
     cluster::{Cluster, TestDatabase},
     fixture::{Fixture, bella, channel, named, reason},
+    program::{Program, turnkey, url},
 };
 
 const READINESS: [&str; 3] = ["", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"];
@@ -137,4 +141,30 @@ async fn a_read_only_database_does_not_serve() {
     until(&mut client.watch(everything).await.unwrap().into_inner(), ServingStatus::NotServing).await;
     let failed = fixture.create(bella()).await.unwrap_err();
     assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_can_be_asked_on_an_address_of_its_own_where_nothing_else_is_served() {
+    let database = Cluster::get().migrated().await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut program = Program::start(
+        turnkey(folder.path())
+            .args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
+            .env("DATABASE_URL", url(&database.server)),
+    );
+    let line = program.wait_for("Health is served on");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = line["address"].as_str().unwrap().to_owned();
+    program.wait_for(r#""Serving""#);
+    let mut client = HealthClient::new(channel(&address).await);
+    for name in ["", "live", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"] {
+        assert_eq!(status(&mut client, name).await, ServingStatus::Serving, "{name}");
+    }
+    let mut provisioning = TenantProvisioningClient::new(channel(&address).await);
+    let refused = provisioning.create_fully_provisioned(bella()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    let healthcheck = turnkey(folder.path()).args(["healthcheck", "--listen", &address]).output().unwrap();
+    assert!(healthcheck.status.success());
+    program.signal(Signal::SIGTERM);
+    assert!(program.wait().success());
 }

@@ -32,6 +32,7 @@ mod list_packages;
 mod list_tenants;
 mod log_lines;
 mod lost_answers;
+mod lost_races;
 mod migrate;
 mod orphans;
 mod purge;

@@ -1,0 +1,65 @@
+//! Another try after a lost race.
+
+use std::time::Duration;
+
+use rand::{TryRng as _, rngs::SysRng};
+
+use crate::error::{Error, Result};
+
+/// Tries after the first.
+const RETRIES: u32 = 2;
+const FIRST_PAUSE_MICROS: u64 = 5_000;
+
+/// Repeats what lost a race: a deadlock (40P01) or a serialization failure (40001), of which the database has undone
+/// everything. After an uneven pause, so that those who met do not meet again.
+///
+/// # Errors
+/// [`Error::Conflict`] where the last try lost too; those of the work.
+pub(super) async fn retrying<T, Work>(mut attempt: impl FnMut() -> Work) -> Result<T>
+where
+    Work: Future<Output = Result<T>>,
+{
+    for retry in 0..RETRIES {
+        match attempt().await {
+            Err(Error::Conflict) => {}
+            done => return done,
+        }
+        let longest = FIRST_PAUSE_MICROS << (2 * retry);
+        let pause = longest / 2 + SysRng.try_next_u64().map_err(Error::internal)? % longest;
+        tokio::time::sleep(Duration::from_micros(pause)).await;
+    }
+    attempt().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn tried(losses: u32) -> (bool, u32) {
+        let mut tries = 0;
+        let done = retrying(|| {
+            tries += 1;
+            let outcome = if tries > losses { Ok(()) } else { Err(Error::Conflict) };
+            async move { outcome }
+        });
+        (done.await.is_ok(), tries)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_race_is_run_twice_more_and_no_oftener() {
+        assert_eq!(tried(0).await, (true, 1));
+        assert_eq!(tried(2).await, (true, 3));
+        assert_eq!(tried(3).await, (false, 3));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_lost_race_is_not_repeated() {
+        let mut tries = 0;
+        let failed = retrying::<(), _>(|| {
+            tries += 1;
+            async { Err(Error::Overloaded) }
+        });
+        assert!(matches!(failed.await, Err(Error::Overloaded)));
+        assert_eq!(tries, 1);
+    }
+}
