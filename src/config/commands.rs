@@ -91,6 +91,9 @@ pub struct TokenArgs {
 
 #[derive(Clone, Args)]
 pub struct HealthcheckArgs {
+    /// The server's address for health alone, if it has one
+    #[arg(long, env = "TURNKEY_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<String>,
     /// The server's address [default: 127.0.0.1:50051]
     #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
     listen: Option<String>,
@@ -228,7 +231,7 @@ impl HealthcheckArgs {
     /// All that is wrong.
     pub fn address(&self) -> Result<SocketAddr, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let address = listen(&mut mistakes, self.listen.as_deref());
+        let address = listen(&mut mistakes, self.health_listen.as_deref().or(self.listen.as_deref()));
         mistakes.finish(|| {
             let mut address = address?;
             if address.ip().is_unspecified() {

@@ -17,7 +17,7 @@ pub use commands::{
     DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,
 };
-pub use serve::{ServeArgs, ServeSettings, ServerSettings};
+pub use serve::{ServeArgs, ServeSettings, ServerSettings, TlsSettings};
 
 use crate::domain::{Argon2Setting, KeyMode};
 

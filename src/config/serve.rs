@@ -29,6 +29,15 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     migrate: Option<String>,
+    /// The server's certificates, in PEM; with its key, TLS is all that is served [default: plaintext]
+    #[arg(long, env = "TURNKEY_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the first certificate, in PEM
+    #[arg(long, env = "TURNKEY_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Who signs the certificates that callers may have instead of a token, in PEM
+    #[arg(long, env = "TURNKEY_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
     /// Callers' tokens, as `turnkey token create` writes them; without it callers need none
     #[arg(long, env = "TURNKEY_TOKENS_FILE", value_name = "FILE")]
     tokens_file: Option<PathBuf>,
@@ -68,11 +77,20 @@ pub struct ServeSettings {
     pub server: ServerSettings,
 }
 
+/// Where the certificates are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
+}
+
 /// What the server itself needs to know.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub listen: SocketAddr,
     pub health_listen: Option<SocketAddr>,
+    pub tls: Option<TlsSettings>,
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
@@ -99,6 +117,24 @@ impl ServeArgs {
                 server: server?,
             })
         })
+    }
+
+    /// None for plaintext, and where a mistake was noted.
+    fn tls(&self, mistakes: &mut Mistakes) -> Option<TlsSettings> {
+        if self.tls_client_ca.is_some() && self.tokens_file.is_none() {
+            let why = "needs --tokens-file, which says whose the certificates are";
+            mistakes.check::<()>("--tls-client-ca / TURNKEY_TLS_CLIENT_CA", Err(why.to_owned()));
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => {
+                Some(TlsSettings { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() })
+            }
+            (None, None) if self.tls_client_ca.is_none() => None,
+            _ => {
+                let why = "the certificate and its key go together, and a client CA with both";
+                mistakes.check("--tls-cert / TURNKEY_TLS_CERT", Err(why.to_owned()))
+            }
+        }
     }
 
     fn server_settings(&self, mistakes: &mut Mistakes) -> Option<ServerSettings> {
@@ -145,10 +181,11 @@ impl ServeArgs {
             PauseSeconds(if on_loopback { 0 } else { 5 }),
             "a whole number of seconds from 0 to 10",
         );
-        let health_listen = self.health_listen.as_deref().map(|text| address(mistakes, HEALTH_LISTEN, text));
+        let health_listen = self.health_listen.as_deref().and_then(|text| address(mistakes, HEALTH_LISTEN, text));
         Some(ServerSettings {
             listen: listen?,
-            health_listen: health_listen.map_or(Some(None), |address| address.map(Some))?,
+            health_listen,
+            tls: self.tls(mistakes),
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),

@@ -1,10 +1,15 @@
-//! The file of service tokens, in TOML:
+//! The file of those who may call, in TOML:
 //!
 //! ```toml
 //! [[token]]
 //! name = "booking"
 //! roles = ["catalog"]
 //! sha256 = "…64 hex digits…"
+//!
+//! [[certificate]]
+//! san = "booking.internal"
+//! name = "booking"
+//! roles = ["catalog"]
 //! ```
 
 use std::{fmt::Write as _, fs, io, path::Path};
@@ -13,7 +18,7 @@ use serde::Deserialize;
 
 use crate::domain::{
     Role,
-    token::{KnownToken, KnownTokens, TokenName},
+    token::{KnownCallers, KnownCertificate, KnownToken, TokenName},
 };
 
 #[derive(Deserialize)]
@@ -21,6 +26,8 @@ use crate::domain::{
 struct TokensFile {
     #[serde(default)]
     token: Vec<Entry>,
+    #[serde(default)]
+    certificate: Vec<CertificateEntry>,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +36,14 @@ struct Entry {
     name: String,
     roles: Vec<String>,
     sha256: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateEntry {
+    san: String,
+    name: String,
+    roles: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,30 +57,50 @@ pub enum TokensError {
 
 /// # Errors
 /// What is wrong with the file; an empty one is fine, and lets nobody call.
-pub fn read(path: &Path) -> Result<KnownTokens, TokensError> {
+pub fn read(path: &Path) -> Result<KnownCallers, TokensError> {
     let shown = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|source| TokensError::Read { path: shown.clone(), source })?;
     parse(&text).map_err(|why| TokensError::Parse { path: shown, why })
 }
 
-fn parse(text: &str) -> Result<KnownTokens, String> {
+fn parse(text: &str) -> Result<KnownCallers, String> {
     let file: TokensFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
     let tokens = file
         .token
         .into_iter()
         .enumerate()
         .map(|(index, entry)| entry.parse().map_err(|why| format!("token {}: {why}", index + 1)));
-    tokens.collect::<Result<_, _>>().map(KnownTokens::new)
+    let certificates = file
+        .certificate
+        .into_iter()
+        .enumerate()
+        .map(|(index, entry)| entry.parse().map_err(|why| format!("certificate {}: {why}", index + 1)));
+    Ok(KnownCallers::new(tokens.collect::<Result<_, _>>()?, certificates.collect::<Result<_, String>>()?))
 }
 
 impl Entry {
     fn parse(self) -> Result<KnownToken, String> {
-        let name = TokenName::parse(&self.name).map_err(|why| format!("its name {}", why.description))?;
-        let role = |text: String| text.parse::<Role>().map_err(|why| format!("a role {why}"));
-        let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
+        let (name, roles) = (name(&self.name)?, roles(&self.roles)?);
         let sha256 = bytes_of_hex(&self.sha256).ok_or("its sha256 must be 64 hex digits")?;
         Ok(KnownToken { name, roles, sha256 })
     }
+}
+
+impl CertificateEntry {
+    fn parse(self) -> Result<KnownCertificate, String> {
+        if self.san.is_empty() {
+            return Err("its san must not be empty".to_owned());
+        }
+        Ok(KnownCertificate { name: name(&self.name)?, roles: roles(&self.roles)?, san: self.san })
+    }
+}
+
+fn name(text: &str) -> Result<TokenName, String> {
+    TokenName::parse(text).map_err(|why| format!("its name {}", why.description))
+}
+
+fn roles(texts: &[String]) -> Result<Vec<Role>, String> {
+    texts.iter().map(|text| text.parse::<Role>().map_err(|why| format!("a role {why}"))).collect()
 }
 
 /// The entry of a token, to be put at the end of the file.
@@ -107,9 +142,9 @@ mod tests {
             roles: vec![Role::Catalog, Role::Verifier],
             sha256: hash_token(&secret),
         };
-        let caller = parse(&(entry(&token) + "\n" + &entry(&token))).unwrap().caller(&secret).unwrap();
+        let caller = parse(&(entry(&token) + "\n" + &entry(&token))).unwrap().by_token(&secret).unwrap();
         assert!(caller.has_any(&[Role::Verifier]) && !caller.has_any(&[Role::Provisioner]));
-        assert!(parse("").unwrap().caller(&secret).is_none());
+        assert!(parse("").unwrap().by_token(&secret).is_none());
         assert!(parse("# nobody\n").is_ok());
     }
 

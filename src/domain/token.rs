@@ -1,4 +1,4 @@
-//! Service tokens: `svc_<name>_<random>`, of which only the SHA-256 is known.
+//! Services that are known: by a token, `svc_<name>_<random>`, of which only the SHA-256 is kept, or by a certificate.
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
@@ -43,25 +43,43 @@ pub struct KnownToken {
     pub sha256: [u8; 32],
 }
 
-/// All tokens in force.
-#[derive(Debug, Clone, Default)]
-pub struct KnownTokens(Vec<KnownToken>);
+/// Whoever has a certificate with this name (a DNS name or a URI among its subject alternative names).
+#[derive(Debug, Clone)]
+pub struct KnownCertificate {
+    pub san: String,
+    pub name: TokenName,
+    pub roles: Vec<Role>,
+}
 
-impl KnownTokens {
+/// All tokens and certificates in force.
+#[derive(Debug, Clone, Default)]
+pub struct KnownCallers {
+    tokens: Vec<KnownToken>,
+    certificates: Vec<KnownCertificate>,
+}
+
+impl KnownCallers {
     #[must_use]
-    pub const fn new(tokens: Vec<KnownToken>) -> Self {
-        Self(tokens)
+    pub const fn new(tokens: Vec<KnownToken>, certificates: Vec<KnownCertificate>) -> Self {
+        Self { tokens, certificates }
+    }
+
+    /// Whose certificate this is that has these names.
+    #[must_use]
+    pub fn by_certificate(&self, sans: &[String]) -> Option<Caller> {
+        let known = self.certificates.iter().find(|known| sans.contains(&known.san))?;
+        Some(Caller::service(known.name.as_str(), &known.roles))
     }
 
     /// Whose token this is. Names are no secret; what comes behind them is compared in constant time.
     #[must_use]
-    pub fn caller(&self, token: &SecretString) -> Option<Caller> {
+    pub fn by_token(&self, token: &SecretString) -> Option<Caller> {
         let (name, random) = token.expose_secret().strip_prefix("svc_")?.rsplit_once('_')?;
         if random.len() != RANDOM_LENGTH {
             return None;
         }
         let hash = hash_token(token);
-        let mut of_that_name = self.0.iter().filter(|known| known.name.as_str() == name);
+        let mut of_that_name = self.tokens.iter().filter(|known| known.name.as_str() == name);
         let found = of_that_name.find(|known| bool::from(known.sha256.ct_eq(&hash)))?;
         Some(Caller::service(name, &found.roles))
     }
@@ -87,21 +105,24 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_its_hash_and_a_name_may_have_two() {
-        let tokens = KnownTokens::new(vec![
-            known("booking", "a", &[Role::Catalog]),
-            known("booking", "b", &[Role::Catalog]),
-            known("admin-ui", "c", &[Role::Provisioner]),
-        ]);
-        assert_eq!(tokens.caller(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
-        assert!(tokens.caller(&token("booking", "b")).is_some());
-        assert!(tokens.caller(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
+        let tokens = KnownCallers::new(
+            vec![
+                known("booking", "a", &[Role::Catalog]),
+                known("booking", "b", &[Role::Catalog]),
+                known("admin-ui", "c", &[Role::Provisioner]),
+            ],
+            Vec::new(),
+        );
+        assert_eq!(tokens.by_token(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
+        assert!(tokens.by_token(&token("booking", "b")).is_some());
+        assert!(tokens.by_token(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
         for wrong in [token("booking", "c"), token("admin-ui", "a"), token("nobody", "a"), token("", "a")] {
-            assert_eq!(tokens.caller(&wrong), None);
+            assert_eq!(tokens.by_token(&wrong), None);
         }
         for malformed in ["", "svc_", "svc_booking", "booking_a", "svc_booking_a", "sk_live_bella_x_y"] {
-            assert_eq!(tokens.caller(&SecretString::from(malformed)), None, "{malformed}");
+            assert_eq!(tokens.by_token(&SecretString::from(malformed)), None, "{malformed}");
         }
-        assert_eq!(KnownTokens::default().caller(&token("booking", "a")), None, "nobody may call");
+        assert_eq!(KnownCallers::default().by_token(&token("booking", "a")), None, "nobody may call");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Caller, KeyVerdict, Standing,
         caller::Role::{self, Catalog, Provisioner, Verifier},
-        token::KnownTokens,
+        token::KnownCallers,
     },
     error::{Error, Result},
     service::Provisioning,
@@ -53,7 +53,7 @@ const OPEN: [&str; 3] =
 /// Knows callers by their credential.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    pub tokens: watch::Receiver<Arc<KnownTokens>>,
+    pub known: watch::Receiver<Arc<KnownCallers>>,
     pub provisioning: Arc<Provisioning>,
 }
 
@@ -63,18 +63,22 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], [`Error::PermissionDenied`]; those of verifying a key.
-    pub async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller> {
+    pub async fn admit(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller> {
         if OPEN.iter().any(|open| path.starts_with(open)) {
             return Ok(Caller::anonymous());
         }
-        let credential = bearer(headers).ok_or(Error::Unauthenticated)?;
         let rule = RULES.iter().find(|(rpc, _)| *rpc == path).map(|(_, roles)| *roles);
+        let Some(credential) = bearer(headers) else {
+            // No token; but perhaps a certificate that was verified when hands were shaken.
+            let caller = self.known.borrow().by_certificate(sans).ok_or(Error::Unauthenticated)?;
+            return permitted(caller, rule);
+        };
         if credential.expose_secret().starts_with("sk_") {
             let is_catalog = rule.is_some_and(|roles| roles == [Catalog]);
             return self.tenant(credential, is_catalog).await;
         }
-        let caller = self.tokens.borrow().caller(&credential).ok_or(Error::Unauthenticated)?;
-        if rule.is_some_and(|roles| caller.has_any(roles)) { Ok(caller) } else { Err(Error::PermissionDenied) }
+        let caller = self.known.borrow().by_token(&credential).ok_or(Error::Unauthenticated)?;
+        permitted(caller, rule)
     }
 
     async fn tenant(&self, secret_key: SecretString, is_catalog: bool) -> Result<Caller> {
@@ -88,6 +92,10 @@ impl Authenticator {
             _ => Err(Error::Unauthenticated),
         }
     }
+}
+
+fn permitted(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
+    if rule.is_some_and(|roles| caller.has_any(roles)) { Ok(caller) } else { Err(Error::PermissionDenied) }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {

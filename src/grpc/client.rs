@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
 use super::pb::{self, tenant_provisioning_client::TenantProvisioningClient};
@@ -60,7 +60,11 @@ impl Client {
     /// # Errors
     /// Where the server cannot be reached.
     pub async fn connect(url: &str, token: Option<SecretString>) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+        let mut endpoint =
+            Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+        if url.starts_with("https://") {
+            endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
+        }
         let authorization = token.map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_unfit| ClientError::Token)?;

@@ -27,7 +27,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::domain::token::{KnownToken, KnownTokens, hash_token};
+    use crate::domain::token::{KnownCallers, KnownToken, hash_token};
 
     #[test]
     fn a_new_token_is_known_by_its_hash() {
@@ -36,7 +36,7 @@ mod tests {
         let random = token.expose_secret().strip_prefix("svc_booking_").unwrap();
         assert!(random.len() == 43 && random.bytes().all(|digit| digit.is_ascii_alphanumeric()));
         let known = KnownToken { name, roles: Vec::new(), sha256: hash_token(&token) };
-        assert!(KnownTokens::new(vec![known]).caller(&token).is_some());
+        assert!(KnownCallers::new(vec![known], Vec::new()).by_token(&token).is_some());
         assert!(!format!("{token:?}").contains(random));
     }
 }

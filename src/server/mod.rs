@@ -1,7 +1,8 @@
 //! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
 
+mod files;
 mod health;
-mod tokens;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -18,7 +19,7 @@ use tonic::{
 };
 
 use crate::{
-    config::ServerSettings,
+    config::{ServerSettings, tokens},
     error::Chain,
     grpc::{
         Authenticator, Calls, PackageCatalogHandler, TenantProvisioningHandler,
@@ -54,6 +55,8 @@ pub enum StartError {
     Hasher(#[from] crate::error::Error),
     #[error("cannot know callers")]
     Tokens(#[from] crate::config::tokens::TokensError),
+    #[error("cannot serve TLS")]
+    Tls(#[from] tls::TlsError),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -113,9 +116,10 @@ pub async fn start(
     let authenticator = match &settings.tokens_file {
         None => None,
         Some(path) => {
-            let (tokens, following) = tokens::follow(path.clone())?;
+            let file = path.clone();
+            let (known, following) = files::follow(vec![path.clone()], "tokens", move || tokens::read(&file))?;
             background.push(following);
-            Some(Authenticator { tokens, provisioning: Arc::clone(&provisioning) })
+            Some(Authenticator { known, provisioning: Arc::clone(&provisioning) })
         }
     };
     let health = health::Health::start(database, store.clone()).await;
@@ -139,15 +143,19 @@ pub async fn start(
     }
     let (stop, stopped) = oneshot::channel();
     let address = bound.address;
-    let serving = builder()
-        .layer(CallContextLayer)
-        .layer(AuthenticationLayer(authenticator))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(bound), async {
-            // A sender that is gone stops the server as well.
-            let _ = stopped.await;
-        });
-    let serving = tokio::spawn(serving);
+    let services = builder().layer(CallContextLayer).layer(AuthenticationLayer(authenticator)).add_routes(routes);
+    // A sender that is gone stops the server as well.
+    let stopped = async { drop(stopped.await) };
+    let serving = match &settings.tls {
+        None => tokio::spawn(services.serve_with_incoming_shutdown(incoming(bound), stopped)),
+        Some(tls) => {
+            let paths = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned().collect();
+            let read_from = tls.clone();
+            let (config, following) = files::follow(paths, "certificates", move || tls::read(&read_from))?;
+            background.push(following);
+            tokio::spawn(services.serve_with_incoming_shutdown(tls::incoming(bound.listener, config), stopped))
+        }
+    };
     Ok(Server { address, store, calls, health, pause: settings.shutdown_pause, background, stop, serving })
 }
 

@@ -50,6 +50,7 @@ pub fn settings() -> ServerSettings {
     ServerSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         health_listen: None,
+        tls: None,
         tokens_file: None,
         reflection: true,
         database_max_connections: 4,

@@ -23,12 +23,14 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 ];
 
 /// Libraries that only some parts may know.
-const KNOWN_ONLY_BY: [(&str, &[&str]); 5] = [
+const KNOWN_ONLY_BY: [(&str, &[&str]); 7] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
     ("sqlx", &["store", "server", "embedded", "cli", "config"]),
     ("argon2", &["secrets"]),
+    ("rustls", &["server"]),
+    ("webpki", &["grpc"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -44,6 +44,7 @@ mod segments;
 mod serve;
 mod soak;
 mod suspend_tenant;
+mod tls;
 mod update_tenant;
 mod upsert_package;
 mod verify_api_key;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use http::{Request, Response};
-use tonic::body::Body;
+use tonic::{
+    body::Body,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
 use tower::{Layer, Service};
 
 use super::call_context::CallContext;
@@ -52,7 +55,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         Box::pin(async move {
             let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
-            match authenticator.admit(request.uri().path(), request.headers()).await {
+            let sans = names_of_certificate(&request);
+            match authenticator.admit(request.uri().path(), request.headers(), &sans).await {
                 Ok(caller) => {
                     tracing::Span::current().record("caller", caller.name());
                     context.caller = caller;
@@ -63,4 +67,13 @@ where
             }
         })
     }
+}
+
+/// The DNS names and URIs of the certificate that the caller proved to be theirs, if they have one.
+fn names_of_certificate<B>(request: &Request<B>) -> Vec<String> {
+    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+    let certificates = info.and_then(TlsConnectInfo::peer_certs);
+    let own = certificates.as_deref().and_then(|certificates| certificates.first());
+    let Some(Ok(certificate)) = own.map(webpki::EndEntityCert::try_from) else { return Vec::new() };
+    certificate.valid_dns_names().chain(certificate.valid_uri_names()).map(str::to_owned).collect()
 }
