@@ -1,6 +1,12 @@
 //! What `turnkey serve` needs to know.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -52,6 +58,9 @@ pub struct ServeArgs {
     /// Connections to the database at most [default: 16]
     #[arg(long, env = "TURNKEY_DATABASE_MAX_CONNECTIONS", value_name = "COUNT")]
     database_max_connections: Option<String>,
+    /// Calls at work at a time before callers are refused; health is outside [default: 1024]
+    #[arg(long, env = "TURNKEY_MAX_CALLS", value_name = "COUNT")]
+    max_calls: Option<String>,
     /// Hashes that may wait for a core before callers are refused [default: 64]
     #[arg(long, env = "TURNKEY_HASHING_QUEUE", value_name = "COUNT")]
     hashing_queue: Option<String>,
@@ -94,6 +103,7 @@ pub struct ServerSettings {
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
+    pub max_calls: usize,
     pub hashing_queue: usize,
     pub key_mode: KeyMode,
     pub key_argon2: Argon2Setting,
@@ -161,6 +171,12 @@ impl ServeArgs {
             NonZeroU32::new(16)?,
             "a whole number from 1",
         );
+        let max_calls = mistakes.parse(
+            "--max-calls / TURNKEY_MAX_CALLS",
+            self.max_calls.as_deref(),
+            NonZeroU16::new(1_024)?,
+            "a whole number from 1 to 65535",
+        );
         let hashing_queue = mistakes.parse(
             "--hashing-queue / TURNKEY_HASHING_QUEUE",
             self.hashing_queue.as_deref(),
@@ -189,6 +205,7 @@ impl ServeArgs {
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),
+            max_calls: max_calls?.get().into(),
             hashing_queue: hashing_queue?.into(),
             key_mode: key_mode?,
             key_argon2: key_argon2?,

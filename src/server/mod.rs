@@ -23,7 +23,7 @@ use crate::{
     error::Chain,
     grpc::{
         Authenticator, Calls, PackageCatalogHandler, TenantProvisioningHandler,
-        layers::{authentication::AuthenticationLayer, call_context::CallContextLayer},
+        layers::{admission::AdmissionLayer, authentication::AuthenticationLayer, call_context::CallContextLayer},
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
@@ -143,7 +143,11 @@ pub async fn start(
     }
     let (stop, stopped) = oneshot::channel();
     let address = bound.address;
-    let services = builder().layer(CallContextLayer).layer(AuthenticationLayer(authenticator)).add_routes(routes);
+    let services = builder()
+        .layer(CallContextLayer)
+        .layer(AdmissionLayer::new(settings.max_calls))
+        .layer(AuthenticationLayer(authenticator))
+        .add_routes(routes);
     // A sender that is gone stops the server as well.
     let stopped = async { drop(stopped.await) };
     let serving = match &settings.tls {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_types::StatusExt as _;
-use turnkey::grpc::pb::get_tenant_request::Identifier;
+use turnkey::{config::ServerSettings, grpc::pb::get_tenant_request::Identifier};
 
 use crate::{
-    cluster::TestDatabase,
-    fixture::{Fixture, bella, named, reason},
+    cluster::{Cluster, TestDatabase},
+    fixture::{Fixture, bella, channel, named, reason, settings},
 };
 
 #[tokio::test]
@@ -96,4 +97,27 @@ async fn a_text_with_a_nul_is_refused_before_it_reaches_the_database() {
     assert_eq!(fixture.create(request).await.unwrap_err().code(), Code::InvalidArgument);
     let identifier = Identifier::Slug("bella\0".to_owned());
     assert_eq!(fixture.get(identifier).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_on_calls_callers_are_refused_at_once_and_health_goes_on() {
+    let settings = ServerSettings { max_calls: 1, ..settings() };
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
+    let mut holder = fixture.by_hand().await.begin().await.unwrap();
+    sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
+    let mut client = fixture.provisioning.clone();
+    let waiting = tokio::spawn(async move { client.create_fully_provisioned(bella()).await });
+    // Until it waits for the lock.
+    while fixture.count("pg_locks WHERE NOT granted").await == 0 {}
+
+    let refused = fixture.create(named("omers-cafe")).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert!(refused.get_details_retry_info().is_some());
+    let mut health = HealthClient::new(channel(&fixture.server.address.to_string()).await);
+    let live = HealthCheckRequest { service: "live".to_owned() };
+    assert_eq!(health.check(live).await.unwrap().into_inner().status(), ServingStatus::Serving);
+
+    holder.rollback().await.unwrap();
+    assert!(waiting.await.unwrap().is_ok());
+    assert!(fixture.create(named("omers-cafe")).await.is_ok(), "there is room again");
 }

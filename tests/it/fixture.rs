@@ -54,6 +54,7 @@ pub fn settings() -> ServerSettings {
         tokens_file: None,
         reflection: true,
         database_max_connections: 4,
+        max_calls: 1_024,
         hashing_queue: 64,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Setting::KEY,

@@ -1,4 +1,5 @@
 //! What happens around every call, before its message is decoded and after its answer is made.
 
+pub mod admission;
 pub mod authentication;
 pub mod call_context;

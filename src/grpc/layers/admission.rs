@@ -1,0 +1,74 @@
+//! One bound on all calls at work, whatever connections they come by: beyond it a caller hears at once to come back later,
+//! instead of waiting with everybody else. Health stays outside, or a busy server would be taken for a dead one.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::call_context::CallContext;
+use crate::{error::Error, grpc::status};
+
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+#[derive(Debug, Clone)]
+pub struct AdmissionLayer(Arc<Semaphore>);
+
+impl AdmissionLayer {
+    #[must_use]
+    pub fn new(max_calls: usize) -> Self {
+        Self(Arc::new(Semaphore::new(max_calls)))
+    }
+}
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = AdmissionService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AdmissionService { inner, room: Arc::clone(&self.0) }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct AdmissionService<S> {
+    inner: S,
+    room: Arc<Semaphore>,
+}
+
+impl<S> Service<Request<Body>> for AdmissionService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.uri().path().starts_with(HEALTH) {
+            return Box::pin(self.inner.call(request));
+        }
+        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
+            let trace_id =
+                request.extensions().get::<CallContext>().map(|context| context.trace_id).unwrap_or_default();
+            return Box::pin(async move { Ok(status::from_error(Error::Overloaded, trace_id).into_http()) });
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(place);
+            answer
+        })
+    }
+}
