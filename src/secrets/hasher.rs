@@ -73,8 +73,7 @@ impl Hasher {
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full.
     pub async fn hash_key(&self, random_part: SecretString) -> Result<String> {
-        let hashes = self.keys.hash(vec![random_part]).await?;
-        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
+        self.keys.hash_one(random_part).await
     }
 
     /// The hashes of many keys' random parts, made on all cores at once.
@@ -102,8 +101,7 @@ impl Hasher {
     /// # Errors
     /// [`Error::Overloaded`] when the queue is full.
     pub async fn hash_password(&self, password: Password) -> Result<String> {
-        let hashes = self.passwords.hash(vec![password.into_secret()]).await?;
-        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
+        self.passwords.hash_one(password.into_secret()).await
     }
 
     /// Whether this is the password that was hashed; not right, after the same work, where there is no hash, or no
@@ -128,6 +126,11 @@ impl Hasher {
 }
 
 impl Kind {
+    async fn hash_one(&self, secret: SecretString) -> Result<String> {
+        let hashes = self.hash(vec![secret]).await?;
+        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
+    }
+
     async fn hash(&self, secrets: Vec<SecretString>) -> Result<Vec<String>> {
         let params = self.params.clone();
         let count = u32::try_from(secrets.len()).unwrap_or(u32::MAX);
@@ -145,7 +148,8 @@ impl Kind {
             return Ok(Verified { is_right: false, is_outdated: false });
         };
         let missing = missing_work(&stored.params, &self.params)?;
-        let amount = work_of(&stored.params);
+        // What is made up for counts too: a light hash from before may end in as much work as today's.
+        let amount = work_of(&stored.params).max(work_of(&self.params));
         let is_outdated = setting(&stored.params) != setting(&self.params);
         let compare = move |memory: &mut Vec<Block>| {
             // Outputs compare in constant time.

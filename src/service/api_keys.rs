@@ -3,7 +3,7 @@
 use rand::{TryRng as _, rngs::SysRng};
 use secrecy::SecretString;
 
-use super::{Provisioning, retry::retrying};
+use super::{Provisioning, claims::replayed_secret, retry::retrying};
 use crate::{
     domain::{
         ApiKey, Caller, KeyVerdict, PublicKey, RequestId, TenantId,
@@ -11,8 +11,8 @@ use crate::{
         claim::{ClaimedRpc, Fingerprint, NewClaim, Scope},
         provisioning::NewApiKey,
     },
-    error::{Error, Resource, Result, Rule},
-    secrets::{PresentedKey, SecretNumber, derive_secret, mint_key, random_secret, secret_key_again},
+    error::{Error, Resource, Result},
+    secrets::{PresentedKey, SecretNumber, derive_secret, mint_key, random_secret},
 };
 
 impl Provisioning {
@@ -41,13 +41,7 @@ impl Provisioning {
         let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
         let claim = self.store.find_rotation(scope, &request_id.hash(), now).await?;
         let claim = claim.ok_or(Error::not_found(Resource::Tenant))?;
-        if claim.fingerprint != rotation.fingerprint() {
-            return Err(Error::Refused(Rule::RequestIdReused));
-        }
-        let secret_key = match claim.way_back(now) {
-            Some((salt, public_key)) => Some(secret_key_again(public_key, derive_secret(request_id, &salt)?)),
-            None => None,
-        };
+        let secret_key = replayed_secret(&claim, request_id, rotation.fingerprint(), now)?;
         let api_key = claim.key.ok_or(Error::not_found(Resource::ApiKey))?;
         Ok(Rotated { api_key, secret_key, is_replay: true })
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Provisioning, provisioning::Wish};
 use crate::{
     domain::{
-        Caller, CreateFullyProvisioned, Flow, RequestId, Violations,
+        Caller, CreateFullyProvisioned, Flow, RequestId, TenantSlug, Violations,
         claim::{Bytes32, ClaimedRpc, Scope},
         provisioning::Outcome,
     },
@@ -62,7 +62,7 @@ impl Provisioning {
 
 /// Of those that wait, the first of each slug and each request id, in an order that all batches keep, so that no two wait
 /// for each other; and the rest. A slug that is known to be taken stands in nobody's way.
-fn next_turn(waiting: Vec<Placed>, taken: &HashSet<crate::domain::TenantSlug>) -> (Vec<usize>, Vec<Wish>, Vec<Placed>) {
+fn next_turn(waiting: Vec<Placed>, taken: &HashSet<TenantSlug>) -> (Vec<usize>, Vec<Wish>, Vec<Placed>) {
     let mut slugs = HashSet::new();
     let mut request_ids: HashSet<Bytes32> = HashSet::new();
     let mut later = Vec::new();

@@ -1,10 +1,37 @@
-//! Claims on request ids whose time is over.
+//! Claims on request ids: what a repeat gets by them, and their end.
+
+use secrecy::SecretString;
+use time::OffsetDateTime;
 
 use super::Provisioning;
-use crate::error::Result;
+use crate::{
+    domain::{
+        RequestId,
+        claim::{Fingerprint, FoundClaim},
+    },
+    error::{Error, Result, Rule},
+    secrets::{derive_secret, secret_key_again},
+};
 
 /// Claims in a statement: few enough to keep nobody waiting.
 const BATCH: i64 = 1_000;
+
+/// The secret of the key that a call made which said the same by the same request id; none where it comes too late.
+///
+/// # Errors
+/// [`Error::Refused`] where it said something else.
+pub(super) fn replayed_secret<Made>(
+    claim: &FoundClaim<Made>,
+    request_id: &RequestId,
+    fingerprint: Fingerprint,
+    now: OffsetDateTime,
+) -> Result<Option<SecretString>> {
+    if claim.fingerprint != fingerprint {
+        return Err(Error::Refused(Rule::RequestIdReused));
+    }
+    let Some((salt, public_key)) = claim.way_back(now) else { return Ok(None) };
+    Ok(Some(secret_key_again(public_key, derive_secret(request_id, &salt)?)))
+}
 
 impl Provisioning {
     /// Removes salts after 24 hours and claims after 30 days, until none is left.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Provisioning,
+    claims::replayed_secret,
     identity::{new_id, slug_ending},
     retry::retrying,
 };
@@ -18,7 +19,7 @@ use crate::{
         provisioning::{NewApiKey, NewOwner, NewProvisioning, NewTenant, Outcome},
     },
     error::{Error, Result, Rule, Taken},
-    secrets::{MintedKey, derive_secret, mint_key, secret_key_again},
+    secrets::{MintedKey, mint_key},
 };
 
 /// How often a slug made from a name may turn out to be taken: the first has no ending, and two alike after that are one
@@ -149,13 +150,7 @@ impl Provisioning {
         let Some((claim, request_id)) = claim.zip(wish.request_id.as_ref()) else {
             return Err(Error::taken(Taken::TenantSlug, wish.slug.as_str()));
         };
-        if claim.fingerprint != wish.fingerprint {
-            return Err(Error::Refused(Rule::RequestIdReused));
-        }
-        let secret_key = match claim.way_back(self.clock.now()) {
-            Some((salt, public_key)) => Some(secret_key_again(public_key, derive_secret(request_id, &salt)?)),
-            None => None,
-        };
+        let secret_key = replayed_secret(claim, request_id, wish.fingerprint, self.clock.now())?;
         Ok(Outcome::Replayed(Replay { made: claim.made.clone(), secret_key }))
     }
 

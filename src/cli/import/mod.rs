@@ -84,18 +84,21 @@ type Sent<'a> = Vec<(&'a Row, Result<Made, String>)>;
 async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Result<Sent<'a>, Error> {
     let wishes = batch.iter().map(|row| row.wish(journal)).collect::<Result<Vec<_>, _>>()?;
     let mut pause = FIRST_PAUSE;
-    for _ in 1..ATTEMPTS {
+    let mut attempt = 1;
+    loop {
         match target.create(&wishes).await {
-            Err(failure) if failure.may_pass => tracing::warn!("Tried in vain, and will try again: {}", failure.cause),
-            answers => return Ok(batch.iter().zip(answers.map_err(|failure| failure.cause)?).collect()),
+            Ok(answers) => return Ok(batch.iter().zip(answers).collect()),
+            Err(failure) if !failure.may_pass => return Err(failure.cause),
+            Err(failure) if attempt == ATTEMPTS => {
+                let safe = "What was imported is safe; run the same command again to go on";
+                return Err(format!("{}. {safe}", failure.cause).into());
+            }
+            Err(failure) => tracing::warn!("Tried in vain, and will try again: {}", failure.cause),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        attempt += 1;
     }
-    let answers = target.create(&wishes).await.map_err(|failure| {
-        format!("{}. What was imported is safe; run the same command again to go on", failure.cause)
-    })?;
-    Ok(batch.iter().zip(answers).collect())
 }
 
 /// A bar on a terminal, a line now and then elsewhere.
