@@ -3,7 +3,7 @@
 mod database;
 mod doctor;
 mod healthcheck;
-mod import;
+pub mod import;
 mod keys_file;
 mod migrate;
 mod purge;

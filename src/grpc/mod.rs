@@ -6,11 +6,11 @@
 mod auth;
 mod call;
 pub mod client;
-mod convert;
+pub mod convert;
 pub mod health;
 pub mod layers;
 mod package_catalog;
-mod status;
+pub mod status;
 mod tenant_provisioning;
 
 pub use auth::Authenticator;

@@ -34,6 +34,7 @@ pub struct Failure {
 
 impl Failure {
     /// The code by its name in the specification, such as `ALREADY_EXISTS`.
+    #[must_use]
     pub fn code_name(&self) -> &'static str {
         match self.code {
             Code::InvalidArgument => "INVALID_ARGUMENT",
@@ -48,6 +49,7 @@ impl Failure {
         }
     }
 
+    #[must_use]
     pub fn reason(&self) -> &str {
         self.details.error_info().map_or("", |info| info.reason.as_str())
     }
@@ -57,6 +59,7 @@ impl Failure {
     }
 }
 
+#[must_use]
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     let mut failure = describe(error);
     if failure.code == Code::Internal {

@@ -224,6 +224,7 @@ impl Server {
 async fn forget_claims(provisioning: Arc<Provisioning>) {
     loop {
         tokio::time::sleep(FORGETTING_INTERVAL).await;
+        provisioning.store.close_idle_connections();
         if let Err(error) = provisioning.forget_claims().await {
             tracing::warn!(cause = %Chain(&error), "Claims on request ids could not be forgotten now");
         }

@@ -55,7 +55,7 @@ impl Store {
             scope.rpc.as_str(),
             now - CLAIM_LIFETIME,
         );
-        let rows = rows.fetch_all(&self.pool).await.map_err(|error| self.error(error))?;
+        let rows = rows.fetch_all(&mut self.connection().await?).await.map_err(|error| self.error(error))?;
         rows.into_iter().map(CreationRow::into_claim).collect()
     }
 
@@ -83,7 +83,7 @@ impl Store {
             scope.rpc.as_str(),
             now - CLAIM_LIFETIME,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         row.map(RotationRow::into_claim).transpose()
@@ -125,7 +125,7 @@ impl Store {
             now - CLAIM_LIFETIME,
             limit,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(forgotten.unsalted == limit || forgotten.forgotten == limit)

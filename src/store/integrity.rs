@@ -119,7 +119,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -151,7 +151,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -190,7 +190,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -300,7 +300,7 @@ impl Store {
             DELETE FROM request_claims USING nobody WHERE request_claims.tenant_id = nobody.id",
             tenant_id.as_uuid(),
         )
-        .execute(&self.pool)
+        .execute(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(())
@@ -311,7 +311,9 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn count_tenants(&self) -> Result<u64> {
-        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#).fetch_one(&self.pool).await;
+        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#)
+            .fetch_one(&mut self.connection().await?)
+            .await;
         count.map(i64::unsigned_abs).map_err(|error| self.error(error))
     }
 }

@@ -6,6 +6,7 @@
 
 mod api_keys;
 mod claims;
+mod connections;
 mod error;
 mod integrity;
 mod migrate;
@@ -19,18 +20,7 @@ mod segments;
 mod tenant_transaction;
 mod tenants;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::postgres::PgConnectOptions;
 
 pub use integrity::Remedies;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
@@ -38,69 +28,56 @@ pub use owners::Owner;
 pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
 
-use crate::error::Error;
+use self::connections::{Connections, Lent, PATIENCE};
+use crate::error::{Error, Result};
 
-/// How long a caller waits for a connection before it hears that the service is overloaded.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection idle for longer is tried before it is lent; trying every time would cost each call a round trip.
-const TRUST_IDLE_FOR: Duration = Duration::from_secs(5);
-/// Connections are made anew after this, so that a moved host name is followed.
-const MAX_LIFETIME: Duration = Duration::from_mins(30);
 const STATEMENT_TIMEOUT_MS: &str = "4000";
 const NO_TIMEOUT_MS: &str = "0";
 const LOCK_TIMEOUT_MS: &str = "2000";
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: &str = "5000";
 
-/// The pool, and whether the database behind it answered lately. Cheap to clone.
+/// The database behind its connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: PgPool,
-    reachable: Arc<AtomicBool>,
+    connections: Connections,
 }
 
 impl Store {
     /// Connects when first used, so that a service can start before its database.
     #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
-        Self::with(session(options, STATEMENT_TIMEOUT_MS), max_connections)
+        let options = session(options, STATEMENT_TIMEOUT_MS);
+        Self { connections: Connections::new(options, max_connections, Some(PATIENCE)) }
     }
 
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
     #[must_use]
     pub fn unhurried(options: PgConnectOptions) -> Self {
-        Self::with(session(options, NO_TIMEOUT_MS), 1)
-    }
-
-    fn with(options: PgConnectOptions, max_connections: u32) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .max_lifetime(MAX_LIFETIME)
-            .test_before_acquire(false)
-            .before_acquire(|connection, metadata| {
-                Box::pin(async move {
-                    if metadata.idle_for > TRUST_IDLE_FOR {
-                        sqlx::Connection::ping(connection).await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(options);
-        Self { pool, reachable: Arc::new(AtomicBool::new(true)) }
+        Self { connections: Connections::new(session(options, NO_TIMEOUT_MS), 1, None) }
     }
 
     /// What the probe saw last. A pool that gives no connection is full if the database is there, and empty if not; the
     /// pool itself cannot tell which.
     pub fn set_reachable(&self, reachable: bool) {
-        self.reachable.store(reachable, Ordering::Relaxed);
+        self.connections.set_reachable(reachable);
+    }
+
+    /// To be called now and then.
+    pub fn close_idle_connections(&self) {
+        self.connections.close_idle();
     }
 
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.connections.close().await;
+    }
+
+    /// A connection for a statement on its own, or for a transaction.
+    async fn connection(&self) -> Result<Lent> {
+        self.connections.lend().await.map_err(|error| self.error(error))
     }
 
     fn error(&self, error: sqlx::Error) -> Error {
-        error::from_sqlx(error, self.reachable.load(Ordering::Relaxed))
+        error::from_sqlx(error, self.connections.is_reachable())
     }
 }
 

@@ -1,10 +1,9 @@
 //! The statement that creates and changes packages, one or many, all or none.
 
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, error::violates, packages::package_in, tenant_transaction::Turn};
+use super::{Store, connections::Lent, error::violates, packages::package_in, tenant_transaction::Turn};
 use crate::{
     domain::{
         BookingType, Package, PackageId, SegmentId, TenantId,
@@ -102,7 +101,7 @@ impl<'a> Columns<'a> {
     #[expect(clippy::too_many_lines, reason = "it is one statement")]
     async fn upsert(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Lent,
         tenant_id: TenantId,
         new_general_id: SegmentId,
         now: OffsetDateTime,

@@ -1,10 +1,9 @@
 //! The statement that makes tenants, whole or not at all.
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, error::violates};
+use super::{Store, connections::Lent, error::violates};
 use crate::{
     domain::{
         TenantSlug,
@@ -33,7 +32,7 @@ impl Store {
         let Some(first) = tenants.first() else { return Ok(Vec::new()) };
         let items = Items::new(tenants);
         for _ in 0..ATTEMPTS {
-            match items.insert(&self.pool, scope, first.tenant.created_at).await {
+            match items.insert(&mut self.connection().await?, scope, first.tenant.created_at).await {
                 Ok(made) => {
                     let mut created = vec![false; tenants.len()];
                     for number in made {
@@ -56,7 +55,7 @@ impl Store {
     /// Those of the database.
     pub async fn is_slug_taken(&self, slug: &TenantSlug) -> Result<bool> {
         sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "taken!""#, slug.as_str())
-            .fetch_one(&self.pool)
+            .fetch_one(&mut self.connection().await?)
             .await
             .map_err(|error| self.error(error))
     }
@@ -112,7 +111,7 @@ impl<'a> Items<'a> {
     /// Tenants go in without ON CONFLICT: the parts are inserted from the same list, so one that was skipped there would
     /// get a segment without a tenant, and a claim for nothing. A slug lost to a race fails the statement instead, by the
     /// constraint's name.
-    async fn insert(&self, pool: &PgPool, scope: &Scope, created_at: OffsetDateTime) -> sqlx::Result<Vec<i64>> {
+    async fn insert(&self, connection: &mut Lent, scope: &Scope, created_at: OffsetDateTime) -> sqlx::Result<Vec<i64>> {
         let segment = &defaults::SEGMENT;
         let package = &defaults::PACKAGES;
         sqlx::query_scalar!(
@@ -199,7 +198,7 @@ impl<'a> Items<'a> {
             scope.rpc.as_str(),
             created_at - CLAIM_LIFETIME,
         )
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::error::DatabaseError;
 use time::OffsetDateTime;
 
-use super::Store;
+use super::{Store, connections::Lent};
 use crate::error::{Error, Result};
 
 /// A call that found the tenant alive may write a last row that the statement does not see. The next one does.
@@ -16,7 +16,7 @@ impl Store {
     /// Those of the database.
     pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
-            .fetch_one(&self.pool)
+            .fetch_one(&mut self.connection().await?)
             .await
             .map_err(|error| self.error(error))?;
         let slugs = sqlx::query_scalar!(
@@ -24,7 +24,7 @@ impl Store {
             before,
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut self.connection().await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok((count, slugs))
@@ -38,38 +38,38 @@ impl Store {
     /// Those of the database.
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
         for _ in 0..ATTEMPTS {
-            match self.try_purge(before, limit).await {
+            match try_purge(&mut self.connection().await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
                 removed => return removed.map_err(|error| self.error(error)),
             }
         }
         Err(Error::Conflict)
     }
+}
 
-    async fn try_purge(&self, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
-        // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
-        let removed = sqlx::query_scalar!(
-            r#"
-            WITH doomed AS (
-                SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
-            ), gone_packages AS (
-                DELETE FROM packages USING doomed WHERE packages.tenant_id = doomed.id
-            ), gone_segments AS (
-                DELETE FROM segments USING doomed WHERE segments.tenant_id = doomed.id
-            ), gone_keys AS (
-                DELETE FROM api_keys USING doomed WHERE api_keys.tenant_id = doomed.id
-            ), gone_owners AS (
-                DELETE FROM owners USING doomed WHERE owners.tenant_id = doomed.id
-            ), gone AS (
-                DELETE FROM tenants USING doomed WHERE tenants.id = doomed.id RETURNING tenants.id
-            )
-            SELECT count(*) AS "count!" FROM gone
-            "#,
-            before,
-            limit,
+async fn try_purge(connection: &mut Lent, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
+    // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
+    let removed = sqlx::query_scalar!(
+        r#"
+        WITH doomed AS (
+            SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ), gone_packages AS (
+            DELETE FROM packages USING doomed WHERE packages.tenant_id = doomed.id
+        ), gone_segments AS (
+            DELETE FROM segments USING doomed WHERE segments.tenant_id = doomed.id
+        ), gone_keys AS (
+            DELETE FROM api_keys USING doomed WHERE api_keys.tenant_id = doomed.id
+        ), gone_owners AS (
+            DELETE FROM owners USING doomed WHERE owners.tenant_id = doomed.id
+        ), gone AS (
+            DELETE FROM tenants USING doomed WHERE tenants.id = doomed.id RETURNING tenants.id
         )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(removed.unsigned_abs())
-    }
+        SELECT count(*) AS "count!" FROM gone
+        "#,
+        before,
+        limit,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(removed.unsigned_abs())
 }

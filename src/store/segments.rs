@@ -1,9 +1,6 @@
 //! Segments of one tenant.
 
-use sqlx::PgConnection;
-use time::OffsetDateTime;
-
-use super::{Store, error::violates, package_upsert::problem_named, tenant_transaction::Turn};
+use super::{Store, connections::Lent, error::violates, package_upsert::problem_named, tenant_transaction::Turn};
 use crate::{
     domain::{
         Segment, SegmentId, TenantId,
@@ -12,6 +9,7 @@ use crate::{
     },
     error::{Error, Resource, Result, Rule},
 };
+use time::OffsetDateTime;
 
 /// The segment in a row, whatever else the row has; `None` where an outer join found none.
 macro_rules! segment_in {
@@ -173,7 +171,7 @@ struct Judged {
 
 /// `None` where there is no such tenant. What has a problem is not written.
 async fn judge_and_write(
-    connection: &mut PgConnection,
+    connection: &mut Lent,
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
     new_id: SegmentId,

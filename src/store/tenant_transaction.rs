@@ -1,8 +1,8 @@
 //! Transactions about one tenant. Catalog calls reach the database in no other way than by one that can see nobody else.
 
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, pool::PoolConnection};
+use sqlx::AssertSqlSafe;
 
-use super::{Store, error::violates};
+use super::{Store, connections::Lent, error::violates};
 use crate::{
     domain::TenantId,
     error::{Error, Result, Rule},
@@ -25,7 +25,7 @@ pub(super) enum Turn {
 /// a transaction open that sqlx does not know of.
 pub(super) struct TenantTransaction {
     store: Store,
-    connection: PoolConnection<Postgres>,
+    connection: Lent,
     has_ended: bool,
 }
 
@@ -42,7 +42,7 @@ impl Store {
     }
 
     async fn begin(&self, role: &str, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
-        let connection = self.pool.acquire().await.map_err(|error| self.error(error))?;
+        let connection = self.connection().await?;
         let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
         let lock = match turn {
             Turn::Shared => String::new(),
@@ -57,7 +57,7 @@ impl Store {
 }
 
 impl TenantTransaction {
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
+    pub(super) fn connection(&mut self) -> &mut Lent {
         &mut self.connection
     }
 
@@ -86,7 +86,7 @@ impl TenantTransaction {
 impl Drop for TenantTransaction {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.connection.close_on_drop();
+            self.connection.forsake();
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Health follows the database.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use nix::sys::signal::Signal;
 use tempfile::tempdir_in;
-use tonic::{Code, Streaming, transport::Channel};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use turnkey::{
     embedded::{PrivatePostgres, Settings},
-    grpc::pb::tenant_provisioning_client::TenantProvisioningClient,
+    grpc::pb::{ListPackagesRequest, tenant_provisioning_client::TenantProvisioningClient},
     store,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     cluster::{Cluster, TestDatabase},
     fixture::{Fixture, bella, channel, named, reason},
     program::{Program, turnkey, url},
+    proxy::Proxy,
 };
 
 const READINESS: [&str; 3] = ["", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"];
@@ -110,6 +112,53 @@ async fn a_watcher_is_told_of_changes_only_and_its_stream_does_not_hold_up_a_sto
         told.push(change.status());
     }
     assert_eq!(told, [ServingStatus::Serving, ServingStatus::NotServing]);
+}
+
+#[tokio::test]
+async fn a_database_that_falls_silent_is_noticed_and_its_dead_lines_are_left_for_new_ones() {
+    let database = Cluster::get().migrated().await;
+    let proxy = Proxy::start(&database.server).await;
+    let fixture = Fixture::start_on(TestDatabase { server: proxy.options(&database.server), ..database }).await;
+    let mut client = client(&fixture).await;
+    let everything = HealthCheckRequest { service: String::new() };
+    let mut changes = client.watch(everything).await.unwrap().into_inner();
+    until(&mut changes, ServingStatus::Serving).await;
+    let bella = fixture.tenant("bella").await;
+
+    proxy.fall_silent();
+    // More than there are connections, some in transactions: what waits inside the pool hears the same.
+    let mut calls = JoinSet::new();
+    for number in 0..12 {
+        let (mut provisioning, mut catalog) = (fixture.provisioning.clone(), fixture.catalog.clone());
+        let tenant_id = bella.id.clone();
+        calls.spawn(async move {
+            let limit = Duration::from_secs(10);
+            if number % 2 == 0 {
+                let mut request = Request::new(named(&format!("tenant-{number}")));
+                request.set_timeout(limit);
+                provisioning.create_fully_provisioned(request).await.unwrap_err()
+            } else {
+                let mut request = Request::new(ListPackagesRequest { tenant_id, ..Default::default() });
+                request.set_timeout(limit);
+                catalog.list_packages(request).await.unwrap_err()
+            }
+        });
+    }
+    while let Some(failed) = calls.join_next().await {
+        let failed = failed.unwrap();
+        // Before the probe knows, a full pool is all that can be seen.
+        let expected = [(Code::Unavailable, "DATABASE_UNAVAILABLE"), (Code::ResourceExhausted, "OVERLOADED")];
+        assert!(expected.contains(&(failed.code(), &reason(&failed))), "{failed:?}");
+    }
+    until(&mut changes, ServingStatus::NotServing).await;
+    let failed = fixture.create(named("meanwhile")).await.unwrap_err();
+    assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+
+    proxy.speak_again();
+    until(&mut changes, ServingStatus::Serving).await;
+    for number in 0..8 {
+        fixture.create(named(&format!("afterwards-{number}"))).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Stands between the server and Postgres, understands enough of what they say to know where a statement begins and where
-//! its answer ends, and cuts the line right there when it is told to.
+//! its answer ends, and cuts the line right there when it is told to. Or it swallows everything without a word.
 //!
 //! Postgres' manual, chapter 55: after the first one, each message is a letter, its length and its content.
 
@@ -14,7 +14,8 @@ use std::{
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::{
     io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
 };
 
 /// Where to cut, once.
@@ -37,6 +38,7 @@ struct Trap {
 pub struct Proxy {
     port: u16,
     trap: Arc<Mutex<Option<Trap>>>,
+    is_silent: Arc<watch::Sender<bool>>,
 }
 
 impl Proxy {
@@ -45,15 +47,25 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let trap = Arc::new(Mutex::new(None));
-        let proxy = Self { port, trap };
+        let proxy = Self { port, trap, is_silent: Arc::default() };
         let socket = database.get_socket().unwrap().join(format!(".s.PGSQL.{}", database.get_port()));
         let pumping = proxy.clone();
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let postgres = UnixStream::connect(&socket).await.unwrap();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut postgres = UnixStream::connect(&socket).await.unwrap();
                 let proxy = pumping.clone();
-                // A line that is cut is what this is for.
-                tokio::spawn(async move { drop(proxy.pump(client, postgres).await) });
+                tokio::spawn(async move {
+                    let mut is_silent = proxy.is_silent.subscribe();
+                    tokio::select! {
+                        biased;
+                        _ = is_silent.wait_for(|&is| is) => {}
+                        // A line that is cut is what this is for.
+                        _cut = proxy.pump(&mut client, &mut postgres) => return,
+                    }
+                    // Nobody closes it: there is nothing to hear from a line that is dead.
+                    std::future::pending::<()>().await;
+                    drop((client, postgres));
+                });
             }
         });
         proxy
@@ -79,9 +91,19 @@ impl Proxy {
         self.trap.lock().unwrap().is_none()
     }
 
-    async fn pump(&self, client: tokio::net::TcpStream, postgres: UnixStream) -> io::Result<()> {
-        let (from_client, to_client) = client.into_split();
-        let (from_postgres, to_postgres) = postgres.into_split();
+    /// From here on nothing comes through and nothing is closed, on the lines there are and on new ones.
+    pub fn fall_silent(&self) {
+        self.is_silent.send_replace(true);
+    }
+
+    /// New lines work again. The old ones stay dead.
+    pub fn speak_again(&self) {
+        self.is_silent.send_replace(false);
+    }
+
+    async fn pump(&self, client: &mut TcpStream, postgres: &mut UnixStream) -> io::Result<()> {
+        let (from_client, to_client) = client.split();
+        let (from_postgres, to_postgres) = postgres.split();
         let swallow = AtomicBool::new(false);
         tokio::select! {
             ended = self.ask(from_client, to_postgres, &swallow) => ended,

@@ -7,7 +7,7 @@
 //!   what was made ([`journal`], [`super::keys_file`]).
 
 mod journal;
-mod rows;
+pub mod rows;
 mod target;
 
 use std::{io::IsTerminal as _, time::Duration};

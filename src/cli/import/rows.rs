@@ -1,6 +1,6 @@
 //! The file of tenants: read, and judged as a whole.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{collections::HashMap, fs::File, io::Read, path::Path};
 
 use csv::{ReaderBuilder, StringRecord, Trim};
 
@@ -39,9 +39,15 @@ impl Row {
     }
 }
 
-/// Columns in any order: `slug`, `name`, and `commission_percent` if some have another than the default.
 pub fn read(path: &Path) -> Result<Rows, Error> {
-    let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    read_from(File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+}
+
+/// Columns in any order: `slug`, `name`, and `commission_percent` if some have another than the default.
+///
+/// # Errors
+/// Where there is no row of names, or not the right one; what is wrong further down is among the bad rows.
+pub fn read_from(file: impl Read) -> Result<Rows, Error> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(file);
     let columns = Columns::find(reader.headers()?)?;
     let mut rows = Rows { good: Vec::new(), bad: Vec::new() };
@@ -104,14 +110,10 @@ impl Columns {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     fn read_text(text: &[u8]) -> Result<Rows, Error> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text).unwrap();
-        read(file.path())
+        read_from(text)
     }
 
     fn slugs(rows: &Rows) -> Vec<&str> {

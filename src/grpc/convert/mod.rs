@@ -4,6 +4,7 @@
 //! both services show; the rest has a file for each of what it is about.
 
 #![expect(clippy::needless_pass_by_value, reason = "a conversion takes the message, whatever it needs of it")]
+#![expect(clippy::must_use_candidate, reason = "a conversion does nothing else")]
 
 pub mod api_keys;
 pub mod batches;

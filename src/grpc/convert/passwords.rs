@@ -9,7 +9,6 @@ use crate::{
 };
 
 /// Nothing is a bad request here: what cannot be an address or a password is merely not right.
-#[expect(clippy::unnecessary_wraps, reason = "as every parser of a request")]
 pub fn verify_password(request: pb::VerifyPasswordRequest) -> Result<(Option<Email>, Option<Password>)> {
     let password = Zeroizing::new(request.password);
     Ok((Email::parse(&request.email).ok(), Password::parse(&password).ok()))

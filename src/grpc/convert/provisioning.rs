@@ -64,7 +64,6 @@ fn replayed_response(replay: Replay) -> pb::CreateFullyProvisionedResponse {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as every parser of a request")]
 pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<SignupForm> {
     let password = Zeroizing::new(request.password);
     let mut violations = Violations::default();

@@ -1,0 +1,239 @@
+//! Lends connections to the database, waits for their answers as long as that makes sense, and keeps those alone that are
+//! known to be sound.
+//!
+//! sqlx has a pool of its own. It is not used: where a network swallows everything without a word it waits for ever, in
+//! the place of everybody else (<https://github.com/transact-rs/sqlx/issues/4349>), and it asks the database after every
+//! statement once more whether it is there. deadpool keeps the connections instead.
+
+use std::{io, sync::Arc, time::Duration};
+
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
+use futures_util::{
+    TryStreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use sqlx::{
+    ConnectOptions as _, Connection as _, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
+    postgres::{PgConnectOptions, PgDatabaseError, PgQueryResult, PgRow, PgSeverity, PgStatement, PgTypeInfo},
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// How long a caller waits for a connection before it hears that the service is overloaded.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection idle for longer is tried before it is lent; trying every time would cost each call a round trip.
+const TRUST_IDLE_FOR: Duration = Duration::from_secs(5);
+/// How long such a connection may take to say that it is there.
+const TRIAL_TIMEOUT: Duration = Duration::from_millis(250);
+/// Connections are made anew after this, so that a moved host name is followed.
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
+/// Connections that nobody needed for so long are closed.
+const MAX_IDLE: Duration = Duration::from_mins(10);
+/// How long a statement is waited for that the database could have stopped by itself: longer than its own timeouts.
+pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+/// And how long while the probe gets no answer either.
+const PATIENCE_WITH_THE_ABSENT: Duration = Duration::from_secs(1);
+
+/// All connections of a store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pool: Pool<Connector>,
+    /// What the probe saw last.
+    reachable: Arc<watch::Sender<bool>>,
+    /// None where a statement takes the time it needs.
+    patience: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Connector(PgConnectOptions);
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> sqlx::Result<PgConnection> {
+        self.0.connect().await
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > MAX_LIFETIME {
+            return Err(RecycleError::message("old"));
+        }
+        if metrics.last_used() > TRUST_IDLE_FOR {
+            timeout(TRIAL_TIMEOUT, connection.ping()).await.map_err(|_elapsed| RecycleError::message("silent"))??;
+        }
+        Ok(())
+    }
+}
+
+impl Connections {
+    /// Connects when first used, so that a service can start before its database.
+    pub fn new(options: PgConnectOptions, max: u32, patience: Option<Duration>) -> Self {
+        let pool = Pool::builder(Connector(options))
+            .max_size(usize::try_from(max).unwrap_or(usize::MAX))
+            // Those used last are the surest, and the others can grow old and go.
+            .queue_mode(QueueMode::Lifo)
+            .build();
+        // Building fails for timeouts that need a runtime; this pool has none.
+        let pool = pool.unwrap_or_else(|error| unreachable!("{error}"));
+        Self { pool, reachable: Arc::new(watch::Sender::new(true)), patience }
+    }
+
+    pub fn is_reachable(&self) -> bool {
+        *self.reachable.borrow()
+    }
+
+    /// What the probe saw. Whoever waits for a database that is away gives up soon.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.send_replace(reachable);
+        if !reachable {
+            self.distrust();
+        }
+    }
+
+    /// A failed connection says something of all others: they lead to the same machine, which may be a primary no more.
+    fn distrust(&self) {
+        self.pool.retain(|_, _| false);
+    }
+
+    pub fn close_idle(&self) {
+        self.pool.retain(|_, metrics| metrics.last_used() < MAX_IDLE);
+    }
+
+    /// To be called when nobody needs a connection any more.
+    pub async fn close(&self) {
+        let idle = self.pool.retain(|_, _| false);
+        self.pool.close();
+        for connection in idle.removed {
+            // That it could not say good-bye is no matter now.
+            let _ = connection.close().await;
+        }
+    }
+
+    pub async fn lend(&self) -> sqlx::Result<Lent> {
+        let object = match timeout(ACQUIRE_TIMEOUT, self.pool.get()).await {
+            Ok(Ok(object)) => object,
+            Ok(Err(PoolError::Backend(error))) => return Err(error),
+            Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed),
+            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        };
+        Ok(Lent { object: Some(object), is_sound: true, lender: self.clone() })
+    }
+
+    async fn wait_for<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let Some(patience) = self.patience else { return answer.await };
+        let silence = async {
+            sleep(PATIENCE_WITH_THE_ABSENT).await;
+            let mut reachable = self.reachable.subscribe();
+            let _ = timeout(patience.saturating_sub(PATIENCE_WITH_THE_ABSENT), reachable.wait_for(|is| !is)).await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = silence => Err(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer").into()),
+        }
+    }
+}
+
+/// A connection that is somebody's for a while. It goes back when it is dropped, unless nobody knows what state it is in.
+#[derive(Debug)]
+pub(super) struct Lent {
+    /// None only while it is dropped.
+    object: Option<Object<Connector>>,
+    is_sound: bool,
+    lender: Connections,
+}
+
+impl Lent {
+    /// It is closed when it is dropped, and no one else gets it.
+    pub fn forsake(&mut self) {
+        self.is_sound = false;
+    }
+
+    /// To be judged by its next answer. Should the wait for that be cut short, nobody knows what is still to come.
+    fn unjudged(&mut self) -> sqlx::Result<&mut PgConnection> {
+        self.is_sound = false;
+        self.object.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    fn judge<T>(&mut self, answer: &sqlx::Result<T>) {
+        match answer {
+            Ok(_) => self.is_sound = true,
+            Err(sqlx::Error::Database(reply)) => {
+                let reply = reply.try_downcast_ref::<PgDatabaseError>();
+                self.is_sound = reply.is_some_and(|reply| leaves_session_of_use(reply.severity(), reply.code()));
+            }
+            Err(_) => {}
+        }
+        if !self.is_sound {
+            self.lender.distrust();
+        }
+    }
+}
+
+/// Whether the session goes on after this error, and is good for writing.
+fn leaves_session_of_use(severity: PgSeverity, code: &str) -> bool {
+    const READ_ONLY_SQL_TRANSACTION: &str = "25006";
+    !matches!(severity, PgSeverity::Fatal | PgSeverity::Panic) && code != READ_ONLY_SQL_TRANSACTION
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_sound {
+            drop(self.object.take().map(Object::take));
+        }
+    }
+}
+
+/// One step of an answer: how a statement ended, or a row.
+type Step = Either<PgQueryResult, PgRow>;
+
+impl<'c> Executor<'c> for &'c mut Lent {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let all = async move {
+            let lender = self.lender.clone();
+            let answer = lender.wait_for(self.unjudged()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
+            self.judge(&answer);
+            Ok::<_, sqlx::Error>(stream::iter(answer?.into_iter().map(Ok)))
+        };
+        Box::pin(stream::once(all).try_flatten())
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            let lender = self.lender.clone();
+            let answer = lender.wait_for(self.unjudged()?.fetch_optional(query)).await;
+            self.judge(&answer);
+            answer
+        })
+    }
+
+    // Statements are prepared on the way, and described when they are compiled; the trait wants these all the same.
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.unjudged()?.prepare_with(sql, parameters).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.unjudged()?.describe(sql).await })
+    }
+}
