@@ -2,7 +2,7 @@
 //!
 //! It says what happened in the words of the business; `grpc::status` alone turns it into what a caller sees.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::domain::Violations;
 
@@ -30,6 +30,9 @@ pub enum Error {
     /// More work waits than is useful; the caller should come back.
     #[error("too much at once")]
     Overloaded,
+    /// This caller calls oftener than it may; `wait` is the time until it may again.
+    #[error("called too often")]
+    TooOften { wait: Duration },
     /// The database is away, read-only or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Cause),

@@ -61,6 +61,12 @@ pub struct ServeArgs {
     /// Calls at work at a time before callers are refused; health is outside [default: 1024]
     #[arg(long, env = "TURNKEY_MAX_CALLS", value_name = "COUNT")]
     max_calls: Option<String>,
+    /// Calls a second that one caller may make before it is refused; a second's worth may come at once [default: no limit]
+    #[arg(long, env = "TURNKEY_CALLER_RATE", value_name = "COUNT")]
+    caller_rate: Option<String>,
+    /// Connections are ended gently after this, so that callers spread over new replicas [default: 30m]
+    #[arg(long, env = "TURNKEY_MAX_CONNECTION_AGE", value_name = "DURATION")]
+    max_connection_age: Option<String>,
     /// Hashes that may wait for a core before callers are refused [default: 64]
     #[arg(long, env = "TURNKEY_HASHING_QUEUE", value_name = "COUNT")]
     hashing_queue: Option<String>,
@@ -104,6 +110,9 @@ pub struct ServerSettings {
     pub reflection: bool,
     pub database_max_connections: u32,
     pub max_calls: usize,
+    /// Calls a second; none for no limit.
+    pub caller_rate: Option<NonZeroU32>,
+    pub max_connection_age: Duration,
     pub hashing_queue: usize,
     pub key_mode: KeyMode,
     pub key_argon2: Argon2Setting,
@@ -177,6 +186,19 @@ impl ServeArgs {
             NonZeroU16::new(1_024)?,
             "a whole number from 1 to 65535",
         );
+        let caller_rate = match self.caller_rate.as_deref().map(str::parse) {
+            None => Some(None),
+            Some(Ok(rate)) => Some(Some(rate)),
+            Some(Err(_)) => {
+                mistakes.check("--caller-rate / TURNKEY_CALLER_RATE", Err("must be a whole number from 1".to_owned()))
+            }
+        };
+        let max_connection_age = mistakes.parse(
+            "--max-connection-age / TURNKEY_MAX_CONNECTION_AGE",
+            self.max_connection_age.as_deref(),
+            ConnectionAge(Duration::from_mins(30)),
+            "a duration from 1s, such as 30m",
+        );
         let hashing_queue = mistakes.parse(
             "--hashing-queue / TURNKEY_HASHING_QUEUE",
             self.hashing_queue.as_deref(),
@@ -206,12 +228,25 @@ impl ServeArgs {
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),
             max_calls: max_calls?.get().into(),
+            caller_rate: caller_rate?,
+            max_connection_age: max_connection_age?.0,
             hashing_queue: hashing_queue?.into(),
             key_mode: key_mode?,
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
             shutdown_pause: Duration::from_secs(pause?.0),
         })
+    }
+}
+
+/// Long enough that callers do something else than connect.
+struct ConnectionAge(Duration);
+
+impl FromStr for ConnectionAge {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        humantime::parse_duration(text).ok().filter(|&age| age >= Duration::from_secs(1)).map(Self).ok_or(())
     }
 }
 

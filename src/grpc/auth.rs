@@ -50,6 +50,12 @@ pub const RULES: [(&str, &[Role]); 26] = [
 const OPEN: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
+/// Whether anyone may call it, as often as they like.
+#[must_use]
+pub fn is_open(path: &str) -> bool {
+    OPEN.iter().any(|open| path.starts_with(open))
+}
+
 /// Knows callers by their credential.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
@@ -64,7 +70,7 @@ impl Authenticator {
     /// # Errors
     /// [`Error::Unauthenticated`], [`Error::PermissionDenied`]; those of verifying a key.
     pub async fn admit(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller> {
-        if OPEN.iter().any(|open| path.starts_with(open)) {
+        if is_open(path) {
             return Ok(Caller::anonymous());
         }
         let rule = RULES.iter().find(|(rpc, _)| *rpc == path).map(|(_, roles)| *roles);

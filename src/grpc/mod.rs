@@ -5,6 +5,7 @@
 
 mod auth;
 mod call;
+mod caller_rate;
 pub mod client;
 pub mod convert;
 pub mod health;
@@ -15,6 +16,7 @@ mod tenant_provisioning;
 
 pub use auth::Authenticator;
 pub use call::Calls;
+pub use caller_rate::CallerRate;
 pub use package_catalog::PackageCatalogHandler;
 pub use tenant_provisioning::TenantProvisioningHandler;
 

@@ -79,6 +79,7 @@ pub fn describe(error: Error) -> Failure {
             failure(Code::PermissionDenied, "not this caller's to do", error_info("PERMISSION_DENIED"))
         }
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
+        Error::TooOften { wait } => retry_later(Code::ResourceExhausted, "OVERLOADED", "called too often", wait),
         Error::DatabaseUnavailable(cause) => {
             tracing::warn!(cause = %Chain(&*cause), "The database is unavailable");
             let message = "the database is unavailable";

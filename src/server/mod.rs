@@ -1,5 +1,6 @@
 //! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
 
+mod accept;
 mod files;
 mod health;
 mod tls;
@@ -13,16 +14,13 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tonic::{
-    service::Routes,
-    transport::{Server as TonicServer, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server as TonicServer};
 
 use crate::{
     config::{ServerSettings, tokens},
     error::Chain,
     grpc::{
-        Authenticator, Calls, PackageCatalogHandler, TenantProvisioningHandler,
+        Authenticator, CallerRate, Calls, PackageCatalogHandler, TenantProvisioningHandler,
         layers::{admission::AdmissionLayer, authentication::AuthenticationLayer, call_context::CallContextLayer},
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -39,8 +37,8 @@ const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often claims are looked at whose time may be over.
-const FORGETTING_INTERVAL: Duration = Duration::from_mins(1);
+/// How often is looked for what nobody needs any more.
+const TIDYING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Stopping in parts that add up to less than 25 s, the pause before included, whatever the clients do.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
@@ -112,7 +110,7 @@ pub async fn start(
     let store = Store::new(database.clone(), settings.database_max_connections);
     let calls = Calls::default();
     let provisioning = Arc::new(provisioning(&store, settings, clock.clone())?);
-    let mut background = vec![tokio::spawn(forget_claims(Arc::clone(&provisioning)))];
+    let mut background = Vec::new();
     let authenticator = match &settings.tokens_file {
         None => None,
         Some(path) => {
@@ -122,10 +120,14 @@ pub async fn start(
             Some(Authenticator { known, provisioning: Arc::clone(&provisioning) })
         }
     };
+    let caller_rate = settings.caller_rate.map(CallerRate::new);
+    background.push(tokio::spawn(tidy(Arc::clone(&provisioning), caller_rate.clone())));
     let health = health::Health::start(database, store.clone()).await;
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
-        let serving = builder().add_service(health.service()).serve_with_incoming(incoming(bound));
+        let serving = builder()
+            .add_service(health.service())
+            .serve_with_incoming(accept::incoming(bound.listener, accept::first_byte));
         background.push(tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::warn!(%error, "Health on its own address ended with an error");
@@ -144,20 +146,27 @@ pub async fn start(
     let (stop, stopped) = oneshot::channel();
     let address = bound.address;
     let services = builder()
+        // Without a grace, which would cut connections in the middle of a call: GOAWAY, and those in flight finish.
+        .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
         .layer(AdmissionLayer::new(settings.max_calls))
-        .layer(AuthenticationLayer(authenticator))
+        .layer(AuthenticationLayer { authenticator, caller_rate })
         .add_routes(routes);
     // A sender that is gone stops the server as well.
     let stopped = async { drop(stopped.await) };
     let serving = match &settings.tls {
-        None => tokio::spawn(services.serve_with_incoming_shutdown(incoming(bound), stopped)),
+        None => tokio::spawn(
+            services.serve_with_incoming_shutdown(accept::incoming(bound.listener, accept::first_byte), stopped),
+        ),
         Some(tls) => {
             let paths = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned().collect();
             let read_from = tls.clone();
             let (config, following) = files::follow(paths, "certificates", move || tls::read(&read_from))?;
             background.push(following);
-            tokio::spawn(services.serve_with_incoming_shutdown(tls::incoming(bound.listener, config), stopped))
+            tokio::spawn(
+                services
+                    .serve_with_incoming_shutdown(accept::incoming(bound.listener, tls::shake_hands(config)), stopped),
+            )
         }
     };
     Ok(Server { address, store, calls, health, pause: settings.shutdown_pause, background, stop, serving })
@@ -180,10 +189,6 @@ fn builder() -> TonicServer {
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-}
-
-fn incoming(bound: Bound) -> TcpIncoming {
-    TcpIncoming::from(bound.listener).with_nodelay(Some(true))
 }
 
 impl Server {
@@ -220,10 +225,12 @@ impl Server {
     }
 }
 
-/// Every replica tries; the database lets one at a time do it.
-async fn forget_claims(provisioning: Arc<Provisioning>) {
+/// Claims whose time is over, of which every replica tries to be the one that forgets them; callers that call no more;
+/// connections that nobody used.
+async fn tidy(provisioning: Arc<Provisioning>, caller_rate: Option<CallerRate>) {
     loop {
-        tokio::time::sleep(FORGETTING_INTERVAL).await;
+        tokio::time::sleep(TIDYING_INTERVAL).await;
+        caller_rate.iter().for_each(CallerRate::forget_idle);
         provisioning.store.close_idle_connections();
         if let Err(error) = provisioning.forget_claims().await {
             tracing::warn!(cause = %Chain(&error), "Claims on request ids could not be forgotten now");

@@ -1,7 +1,7 @@
 //! TLS (rustls on ring). Hands are shaken here and not in tonic, so that certificates can change under a running server:
 //! new connections get the new ones, old connections go on.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -9,26 +9,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
-    time::timeout,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{net::TcpStream, sync::watch};
+use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::config::TlsSettings;
 
 const ALPN_HTTP2: &[u8] = b"h2";
-/// Whoever takes longer is not going to call.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// At once; the others wait in the listener's queue.
-const MAX_HANDSHAKES: usize = 256;
-/// Connections that wait to be served.
-const AHEAD: usize = 64;
-/// After a failure to accept, such as for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
-
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {path}")]
@@ -76,40 +62,9 @@ fn unreadable(path: &std::path::Path, source: pem::Error) -> TlsError {
     TlsError::Pem { path: path.display().to_string(), source }
 }
 
-/// Connections whose hands were shaken. Nobody's slowness keeps another waiting. Ends when the stream is dropped.
-pub(super) fn incoming(
-    listener: TcpListener,
+/// Shakes hands with the certificates that are in force at that moment.
+pub(super) fn shake_hands(
     config: watch::Receiver<Arc<ServerConfig>>,
-) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        loop {
-            // Never closed, so there is always one to wait for.
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = sender.closed() => return,
-            };
-            let Ok((connection, _)) = accepted else {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            };
-            let (acceptor, sender) = (TlsAcceptor::from(Arc::clone(&config.borrow())), sender.clone());
-            tokio::spawn(async move {
-                let _held = permit;
-                let shaken = async {
-                    connection.set_nodelay(true)?;
-                    acceptor.accept(connection).await
-                };
-                match timeout(HANDSHAKE_LIMIT, shaken).await {
-                    // A server that has stopped takes no more.
-                    Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
-                    Ok(Err(error)) => tracing::debug!(%error, "No hands were shaken"),
-                    Err(_elapsed) => tracing::debug!("A connection took too long to shake hands"),
-                }
-            });
-        }
-    });
-    ReceiverStream::new(receiver)
+) -> impl Fn(TcpStream) -> Accept<TcpStream> + Send + 'static {
+    move |connection| TlsAcceptor::from(Arc::clone(&config.borrow())).accept(connection)
 }

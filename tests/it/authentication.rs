@@ -22,12 +22,12 @@ use crate::{
 };
 
 /// A folder with a file of tokens, made as an operator makes it.
-struct Tokens {
+pub struct Tokens {
     folder: TempDir,
 }
 
 impl Tokens {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::write(folder.path().join("tokens.toml"), "").unwrap();
         Self { folder }
@@ -37,7 +37,7 @@ impl Tokens {
         self.folder.path().join("tokens.toml")
     }
 
-    fn create(&self, name: &str, roles: &[&str]) -> String {
+    pub fn create(&self, name: &str, roles: &[&str]) -> String {
         let mut command = turnkey(self.folder.path());
         command.args(["token", "create", "--name", name, "--tokens-file", "tokens.toml"]);
         let output = command.args(roles.iter().flat_map(|role| ["--role", role])).output().unwrap();
@@ -46,7 +46,7 @@ impl Tokens {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    fn settings(&self) -> ServerSettings {
+    pub fn settings(&self) -> ServerSettings {
         ServerSettings { tokens_file: Some(self.file()), ..settings() }
     }
 }
@@ -61,7 +61,7 @@ fn rpcs() -> Vec<String> {
     .collect()
 }
 
-fn with<Message>(message: Message, credential: Option<&str>) -> Request<Message> {
+pub fn with<Message>(message: Message, credential: Option<&str>) -> Request<Message> {
     let mut request = Request::new(message);
     if let Some(credential) = credential {
         request.metadata_mut().insert("authorization", format!("Bearer {credential}").parse().unwrap());

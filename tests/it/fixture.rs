@@ -55,6 +55,8 @@ pub fn settings() -> ServerSettings {
         reflection: true,
         database_max_connections: 4,
         max_calls: 1_024,
+        caller_rate: None,
+        max_connection_age: Duration::from_mins(30),
         hashing_queue: 64,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Setting::KEY,

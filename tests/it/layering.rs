@@ -23,11 +23,13 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 ];
 
 /// Libraries that only some parts may know.
-const KNOWN_ONLY_BY: [(&str, &[&str]); 7] = [
+const KNOWN_ONLY_BY: [(&str, &[&str]); 9] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
     ("sqlx", &["store", "server", "embedded", "cli", "config"]),
+    ("deadpool", &["store"]),
+    ("governor", &["grpc"]),
     ("argon2", &["secrets"]),
     ("rustls", &["server"]),
     ("webpki", &["grpc"]),

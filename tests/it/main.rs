@@ -27,6 +27,7 @@ mod integrity;
 mod isolation;
 mod killed_server;
 mod layering;
+mod limits;
 mod list_api_keys;
 mod list_packages;
 mod list_tenants;

@@ -1,12 +1,12 @@
-//! Lets callers in, or not, before their request is looked at. Asynchronous, as an interceptor could not be: a tenant's
-//! key is looked up.
+//! Lets callers in, or not, before their request is looked at: by who they are, and by how often they call. Asynchronous,
+//! as an interceptor could not be: a tenant's key is looked up.
 
 use std::{
     pin::Pin,
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tonic::{
     body::Body,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
@@ -14,24 +14,50 @@ use tonic::{
 use tower::{Layer, Service};
 
 use super::call_context::CallContext;
-use crate::grpc::{auth::Authenticator, status};
+use crate::{
+    domain::Caller,
+    error::Error,
+    grpc::{
+        CallerRate,
+        auth::{Authenticator, is_open},
+        status,
+    },
+};
 
-/// Without an authenticator everyone may call.
 #[derive(Debug, Clone)]
-pub struct AuthenticationLayer(pub Option<Authenticator>);
+pub struct AuthenticationLayer {
+    /// Without one everyone may call.
+    pub authenticator: Option<Authenticator>,
+    /// Without one as often as they like.
+    pub caller_rate: Option<CallerRate>,
+}
+
+impl AuthenticationLayer {
+    async fn admit(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller, Error> {
+        let caller = match &self.authenticator {
+            Some(authenticator) => authenticator.admit(path, headers, sans).await?,
+            None => Caller::anonymous(),
+        };
+        match &self.caller_rate {
+            Some(rate) if !is_open(path) => rate.admit(&caller)?,
+            _ => {}
+        }
+        Ok(caller)
+    }
+}
 
 impl<S> Layer<S> for AuthenticationLayer {
     type Service = AuthenticationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AuthenticationService { inner, authenticator: self.0.clone() }
+        AuthenticationService { inner, layer: self.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct AuthenticationService<S> {
     inner: S,
-    authenticator: Option<Authenticator>,
+    layer: AuthenticationLayer,
 }
 
 impl<S> Service<Request<Body>> for AuthenticationService<S>
@@ -49,14 +75,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(authenticator) = self.authenticator.clone() else { return Box::pin(self.inner.call(request)) };
+        let layer = self.layer.clone();
+        if layer.authenticator.is_none() && layer.caller_rate.is_none() {
+            return Box::pin(self.inner.call(request));
+        }
         // The one that was polled ready is the one to be called; the clone waits for its turn.
         let waiting = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         Box::pin(async move {
             let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
             let sans = names_of_certificate(&request);
-            match authenticator.admit(request.uri().path(), request.headers(), &sans).await {
+            match layer.admit(request.uri().path(), request.headers(), &sans).await {
                 Ok(caller) => {
                     tracing::Span::current().record("caller", caller.name());
                     context.caller = caller;

@@ -1,0 +1,295 @@
+//! What callers can cost, by mistake or on purpose: an answer each, and nobody else's.
+
+use std::{fs, time::Duration};
+
+use http::Request as HttpRequest;
+use nix::sys::signal::Signal;
+use prost::Message as _;
+use tempfile::tempdir_in;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    task::{JoinSet, yield_now},
+};
+use tonic::{
+    Code, Request, Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+use tonic_types::StatusExt as _;
+use turnkey::{
+    config::ServerSettings,
+    grpc::pb::{
+        BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, CreateFullyProvisionedRequest,
+        GetTenantRequest, ListPackagesRequest, PackageUpsert, Verdict, VerifyApiKeyRequest,
+        get_tenant_request::Identifier, tenant_provisioning_client::TenantProvisioningClient,
+    },
+};
+
+use crate::{
+    authentication::{Tokens, with},
+    cluster::Cluster,
+    fixture::{Fixture, bella, channel, named, reason, settings, violations},
+    program::{Program, turnkey, url},
+};
+
+const CREATE: &str = "/turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
+
+/// Sends bytes as they are, whatever they mean.
+struct Bytes;
+
+impl Codec for Bytes {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::bytes::BufMut::put_slice(buffer, &item);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+impl Decoder for Bytes {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, _buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        Ok(Some(()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+async fn send_bytes(channel: &Channel, bytes: Vec<u8>) -> Code {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.unwrap();
+    client.unary(Request::new(bytes), CREATE.parse().unwrap(), Bytes).await.unwrap_err().code()
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_and_messages_that_are_too_large_are_refused_by_grpc_itself() {
+    let fixture = Fixture::start().await;
+    let channel = channel(&fixture.server.address.to_string()).await;
+    // A field of 127 bytes of which none comes; a lone surrogate in a text; no wire type at all.
+    for bytes in [vec![0x0a, 0x7f], vec![0x0a, 0x03, 0xed, 0xa0, 0x80], vec![0xff; 64]] {
+        assert_eq!(send_bytes(&channel, bytes).await, Code::Internal);
+    }
+    assert_eq!(send_bytes(&channel, vec![0; 5 * 1024 * 1024]).await, Code::OutOfRange);
+    fixture.create(bella()).await.unwrap();
+}
+
+#[tokio::test]
+async fn five_hundred_bad_items_at_once_get_an_answer_that_clients_can_read() {
+    let fixture = Fixture::start().await;
+    let bella = fixture.tenant("bella").await;
+    let bad = CreateFullyProvisionedRequest { slug: "-".repeat(2_000), ..Default::default() };
+    let batch = BatchCreateFullyProvisionedRequest { requests: vec![bad; 500] };
+    let results =
+        fixture.provisioning.clone().batch_create_fully_provisioned(batch).await.unwrap().into_inner().results;
+    assert_eq!(results.len(), 500);
+
+    let bad = PackageUpsert { name: Some("x".repeat(2_000)), slug: Some("!".repeat(2_000)), ..Default::default() };
+    let batch = BatchUpsertPackagesRequest { tenant_id: bella.id, packages: vec![bad; 500] };
+    let refused = fixture.catalog.clone().batch_upsert_packages(batch).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(violations(&refused).last().unwrap().0, "…");
+    assert!(refused.details().len() <= 6 * 1024);
+    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+}
+
+#[tokio::test]
+async fn a_caller_that_calls_oftener_than_it_may_is_told_when_to_come_back_and_others_are_not_held_up() {
+    let tokens = Tokens::new();
+    let (eager, calm) = (tokens.create("eager", &["provisioner"]), tokens.create("calm", &["provisioner"]));
+    let limited = ServerSettings { caller_rate: Some(5.try_into().unwrap()), ..tokens.settings() };
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, limited).await;
+    let get = async |token: &str| {
+        let identifier = Some(Identifier::Slug("nobody".to_owned()));
+        let request = with(GetTenantRequest { identifier }, Some(token));
+        fixture.provisioning.clone().get_tenant(request).await.unwrap_err()
+    };
+    let refused = loop {
+        let answer = get(&eager).await;
+        if answer.code() != Code::NotFound {
+            break answer;
+        }
+    };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    let wait = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(wait > Duration::ZERO && wait <= Duration::from_millis(200), "{wait:?}");
+    assert_eq!(get(&calm).await.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_connection_of_age_takes_no_more_calls_and_finishes_those_it_has() {
+    let short_lived = ServerSettings { max_connection_age: Duration::from_millis(100), ..settings() };
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, short_lived).await;
+    let hands = fixture.by_hand().await;
+    let mut holder = hands.begin().await.unwrap();
+    sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
+
+    let socket = TcpStream::connect(fixture.server.address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let (answer, mut body) = client.send_request(post(CREATE), false).unwrap();
+    // As gRPC frames it: not compressed, so long.
+    let message = bella().encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    body.send_data(frame.into(), true).unwrap();
+    while let Ok(mut again) = client.clone().ready().await {
+        let _ = again.send_request(post("/grpc.health.v1.Health/Check"), true).map(|(answer, _)| tokio::spawn(answer));
+        yield_now().await;
+    }
+    holder.rollback().await.unwrap();
+    let mut answer = answer.await.unwrap();
+    while let Some(data) = answer.body_mut().data().await {
+        data.unwrap();
+    }
+    let trailers = answer.body_mut().trailers().await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    driving.await.unwrap().unwrap();
+}
+
+fn post(path: &str) -> HttpRequest<()> {
+    let request = HttpRequest::post(format!("http://turnkey{path}"));
+    request.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
+    let fixture = Fixture::start().await;
+    let bella = fixture.tenant("bella").await;
+    let mut flood = JoinSet::new();
+    for _ in 0..200 {
+        let (mut client, secret_key) = (fixture.provisioning.clone(), wrong_secret(&bella.secret_key));
+        flood.spawn(async move {
+            client.verify_api_key(VerifyApiKeyRequest { secret_key }).await.map(tonic::Response::into_inner)
+        });
+    }
+    let packages = ListPackagesRequest { tenant_id: bella.id, ..Default::default() };
+    while let Some(answer) = flood.join_next().await {
+        match answer.unwrap() {
+            Ok(answer) => assert_eq!(answer.verdict(), Verdict::Invalid),
+            Err(refused) => {
+                assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+            }
+        }
+        let listed = fixture.catalog.clone().list_packages(packages.clone()).await.unwrap().into_inner();
+        assert_eq!(listed.packages.len(), 3);
+    }
+}
+
+/// Another key's secret with this one's id, well formed: it has to be looked up and hashed.
+fn wrong_secret(secret_key: &str) -> String {
+    let (name, _random) = secret_key.rsplit_once('_').unwrap();
+    let public_key = name.replacen("sk_", "pk_", 1);
+    let secret = turnkey::secrets::random_secret(&mut rand::rngs::SysRng).unwrap();
+    let secret_key = turnkey::secrets::secret_key_again(&public_key, secret);
+    secrecy::ExposeSecret::expose_secret(&secret_key).to_owned()
+}
+
+/// A server of its own, whose memory can be looked at.
+async fn program(folder: &std::path::Path) -> (Program, String) {
+    let database = Cluster::get().migrated().await;
+    let mut program =
+        Program::start(turnkey(folder).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)));
+    let address = program.address();
+    (program, address)
+}
+
+fn resident_kib(program: &Program) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn sockets(program: &Program) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_two_thousand_connections_leaves_a_calm_server() {
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (mut program, address) = program(folder.path()).await;
+    let at_rest = sockets(&program);
+    let mut flood = Vec::new();
+    for number in 0..2_000 {
+        let mut socket = TcpStream::connect(&address).await.unwrap();
+        // Some never speak, some stop in the middle of a word, some speak another language.
+        match number % 3 {
+            0 => {}
+            1 => socket.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap(),
+            _ => socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap(),
+        }
+        flood.push(socket);
+    }
+    let mut client = TenantProvisioningClient::new(channel(&address).await);
+    client.create_fully_provisioned(bella()).await.unwrap();
+    let during = resident_kib(&program);
+    drop(flood);
+    while sockets(&program) > at_rest + 10 {
+        yield_now().await;
+    }
+    client.create_fully_provisioned(named("afterwards")).await.unwrap();
+    println!("{during} KiB during the flood, {} KiB after it", resident_kib(&program));
+    assert!(during < 200 * 1024, "{during} KiB");
+    program.signal(Signal::SIGTERM);
+    drop(client);
+    assert!(program.wait().success());
+}
+
+/// "Rapid reset", CVE-2023-44487: streams that are opened and given up at once, so that none counts as open.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_calls_that_are_reset_at_once_leaves_a_calm_server() {
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (mut program, address) = program(folder.path()).await;
+    let mut resets = 0;
+    for _ in 0..10 {
+        let socket = TcpStream::connect(&address).await.unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
+        let driving = tokio::spawn(connection);
+        let Ok(mut client) = client.ready().await else { continue };
+        for _ in 0..2_000 {
+            // A server that has had enough says GOAWAY.
+            let Ok((_answer, mut stream)) = client.send_request(post(CREATE), false) else { break };
+            stream.send_reset(h2::Reason::CANCEL);
+            resets += 1;
+            let Ok(again) = client.ready().await else { break };
+            client = again;
+        }
+        driving.abort();
+    }
+    assert!(resets > 100, "{resets}");
+    let mut client = TenantProvisioningClient::new(channel(&address).await);
+    client.create_fully_provisioned(bella()).await.unwrap();
+    println!("{} KiB after {resets} resets", resident_kib(&program));
+    assert!(resident_kib(&program) < 200 * 1024);
+    program.signal(Signal::SIGTERM);
+    drop(client);
+    assert!(program.wait().success());
+    assert!(!program.log.iter().any(|line| line.contains("panic")), "{:?}", program.log);
+}
