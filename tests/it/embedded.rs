@@ -38,7 +38,7 @@ async fn text(connection: &mut PgConnection, query: &'static str) -> String {
 }
 
 /// The number of the postmaster, from its own file.
-fn postmaster(root: &Path) -> Option<u32> {
+pub fn postmaster(root: &Path) -> Option<u32> {
     let content = fs::read_to_string(root.join("postgres/postmaster.pid")).ok()?;
     content.lines().next()?.trim().parse().ok()
 }

@@ -32,6 +32,12 @@ async fn status(client: &mut HealthClient<Channel>, service: &str) -> ServingSta
     client.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner().status()
 }
 
+/// Waits until readiness is that.
+pub async fn until_it_is(fixture: &Fixture, expected: ServingStatus) {
+    let everything = HealthCheckRequest { service: String::new() };
+    until(&mut client(fixture).await.watch(everything).await.unwrap().into_inner(), expected).await;
+}
+
 async fn until(changes: &mut Streaming<HealthCheckResponse>, expected: ServingStatus) {
     while changes.message().await.unwrap().expect("the stream goes on").status() != expected {}
 }

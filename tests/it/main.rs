@@ -6,6 +6,7 @@
 
 mod cluster;
 mod fixture;
+mod load;
 mod program;
 mod proxy;
 
@@ -20,6 +21,7 @@ mod delete_package;
 mod delete_tenant;
 mod embedded;
 mod errors;
+mod failover;
 mod get_tenant;
 mod health;
 mod import;

@@ -1,0 +1,72 @@
+//! The database stops, changes hands and comes back under load: nothing that was answered is lost, and the service needs no
+//! restart.
+
+use std::process::Command;
+
+use tempfile::tempdir_in;
+use tonic_health::pb::health_check_response::ServingStatus;
+use turnkey::{
+    embedded::{PrivatePostgres, Settings},
+    store,
+};
+
+use crate::{
+    cluster::{Cluster, SERVER, TestDatabase, execute},
+    embedded::postmaster,
+    fixture::{Fixture, named},
+    health,
+    load::Load,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answered() {
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let root = folder.path().join("cluster");
+    let settings = Settings { root: root.clone(), pg_bin: None, durable: true, max_connections: 50 };
+    let postgres = PrivatePostgres::start(settings).await.unwrap();
+    let database = TestDatabase {
+        owner: postgres.owner_options(),
+        server: postgres.server_options(),
+        superuser: postgres.owner_options(),
+    };
+    store::migrate(&database.owner).await.unwrap();
+    store::grant_provisioner(&database.owner, database.server.get_username()).await.unwrap();
+    let fixture = Fixture::start_on(database).await;
+    let mut load = Load::start(vec![fixture.provisioning.clone(); 8]);
+    for _ in 0..3 {
+        load.more(50).await;
+        // An immediate shutdown: no checkpoint, connections are cut. Postgres' guardian starts it again.
+        let killed = postmaster(&root).unwrap().to_string();
+        assert!(Command::new("kill").args(["-QUIT", &killed]).status().unwrap().success());
+        load.more(50).await;
+    }
+    let unavailable = ("Unavailable".to_owned(), "the database is unavailable".to_owned());
+    assert!(load.failures().contains(&unavailable), "{:?}", load.failures());
+    load.stop_and_compare(&fixture.database.superuser).await;
+    postgres.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
+    let fixture = Fixture::start_on(Cluster::get().migrated().await).await;
+    let mut load = Load::start(vec![fixture.provisioning.clone(); 8]);
+    load.more(50).await;
+    let superuser = &fixture.database.superuser;
+    let name = superuser.get_database().unwrap();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'turnkey' AND datname =";
+    // New sessions find a database that takes no writes, as after a failover that left an old primary behind.
+    execute(
+        superuser,
+        format!("ALTER ROLE {SERVER} IN DATABASE {name} SET default_transaction_read_only = on; {cut} '{name}'"),
+    )
+    .await;
+    health::until_it_is(&fixture, ServingStatus::NotServing).await;
+    // No session is cut now: those that can only read are left for new ones.
+    execute(superuser, format!("ALTER ROLE {SERVER} IN DATABASE {name} RESET ALL")).await;
+    load.more(50).await;
+    health::until_it_is(&fixture, ServingStatus::Serving).await;
+    load.stop_and_compare(superuser).await;
+    for number in 0..8 {
+        fixture.create(named(&format!("afterwards-{number}"))).await.unwrap();
+    }
+}
