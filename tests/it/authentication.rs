@@ -33,7 +33,7 @@ impl Tokens {
         Self { folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.folder.path().join("tokens.toml")
     }
 

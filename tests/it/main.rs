@@ -46,6 +46,7 @@ mod rotate_api_key;
 mod segments;
 mod serve;
 mod soak;
+mod stopping;
 mod suspend_tenant;
 mod tls;
 mod update_tenant;

@@ -5,16 +5,22 @@ use std::{fmt::Debug, path::Path, process::Command};
 use nix::sys::signal::Signal;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::tempdir_in;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{
+    Request, Response, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 use turnkey::grpc::pb::{
-    CreateFromSignupRequest, CreateFullyProvisionedRequest, RevokeApiKeyRequest, VerifyApiKeyRequest,
-    VerifyPasswordRequest, tenant_provisioning_client::TenantProvisioningClient,
+    CreateFromSignupRequest, CreateFullyProvisionedRequest, ListPackagesRequest, RevokeApiKeyRequest,
+    VerifyApiKeyRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
+    tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::{
+    authentication::Tokens,
     cluster::Cluster,
     create_from_signup::signup,
-    fixture::bella,
+    fixture::{bella, channel},
     program::{Program, turnkey, url},
     rotate_api_key::rotation,
 };
@@ -54,19 +60,34 @@ impl Seen {
     }
 }
 
+/// Says who calls.
+struct Bearer(String);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
+        Ok(request)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_passwords_and_request_ids_are_in_no_log_line_debug_output_error_or_table() {
+async fn secrets_passwords_request_ids_and_tokens_are_in_no_log_line_debug_output_error_or_table() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let tokens = Tokens::new();
+    let token = tokens.create("canary", &["provisioner"]);
     let mut program = Program::start(
         turnkey(folder.path())
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0", "--tokens-file"])
+            .arg(tokens.file())
             .env("DATABASE_URL", url(&database.server))
             .env("RUST_LOG", "trace"),
     );
-    let mut client = program.provisioning().await;
+    let channel = channel(&program.address()).await;
+    let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
     let keys = call_with_secrets(&mut client, &mut seen).await;
+    call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
     program.signal(Signal::SIGTERM);
     program.wait();
 
@@ -75,7 +96,7 @@ async fn secrets_passwords_and_request_ids_are_in_no_log_line_debug_output_error
     let debug = seen.0.join("\n");
     assert!(log.contains("TRACE") || log.contains("trace"), "the log is as loud as it can be");
     assert!(dump.contains("bella-weddings") && dump.contains("m=19456,t=2,p=1"));
-    let random_parts = keys.iter().map(|key| key.rsplit_once('_').unwrap().1);
+    let random_parts = keys.iter().chain([&token]).map(|secret| secret.rsplit_once('_').unwrap().1);
     let without_hyphens: Vec<String> = REQUEST_IDS.iter().map(|id| id.replace('-', "")).collect();
     let secrets = [PASSWORD, WRONG_PASSWORD, WEAK_PASSWORD, BAD_REQUEST_ID].into_iter();
     for secret in secrets.chain(REQUEST_IDS).chain(without_hyphens.iter().map(String::as_str)).chain(random_parts) {
@@ -85,8 +106,22 @@ async fn secrets_passwords_and_request_ids_are_in_no_log_line_debug_output_error
     }
 }
 
+/// Callers who say who they are, in truth and not.
+async fn call_with_credentials(channel: &Channel, token: &str, secret_key: &str, seen: &mut Seen) {
+    let list =
+        ListPackagesRequest { tenant_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(), ..Default::default() };
+    for credential in [token, secret_key, &format!("{token}x"), &format!("{secret_key}x"), &token[..token.len() - 1]] {
+        let bearer = Bearer(credential.to_owned());
+        let mut catalog = PackageCatalogClient::with_interceptor(channel.clone(), bearer);
+        assert!(seen.answer(catalog.list_packages(list.clone()).await).is_none());
+    }
+}
+
 /// Every call that takes or gives a secret, well and badly; the secret keys that came of them.
-async fn call_with_secrets(client: &mut TenantProvisioningClient<Channel>, seen: &mut Seen) -> Vec<String> {
+async fn call_with_secrets(
+    client: &mut TenantProvisioningClient<InterceptedService<Channel, Bearer>>,
+    seen: &mut Seen,
+) -> Vec<String> {
     let request_id = |number: usize| Some(REQUEST_IDS[number].to_owned());
     let create = seen.request(CreateFullyProvisionedRequest { request_id: request_id(0), ..bella() });
     let created = seen.answer(client.create_fully_provisioned(create.clone()).await).unwrap();
