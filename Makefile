@@ -17,6 +17,8 @@ check:
 	cargo clippy --locked --all-targets -- --deny warnings
 	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
 	@$(MAKE) --no-print-directory test
+	@scripts/install-pgbouncer
+	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
 	scripts/buf lint
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples

@@ -32,9 +32,6 @@ use self::connections::{Connections, Lent, PATIENCE};
 use crate::error::{Error, Result};
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
-const NO_TIMEOUT_MS: &str = "0";
-const LOCK_TIMEOUT_MS: &str = "2000";
-const IDLE_IN_TRANSACTION_TIMEOUT_MS: &str = "5000";
 
 /// The database behind its connections. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,14 +43,14 @@ impl Store {
     /// Connects when first used, so that a service can start before its database.
     #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
-        let options = session(options, STATEMENT_TIMEOUT_MS);
-        Self { connections: Connections::new(options, max_connections, Some(PATIENCE)) }
+        Self { connections: Connections::new(session(options), max_connections, Some(PATIENCE)) }
     }
 
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
     #[must_use]
     pub fn unhurried(options: PgConnectOptions) -> Self {
-        Self { connections: Connections::new(session(options, NO_TIMEOUT_MS), 1, None) }
+        let options = session(options).options([("statement_timeout", "0")]);
+        Self { connections: Connections::new(options, 1, None) }
     }
 
     /// What the probe saw last. A pool that gives no connection is full if the database is there, and empty if not; the
@@ -81,15 +78,17 @@ impl Store {
     }
 }
 
-/// What every session of the service promises the database, so that no call can hold it up for long.
-fn session(options: PgConnectOptions, statement_timeout_ms: &str) -> PgConnectOptions {
-    options.application_name("turnkey").options([
-        // What a statement that waited for another sees when it goes on hangs on it, and so does this service.
-        ("default_transaction_isolation", "read committed"),
-        // Compiling a statement takes longer than any of these.
-        ("jit", "off"),
-        ("statement_timeout", statement_timeout_ms),
-        ("lock_timeout", LOCK_TIMEOUT_MS),
-        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS),
-    ])
+/// What every session of the service promises the database, so that no call can hold it up for long. Values as
+/// `pg_settings` shows them; times are in milliseconds.
+const SESSION_SETTINGS: [(&str, &str); 4] = [
+    // What a statement that waited for another sees when it goes on hangs on it, and so does this service.
+    ("default_transaction_isolation", "read committed"),
+    ("statement_timeout", STATEMENT_TIMEOUT_MS),
+    ("lock_timeout", "2000"),
+    ("idle_in_transaction_session_timeout", "5000"),
+];
+
+fn session(options: PgConnectOptions) -> PgConnectOptions {
+    // Compiling a statement takes longer than any of these.
+    options.application_name("turnkey").options(SESSION_SETTINGS).options([("jit", "off")])
 }

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{STATEMENT_TIMEOUT_MS, migrate::MIGRATIONS, session};
+use super::{SESSION_SETTINGS, migrate::MIGRATIONS, session};
 
 /// No answer within this is an answer too.
 const PATIENCE: Duration = Duration::from_secs(1);
+const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
@@ -23,6 +24,16 @@ pub enum NotReady {
     NotMigrated,
     #[error("the role {0} cannot serve: run `GRANT turnkey_provisioner TO {0}`")]
     NotAMember(String),
+    #[error(
+        "a pooler in between refuses this service's settings: set ignore_startup_parameters = extra_float_digits, options"
+    )]
+    SettingsRefused,
+    #[error("a pooler in between drops this service's settings: run {0}")]
+    SettingsLost(String),
+    #[error(
+        "a pooler in between drops prepared statements: pool sessions, or let it keep them (max_prepared_statements)"
+    )]
+    StatementsLost,
 }
 
 impl NotReady {
@@ -42,7 +53,7 @@ pub struct Probe {
 impl Probe {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options: session(options, STATEMENT_TIMEOUT_MS), connection: None }
+        Self { options: session(options), connection: None }
     }
 
     /// # Errors
@@ -59,8 +70,9 @@ impl Probe {
         let mut connection = if let Some(connection) = known {
             connection
         } else {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.options.connect().await.map_err(no_session)?;
             ask_once(&mut connection).await?;
+            self.try_sessions(&mut connection).await?;
             connection
         };
         let read_only = sqlx::query_scalar!(
@@ -69,6 +81,28 @@ impl Probe {
         .fetch_one(&mut connection)
         .await?;
         if read_only { Err(NotReady::ReadOnly) } else { Ok(connection) }
+    }
+
+    /// Sessions are relied upon: for what was set when they began, and for the statements prepared in them. A pooler such as
+    /// `PgBouncer` that lends them for a transaction alone can lose both; most calls would go well, and some not.
+    async fn try_sessions(&self, connection: &mut PgConnection) -> Result<(), NotReady> {
+        let (role, lost) = lost_settings(connection).await?;
+        if !lost.is_empty() {
+            let all = lost.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
+            return Err(NotReady::SettingsLost(all.collect::<Vec<_>>().join(", ")));
+        }
+        // Takes the place behind this connection, if it is free to be taken.
+        let mut other = self.options.connect().await?;
+        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+        let answer = lost_settings(connection).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
+        other.close().await?;
+        match answer {
+            Err(sqlx::Error::Database(reply)) if reply.code().as_deref() == Some(INVALID_SQL_STATEMENT_NAME) => {
+                Err(NotReady::StatementsLost)
+            }
+            answer => Ok(answer.map(drop)?),
+        }
     }
 
     /// What the serving role could do beyond its work, where it was given too much; `None` for a plain login role.
@@ -92,6 +126,33 @@ impl Probe {
         .fetch_one(&mut connection)
         .await
     }
+}
+
+fn no_session(error: sqlx::Error) -> NotReady {
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    // Postgres itself has no objection of this kind.
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    if code.as_deref() == Some(PROTOCOL_VIOLATION) { NotReady::SettingsRefused } else { error.into() }
+}
+
+/// Who this is, and the settings that did not take.
+async fn lost_settings(
+    connection: &mut PgConnection,
+) -> Result<(String, Vec<(&'static str, &'static str)>), sqlx::Error> {
+    let names: Vec<String> = SESSION_SETTINGS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let found = sqlx::query!(
+        r#"
+        SELECT current_user::text AS "role!", name AS "name!", setting AS "setting!"
+          FROM pg_settings
+         WHERE name = ANY ($1)
+        "#,
+        &names,
+    )
+    .fetch_all(connection)
+    .await?;
+    let is_set = |name: &str, value: &str| found.iter().any(|row| row.name == name && row.setting == value);
+    let lost = SESSION_SETTINGS.into_iter().filter(|(name, value)| !is_set(name, value)).collect();
+    Ok((found.first().map(|row| row.role.clone()).unwrap_or_default(), lost))
 }
 
 /// What does not change under a connection: the schema's version and the role's membership.

@@ -38,6 +38,7 @@ mod lost_answers;
 mod lost_races;
 mod migrate;
 mod orphans;
+mod pgbouncer;
 mod purge;
 mod redaction;
 mod request_id;

@@ -141,9 +141,7 @@ impl Proxy {
                 Some(Cut::BeforeAnswer) => swallow.store(true, Ordering::SeqCst),
                 None => {}
             }
-            postgres.write_u8(letter).await?;
-            postgres.write_u32(length).await?;
-            postgres.write_all(&message).await?;
+            send(&mut postgres, letter, length, &message).await?;
         }
     }
 
@@ -168,10 +166,13 @@ async fn answer(
             }
             continue;
         }
-        client.write_u8(letter).await?;
-        client.write_u32(length).await?;
-        client.write_all(&message).await?;
+        send(&mut client, letter, length, &message).await?;
     }
+}
+
+/// In one piece: some do not wait for the rest of a message.
+async fn send(to: &mut (impl AsyncWrite + Unpin), letter: u8, length: u32, content: &[u8]) -> io::Result<()> {
+    to.write_all(&[&[letter], &length.to_be_bytes()[..], content].concat()).await
 }
 
 /// The length counts itself.
