@@ -22,6 +22,7 @@ mod delete_tenant;
 mod embedded;
 mod errors;
 mod failover;
+mod fuzzed;
 mod get_tenant;
 mod health;
 mod import;
