@@ -100,23 +100,33 @@ where
 {
     match (log, settings) {
         (Ok(log), Ok(settings)) => {
-            telemetry::init(log);
-            block_on(run(settings), failure)
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => in_runtime(&runtime, log, run(settings), failure),
+                Err(error) => fail(&error, failure),
+            }
         }
         (log, settings) => fail(&Mistakes::all(log.err().into_iter().chain(settings.err())), 2),
     }
 }
 
-fn block_on(command: impl Future<Output = Result<impl Termination, Error>>, failure: u8) -> ExitCode {
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::from)
-        .and_then(|runtime| runtime.block_on(command));
-    match ended {
+fn in_runtime(
+    runtime: &tokio::runtime::Runtime,
+    log: LogSettings,
+    command: impl Future<Output = Result<impl Termination, Error>>,
+    failure: u8,
+) -> ExitCode {
+    let _entered = runtime.enter();
+    let telemetry = match telemetry::init(log) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(&error, 2),
+    };
+    let code = match runtime.block_on(command) {
         Ok(done) => done.report(),
         Err(error) => fail(&*error, failure),
-    }
+    };
+    telemetry.shut_down();
+    code
 }
 
 fn fail(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {

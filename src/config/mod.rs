@@ -57,6 +57,8 @@ pub enum LogFormat {
 pub struct LogSettings {
     pub format: LogFormat,
     pub filter: EnvFilter,
+    /// Whether traces and metrics go somewhere; where, the exporter reads from the standard `OTEL_*` variables itself.
+    pub exports: bool,
 }
 
 /// The database of a run: somebody's, or a private one. Has no `Debug`, for the password in it.
@@ -118,8 +120,26 @@ impl LogArgs {
         let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
         let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(default_filter));
         let filter = mistakes.check("RUST_LOG", filter.map_err(|why| why.to_string()));
-        mistakes.finish(|| Some(LogSettings { format: format?, filter: filter? }))
+        let exports = exports(&mut mistakes);
+        mistakes.finish(|| Some(LogSettings { format: format?, filter: filter?, exports }))
     }
+}
+
+/// As the specification of OpenTelemetry has it, but that nothing is sent unless it is said where.
+/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
+fn exports(mistakes: &mut Mistakes) -> bool {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    for name in
+        ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"]
+    {
+        if variable(name).is_some_and(|protocol| protocol != "grpc") {
+            mistakes.check::<()>(name, Err("must be grpc: no other is built in".to_owned()));
+        }
+    }
+    let endpoints =
+        ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"];
+    let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    !is_disabled && endpoints.into_iter().any(|name| variable(name).is_some())
 }
 
 impl DatabaseArgs {

@@ -53,10 +53,12 @@ enum Authority {
 }
 
 impl Caller {
+    pub const ANONYMOUS: &str = "anonymous";
+
     /// Everyone, where callers need no credential.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { name: "anonymous".to_owned(), authority: Authority::All }
+        Self { name: Self::ANONYMOUS.to_owned(), authority: Authority::All }
     }
 
     /// An import that works on the database itself.

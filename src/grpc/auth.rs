@@ -56,6 +56,12 @@ pub fn is_open(path: &str) -> bool {
     OPEN.iter().any(|open| path.starts_with(open))
 }
 
+/// The RPC of this path, without its leading slash, if it is one of ours.
+#[must_use]
+pub fn rpc_at(path: &str) -> Option<&'static str> {
+    RULES.iter().find(|(rpc, _)| *rpc == path).map(|(rpc, _)| &rpc[1..])
+}
+
 /// Knows callers by their credential.
 #[derive(Debug, Clone)]
 pub struct Authenticator {

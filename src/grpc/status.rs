@@ -33,20 +33,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The code by its name in the specification, such as `ALREADY_EXISTS`.
     #[must_use]
-    pub fn code_name(&self) -> &'static str {
-        match self.code {
-            Code::InvalidArgument => "INVALID_ARGUMENT",
-            Code::AlreadyExists => "ALREADY_EXISTS",
-            Code::NotFound => "NOT_FOUND",
-            Code::FailedPrecondition => "FAILED_PRECONDITION",
-            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Code::Unavailable => "UNAVAILABLE",
-            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Code::Aborted => "ABORTED",
-            _ => "INTERNAL",
-        }
+    pub const fn code_name(&self) -> &'static str {
+        code_name(self.code)
     }
 
     #[must_use]
@@ -56,6 +45,30 @@ impl Failure {
 
     pub fn violations(&self) -> impl Iterator<Item = &FieldViolation> {
         self.details.bad_request().into_iter().flat_map(|request| &request.field_violations)
+    }
+}
+
+/// As the specification of gRPC spells it.
+#[must_use]
+pub const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -15,6 +15,7 @@ use super::{lane::Lane, strength};
 use crate::{
     domain::{Argon2Setting, Password},
     error::{Error, Result},
+    telemetry::metrics::QueueUse,
 };
 
 const SALT_BYTES: usize = 16;
@@ -60,12 +61,22 @@ impl Hasher {
     /// # Errors
     /// Where Argon2 refuses a setting.
     pub fn new(settings: HashingSettings) -> Result<Self> {
-        let kind = |setting| {
+        let kind = |name, setting| {
             let params = params(setting)?;
-            let lane = Lane::new(settings.workers, settings.queue_length, params.block_count());
+            let lane = Lane::new(name, settings.workers, settings.queue_length, params.block_count());
             Ok::<_, Error>(Kind { params, lane })
         };
-        Ok(Self { keys: kind(settings.key)?, passwords: kind(settings.password)?, workers: settings.workers })
+        Ok(Self {
+            keys: kind("key", settings.key)?,
+            passwords: kind("password", settings.password)?,
+            workers: settings.workers,
+        })
+    }
+
+    /// How full the queues are.
+    #[must_use]
+    pub fn usage(&self) -> Vec<QueueUse> {
+        [&self.keys, &self.passwords].into_iter().map(|kind| kind.lane.usage()).collect()
     }
 
     /// The hash of a key's random part.

@@ -8,11 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use argon2::Block;
 use tokio::sync::{Semaphore, TryAcquireError};
+use tracing::Instrument as _;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    telemetry::metrics::QueueUse,
+};
 
 #[derive(Debug)]
 pub(super) struct Lane {
+    name: &'static str,
+    workers: usize,
+    queue_length: usize,
     at_work: Arc<Semaphore>,
     /// One permit for everyone at work or waiting.
     admitted: Arc<Semaphore>,
@@ -22,8 +29,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(workers: usize, queue_length: usize, blocks: usize) -> Arc<Self> {
+    pub(super) fn new(name: &'static str, workers: usize, queue_length: usize, blocks: usize) -> Arc<Self> {
         Arc::new(Self {
+            name,
+            workers,
+            queue_length,
             at_work: Arc::new(Semaphore::new(workers)),
             admitted: Arc::new(Semaphore::new(workers + queue_length)),
             spare_memory: Mutex::new(Vec::with_capacity(workers)),
@@ -40,6 +50,14 @@ impl Lane {
         T: Send + 'static,
         Work: FnOnce(&mut Vec<Block>) -> T + Send + 'static,
     {
+        self.wait_and_run(work).instrument(self.span()).await
+    }
+
+    async fn wait_and_run<T, Work>(self: &Arc<Self>, work: Work) -> Result<T>
+    where
+        T: Send + 'static,
+        Work: FnOnce(&mut Vec<Block>) -> T + Send + 'static,
+    {
         let admission = Arc::clone(&self.admitted).try_acquire_owned().map_err(|refused| match refused {
             TryAcquireError::NoPermits => Error::Overloaded,
             TryAcquireError::Closed => Error::internal(refused),
@@ -49,13 +67,33 @@ impl Lane {
         let job = move || {
             // Held until the work is done, not until the caller stops waiting for it.
             let _held = (admission, permit);
-            lane.run_here(work)
+            lane.with_memory(work)
         };
         tokio::task::spawn_blocking(job).await.map_err(Error::internal)
     }
 
     /// Does the work here and now: for work that takes less time than to hand it over.
     pub(super) fn run_here<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
+        self.span().in_scope(|| self.with_memory(work))
+    }
+
+    pub(super) fn usage(&self) -> QueueUse {
+        let at_work = self.workers - self.at_work.available_permits();
+        let admitted = self.workers + self.queue_length - self.admitted.available_permits();
+        let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        QueueUse {
+            lane: self.name,
+            waiting: as_u64(admitted.saturating_sub(at_work)),
+            capacity: as_u64(self.queue_length),
+        }
+    }
+
+    /// Waiting included.
+    fn span(&self) -> tracing::Span {
+        tracing::debug_span!("hash", lane = self.name)
+    }
+
+    fn with_memory<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
         let mut memory = self.spare().pop().unwrap_or_default();
         let done = work(&mut memory);
         memory.truncate(self.blocks);
@@ -78,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_freed_one_accepts() {
-        let lane = Lane::new(1, 1, 8);
+        let lane = Lane::new("key", 1, 1, 8);
         let at_work = lane.at_work.acquire().await.unwrap();
         let admitted = lane.admitted.acquire().await.unwrap();
         let mut waiting = Box::pin(lane.run(|_| "waited"));
@@ -92,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_used_again() {
-        let lane = Lane::new(1, 1, 8);
+        let lane = Lane::new("key", 1, 1, 8);
         lane.run(|memory| memory.resize(8, Block::default())).await.unwrap();
         assert_eq!(lane.run(|memory| memory.len()).await.unwrap(), 8);
         lane.run(|memory| memory.resize(1_000, Block::default())).await.unwrap();

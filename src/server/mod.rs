@@ -28,6 +28,7 @@ use crate::{
     secrets::{Hasher, HashingSettings},
     service::{Catalog, Clock, Provisioning},
     store::Store,
+    telemetry::metrics,
 };
 
 /// Each of these bounds what one connection can cost; tonic and hyper leave most of them open.
@@ -40,9 +41,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often is looked for what nobody needs any more.
 const TIDYING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Stopping in parts that add up to less than 25 s, the pause before included, whatever the clients do.
+/// Stopping in parts that add up to less than 25 s, the pause before and telemetry's last second included, whatever the
+/// clients do.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-const TASKS_LIMIT: Duration = Duration::from_secs(5);
+const TASKS_LIMIT: Duration = Duration::from_secs(4);
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +125,8 @@ pub async fn start(
     let caller_rate = settings.caller_rate.map(CallerRate::new);
     background.push(tokio::spawn(tidy(Arc::clone(&provisioning), caller_rate.clone())));
     let health = health::Health::start(database, store.clone()).await;
+    let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(&provisioning));
+    metrics::observe(move || *readiness.borrow(), move || pool.pool_use(), move || hashing.hasher.usage());
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
         let serving = builder()

@@ -41,7 +41,7 @@ impl Provisioning {
         let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
         let claim = self.store.find_rotation(scope, &request_id.hash(), now).await?;
         let claim = claim.ok_or(Error::not_found(Resource::Tenant))?;
-        let secret_key = replayed_secret(&claim, request_id, rotation.fingerprint(), now)?;
+        let secret_key = replayed_secret(scope.rpc, &claim, request_id, rotation.fingerprint(), now)?;
         let api_key = claim.key.ok_or(Error::not_found(Resource::ApiKey))?;
         Ok(Rotated { api_key, secret_key, is_replay: true })
     }

@@ -7,10 +7,11 @@ use super::Provisioning;
 use crate::{
     domain::{
         RequestId,
-        claim::{Fingerprint, FoundClaim},
+        claim::{ClaimedRpc, Fingerprint, FoundClaim},
     },
     error::{Error, Result, Rule},
     secrets::{derive_secret, secret_key_again},
+    telemetry::metrics,
 };
 
 /// Claims in a statement: few enough to keep nobody waiting.
@@ -21,6 +22,7 @@ const BATCH: i64 = 1_000;
 /// # Errors
 /// [`Error::Refused`] where it said something else.
 pub(super) fn replayed_secret<Made>(
+    rpc: ClaimedRpc,
     claim: &FoundClaim<Made>,
     request_id: &RequestId,
     fingerprint: Fingerprint,
@@ -29,6 +31,7 @@ pub(super) fn replayed_secret<Made>(
     if claim.fingerprint != fingerprint {
         return Err(Error::Refused(Rule::RequestIdReused));
     }
+    metrics::call_replayed(rpc.as_str());
     let Some((salt, public_key)) = claim.way_back(now) else { return Ok(None) };
     Ok(Some(secret_key_again(public_key, derive_secret(request_id, &salt)?)))
 }

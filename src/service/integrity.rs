@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Resource, Result},
     secrets::{mint_key, random_secret},
     store::Remedies,
+    telemetry::metrics,
 };
 
 /// The parts of the database that a look goes through, one after the other.
@@ -123,6 +124,7 @@ impl IntegrityCheck<'_> {
             Pass::Owners => store.check_owners(ids).await?,
             Pass::Claims => store.check_claims(ids).await?,
         };
+        looked.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.as_str()));
         let next_id = last_id.and_then(|last| last.as_u128().checked_add(1)).map(Uuid::from_u128);
         if let Some(next_id) = next_id.filter(|next_id| next_id <= self.ids.end()) {
             self.next_id = next_id;

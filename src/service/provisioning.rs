@@ -20,6 +20,7 @@ use crate::{
     },
     error::{Error, Result, Rule, Taken},
     secrets::{MintedKey, mint_key},
+    telemetry::metrics,
 };
 
 /// How often a slug made from a name may turn out to be taken: the first has no ending, and two alike after that are one
@@ -123,7 +124,7 @@ impl Provisioning {
         let claims = self.find_claims(scope, not_made).await?;
         let outcomes = wishes.iter().zip(new).zip(keys).zip(is_made).map(|(((wish, new), key), is_made)| {
             if !is_made {
-                return self.replay(wish, &claims);
+                return self.replay(scope, wish, &claims);
             }
             let provisioned = new.tenant.provisioned(key.public_key, key.secret_key);
             log_provisioned(&provisioned, flow);
@@ -144,13 +145,13 @@ impl Provisioning {
         self.store.find_creations(scope, &hashes, self.clock.now()).await
     }
 
-    fn replay(&self, wish: &Wish, claims: &[FoundClaim<MadeTenant>]) -> Result<Outcome> {
+    fn replay(&self, scope: &Scope, wish: &Wish, claims: &[FoundClaim<MadeTenant>]) -> Result<Outcome> {
         let hash = wish.request_id.as_ref().map(RequestId::hash);
         let claim = claims.iter().find(|claim| Some(claim.request_hash) == hash);
         let Some((claim, request_id)) = claim.zip(wish.request_id.as_ref()) else {
             return Err(Error::taken(Taken::TenantSlug, wish.slug.as_str()));
         };
-        let secret_key = replayed_secret(claim, request_id, wish.fingerprint, self.clock.now())?;
+        let secret_key = replayed_secret(scope.rpc, claim, request_id, wish.fingerprint, self.clock.now())?;
         Ok(Outcome::Replayed(Replay { made: claim.made.clone(), secret_key }))
     }
 
@@ -206,4 +207,5 @@ fn log_provisioned(provisioned: &Provisioned, flow: Flow) {
         flow = flow.as_str(),
         "Fully provisioned new tenant"
     );
+    metrics::tenant_provisioned(flow.as_str());
 }

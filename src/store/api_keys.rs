@@ -30,7 +30,7 @@ impl Store {
             "#,
             key_id,
         )
-        .fetch_optional(&mut self.connection().await?)
+        .fetch_optional(&mut self.connection("find_api_key").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(row.map(|row| FoundKey {
@@ -54,7 +54,7 @@ impl Store {
     /// [`Error::NotFound`]; those of the database.
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
-            .fetch_optional(&mut self.connection().await?)
+            .fetch_optional(&mut self.connection("find_slug").await?)
             .await
             .map_err(|error| self.error(error))?
             .ok_or(Error::not_found(Resource::Tenant))
@@ -78,7 +78,7 @@ impl Store {
         overlap: Duration,
         now: OffsetDateTime,
     ) -> Result<Option<ApiKey>> {
-        let mut transaction = self.begin_alone(tenant_id).await?;
+        let mut transaction = self.begin_alone("rotate_api_key", tenant_id).await?;
         let row = sqlx::query_as!(
             ApiKeyRow,
             r#"
@@ -144,7 +144,7 @@ impl Store {
             "#,
             tenant_id.as_uuid(),
         )
-        .fetch_all(&mut self.connection().await?)
+        .fetch_all(&mut self.connection("list_api_keys").await?)
         .await
         .map_err(|error| self.error(error))?;
         if rows.is_empty() {
@@ -178,7 +178,7 @@ impl Store {
             key.as_str(),
             now,
         )
-        .fetch_optional(&mut self.connection().await?)
+        .fetch_optional(&mut self.connection("revoke_api_key").await?)
         .await
         .map_err(|error| self.error(error))?
         .ok_or(Error::not_found(Resource::Tenant))?;

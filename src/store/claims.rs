@@ -55,7 +55,8 @@ impl Store {
             scope.rpc.as_str(),
             now - CLAIM_LIFETIME,
         );
-        let rows = rows.fetch_all(&mut self.connection().await?).await.map_err(|error| self.error(error))?;
+        let rows =
+            rows.fetch_all(&mut self.connection("find_creations").await?).await.map_err(|error| self.error(error))?;
         rows.into_iter().map(CreationRow::into_claim).collect()
     }
 
@@ -83,7 +84,7 @@ impl Store {
             scope.rpc.as_str(),
             now - CLAIM_LIFETIME,
         )
-        .fetch_optional(&mut self.connection().await?)
+        .fetch_optional(&mut self.connection("find_rotation").await?)
         .await
         .map_err(|error| self.error(error))?;
         row.map(RotationRow::into_claim).transpose()
@@ -125,7 +126,7 @@ impl Store {
             now - CLAIM_LIFETIME,
             limit,
         )
-        .fetch_one(&mut self.connection().await?)
+        .fetch_one(&mut self.connection("forget_claims").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(forgotten.unsalted == limit || forgotten.forgotten == limit)

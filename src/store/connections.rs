@@ -5,7 +5,12 @@
 //! the place of everybody else (<https://github.com/transact-rs/sqlx/issues/4349>), and it asks the database after every
 //! statement once more whether it is there. deadpool keeps the connections instead.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
 use futures_util::{
@@ -21,6 +26,9 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tracing::{Instrument as _, Span, field::Empty};
+
+use crate::telemetry::metrics::{self, PoolUse};
 
 /// How long a caller waits for a connection before it hears that the service is overloaded.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -113,14 +121,25 @@ impl Connections {
         }
     }
 
-    pub async fn lend(&self) -> sqlx::Result<Lent> {
+    pub fn usage(&self) -> PoolUse {
+        let status = self.pool.status();
+        let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        PoolUse {
+            used: as_u64(status.size.saturating_sub(status.available)),
+            idle: as_u64(status.available),
+            max: as_u64(status.max_size),
+            pending: as_u64(status.waiting),
+        }
+    }
+
+    pub async fn lend(&self, operation: &'static str) -> sqlx::Result<Lent> {
         let object = match timeout(ACQUIRE_TIMEOUT, self.pool.get()).await {
             Ok(Ok(object)) => object,
             Ok(Err(PoolError::Backend(error))) => return Err(error),
             Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed),
             Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
         };
-        Ok(Lent { object: Some(object), is_sound: true, lender: self.clone() })
+        Ok(Lent { object: Some(object), is_sound: true, lender: self.clone(), operation })
     }
 
     async fn wait_for<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
@@ -145,9 +164,15 @@ pub(super) struct Lent {
     object: Option<Object<Connector>>,
     is_sound: bool,
     lender: Connections,
+    /// For whose sake; the name that its statements are measured by.
+    operation: &'static str,
 }
 
 impl Lent {
+    pub fn name(&mut self, operation: &'static str) {
+        self.operation = operation;
+    }
+
     /// It is closed when it is dropped, and no one else gets it.
     pub fn forsake(&mut self) {
         self.is_sound = false;
@@ -188,6 +213,51 @@ impl Drop for Lent {
     }
 }
 
+/// A statement under way.
+struct Asked {
+    lender: Connections,
+    operation: &'static str,
+    at: Instant,
+    span: Span,
+}
+
+impl Asked {
+    fn now(lent: &Lent) -> Self {
+        let operation = lent.operation;
+        let span = tracing::debug_span!(
+            "statement",
+            otel.name = operation,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = "postgresql",
+            db.operation.name = operation,
+            error.type = Empty,
+        );
+        Self { lender: lent.lender.clone(), operation, at: Instant::now(), span }
+    }
+
+    async fn answer<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let answer = self.lender.wait_for(answer).instrument(self.span.clone()).await;
+        let failure = answer.as_ref().err().map(what_failed);
+        if let Some(failure) = &failure {
+            self.span.record("error.type", failure);
+            self.span.record("otel.status_code", "ERROR");
+        }
+        metrics::statement_ended(self.operation, failure, self.at.elapsed());
+        answer
+    }
+}
+
+/// A SQLSTATE, or what kept an answer from coming. Few, and never a value.
+fn what_failed(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(reply) => reply.code().map_or_else(|| "_OTHER".to_owned(), Cow::into_owned),
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => "timeout".to_owned(),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => "io".to_owned(),
+        _ => "_OTHER".to_owned(),
+    }
+}
+
 /// One step of an answer: how a statement ended, or a row.
 type Step = Either<PgQueryResult, PgRow>;
 
@@ -200,8 +270,8 @@ impl<'c> Executor<'c> for &'c mut Lent {
         E: 'q + Execute<'q, Postgres>,
     {
         let all = async move {
-            let lender = self.lender.clone();
-            let answer = lender.wait_for(self.unjudged()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
+            let asked = Asked::now(self);
+            let answer = asked.answer(self.unjudged()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
             self.judge(&answer);
             Ok::<_, sqlx::Error>(stream::iter(answer?.into_iter().map(Ok)))
         };
@@ -214,8 +284,8 @@ impl<'c> Executor<'c> for &'c mut Lent {
         E: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
-            let lender = self.lender.clone();
-            let answer = lender.wait_for(self.unjudged()?.fetch_optional(query)).await;
+            let asked = Asked::now(self);
+            let answer = asked.answer(self.unjudged()?.fetch_optional(query)).await;
             self.judge(&answer);
             answer
         })

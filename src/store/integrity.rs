@@ -119,7 +119,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection().await?)
+        .fetch_all(&mut self.connection("check_tenants").await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -151,7 +151,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection().await?)
+        .fetch_all(&mut self.connection("check_owners").await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -190,7 +190,7 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection().await?)
+        .fetch_all(&mut self.connection("check_claims").await?)
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
@@ -208,7 +208,7 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Option<Mended>> {
         let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, remedies.key.as_ref());
-        let mut transaction = self.begin_alone(tenant_id).await?;
+        let mut transaction = self.begin_alone("repair_tenant", tenant_id).await?;
         let mended = sqlx::query_as!(
             Mended,
             r#"
@@ -300,7 +300,7 @@ impl Store {
             DELETE FROM request_claims USING nobody WHERE request_claims.tenant_id = nobody.id",
             tenant_id.as_uuid(),
         )
-        .execute(&mut self.connection().await?)
+        .execute(&mut self.connection("remove_strays").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(())
@@ -312,7 +312,7 @@ impl Store {
     /// Those of the database.
     pub async fn count_tenants(&self) -> Result<u64> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#)
-            .fetch_one(&mut self.connection().await?)
+            .fetch_one(&mut self.connection("count_tenants").await?)
             .await;
         count.map(i64::unsigned_abs).map_err(|error| self.error(error))
     }

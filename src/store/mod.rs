@@ -29,7 +29,10 @@ pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
 
 use self::connections::{Connections, Lent, PATIENCE};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    telemetry::metrics::PoolUse,
+};
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
 
@@ -64,13 +67,18 @@ impl Store {
         self.connections.close_idle();
     }
 
+    #[must_use]
+    pub fn pool_use(&self) -> PoolUse {
+        self.connections.usage()
+    }
+
     pub async fn close(&self) {
         self.connections.close().await;
     }
 
-    /// A connection for a statement on its own, or for a transaction.
-    async fn connection(&self) -> Result<Lent> {
-        self.connections.lend().await.map_err(|error| self.error(error))
+    /// A connection for a statement on its own, or for a transaction, and for whose sake: the name of the method.
+    async fn connection(&self, operation: &'static str) -> Result<Lent> {
+        self.connections.lend(operation).await.map_err(|error| self.error(error))
     }
 
     fn error(&self, error: sqlx::Error) -> Error {

@@ -33,7 +33,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package; those of the database.
     pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Shared).await?;
+        let mut transaction = self.begin_for("get_package", tenant_id, Turn::Shared).await?;
         let row = sqlx::query!(
             r#"
             SELECT packages.id AS "id?", segment_id AS "segment_id?", slug AS "slug?", name AS "name?",
@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment of the filter; those of the database.
     pub async fn list_packages(&self, tenant_id: TenantId, list: &ListPackages, limit: usize) -> Result<Vec<Package>> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Shared).await?;
+        let mut transaction = self.begin_for("list_packages", tenant_id, Turn::Shared).await?;
         let rows = sqlx::query!(
             r#"
             SELECT ($2::uuid IS NULL OR EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2))
@@ -105,7 +105,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package, [`Error::Refused`]; those of the database.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("delete_package", tenant_id, Turn::Alone).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (

@@ -32,7 +32,10 @@ impl Store {
         let Some(first) = tenants.first() else { return Ok(Vec::new()) };
         let items = Items::new(tenants);
         for _ in 0..ATTEMPTS {
-            match items.insert(&mut self.connection().await?, scope, first.tenant.created_at).await {
+            match items
+                .insert(&mut self.connection("create_fully_provisioned").await?, scope, first.tenant.created_at)
+                .await
+            {
                 Ok(made) => {
                     let mut created = vec![false; tenants.len()];
                     for number in made {
@@ -55,7 +58,7 @@ impl Store {
     /// Those of the database.
     pub async fn is_slug_taken(&self, slug: &TenantSlug) -> Result<bool> {
         sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "taken!""#, slug.as_str())
-            .fetch_one(&mut self.connection().await?)
+            .fetch_one(&mut self.connection("is_slug_taken").await?)
             .await
             .map_err(|error| self.error(error))
     }

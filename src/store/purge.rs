@@ -16,7 +16,7 @@ impl Store {
     /// Those of the database.
     pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
-            .fetch_one(&mut self.connection().await?)
+            .fetch_one(&mut self.connection("list_purgeable").await?)
             .await
             .map_err(|error| self.error(error))?;
         let slugs = sqlx::query_scalar!(
@@ -24,7 +24,7 @@ impl Store {
             before,
             limit,
         )
-        .fetch_all(&mut self.connection().await?)
+        .fetch_all(&mut self.connection("list_purgeable").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok((count, slugs))
@@ -38,7 +38,7 @@ impl Store {
     /// Those of the database.
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
         for _ in 0..ATTEMPTS {
-            match try_purge(&mut self.connection().await?, before, limit).await {
+            match try_purge(&mut self.connection("purge_tenants").await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
                 removed => return removed.map_err(|error| self.error(error)),
             }

@@ -44,7 +44,7 @@ impl Store {
         new_id: SegmentId,
         now: OffsetDateTime,
     ) -> Result<std::result::Result<Upserted<Segment>, Problem>> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("upsert_segment", tenant_id, Turn::Alone).await?;
         let judged = judge_and_write(transaction.connection(), tenant_id, upsert, new_id, now).await;
         let outcome = match judged {
             Err(error) if violates(&error, "segments_slug_key") => return Err(Error::Conflict),
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment; those of the database.
     pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Shared).await?;
+        let mut transaction = self.begin_for("get_segment", tenant_id, Turn::Shared).await?;
         let row = sqlx::query!(
             r#"
             SELECT segments.id AS "id?", slug AS "slug?", name AS "name?", hero_title AS "hero_title?",
@@ -88,7 +88,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant; those of the database.
     pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Shared).await?;
+        let mut transaction = self.begin_for("list_segments", tenant_id, Turn::Shared).await?;
         let rows = sqlx::query!(
             r#"
             SELECT segment.id AS "id?", slug AS "slug?", name AS "name?", hero_title AS "hero_title?",
@@ -124,7 +124,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment, [`Error::Refused`]; those of the database.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        let mut transaction = self.begin_for(tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("delete_segment", tenant_id, Turn::Alone).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (

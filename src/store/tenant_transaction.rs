@@ -31,18 +31,29 @@ pub(super) struct TenantTransaction {
 
 impl Store {
     /// Begins, becomes the catalog role and names the tenant, all in one round trip and for this transaction alone.
-    pub(super) async fn begin_for(&self, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
+    pub(super) async fn begin_for(
+        &self,
+        operation: &'static str,
+        tenant_id: TenantId,
+        turn: Turn,
+    ) -> Result<TenantTransaction> {
         let role = format!("; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'");
-        self.begin(&role, tenant_id, turn).await
+        self.begin(operation, &role, tenant_id, turn).await
     }
 
     /// Begins as the service itself, which may do more than keep a catalog, alone with this tenant.
-    pub(super) async fn begin_alone(&self, tenant_id: TenantId) -> Result<TenantTransaction> {
-        self.begin("", tenant_id, Turn::Alone).await
+    pub(super) async fn begin_alone(&self, operation: &'static str, tenant_id: TenantId) -> Result<TenantTransaction> {
+        self.begin(operation, "", tenant_id, Turn::Alone).await
     }
 
-    async fn begin(&self, role: &str, tenant_id: TenantId, turn: Turn) -> Result<TenantTransaction> {
-        let connection = self.connection().await?;
+    async fn begin(
+        &self,
+        operation: &'static str,
+        role: &str,
+        tenant_id: TenantId,
+        turn: Turn,
+    ) -> Result<TenantTransaction> {
+        let connection = self.connection("BEGIN").await?;
         let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
         let lock = match turn {
             Turn::Shared => String::new(),
@@ -52,6 +63,7 @@ impl Store {
         let opening = AssertSqlSafe(format!("BEGIN{role}{lock}"));
         let opened = sqlx::raw_sql(opening).execute(transaction.connection()).await;
         opened.map_err(|error| self.error(error))?;
+        transaction.connection.name(operation);
         Ok(transaction)
     }
 }
@@ -72,6 +84,7 @@ impl TenantTransaction {
     }
 
     async fn end(mut self, statement: &'static str) -> Result<()> {
+        self.connection.name(statement);
         match sqlx::raw_sql(statement).execute(self.connection()).await {
             Ok(_) => {
                 self.has_ended = true;

@@ -55,7 +55,8 @@ impl Store {
             id,
             slug,
         );
-        let row = row.fetch_optional(&mut self.connection().await?).await.map_err(|error| self.error(error))?;
+        let row =
+            row.fetch_optional(&mut self.connection("get_tenant").await?).await.map_err(|error| self.error(error))?;
         row.map(TenantRow::into_tenant).transpose()
     }
 
@@ -88,7 +89,8 @@ impl Store {
             prefix,
             i64::try_from(limit).map_err(Error::internal)?,
         );
-        let rows = rows.fetch_all(&mut self.connection().await?).await.map_err(|error| self.error(error))?;
+        let rows =
+            rows.fetch_all(&mut self.connection("list_tenants").await?).await.map_err(|error| self.error(error))?;
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
@@ -157,7 +159,10 @@ impl Store {
             changes.is_active,
             changes.is_deleted,
         );
-        let row = row.fetch_optional(&mut self.connection().await?).await.map_err(|error| self.error(error))?;
+        let row = row
+            .fetch_optional(&mut self.connection("change_tenant").await?)
+            .await
+            .map_err(|error| self.error(error))?;
         row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
     }
 }

@@ -32,7 +32,8 @@ async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answere
     store::migrate(&database.owner).await.unwrap();
     store::grant_provisioner(&database.owner, database.server.get_username()).await.unwrap();
     let fixture = Fixture::start_on(database).await;
-    let mut load = Load::start(vec![fixture.provisioning.clone(); 8]);
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start(8, move || client.clone());
     for _ in 0..3 {
         load.more(50).await;
         // An immediate shutdown: no checkpoint, connections are cut. Postgres' guardian starts it again.
@@ -49,7 +50,8 @@ async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answere
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
     let fixture = Fixture::start_on(Cluster::get().migrated().await).await;
-    let mut load = Load::start(vec![fixture.provisioning.clone(); 8]);
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start(8, move || client.clone());
     load.more(50).await;
     let superuser = &fixture.database.superuser;
     let name = superuser.get_database().unwrap();

@@ -15,19 +15,23 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("telemetry", &["config"]),
     ("embedded", &["config"]),
     ("config", &["domain", "error"]),
-    ("grpc", &["service", "domain", "error"]),
-    ("service", &["store", "domain", "secrets", "error"]),
-    ("store", &["domain", "error"]),
-    ("secrets", &["domain", "error"]),
+    ("grpc", &["service", "domain", "error", "telemetry"]),
+    ("service", &["store", "domain", "secrets", "error", "telemetry"]),
+    ("store", &["domain", "error", "telemetry"]),
+    ("secrets", &["domain", "error", "telemetry"]),
     ("error", &["domain"]),
 ];
 
 /// Libraries that only some parts may know.
-const KNOWN_ONLY_BY: [(&str, &[&str]); 9] = [
+const KNOWN_ONLY_BY: [(&str, &[&str]); 13] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
     ("sqlx", &["store", "server", "embedded", "cli", "config"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("tracing_opentelemetry", &["telemetry"]),
     ("deadpool", &["store"]),
     ("governor", &["grpc"]),
     ("argon2", &["secrets"]),

@@ -28,6 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Codes and messages of failed tries.
 pub type Failures = BTreeSet<(String, String)>;
 
+pub type Client = TenantProvisioningClient<Channel>;
+
 pub struct Load {
     callers: JoinSet<Vec<CreateFullyProvisionedResponse>>,
     answered: watch::Receiver<u64>,
@@ -37,12 +39,12 @@ pub struct Load {
 
 impl Load {
     /// Each caller makes one tenant after another, each with a request id, and repeats what failed for want of a database
-    /// until it is done.
-    pub fn start(clients: Vec<TenantProvisioningClient<Channel>>) -> Self {
+    /// until it is done. Every call goes to whom `pick` names.
+    pub fn start(callers: usize, pick: impl Fn() -> Client + Clone + Send + Sync + 'static) -> Self {
         let (sender, answered) = watch::channel(0);
         let mut load = Self { callers: JoinSet::new(), answered, failures: Arc::default(), is_over: Arc::default() };
-        for (caller, client) in clients.into_iter().enumerate() {
-            let (sender, failures) = (sender.clone(), Arc::clone(&load.failures));
+        for caller in 0..callers {
+            let (sender, failures, pick) = (sender.clone(), Arc::clone(&load.failures), pick.clone());
             let is_over = Arc::clone(&load.is_over);
             load.callers.spawn(async move {
                 let mut answers = Vec::new();
@@ -51,7 +53,7 @@ impl Load {
                         request_id: Some(Uuid::new_v4().to_string()),
                         ..named(&format!("tenant-{caller}-{}", answers.len()))
                     };
-                    answers.push(create(client.clone(), request, &failures).await);
+                    answers.push(create(&pick, request, &failures).await);
                     sender.send_modify(|count| *count += 1);
                 }
                 answers
@@ -95,14 +97,14 @@ impl Load {
 }
 
 async fn create(
-    mut client: TenantProvisioningClient<Channel>,
+    pick: &impl Fn() -> Client,
     request: CreateFullyProvisionedRequest,
     failures: &Mutex<Failures>,
 ) -> CreateFullyProvisionedResponse {
     loop {
         let mut call = Request::new(request.clone());
         call.set_timeout(DEADLINE);
-        match client.create_fully_provisioned(call).await {
+        match pick().create_fully_provisioned(call).await {
             Ok(answer) => return answer.into_inner(),
             Err(status) => {
                 let passing = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];

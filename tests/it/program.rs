@@ -34,7 +34,7 @@ pub fn turnkey(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnkey"));
     command.current_dir(folder).env_remove("DATABASE_URL").env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TURNKEY_") {
+        if name.to_string_lossy().starts_with("TURNKEY_") || name.to_string_lossy().starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

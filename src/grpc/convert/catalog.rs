@@ -12,6 +12,7 @@ use crate::{
     },
     error::Result,
     grpc::pb,
+    telemetry::metrics,
 };
 
 const MAX_BATCH: usize = 500;
@@ -255,5 +256,6 @@ const fn action(created: bool) -> pb::UpsertAction {
 fn count_deprecated(field: &'static str, is_used: bool) {
     if is_used {
         tracing::info!(field, "A deprecated field was used");
+        metrics::deprecated_field_used(field);
     }
 }

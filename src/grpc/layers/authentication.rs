@@ -77,6 +77,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let layer = self.layer.clone();
         if layer.authenticator.is_none() && layer.caller_rate.is_none() {
+            tracing::Span::current().record("caller", Caller::ANONYMOUS);
             return Box::pin(self.inner.call(request));
         }
         // The one that was polled ready is the one to be called; the clone waits for its turn.

@@ -12,9 +12,18 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
-use crate::{domain::Caller, error::Error, grpc::status};
+use super::measure::Measured;
+use crate::{
+    domain::Caller,
+    error::Error,
+    grpc::{
+        auth::{is_open, rpc_at},
+        status,
+    },
+    telemetry,
+};
 
 /// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
 #[derive(Debug, Clone)]
@@ -101,21 +110,24 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let trace_id = TraceId::of(request.headers());
         let timeout = timeout_of(request.headers());
-        let span = tracing::info_span!(
-            "rpc",
-            rpc.method = request.uri().path().trim_start_matches('/'),
-            trace_id = %trace_id,
-            caller = tracing::field::Empty,
-        );
+        let path = request.uri().path();
+        // What is not ours has one name, or callers could make up any number of them.
+        let rpc = (!is_open(path)).then(|| rpc_at(path).unwrap_or("_OTHER"));
+        let span = rpc.map_or_else(Span::none, span_of);
+        let trace_id = trace(&span, request.headers());
+        let measured = rpc.map(|rpc| Measured::new(rpc, span.clone()));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, caller: Caller::anonymous() });
         // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
         // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
         let expired = timeout.map(tokio::time::sleep);
         // Unwind-safe: what the call worked on is dropped with it.
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
+        let measured = move |answer| match measured {
+            Some(measured) => measured.answered(answer),
+            None => answer,
+        };
         let call = async move {
             let expired = async {
                 match expired {
@@ -126,15 +138,44 @@ where
             let error = tokio::select! {
                 biased;
                 answer = answer => match answer {
-                    Ok(answer) => return answer,
+                    Ok(Ok(answer)) => return Ok(measured(answer)),
+                    Ok(error) => return error,
                     Err(panic) => Error::internal(said_in(&*panic)),
                 },
                 () = expired => Error::DeadlineExceeded,
             };
-            Ok(status::from_error(error, trace_id).into_http())
+            Ok(measured(status::from_error(error, trace_id).into_http()))
         };
         Box::pin(call.instrument(span))
     }
+}
+
+fn span_of(rpc: &'static str) -> Span {
+    use tracing::field::Empty;
+    tracing::info_span!(
+        "rpc",
+        otel.name = rpc,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = rpc,
+        rpc.response.status_code = Empty,
+        error.type = Empty,
+        caller = Empty,
+        trace_id = Empty,
+        span_id = Empty,
+    )
+}
+
+/// The ids of the trace and of the span in it, from here on in every line of the log.
+fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
+    let (trace_id, span_id) = match telemetry::trace::join(span, headers) {
+        Some((trace_id, span_id)) => (TraceId(trace_id), u64::from_be_bytes(span_id)),
+        None => (TraceId::of(headers), uuid::Uuid::new_v4().as_u64_pair().1),
+    };
+    span.record("trace_id", tracing::field::display(trace_id));
+    span.record("span_id", tracing::field::display(format_args!("{span_id:016x}")));
+    trace_id
 }
 
 fn said_in(panic: &(dyn Any + Send)) -> String {

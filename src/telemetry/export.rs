@@ -1,0 +1,61 @@
+//! Traces and metrics by OTLP (gRPC), as the standard `OTEL_*` variables say: endpoint, headers, timeouts, sampler, batches.
+//! Each signal has a queue and a thread of its own, so a collector that is slow or away costs no caller anything.
+
+use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter};
+use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider, trace::SdkTracerProvider};
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+
+use super::fresh::Fresh;
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot export telemetry")]
+pub struct ExportError(#[from] ExporterBuildError);
+
+pub(super) struct Providers {
+    tracer: SdkTracerProvider,
+    meter: SdkMeterProvider,
+}
+
+impl Providers {
+    pub fn build() -> Result<Self, ExportError> {
+        let resource = resource();
+        let spans = SpanExporter::builder().with_tonic().build()?;
+        let metrics = MetricExporter::builder().with_tonic().build()?;
+        let meter = SdkMeterProvider::builder().with_periodic_exporter(metrics).with_resource(resource.clone()).build();
+        global::set_meter_provider(meter.clone());
+        let tracer = SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource).build();
+        Ok(Self { tracer, meter })
+    }
+
+    /// Spans of this service alone: those of the libraries that send them would be sent as well, and so on for ever.
+    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        tracing_opentelemetry::layer()
+            .with_tracer(self.tracer.tracer("turnkey"))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Fresh(Targets::new().with_target("turnkey", LevelFilter::DEBUG)))
+    }
+
+    pub fn shut_down(self) {
+        // What cannot be sent now is lost, and whoever waits for this says so.
+        let _ = self.tracer.shutdown();
+        let _ = self.meter.shutdown();
+    }
+}
+
+fn resource() -> Resource {
+    let resource = Resource::builder()
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()));
+    if std::env::var_os("OTEL_SERVICE_NAME").is_some() {
+        resource.build()
+    } else {
+        resource.with_service_name("turnkey").build()
+    }
+}

@@ -1,0 +1,281 @@
+//! What a collector receives, by the names that dashboards and alerts are written against.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::{
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
+    },
+    common::v1::{KeyValue, any_value},
+    metrics::v1::metric::Data,
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
+};
+use tempfile::tempdir_in;
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use turnkey::grpc::pb::{
+    CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, UpsertPackageRequest,
+    get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
+    tenant_provisioning_client::TenantProvisioningClient,
+};
+
+use crate::{
+    cluster::Cluster,
+    create_from_signup::signup,
+    fixture::{bella, channel},
+    program::{Program, turnkey, url},
+};
+
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT_ID: &str = "00f067aa0ba902b7";
+
+/// A receiver of OTLP that keeps everything.
+#[derive(Clone, Default)]
+struct Collector {
+    spans: Arc<Mutex<Vec<Span>>>,
+    scopes: Arc<Mutex<BTreeSet<String>>>,
+    metrics: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for scope in request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans) {
+            self.scopes.lock().unwrap().insert(scope.scope.unwrap().name);
+            self.spans.lock().unwrap().extend(scope.spans);
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.metrics.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    /// Its endpoint. Ends with the test's runtime.
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(self.clone()))
+            .add_service(MetricsServiceServer::new(self.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        endpoint
+    }
+
+    fn span(&self, name: &str, is_it: impl Fn(&Span) -> bool) -> Span {
+        let spans = self.spans.lock().unwrap();
+        let found = spans.iter().find(|span| span.name == name && is_it(span));
+        found.unwrap_or_else(|| panic!("no span {name} among {:?}", spans.iter().map(|span| &span.name))).clone()
+    }
+
+    /// As Prometheus translates them: <https://prometheus.io/docs/guides/opentelemetry/>.
+    fn prometheus_names(&self) -> BTreeSet<String> {
+        let exported = self.metrics.lock().unwrap();
+        let all = exported.iter().flat_map(|request| &request.resource_metrics);
+        let all = all.flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+        all.flat_map(|metric| {
+            let unit = if metric.unit == "s" { "_seconds" } else { "" };
+            let name = format!("{}{unit}", metric.name.replace('.', "_"));
+            match metric.data.as_ref().unwrap() {
+                Data::Histogram(_) => {
+                    ["_bucket", "_sum", "_count"].iter().map(|part| format!("{name}{part}")).collect()
+                }
+                Data::Sum(_) => vec![format!("{name}_total")],
+                _ => vec![name],
+            }
+        })
+        .collect()
+    }
+
+    /// Unit and attributes of each metric, with what was last said of them.
+    fn metrics(&self) -> BTreeMap<String, (String, Vec<BTreeMap<String, String>>)> {
+        let exported = self.metrics.lock().unwrap();
+        let all = exported.iter().flat_map(|request| &request.resource_metrics);
+        let all = all.flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+        all.map(|metric| {
+            let points: Vec<_> = match metric.data.as_ref().unwrap() {
+                Data::Histogram(data) => data.data_points.iter().map(|point| attributes(&point.attributes)).collect(),
+                Data::Sum(data) => data.data_points.iter().map(|point| attributes(&point.attributes)).collect(),
+                Data::Gauge(data) => data.data_points.iter().map(|point| attributes(&point.attributes)).collect(),
+                other => panic!("{other:?}"),
+            };
+            (metric.name.clone(), (metric.unit.clone(), points))
+        })
+        .collect()
+    }
+}
+
+fn attributes(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    attributes
+        .iter()
+        .map(|attribute| match attribute.value.as_ref().unwrap().value.as_ref().unwrap() {
+            any_value::Value::StringValue(text) => (attribute.key.clone(), text.clone()),
+            other => (attribute.key.clone(), format!("{other:?}")),
+        })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
+}
+
+async fn call(address: &str) {
+    let mut provisioning = TenantProvisioningClient::new(channel(address).await);
+    let mut catalog = PackageCatalogClient::new(channel(address).await);
+    let create = CreateFullyProvisionedRequest { request_id: Some(uuid::Uuid::new_v4().to_string()), ..bella() };
+    let mut request = Request::new(create.clone());
+    let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
+    request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    let made = provisioning.create_fully_provisioned(request).await.unwrap().into_inner();
+    assert!(provisioning.create_fully_provisioned(create).await.unwrap().into_inner().replayed);
+    provisioning.create_from_signup(signup("Omer", "omer@example.com")).await.unwrap();
+    let nobody = GetTenantRequest { identifier: Some(Identifier::Slug("nobody".to_owned())) };
+    provisioning.get_tenant(nobody).await.unwrap_err();
+    #[expect(deprecated, reason = "its use is what is counted")]
+    let upsert = UpsertPackageRequest {
+        tenant_id: made.tenant.unwrap().id,
+        title: Some("Gold".to_owned()),
+        base_price: Some(1),
+        ..UpsertPackageRequest::default()
+    };
+    catalog.upsert_package(upsert).await.unwrap();
+    let mut findings =
+        provisioning.check_integrity(CheckIntegrityRequest { tenant_id: None }).await.unwrap().into_inner();
+    while findings.message().await.unwrap().is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
+    let collector = Collector::default();
+    let database = Cluster::get().migrated().await;
+    let half = "SET session_replication_role = replica;
+                INSERT INTO tenants SELECT gen_random_uuid(), 'half', 'x', 10, '{}', true, now(), now()";
+    crate::cluster::execute(&database.superuser, half.to_owned()).await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut program = Program::start(
+        turnkey(folder.path())
+            .args(["--listen", "127.0.0.1:0"])
+            .env("DATABASE_URL", url(&database.server))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await),
+    );
+    call(&program.address()).await;
+    program.signal(Signal::SIGTERM);
+    assert!(program.wait().success(), "{:?}", program.log);
+
+    // Whatever came, came with the flush at the end; and only our own, or each export would make more to export.
+    assert_eq!(*collector.scopes.lock().unwrap(), BTreeSet::from(["turnkey".to_owned()]));
+    let create = "turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
+    let call = collector.span(create, |span| hex(&span.trace_id) == TRACE_ID);
+    assert_eq!((call.kind(), hex(&call.parent_span_id).as_str()), (SpanKind::Server, PARENT_ID));
+    let said = attributes(&call.attributes);
+    for (name, value) in [
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", create),
+        ("rpc.response.status_code", "OK"),
+        ("caller", "anonymous"),
+    ] {
+        assert_eq!(said.get(name).map(String::as_str), Some(value), "{said:?}");
+    }
+    let statement = collector.span("create_fully_provisioned", |span| span.parent_span_id == call.span_id);
+    assert_eq!(statement.kind(), SpanKind::Client);
+    assert_eq!(attributes(&statement.attributes)["db.system.name"], "postgresql");
+    collector.span("hash", |span| span.parent_span_id == call.span_id);
+    let missed = collector.span("turnkey.v1.TenantProvisioning/GetTenant", |_| true);
+    assert_eq!(attributes(&missed.attributes)["rpc.response.status_code"], "NOT_FOUND");
+    assert_ne!(missed.status.unwrap_or_default().code(), StatusCode::Error, "callers' mistakes are no errors of ours");
+
+    let line = program.log.iter().find(|line| line.contains("Fully provisioned new tenant")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE_ID.into(), &hex(&call.span_id).into()));
+
+    let metrics = collector.metrics();
+    let expected = [
+        ("rpc.server.call.duration", "s", vec![("rpc.method", create), ("rpc.response.status_code", "OK")]),
+        ("rpc.server.call.duration", "s", vec![("rpc.response.status_code", "NOT_FOUND")]),
+        ("db.client.operation.duration", "s", vec![("db.operation.name", "create_fully_provisioned")]),
+        ("db.client.operation.duration", "s", vec![("db.operation.name", "COMMIT")]),
+        ("db.client.connection.count", "{connection}", vec![("db.client.connection.state", "idle")]),
+        ("db.client.connection.max", "{connection}", vec![("db.client.connection.pool.name", "turnkey")]),
+        ("db.client.connection.pending_requests", "{request}", vec![]),
+        ("turnkey.database.ready", "", vec![]),
+        ("turnkey.hashing.waiting", "{hash}", vec![("lane", "password")]),
+        ("turnkey.hashing.capacity", "{hash}", vec![("lane", "key")]),
+        ("turnkey.tenants.provisioned", "{tenant}", vec![("flow", "signup")]),
+        ("turnkey.calls.replayed", "{call}", vec![("rpc.method", create)]),
+        ("turnkey.deprecated_fields.used", "{field}", vec![("field", "title")]),
+        ("turnkey.integrity.findings", "{finding}", vec![("kind", "NO_PACKAGE")]),
+    ];
+    for (name, unit, wanted) in &expected {
+        let (told_unit, points) = metrics.get(*name).unwrap_or_else(|| panic!("{name} among {:?}", metrics.keys()));
+        assert_eq!(told_unit, unit, "{name}");
+        let fits = |point: &BTreeMap<String, String>| {
+            wanted.iter().all(|(key, value)| point.get(*key).is_some_and(|told| told == value))
+        };
+        assert!(points.iter().any(fits), "{name} with {wanted:?} among {points:?}");
+    }
+    assert_eq!(
+        metrics.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        expected.iter().map(|(name, ..)| *name).collect()
+    );
+    assert_eq!(collector.prometheus_names(), listed_names(), "what dashboard and alerts are checked against");
+}
+
+/// The metrics that `scripts/check-alerts` lets the dashboard and the alerts use.
+fn listed_names() -> BTreeSet<String> {
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability/metrics.txt");
+    let list = std::fs::read_to_string(list).unwrap();
+    let names = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    // Made by Prometheus itself.
+    names.filter(|name| *name != "target_info").map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_collector_holds_up_neither_calls_nor_the_end() {
+    let database = Cluster::get().migrated().await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // It takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut program = Program::start(
+        turnkey(folder.path())
+            .args(["--listen", "127.0.0.1:0"])
+            .env("DATABASE_URL", url(&database.server))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+    );
+    call(&program.address()).await;
+    program.signal(Signal::SIGTERM);
+    assert!(program.wait().success(), "{:?}", program.log);
+}
+
+#[test]
+fn what_cannot_be_exported_is_said_at_start() {
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut command = turnkey(folder.path());
+    command.args(["token", "create", "--name", "x", "--role", "catalog"]);
+    let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("OTEL_EXPORTER_OTLP_PROTOCOL: must be grpc"));
+}
