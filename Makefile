@@ -20,6 +20,8 @@ check:
 	@scripts/install-pgbouncer
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
 	scripts/buf lint
+	scripts/check-alerts
+	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples
 

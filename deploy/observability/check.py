@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+RUNBOOK = HERE.parent.parent / "docs" / "operations.md"
 KEYWORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 COLUMNS = 24
 problems = []
@@ -51,7 +52,7 @@ def rules_in(text):
     return rules
 
 
-def check_rules(rules, known, tests):
+def check_rules(rules, known, tests, runbook):
     for rule in rules:
         name = rule.get("alert") or rule["record"]
         for metric in sorted(metrics_in(rule["expr"]) - known):
@@ -65,6 +66,8 @@ def check_rules(rules, known, tests):
                 problems.append(f"alerts.yaml: {name} has no {annotation}")
         if rule.get("runbook_url") != f"docs/operations.md#{name.lower()}":
             problems.append(f"alerts.yaml: the runbook_url of {name} is not docs/operations.md#{name.lower()}")
+        if f"### {name}\n" not in runbook:
+            problems.append(f"docs/operations.md: no heading for {name}")
         if not re.search(rf'alertname="{name}"[^}}]*severity="{rule.get("severity")}"', tests):
             problems.append(f"alerts_test.yaml: no test in which {name} fires with severity {rule.get('severity')}")
 
@@ -121,7 +124,7 @@ rules = rules_in((HERE / "alerts.yaml").read_text())
 recorded = {rule["record"] for rule in rules if "record" in rule}
 if not any("alert" in rule for rule in rules):
     sys.exit("alerts.yaml: no alert found")
-check_rules(rules, exported | recorded, (HERE / "alerts_test.yaml").read_text())
+check_rules(rules, exported | recorded, (HERE / "alerts_test.yaml").read_text(), RUNBOOK.read_text())
 check_dashboard(json.loads((HERE / "dashboard.json").read_text()), exported)
 for problem in problems:
     print(problem, file=sys.stderr)

@@ -46,6 +46,10 @@ impl Cluster {
         CLUSTER.get_or_init(start)
     }
 
+    pub fn superuser(&self) -> PgConnectOptions {
+        self.superuser.clone()
+    }
+
     /// A database with the schema in it.
     pub async fn migrated(&self) -> TestDatabase {
         self.create_database(&format!("TEMPLATE {TEMPLATE}")).await

@@ -16,6 +16,8 @@ use crate::{
     fixture::{Fixture, named},
     health,
     load::Load,
+    proxy::Proxy,
+    standby::Pair,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,4 +73,30 @@ async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
     for number in 0..8 {
         fixture.create(named(&format!("afterwards-{number}"))).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "two more servers: make soak"]
+async fn soak_a_promoted_standby_has_all_that_was_answered() {
+    let pair = Pair::start().await;
+    let superuser = pair.superuser(0);
+    let roles = format!("CREATE ROLE {SERVER} LOGIN");
+    execute(&superuser, roles).await;
+    store::migrate(&superuser).await.unwrap();
+    store::grant_provisioner(&superuser, SERVER).await.unwrap();
+    let server = superuser.clone().username(SERVER);
+    // In the place of a name that is moved.
+    let proxy = Proxy::start(&server).await;
+    let database = TestDatabase { owner: superuser.clone(), server: proxy.options(&server), superuser };
+    let fixture = Fixture::start_on(database).await;
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start(8, move || client.clone());
+    load.more(500).await;
+    pair.lose_primary();
+    health::until_it_is(&fixture, ServingStatus::NotServing).await;
+    pair.promote_standby();
+    proxy.lead_to(&pair.superuser(1));
+    load.more(500).await;
+    assert!(load.failures().iter().all(|(code, _)| code == "Unavailable"), "{:?}", load.failures());
+    load.stop_and_compare(&pair.superuser(1)).await;
 }

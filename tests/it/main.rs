@@ -9,6 +9,7 @@ mod fixture;
 mod load;
 mod program;
 mod proxy;
+mod standby;
 
 mod authentication;
 mod batch_create_fully_provisioned;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -39,6 +40,8 @@ pub struct Proxy {
     port: u16,
     trap: Arc<Mutex<Option<Trap>>>,
     is_silent: Arc<watch::Sender<bool>>,
+    /// The socket of the Postgres behind it.
+    target: Arc<Mutex<PathBuf>>,
 }
 
 impl Proxy {
@@ -47,12 +50,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let trap = Arc::new(Mutex::new(None));
-        let proxy = Self { port, trap, is_silent: Arc::default() };
-        let socket = database.get_socket().unwrap().join(format!(".s.PGSQL.{}", database.get_port()));
+        let target = Arc::new(Mutex::new(socket(database)));
+        let proxy = Self { port, trap, is_silent: Arc::default(), target };
         let pumping = proxy.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let mut postgres = UnixStream::connect(&socket).await.unwrap();
+                let target = pumping.target.lock().unwrap().clone();
+                // Where nobody listens, the line is closed as soon as it is there.
+                let Ok(mut postgres) = UnixStream::connect(target).await else { continue };
                 let proxy = pumping.clone();
                 tokio::spawn(async move {
                     let mut is_silent = proxy.is_silent.subscribe();
@@ -79,6 +84,11 @@ impl Proxy {
             .ssl_mode(PgSslMode::Disable)
             .username(database.get_username())
             .database(database.get_database().unwrap())
+    }
+
+    /// From here on new lines lead to another Postgres, as when a name is moved.
+    pub fn lead_to(&self, database: &PgConnectOptions) {
+        *self.target.lock().unwrap() = socket(database);
     }
 
     /// Cuts the line at the next statement that holds this text.
@@ -149,6 +159,10 @@ impl Proxy {
         let mut trap = self.trap.lock().unwrap();
         trap.take_if(|trap| statement.contains(trap.text)).map(|trap| trap.cut)
     }
+}
+
+fn socket(database: &PgConnectOptions) -> PathBuf {
+    database.get_socket().unwrap().join(format!(".s.PGSQL.{}", database.get_port()))
 }
 
 async fn answer(

@@ -74,7 +74,7 @@ fn start(folder: &Path, database: &TestDatabase, listen: &str) -> Program {
     Program::start(command.env("DATABASE_URL", url(&database.server)))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rolling_restart_under_load_fails_no_call() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -97,8 +97,10 @@ async fn a_rolling_restart_under_load_fails_no_call() {
     load.more(50).await;
     assert_eq!(load.failures(), std::collections::BTreeSet::new());
     load.stop_and_compare(&database.superuser).await;
-    for program in &mut programs {
+    for program in &programs {
         program.signal(Signal::SIGTERM);
+    }
+    for program in &mut programs {
         assert_eq!(program.wait().code(), Some(0));
     }
 }
