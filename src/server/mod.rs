@@ -15,6 +15,7 @@ use tokio::{
     time::timeout,
 };
 use tonic::{service::Routes, transport::Server as TonicServer};
+use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 use crate::{
     config::{ServerSettings, tokens},
@@ -127,23 +128,13 @@ pub async fn start(
     let health = health::Health::start(database, store.clone()).await;
     let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(&provisioning));
     metrics::observe(move || *readiness.borrow(), move || pool.pool_use(), move || hashing.hasher.usage());
-    if let Some(bound) = health_bound {
-        tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
-        let serving = builder()
-            .add_service(health.service())
-            .serve_with_incoming(accept::incoming(bound.listener, accept::first_byte));
-        background.push(tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::warn!(%error, "Health on its own address ended with an error");
-            }
-        }));
-    }
+    background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
 
     let catalog = Catalog { store: store.clone(), clock };
     let mut routes =
-        Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())));
-    routes = routes.add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())));
-    routes = routes.add_service(health.service());
+        Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())))
+            .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
+            .add_service(health.service());
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
@@ -174,6 +165,14 @@ pub async fn start(
         }
     };
     Ok(Server { address, store, calls, health, pause: settings.shutdown_pause, background, stop, serving })
+}
+
+async fn serve_health(bound: Bound, health: HealthServer<HealthService>) {
+    tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
+    let connections = accept::incoming(bound.listener, accept::first_byte);
+    if let Err(error) = builder().add_service(health).serve_with_incoming(connections).await {
+        tracing::warn!(%error, "Health on its own address ended with an error");
+    }
 }
 
 fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<Provisioning, StartError> {

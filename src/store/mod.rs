@@ -52,7 +52,7 @@ impl Store {
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
     #[must_use]
     pub fn unhurried(options: PgConnectOptions) -> Self {
-        let options = session(options).options([("statement_timeout", "0")]);
+        let options = session(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
         Self { connections: Connections::new(options, 1, None) }
     }
 
@@ -97,6 +97,11 @@ const SESSION_SETTINGS: [(&str, &str); 4] = [
 ];
 
 fn session(options: PgConnectOptions) -> PgConnectOptions {
-    // Compiling a statement takes longer than any of these.
-    options.application_name("turnkey").options(SESSION_SETTINGS).options([("jit", "off")])
+    options.application_name("turnkey").options(SESSION_SETTINGS).options([
+        // Compiling a statement takes longer than any of these.
+        ("jit", "off"),
+        // Every statement finds its rows by a key. What is planned while tables are small is kept when they have grown, the
+        // triggers' plans too, and must not read them from end to end then.
+        ("enable_seqscan", "off"),
+    ])
 }

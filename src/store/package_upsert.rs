@@ -94,6 +94,7 @@ impl<'a> Columns<'a> {
     /// It looks and writes in one statement, which the tenant's lock makes safe:
     /// - `target`: which package an item is about, if it is there;
     /// - `judged`: what stands against it;
+    /// - `item`: the items, their number hidden from the planner as in `create_fully_provisioned`;
     /// - `chosen`: the slugs made from names, item after item, each the first that neither a package nor an item before
     ///   it has: the stem, then `-2`, `-3` and so on, cut so that they fit;
     /// - `new_general`: the General segment, where a new package needs it and it is gone;
@@ -111,7 +112,7 @@ impl<'a> Columns<'a> {
             r#"
             WITH RECURSIVE item AS (
                 SELECT *
-                  FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::int4[], $7::text[], $8::text[],
+                  FROM unnest((SELECT $2::uuid[]), $3::uuid[], $4::text[], $5::text[], $6::int4[], $7::text[], $8::text[],
                               $9::int8[], $10::text[], $11::bool[], $12::int4[], $13::uuid[])
                        WITH ORDINALITY AS item (new_id, package_id, slug, stem, first_suffix, name, description,
                                                 base_price, booking_type, active, grouping_order, segment_id, number)
