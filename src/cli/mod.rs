@@ -16,6 +16,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
@@ -100,9 +101,9 @@ where
 {
     match (log, settings) {
         (Ok(log), Ok(settings)) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = Builder::new_multi_thread().enable_all().build();
             match runtime {
-                Ok(runtime) => in_runtime(&runtime, log, run(settings), failure),
+                Ok(runtime) => in_runtime(runtime, log, run(settings), failure),
                 Err(error) => fail(&error, failure),
             }
         }
@@ -111,21 +112,28 @@ where
 }
 
 fn in_runtime(
-    runtime: &tokio::runtime::Runtime,
+    runtime: Runtime,
     log: LogSettings,
     command: impl Future<Output = Result<impl Termination, Error>>,
     failure: u8,
 ) -> ExitCode {
-    let _entered = runtime.enter();
-    let telemetry = match telemetry::init(log) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return fail(&error, 2),
+    let telemetry = {
+        let _entered = runtime.enter();
+        telemetry::init(log)
     };
-    let code = match runtime.block_on(command) {
-        Ok(done) => done.report(),
-        Err(error) => fail(&*error, failure),
+    let code = match telemetry {
+        Err(error) => fail(&error, 2),
+        Ok(telemetry) => {
+            let code = match runtime.block_on(command) {
+                Ok(done) => done.report(),
+                Err(error) => fail(&*error, failure),
+            };
+            telemetry.shut_down();
+            code
+        }
     };
-    telemetry.shut_down();
+    // Dropping it would wait for threads that cannot be stopped, such as one that looks a name up while DNS is down.
+    runtime.shutdown_background();
     code
 }
 

@@ -57,8 +57,14 @@ pub enum LogFormat {
 pub struct LogSettings {
     pub format: LogFormat,
     pub filter: EnvFilter,
-    /// Whether traces and metrics go somewhere; where, the exporter reads from the standard `OTEL_*` variables itself.
-    pub exports: bool,
+    pub exports: Exports,
+}
+
+/// What goes to a collector; where, the exporters read from the standard `OTEL_*` variables themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Exports {
+    pub traces: bool,
+    pub metrics: bool,
 }
 
 /// The database of a run: somebody's, or a private one. Has no `Debug`, for the password in it.
@@ -127,7 +133,7 @@ impl LogArgs {
 
 /// As the specification of OpenTelemetry has it, but that nothing is sent unless it is said where.
 /// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
-fn exports(mistakes: &mut Mistakes) -> bool {
+fn exports(mistakes: &mut Mistakes) -> Exports {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     for name in
         ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"]
@@ -136,10 +142,13 @@ fn exports(mistakes: &mut Mistakes) -> bool {
             mistakes.check::<()>(name, Err("must be grpc: no other is built in".to_owned()));
         }
     }
-    let endpoints =
-        ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"];
+    let is_on = |signal: &str| {
+        let has_endpoint = variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some()
+            || variable(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")).is_some();
+        has_endpoint && variable(&format!("OTEL_{signal}_EXPORTER")).is_none_or(|exporter| exporter == "otlp")
+    };
     let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    !is_disabled && endpoints.into_iter().any(|name| variable(name).is_some())
+    Exports { traces: !is_disabled && is_on("TRACES"), metrics: !is_disabled && is_on("METRICS") }
 }
 
 impl DatabaseArgs {

@@ -13,6 +13,7 @@ use crate::{
         token::KnownCallers,
     },
     error::{Error, Result},
+    grpc::{Calls, layers::admission::Place},
     service::Provisioning,
 };
 
@@ -67,6 +68,7 @@ pub fn rpc_at(path: &str) -> Option<&'static str> {
 pub struct Authenticator {
     pub known: watch::Receiver<Arc<KnownCallers>>,
     pub provisioning: Arc<Provisioning>,
+    pub calls: Calls,
 }
 
 impl Authenticator {
@@ -75,7 +77,13 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], [`Error::PermissionDenied`]; those of verifying a key.
-    pub async fn admit(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller> {
+    pub async fn admit(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        sans: &[String],
+        place: Option<Place>,
+    ) -> Result<Caller> {
         if is_open(path) {
             return Ok(Caller::anonymous());
         }
@@ -87,19 +95,21 @@ impl Authenticator {
         };
         if credential.expose_secret().starts_with("sk_") {
             let is_catalog = rule.is_some_and(|roles| roles == [Catalog]);
-            return self.tenant(credential, is_catalog).await;
+            return self.tenant(credential, is_catalog, place).await;
         }
         let caller = self.known.borrow().by_token(&credential).ok_or(Error::Unauthenticated)?;
         permitted(caller, rule)
     }
 
-    async fn tenant(&self, secret_key: SecretString, is_catalog: bool) -> Result<Caller> {
+    async fn tenant(&self, secret_key: SecretString, is_catalog: bool, place: Option<Place>) -> Result<Caller> {
         if !is_catalog {
             // Whoever's it is, it opens nothing here; whether it is anyone's is not looked up for that.
             let is_key = self.provisioning.is_key(&secret_key);
             return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
         }
-        match self.provisioning.verify_api_key(secret_key).await? {
+        let provisioning = Arc::clone(&self.provisioning);
+        let verdict = self.calls.run(place, async move { provisioning.verify_api_key(secret_key).await });
+        match verdict.await? {
             KeyVerdict::Known { standing: Standing::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
             _ => Err(Error::Unauthenticated),
         }

@@ -1,15 +1,21 @@
 //! How every handler runs its work.
 
-use std::pin::Pin;
+use std::{panic::AssertUnwindSafe, pin::Pin};
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{layers::call_context::CallContext, status};
+use super::{
+    layers::{
+        admission::Place,
+        call_context::{CallContext, said_in},
+    },
+    status,
+};
 use crate::{
     domain::{
         Caller, TenantId,
@@ -90,7 +96,7 @@ impl Calls {
                 return Err(Error::DeadlineExceeded);
             }
             let input = parse(request.into_inner())?;
-            self.tasks.spawn(work(input).in_current_span()).await.map_err(Error::internal)?
+            self.run(context.place.clone(), work(input)).await
         };
         match output.await {
             Ok(output) => Ok(Response::new(render(output))),
@@ -139,10 +145,13 @@ impl Calls {
         let input = if context.is_too_late() { Err(Error::DeadlineExceeded) } else { parse(request.into_inner()) };
         let input = input.map_err(|error| status::from_error(error, trace_id))?;
         let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD);
-        let work = work(input, Sink(sender.clone()));
+        // Unwind-safe: what it worked on is dropped with it. A stream that merely ended would say that this was all.
+        let work = AssertUnwindSafe(work(input, Sink(sender.clone()))).catch_unwind();
         self.tasks.spawn(
             async move {
-                if let Err(error) = work.await {
+                let _held = context.place;
+                let done = work.await.unwrap_or_else(|panic| Err(Error::internal(said_in(&*panic))));
+                if let Err(error) = done {
                     // Whoever hung up does not hear of it.
                     let _ = sender.send(Err(error)).await;
                 }
@@ -154,9 +163,38 @@ impl Calls {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(reply))))
     }
 
+    /// Does the work in a task, which keeps the call's place to its end.
+    pub async fn run<Output: Send + 'static>(
+        &self,
+        place: Option<Place>,
+        work: impl Future<Output = Result<Output>> + Send + 'static,
+    ) -> Result<Output> {
+        let work = async move {
+            let _held = place;
+            work.await
+        };
+        self.tasks.spawn(work.in_current_span()).await.map_err(Error::internal)?
+    }
+
     /// Until the last task has ended. To be asked when no more calls come in.
     pub async fn finished(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_whose_work_panics_ends_with_an_error() {
+        let work = |(), sink: Sink<u8>| async move {
+            sink.send(1).await;
+            panic!("a bug")
+        };
+        let replies = Calls::default().stream(Request::new(()), Ok, work, |number| number).unwrap().into_inner();
+        let replies: Vec<_> = replies.map(|reply| reply.map_err(|status| status.code())).collect().await;
+        assert_eq!(replies, [Ok(1), Err(tonic::Code::Internal)]);
     }
 }

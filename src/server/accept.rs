@@ -3,67 +3,60 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
+    io::AsyncRead,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Whoever takes longer is not going to call.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// At once; the others wait in the listener's queue. So many that a flood of silent sockets does not shut others out,
-/// so few that it costs no more than some megabytes.
-const MAX_HANDSHAKES: usize = 4_096;
+use super::preface::Speaking;
+
+/// Whoever takes longer to shake hands and to say the first word is not going to call.
+const BEGINNING_LIMIT: Duration = Duration::from_secs(5);
+/// Connections at once, those that do not speak yet included. So many that a flood of silent sockets does not shut others
+/// out, so few that they cost no more than some megabytes. Those beyond are closed at once.
+const MAX_CONNECTIONS: usize = 8_192;
 /// Connections that wait to be served.
 const AHEAD: usize = 64;
 /// After a failure to accept, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections whose hands were shaken. Ends when the stream is dropped.
+/// Connections whose hands were shaken, and whose peers speak HTTP/2. Ends when the stream is dropped.
 pub(super) fn incoming<Io, Shaking>(
     listener: TcpListener,
     shake_hands: impl Fn(TcpStream) -> Shaking + Send + 'static,
-) -> ReceiverStream<io::Result<Io>>
+) -> ReceiverStream<io::Result<Speaking<Io>>>
 where
-    Io: Send + 'static,
+    Io: AsyncRead + Unpin + Send + 'static,
     Shaking: Future<Output = io::Result<Io>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            // Never closed, so there is always one to wait for.
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = sender.closed() => return,
             };
-            let Ok((connection, _)) = accepted.and_then(without_delay) else {
+            let Ok((connection, _)) = accepted else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
+            // Fails where the peer has left already, which will be seen.
+            let _ = connection.set_nodelay(true);
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
             let (shaken, sender) = (shake_hands(connection), sender.clone());
             tokio::spawn(async move {
-                let _held = permit;
-                match timeout(HANDSHAKE_LIMIT, shaken).await {
+                let speaking = async { Speaking::await_preface(shaken.await?, place).await };
+                match timeout(BEGINNING_LIMIT, speaking).await {
                     // A server that has stopped takes no more.
                     Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
-                    Ok(Err(error)) => tracing::debug!(%error, "No hands were shaken"),
-                    Err(_elapsed) => tracing::debug!("A connection took too long to shake hands"),
+                    Ok(Err(error)) => tracing::debug!(%error, "A connection came to nothing"),
+                    Err(_elapsed) => tracing::debug!("A connection took too long to begin"),
                 }
             });
         }
     });
     ReceiverStream::new(receiver)
-}
-
-fn without_delay<Peer>((connection, peer): (TcpStream, Peer)) -> io::Result<(TcpStream, Peer)> {
-    connection.set_nodelay(true)?;
-    Ok((connection, peer))
-}
-
-/// All there is to do without TLS: to wait for the first byte.
-pub(super) async fn first_byte(connection: TcpStream) -> io::Result<TcpStream> {
-    connection.readable().await?;
-    Ok(connection)
 }

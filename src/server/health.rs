@@ -49,8 +49,10 @@ impl Health {
     }
 
     /// NOT_SERVING from here on.
-    pub async fn stop(&self) {
+    pub async fn stop(&mut self) {
         self.watching.abort();
+        // Or it could still say the opposite, should it be in the middle of that.
+        let _ = (&mut self.watching).await;
         report(&self.reporter, false).await;
     }
 
@@ -101,7 +103,9 @@ async fn report(reporter: &HealthReporter, is_ready: bool) {
 
 /// Whether it could be looked up.
 async fn warn_of_excess_privilege(probe: &Probe) -> bool {
-    match probe.excess_privilege().await {
+    // Over a connection of its own, which must not keep the next look at the database waiting.
+    let Ok(excess) = tokio::time::timeout(INTERVAL, probe.excess_privilege()).await else { return false };
+    match excess {
         Ok(None) => true,
         Ok(Some(excess)) => {
             tracing::warn!("The database role of this service has more rights than it needs: it {excess}");

@@ -3,20 +3,23 @@
 mod accept;
 mod files;
 mod health;
+mod preface;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server as TonicServer};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
+use self::preface::Speaking;
 use crate::{
     config::{ServerSettings, tokens},
     error::Chain,
@@ -120,7 +123,7 @@ pub async fn start(
             let file = path.clone();
             let (known, following) = files::follow(vec![path.clone()], "tokens", move || tokens::read(&file))?;
             background.push(following);
-            Some(Authenticator { known, provisioning: Arc::clone(&provisioning) })
+            Some(Authenticator { known, provisioning: Arc::clone(&provisioning), calls: calls.clone() })
         }
     };
     let caller_rate = settings.caller_rate.map(CallerRate::new);
@@ -150,9 +153,7 @@ pub async fn start(
     // A sender that is gone stops the server as well.
     let stopped = async { drop(stopped.await) };
     let serving = match &settings.tls {
-        None => tokio::spawn(
-            services.serve_with_incoming_shutdown(accept::incoming(bound.listener, accept::first_byte), stopped),
-        ),
+        None => tokio::spawn(services.serve_with_incoming_shutdown(plaintext(bound), stopped)),
         Some(tls) => {
             let paths = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned().collect();
             let read_from = tls.clone();
@@ -169,7 +170,7 @@ pub async fn start(
 
 async fn serve_health(bound: Bound, health: HealthServer<HealthService>) {
     tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
-    let connections = accept::incoming(bound.listener, accept::first_byte);
+    let connections = plaintext(bound);
     if let Err(error) = builder().add_service(health).serve_with_incoming(connections).await {
         tracing::warn!(%error, "Health on its own address ended with an error");
     }
@@ -183,6 +184,11 @@ fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Resul
         queue_length: settings.hashing_queue,
     })?;
     Ok(Provisioning { store: store.clone(), hasher, key_mode: settings.key_mode, clock })
+}
+
+/// No hands to shake.
+fn plaintext(bound: Bound) -> ReceiverStream<io::Result<Speaking<TcpStream>>> {
+    accept::incoming(bound.listener, |connection| std::future::ready(Ok(connection)))
 }
 
 fn builder() -> TonicServer {
@@ -215,7 +221,7 @@ impl Server {
             Ok(Err(error)) => tracing::warn!(%error, "The server ended with an error"),
             Err(_elapsed) => {
                 abort.abort();
-                tracing::warn!("Some connections did not close in time and were cut");
+                tracing::warn!("Some connections did not close in time and end with the process");
             }
         }
         if timeout(TASKS_LIMIT, self.calls.finished()).await.is_err() {

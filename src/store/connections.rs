@@ -8,7 +8,7 @@
 use std::{
     borrow::Cow,
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -49,45 +49,63 @@ const PATIENCE_WITH_THE_ABSENT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pool: Pool<Connector>,
-    /// What the probe saw last.
+    /// What the probe saw last; nothing at first.
     reachable: Arc<watch::Sender<bool>>,
     /// None where a statement takes the time it needs.
     patience: Option<Duration>,
 }
 
 #[derive(Debug)]
-struct Connector(PgConnectOptions);
+struct Connector {
+    options: PgConnectOptions,
+    /// When a connection that was tried gave no answer. Those that were last used before are no better.
+    silent_at: Mutex<Option<Instant>>,
+}
 
 impl Manager for Connector {
     type Type = PgConnection;
     type Error = sqlx::Error;
 
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        self.0.connect().await
+        self.options.connect().await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if metrics.age() > MAX_LIFETIME {
             return Err(RecycleError::message("old"));
         }
-        if metrics.last_used() > TRUST_IDLE_FOR {
-            timeout(TRIAL_TIMEOUT, connection.ping()).await.map_err(|_elapsed| RecycleError::message("silent"))??;
+        if metrics.last_used() <= TRUST_IDLE_FOR {
+            return Ok(());
         }
-        Ok(())
+        if self.silent_at().is_some_and(|at| metrics.recycled.unwrap_or(metrics.created) < at) {
+            return Err(RecycleError::message("as silent as another"));
+        }
+        let Ok(answer) = timeout(TRIAL_TIMEOUT, connection.ping()).await else {
+            *self.silent_at() = Some(Instant::now());
+            return Err(RecycleError::message("silent"));
+        };
+        Ok(answer?)
+    }
+}
+
+impl Connector {
+    fn silent_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing can panic while it is held.
+        self.silent_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Connections {
     /// Connects when first used, so that a service can start before its database.
     pub fn new(options: PgConnectOptions, max: u32, patience: Option<Duration>) -> Self {
-        let pool = Pool::builder(Connector(options))
+        let pool = Pool::builder(Connector { options, silent_at: Mutex::default() })
             .max_size(usize::try_from(max).unwrap_or(usize::MAX))
             // Those used last are the surest, and the others can grow old and go.
             .queue_mode(QueueMode::Lifo)
             .build();
         // Building fails for timeouts that need a runtime; this pool has none.
         let pool = pool.unwrap_or_else(|error| unreachable!("{error}"));
-        Self { pool, reachable: Arc::new(watch::Sender::new(true)), patience }
+        Self { pool, reachable: Arc::default(), patience }
     }
 
     pub fn is_reachable(&self) -> bool {

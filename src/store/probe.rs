@@ -10,6 +10,8 @@ use super::{SESSION_SETTINGS, migrate::MIGRATIONS, session};
 
 /// No answer within this is an answer too.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For a new session, which takes some twenty trips to look around.
+const PATIENCE_WITH_THE_NEW: Duration = Duration::from_secs(5);
 const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,8 @@ impl Probe {
     pub async fn check(&mut self) -> Result<(), NotReady> {
         // Taken out: a connection whose question went unanswered must not be asked the next one.
         let known = self.connection.take();
-        let connection = timeout(PATIENCE, self.ask(known)).await.map_err(|_elapsed| NotReady::Silent)??;
+        let patience = if known.is_some() { PATIENCE } else { PATIENCE_WITH_THE_NEW };
+        let connection = timeout(patience, self.ask(known)).await.map_err(|_elapsed| NotReady::Silent)??;
         self.connection = Some(connection);
         Ok(())
     }

@@ -8,45 +8,59 @@ use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
 use super::fresh::Fresh;
+use crate::config::Exports;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot export telemetry")]
 pub struct ExportError(#[from] ExporterBuildError);
 
 pub(super) struct Providers {
-    tracer: SdkTracerProvider,
-    meter: SdkMeterProvider,
+    pub tracer: Option<SdkTracerProvider>,
+    pub meter: Option<SdkMeterProvider>,
 }
 
 impl Providers {
-    pub fn build() -> Result<Self, ExportError> {
+    /// Those of the signals that go somewhere.
+    pub fn build(exports: Exports) -> Result<Self, ExportError> {
         let resource = resource();
-        let spans = SpanExporter::builder().with_tonic().build()?;
-        let metrics = MetricExporter::builder().with_tonic().build()?;
-        let meter = SdkMeterProvider::builder().with_periodic_exporter(metrics).with_resource(resource.clone()).build();
-        global::set_meter_provider(meter.clone());
-        let tracer = SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource).build();
-        Ok(Self { tracer, meter })
+        let mut providers = Self { tracer: None, meter: None };
+        if exports.metrics {
+            let exporter = MetricExporter::builder().with_tonic().build()?;
+            let meter =
+                SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource.clone()).build();
+            global::set_meter_provider(meter.clone());
+            providers.meter = Some(meter);
+        }
+        if exports.traces {
+            let exporter = SpanExporter::builder().with_tonic().build()?;
+            let tracer = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+            providers.tracer = Some(tracer);
+        }
+        Ok(providers)
     }
 
-    /// Spans of this service alone: those of the libraries that send them would be sent as well, and so on for ever.
-    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
-    where
-        S: Subscriber + for<'span> LookupSpan<'span>,
-    {
-        tracing_opentelemetry::layer()
-            .with_tracer(self.tracer.tracer("turnkey"))
-            .with_location(false)
-            .with_threads(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Fresh(Targets::new().with_target("turnkey", LevelFilter::DEBUG)))
-    }
-
+    /// What cannot be sent now is lost; whoever waits for this says so.
     pub fn shut_down(self) {
-        // What cannot be sent now is lost, and whoever waits for this says so.
-        let _ = self.tracer.shutdown();
-        let _ = self.meter.shutdown();
+        if let Some(tracer) = self.tracer {
+            let _ = tracer.shutdown();
+        }
+        if let Some(meter) = self.meter {
+            let _ = meter.shutdown();
+        }
     }
+}
+
+/// Spans of this service alone: those of the libraries that send them would be sent as well, and so on for ever.
+pub(super) fn layer<S>(tracer: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer.tracer("turnkey"))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(Fresh(Targets::new().with_target("turnkey", LevelFilter::DEBUG)))
 }
 
 fn resource() -> Resource {

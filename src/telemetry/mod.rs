@@ -19,19 +19,19 @@ use crate::config::{LogFormat, LogSettings};
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// Keeps what sends traces and metrics.
-pub struct Telemetry(Option<Providers>);
+pub struct Telemetry(Providers);
 
 /// Installs the subscriber; once in a process, and a second call changes nothing. Within a runtime, which the exporters use.
 ///
 /// # Errors
 /// Where the settings of the export make no sense.
 pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
-    let providers = if settings.exports { Some(Providers::build()?) } else { None };
-    let installed = match &providers {
+    let providers = Providers::build(settings.exports)?;
+    let installed = match &providers.tracer {
         None => tracing_subscriber::registry().with(settings.filter).with(lines(settings.format)).try_init(),
-        Some(providers) => tracing_subscriber::registry()
+        Some(tracer) => tracing_subscriber::registry()
             .with(lines(settings.format).with_filter(Fresh(settings.filter)))
-            .with(providers.layer())
+            .with(export::layer(tracer))
             .try_init(),
     };
     if installed.is_err() {
@@ -60,7 +60,10 @@ where
 impl Telemetry {
     /// Sends what is left, but not for long. Blocks; the runtime has to be there still.
     pub fn shut_down(self) {
-        let Some(providers) = self.0 else { return };
+        let providers = self.0;
+        if providers.tracer.is_none() && providers.meter.is_none() {
+            return;
+        }
         let (done, is_done) = mpsc::channel();
         std::thread::spawn(move || {
             providers.shut_down();

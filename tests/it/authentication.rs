@@ -249,3 +249,29 @@ async fn with_tokens_any_address_may_be_served_and_a_broken_file_is_named_at_sta
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("TURNKEY_TOKENS_FILE: cannot read missing.toml"));
 }
+
+#[tokio::test]
+async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection() {
+    let tokens = Tokens::new();
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, tokens.settings()).await;
+    let secret = turnkey::secrets::random_secret(&mut rand::rngs::SysRng).unwrap();
+    let secret = turnkey::secrets::secret_key_again("pk_live_bella_0123456789abcdef", secret);
+    let secret = secrecy::ExposeSecret::expose_secret(&secret).to_owned();
+    let hands = fixture.by_hand().await;
+    let mut holder = hands.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys").execute(&mut *holder).await.unwrap();
+    for _ in 0..20 {
+        let mut request = with(ListPackagesRequest::default(), Some(&secret));
+        request.set_timeout(std::time::Duration::from_millis(20));
+        assert!(fixture.catalog.clone().list_packages(request).await.is_err());
+    }
+    let sessions: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'turnkey'",
+    )
+    .fetch_one(&hands)
+    .await
+    .unwrap();
+    holder.rollback().await.unwrap();
+    let pool_and_probe = i64::from(settings().database_max_connections) + 1;
+    assert!(sessions <= pool_and_probe, "{sessions}");
+}

@@ -263,11 +263,14 @@ async fn a_dead_collector_holds_up_neither_calls_nor_the_end() {
         turnkey(folder.path())
             .args(["--listen", "127.0.0.1:0"])
             .env("DATABASE_URL", url(&database.server))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
     );
     call(&program.address()).await;
     program.signal(Signal::SIGTERM);
     assert!(program.wait().success(), "{:?}", program.log);
+    let last = program.log.last().unwrap();
+    assert!(last.contains("Some traces and metrics could not be sent in time"), "it was waited for, a moment: {last}");
 }
 
 #[test]

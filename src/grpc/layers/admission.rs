@@ -1,5 +1,6 @@
 //! One bound on all calls at work, whatever connections they come by: beyond it a caller hears at once to come back later,
-//! instead of waiting with everybody else. Health stays outside, or a busy server would be taken for a dead one.
+//! instead of waiting with everybody else. Work that goes on when its caller has hung up counts too. Health stays outside,
+//! or a busy server would be taken for a dead one.
 
 use std::{
     pin::Pin,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -16,6 +17,9 @@ use super::call_context::CallContext;
 use crate::{error::Error, grpc::status};
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// A place among the calls at work, for as long as anyone holds a copy.
+pub type Place = Arc<OwnedSemaphorePermit>;
 
 #[derive(Debug, Clone)]
 pub struct AdmissionLayer(Arc<Semaphore>);
@@ -55,7 +59,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if request.uri().path().starts_with(HEALTH) {
             return Box::pin(self.inner.call(request));
         }
@@ -64,11 +68,7 @@ where
                 request.extensions().get::<CallContext>().map(|context| context.trace_id).unwrap_or_default();
             return Box::pin(async move { Ok(status::from_error(Error::Overloaded, trace_id).into_http()) });
         };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            drop(place);
-            answer
-        })
+        request.extensions_mut().get_or_insert_default::<CallContext>().place = Some(Arc::new(place));
+        Box::pin(self.inner.call(request))
     }
 }

@@ -13,7 +13,7 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::call_context::CallContext;
+use super::{admission::Place, call_context::CallContext};
 use crate::{
     domain::Caller,
     error::Error,
@@ -33,9 +33,15 @@ pub struct AuthenticationLayer {
 }
 
 impl AuthenticationLayer {
-    async fn admit(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller, Error> {
+    async fn admit(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        sans: &[String],
+        place: Option<Place>,
+    ) -> Result<Caller, Error> {
         let caller = match &self.authenticator {
-            Some(authenticator) => authenticator.admit(path, headers, sans).await?,
+            Some(authenticator) => authenticator.admit(path, headers, sans, place).await?,
             None => Caller::anonymous(),
         };
         match &self.caller_rate {
@@ -86,7 +92,7 @@ where
         Box::pin(async move {
             let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
             let sans = names_of_certificate(&request);
-            match layer.admit(request.uri().path(), request.headers(), &sans).await {
+            match layer.admit(request.uri().path(), request.headers(), &sans, context.place.clone()).await {
                 Ok(caller) => {
                     tracing::Span::current().record("caller", caller.name());
                     context.caller = caller;

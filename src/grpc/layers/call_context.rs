@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::measure::Measured;
+use super::{admission::Place, measure::Measured};
 use crate::{
     domain::Caller,
     error::Error,
@@ -25,17 +25,23 @@ use crate::{
     telemetry,
 };
 
+/// A call gets no further than this to its answer, whatever its caller asks for: also one whose message never ends, which
+/// would keep its place for ever.
+const LONGEST_CALL: Duration = Duration::from_secs(30);
+
 /// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
 #[derive(Debug, Clone)]
 pub struct CallContext {
     pub trace_id: TraceId,
     pub deadline: Option<Instant>,
     pub caller: Caller,
+    /// Held by the call and by the work it began, which may go on without it.
+    pub place: Option<Place>,
 }
 
 impl Default for CallContext {
     fn default() -> Self {
-        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous() }
+        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous(), place: None }
     }
 }
 
@@ -118,10 +124,10 @@ where
         let trace_id = trace(&span, request.headers());
         let measured = rpc.map(|rpc| Measured::new(rpc, span.clone()));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        request.extensions_mut().insert(CallContext { trace_id, deadline, caller: Caller::anonymous() });
+        request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });
         // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
         // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
-        let expired = timeout.map(tokio::time::sleep);
+        let expired = tokio::time::sleep(timeout.unwrap_or(LONGEST_CALL).min(LONGEST_CALL));
         // Unwind-safe: what the call worked on is dropped with it.
         let answer = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
         let measured = move |answer| match measured {
@@ -129,12 +135,6 @@ where
             None => answer,
         };
         let call = async move {
-            let expired = async {
-                match expired {
-                    Some(expired) => expired.await,
-                    None => std::future::pending().await,
-                }
-            };
             let error = tokio::select! {
                 biased;
                 answer = answer => match answer {
@@ -150,9 +150,10 @@ where
     }
 }
 
+/// At the level of errors: whoever logs nothing else needs their trace ids all the more.
 fn span_of(rpc: &'static str) -> Span {
     use tracing::field::Empty;
-    tracing::info_span!(
+    tracing::error_span!(
         "rpc",
         otel.name = rpc,
         otel.kind = "server",
@@ -178,7 +179,9 @@ fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
     trace_id
 }
 
-fn said_in(panic: &(dyn Any + Send)) -> String {
+/// The words of a panic.
+#[must_use]
+pub fn said_in(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", said.unwrap_or("without a word"))
 }
@@ -224,6 +227,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_takes_too_long_ends_with_deadline_exceeded() {
         assert_eq!(status_around(Some("5S"), std::future::pending).await, tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_a_deadline_or_with_a_far_one_ends_all_the_same() {
+        assert_eq!(status_around(None, std::future::pending).await, tonic::Code::DeadlineExceeded);
+        assert_eq!(status_around(Some("99H"), std::future::pending).await, tonic::Code::DeadlineExceeded);
     }
 
     #[tokio::test(start_paused = true)]
