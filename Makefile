@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make run` and `make test`; everything a change needs is `make check`.
 
-.PHONY: run test check soak format prepare
+.PHONY: run test check soak bench format prepare
 
 # Serves on 127.0.0.1:50051, on DATABASE_URL or on a private Postgres in ./.turnkey/.
 run:
@@ -29,6 +29,11 @@ check:
 soak:
 	@scripts/install-postgres
 	cargo test --locked --test it -- --ignored soak --nocapture
+
+# The service beside its limits, in one run of some minutes; writes docs/benchmarks.md.
+bench:
+	@scripts/install-postgres
+	cargo bench --locked --bench bench
 
 format:
 	cargo fmt

@@ -1,0 +1,60 @@
+//! `make bench`: what the service does beside what the machine could do, in one run.
+//!
+//! Each work is done in turn by the service and by its limit (A B A B …), for machines are noisy: the ratios are what to read,
+//! medians over the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`,
+//! `BENCH_SECONDS` and `BENCH_TENANTS` make a run shorter or longer.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench may fail loudly")]
+#![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
+
+mod limits;
+mod load;
+mod report;
+mod stage;
+mod works;
+
+use std::time::Duration;
+
+use stage::Stage;
+
+/// How long the parts of a run are.
+#[derive(Debug, Clone, Copy)]
+pub struct Length {
+    pub rounds: u64,
+    pub window: Duration,
+    /// The largest number of tenants that growth is looked at with.
+    pub tenants: u64,
+}
+
+impl Length {
+    fn from_env() -> Self {
+        let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+        Self {
+            rounds: number("BENCH_ROUNDS", 5),
+            window: Duration::from_secs(number("BENCH_SECONDS", 5)),
+            tenants: number("BENCH_TENANTS", 1_000_000),
+        }
+    }
+}
+
+fn main() {
+    // Tests of all targets call this too, without the flag.
+    if std::env::args().any(|argument| argument == "--bench") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(run(Length::from_env()));
+    }
+}
+
+async fn run(length: Length) {
+    let stage = Stage::start().await;
+    let at_rest_kib = stage.resident_kib();
+    let rows = works::table(&stage, length).await;
+    report::print(&rows);
+    let by_callers = works::by_callers(&stage, length).await;
+    let under_load_kib = stage.peak_kib();
+    let by_tenants = works::by_tenants(&stage, length).await;
+    let start_ms = stage.start_again_ms();
+    let report = report::Report { rows, by_callers, by_tenants, at_rest_kib, under_load_kib, start_ms };
+    report.write(&stage.postgres_version().await);
+    stage.stop().await;
+}

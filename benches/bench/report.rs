@@ -1,0 +1,135 @@
+//! The table, and `docs/benchmarks.md` with its plots.
+
+use std::{fmt::Write as _, fs, path::Path, process::Command};
+
+use plotters::prelude::{
+    BLUE, ChartBuilder, Circle, EmptyElement, IntoDrawingArea as _, IntoLogRange as _, LineSeries, PathElement,
+    PointSeries, RED, RGBColor, SVGBackend, WHITE,
+};
+
+use crate::{load::Measured, works::Row};
+
+pub struct Report {
+    pub rows: Vec<Row>,
+    pub by_callers: Vec<(u64, Measured)>,
+    pub by_tenants: Vec<(u64, Measured, Measured)>,
+    pub at_rest_kib: Option<u64>,
+    pub under_load_kib: Option<u64>,
+    pub start_ms: f64,
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table =
+        "| work | a second | p50 | p99 | against | the limit | ratio | goal | |\n|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+    for row in rows {
+        let Measured { rate, p50_ms, p99_ms } = row.measured;
+        let number =
+            |number: Option<f64>, digits: usize| number.map(|number| format!("{number:.digits$}")).unwrap_or_default();
+        let (sign, is_met) = match (row.ratio, row.goal) {
+            (Some(ratio), Some(goal)) if row.is_latency => ("≤ ", Some(ratio <= goal)),
+            (Some(ratio), Some(goal)) => ("≥ ", Some(ratio >= goal)),
+            _ => ("", None),
+        };
+        let limit = number(row.limit, if row.is_latency { 2 } else { 0 });
+        let met = is_met.map(|is| if is { "met" } else { "not met" }).unwrap_or_default();
+        writeln!(
+            table,
+            "| {} | {rate:.0} | {p50_ms:.2} ms | {p99_ms:.2} ms | {} | {limit}{} | {} | {sign}{} | {met} |",
+            row.work,
+            row.against,
+            if row.is_latency { " ms" } else { "" },
+            number(row.ratio, 2),
+            number(row.goal, 1),
+        )
+        .unwrap();
+    }
+    table
+}
+
+pub fn print(rows: &[Row]) {
+    println!("{}", table(rows));
+}
+
+impl Report {
+    pub fn write(&self, postgres: &str) {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let rates: Vec<(f64, f64)> = self.by_callers.iter().map(|(callers, at)| (*callers as f64, at.rate)).collect();
+        plot(&docs.join("benchmarks-rate.svg"), "Tenants made a second, by callers", &[("", BLUE, rates)]);
+        let of = |pick: fn(&Measured) -> f64| self.by_callers.iter().map(|(n, at)| (*n as f64, pick(at))).collect();
+        let latencies = [("p50", BLUE, of(|at| at.p50_ms)), ("p99", RED, of(|at| at.p99_ms))];
+        plot(&docs.join("benchmarks-latency.svg"), "Latency of creating in ms, by callers", &latencies);
+        let created = self.by_tenants.iter().map(|(n, created, _)| (*n as f64, created.p50_ms)).collect();
+        let listed = self.by_tenants.iter().map(|(n, _, listed)| (*n as f64, listed.p50_ms)).collect();
+        let growth = [("create", BLUE, created), ("list 50", RED, listed)];
+        plot(&docs.join("benchmarks-growth.svg"), "p50 in ms of one caller, by tenants that are there", &growth);
+        fs::write(docs.join("benchmarks.md"), self.page(postgres)).unwrap();
+    }
+
+    fn page(&self, postgres: &str) -> String {
+        let mib = |kib: Option<u64>| kib.map_or("?".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1_024.0));
+        let mut growth = "| tenants | create p50 | list p50 |\n|---|---|---|\n".to_owned();
+        for (tenants, created, listed) in &self.by_tenants {
+            writeln!(growth, "| {tenants} | {:.2} ms | {:.2} ms |", created.p50_ms, listed.p50_ms).unwrap();
+        }
+        format!(
+            "# Benchmarks\n\nWritten by `make bench`: the service and its limit in turn on one machine, load included, medians over \
+             the rounds.\nMachines are noisy; the ratios are what to read.\n\n{}\n{}\n\n{}\n## By callers\n\n\
+             ![rate](benchmarks-rate.svg)\n\n![latency](benchmarks-latency.svg)\n\n## By tenants\n\n{growth}\n\
+             ![growth](benchmarks-growth.svg)\n\n## Memory and start\n\nThe server takes {} at rest, and took {} at most under all of \
+             this, 128 creators at once included.\nFrom the start of a process to SERVING: {:.0} ms.\n",
+            machine(),
+            format_args!("Postgres {postgres} with fsync on; release build; every call with a `request_id`."),
+            table(&self.rows),
+            mib(self.at_rest_kib),
+            mib(self.under_load_kib),
+            self.start_ms,
+        )
+    }
+}
+
+fn machine() -> String {
+    let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let rust = Command::new("rustc").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    format!(
+        "{cores} cores of {}, {}.",
+        model.trim_start_matches([' ', '\t', ':']),
+        String::from_utf8_lossy(&rust).trim()
+    )
+}
+
+/// A name, a colour and points.
+type Series = (&'static str, RGBColor, Vec<(f64, f64)>);
+
+fn plot(path: &Path, title: &str, series: &[Series]) {
+    let points = || series.iter().flat_map(|(_, _, points)| points);
+    let (from, to) = (points().map(|p| p.0).fold(f64::MAX, f64::min), points().map(|p| p.0).fold(0.0, f64::max));
+    let top = points().map(|p| p.1).fold(0.0, f64::max) * 1.1;
+    let area = SVGBackend::new(path, (640, 320)).into_drawing_area();
+    area.fill(&WHITE).unwrap();
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 16))
+        .margin(10)
+        .x_label_area_size(30)
+        .y_label_area_size(50)
+        .build_cartesian_2d((from..to * 1.01).log_scale(), 0.0..top)
+        .unwrap();
+    chart.configure_mesh().x_label_formatter(&|x| format!("{x:.0}")).draw().unwrap();
+    for (name, color, points) in series {
+        let color = *color;
+        let line = chart.draw_series(LineSeries::new(points.clone(), &color)).unwrap();
+        if !name.is_empty() {
+            line.label(*name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
+        }
+        let dots = PointSeries::of_element(points.clone(), 3, &color, &|at, size, style| {
+            EmptyElement::at(at) + Circle::new((0, 0), size, style)
+        });
+        chart.draw_series(dots).unwrap();
+    }
+    if series.len() > 1 {
+        chart.configure_series_labels().background_style(WHITE).border_style(RGBColor(200, 200, 200)).draw().unwrap();
+    }
+    area.present().unwrap();
+}

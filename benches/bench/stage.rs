@@ -1,0 +1,110 @@
+//! A Postgres that syncs, a server with everything on, and channels to it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use turnkey::{
+    embedded::{PrivatePostgres, Settings},
+    store,
+};
+
+const CHANNELS: usize = 8;
+
+pub struct Stage {
+    folder: TempDir,
+    postgres: PrivatePostgres,
+    server: Child,
+    pub channels: Vec<Channel>,
+    pub hands: PgPool,
+    pub programs: PathBuf,
+}
+
+impl Stage {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let root = folder.path().join("cluster");
+        let settings = Settings { root, pg_bin: None, durable: true, max_connections: 200 };
+        let postgres = PrivatePostgres::start(settings).await.unwrap();
+        store::migrate(&postgres.owner_options()).await.unwrap();
+        store::grant_provisioner(&postgres.owner_options(), postgres.server_options().get_username()).await.unwrap();
+        let hands = PgPool::connect_with(postgres.owner_options()).await.unwrap();
+        let programs: String =
+            sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetch_one(&hands).await.unwrap();
+        let (server, address) = serve(&folder, &postgres.server_options());
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channels = (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect();
+        Self { folder, postgres, server, channels, hands, programs: programs.into() }
+    }
+
+    pub fn options(&self) -> PgConnectOptions {
+        self.postgres.server_options()
+    }
+
+    /// As `/proc/<pid>/status` has it; none where there is no such thing.
+    pub fn resident_kib(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    pub fn peak_kib(&self) -> Option<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// From the start of a process to SERVING, on the database as it is: the median of nine.
+    pub fn start_again_ms(&self) -> f64 {
+        let mut times: Vec<f64> = Vec::new();
+        for _ in 0..9 {
+            let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
+            let started = Instant::now();
+            let (mut server, _address) = serve(&folder, &self.options());
+            times.push(started.elapsed().as_secs_f64() * 1_000.0);
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    }
+
+    pub async fn postgres_version(&self) -> String {
+        sqlx::query_scalar("SHOW server_version").fetch_one(&self.hands).await.unwrap()
+    }
+
+    pub async fn stop(mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        self.hands.close().await;
+        self.postgres.stop().await.unwrap();
+    }
+}
+
+/// A server that serves, and where.
+fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Child, String) {
+    let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
+    let (role, database) = (options.get_username(), options.get_database().unwrap());
+    let ready = folder.path().join("ready");
+    let server = Command::new(env!("CARGO_BIN_EXE_turnkey"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--ready-file"])
+        .arg(&ready)
+        .env("DATABASE_URL", format!("postgres://{role}@localhost/{database}?host={}", socket.display()))
+        .stdin(Stdio::null())
+        // Everything on, the log included; nobody reads it.
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !ready.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (server, fs::read_to_string(ready).unwrap().trim().to_owned())
+}
