@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use plotters::prelude::{
     BLUE, ChartBuilder, Circle, EmptyElement, IntoDrawingArea as _, IntoLogRange as _, LineSeries, PathElement,
-    PointSeries, RED, RGBColor, SVGBackend, WHITE,
+    PointSeries, RED, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
 };
 
 use crate::{load::Measured, works::Row};
@@ -112,11 +112,12 @@ fn plot(path: &Path, title: &str, series: &[Series]) {
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 16))
         .margin(10)
+        .margin_right(40)
         .x_label_area_size(30)
         .y_label_area_size(50)
         .build_cartesian_2d((from..to * 1.01).log_scale(), 0.0..top)
         .unwrap();
-    chart.configure_mesh().x_label_formatter(&|x| format!("{x:.0}")).draw().unwrap();
+    chart.configure_mesh().light_line_style(WHITE).x_label_formatter(&|x| format!("{x:.0}")).draw().unwrap();
     for (name, color, points) in series {
         let color = *color;
         let line = chart.draw_series(LineSeries::new(points.clone(), &color)).unwrap();
@@ -129,7 +130,13 @@ fn plot(path: &Path, title: &str, series: &[Series]) {
         chart.draw_series(dots).unwrap();
     }
     if series.len() > 1 {
-        chart.configure_series_labels().background_style(WHITE).border_style(RGBColor(200, 200, 200)).draw().unwrap();
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE)
+            .border_style(RGBColor(200, 200, 200))
+            .draw()
+            .unwrap();
     }
     area.present().unwrap();
 }
