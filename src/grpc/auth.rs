@@ -60,7 +60,11 @@ pub fn is_open(path: &str) -> bool {
 /// The RPC of this path, without its leading slash, if it is one of ours.
 #[must_use]
 pub fn rpc_at(path: &str) -> Option<&'static str> {
-    RULES.iter().find(|(rpc, _)| *rpc == path).map(|(rpc, _)| &rpc[1..])
+    rule_of(path).map(|(rpc, _)| &rpc[1..])
+}
+
+fn rule_of(path: &str) -> Option<(&'static str, &'static [Role])> {
+    RULES.into_iter().find(|(rpc, _)| *rpc == path)
 }
 
 /// Knows callers by their credential.
@@ -87,7 +91,7 @@ impl Authenticator {
         if is_open(path) {
             return Ok(Caller::anonymous());
         }
-        let rule = RULES.iter().find(|(rpc, _)| *rpc == path).map(|(_, roles)| *roles);
+        let rule = rule_of(path).map(|(_, roles)| roles);
         let Some(credential) = bearer(headers) else {
             // No token; but perhaps a certificate that was verified when hands were shaken.
             let caller = self.known.borrow().by_certificate(sans).ok_or(Error::Unauthenticated)?;

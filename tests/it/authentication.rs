@@ -17,7 +17,7 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, TestDatabase},
-    fixture::{Fixture, bella, channel, reason, settings},
+    fixture::{Fixture, bella, channel, made_up_secret, reason, settings},
     program::{Program, turnkey, url},
 };
 
@@ -254,9 +254,7 @@ async fn with_tokens_any_address_may_be_served_and_a_broken_file_is_named_at_sta
 async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection() {
     let tokens = Tokens::new();
     let fixture = Fixture::start_with(Cluster::get().migrated().await, tokens.settings()).await;
-    let secret = turnkey::secrets::random_secret(&mut rand::rngs::SysRng).unwrap();
-    let secret = turnkey::secrets::secret_key_again("pk_live_bella_0123456789abcdef", secret);
-    let secret = secrecy::ExposeSecret::expose_secret(&secret).to_owned();
+    let secret = made_up_secret("pk_live_bella_0123456789abcdef");
     let hands = fixture.by_hand().await;
     let mut holder = hands.begin().await.unwrap();
     sqlx::query("LOCK TABLE api_keys").execute(&mut *holder).await.unwrap();

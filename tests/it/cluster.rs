@@ -69,10 +69,34 @@ impl Cluster {
 }
 
 impl TestDatabase {
+    /// That of a Postgres of the test's own, with the schema in it.
+    pub async fn migrated_on(postgres: &PrivatePostgres) -> Self {
+        let owner = postgres.owner_options();
+        let database = Self { superuser: owner.clone(), server: postgres.server_options(), owner };
+        database.migrate().await;
+        database
+    }
+
+    /// Brings the schema, and lets the serving role serve.
+    pub async fn migrate(&self) {
+        store::migrate(&self.owner).await.unwrap();
+        store::grant_provisioner(&self.owner, self.server.get_username()).await.unwrap();
+    }
+
     fn of(superuser: &PgConnectOptions, name: &str) -> Self {
         let superuser = superuser.clone().database(name);
         Self { owner: superuser.clone().username(OWNER), server: superuser.clone().username(SERVER), superuser }
     }
+}
+
+/// The folder of Postgres' own programs.
+pub async fn programs(superuser: &PgConnectOptions) -> PathBuf {
+    let mut connection = superuser.connect().await.unwrap();
+    let folder: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    folder.into()
 }
 
 pub async fn execute(options: &PgConnectOptions, sql: String) {
@@ -117,7 +141,5 @@ fn fresh_root() -> PathBuf {
 async fn make_template(superuser: &PgConnectOptions) {
     execute(superuser, format!("CREATE ROLE {OWNER} LOGIN CREATEROLE")).await;
     execute(superuser, format!("CREATE DATABASE {TEMPLATE} OWNER {OWNER}")).await;
-    let template = TestDatabase::of(superuser, TEMPLATE);
-    store::migrate(&template.owner).await.unwrap();
-    store::grant_provisioner(&template.owner, SERVER).await.unwrap();
+    TestDatabase::of(superuser, TEMPLATE).migrate().await;
 }

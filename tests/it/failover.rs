@@ -5,10 +5,7 @@ use std::process::Command;
 
 use tempfile::tempdir_in;
 use tonic_health::pb::health_check_response::ServingStatus;
-use turnkey::{
-    embedded::{PrivatePostgres, Settings},
-    store,
-};
+use turnkey::embedded::{PrivatePostgres, Settings};
 
 use crate::{
     cluster::{Cluster, SERVER, TestDatabase, execute},
@@ -26,14 +23,7 @@ async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answere
     let root = folder.path().join("cluster");
     let settings = Settings { root: root.clone(), pg_bin: None, durable: true, max_connections: 50 };
     let postgres = PrivatePostgres::start(settings).await.unwrap();
-    let database = TestDatabase {
-        owner: postgres.owner_options(),
-        server: postgres.server_options(),
-        superuser: postgres.owner_options(),
-    };
-    store::migrate(&database.owner).await.unwrap();
-    store::grant_provisioner(&database.owner, database.server.get_username()).await.unwrap();
-    let fixture = Fixture::start_on(database).await;
+    let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let client = fixture.provisioning.clone();
     let mut load = Load::start(8, move || client.clone());
     for _ in 0..3 {
@@ -82,13 +72,13 @@ async fn soak_a_promoted_standby_has_all_that_was_answered() {
     let superuser = pair.superuser(0);
     let roles = format!("CREATE ROLE {SERVER} LOGIN");
     execute(&superuser, roles).await;
-    store::migrate(&superuser).await.unwrap();
-    store::grant_provisioner(&superuser, SERVER).await.unwrap();
     let server = superuser.clone().username(SERVER);
+    let database = TestDatabase { owner: superuser.clone(), server, superuser };
+    database.migrate().await;
     // In the place of a name that is moved.
-    let proxy = Proxy::start(&server).await;
-    let database = TestDatabase { owner: superuser.clone(), server: proxy.options(&server), superuser };
-    let fixture = Fixture::start_on(database).await;
+    let proxy = Proxy::start(&database.server).await;
+    let server = proxy.options(&database.server);
+    let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
     let client = fixture.provisioning.clone();
     let mut load = Load::start(8, move || client.clone());
     load.more(500).await;

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use rand::rngs::SysRng;
+use secrecy::ExposeSecret as _;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -19,6 +21,7 @@ use turnkey::{
         get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
         tenant_provisioning_client::TenantProvisioningClient,
     },
+    secrets::{random_secret, secret_key_again},
     server::{self, Server},
     service::Clock,
 };
@@ -153,6 +156,12 @@ pub fn named(slug: &str) -> CreateFullyProvisionedRequest {
         name: "Bella Weddings".to_owned(),
         ..CreateFullyProvisionedRequest::default()
     }
+}
+
+/// A secret key that nobody has, with this public half: well formed, so that it has to be looked up and hashed.
+pub fn made_up_secret(public_key: &str) -> String {
+    let secret = random_secret(&mut SysRng).unwrap();
+    secret_key_again(public_key, secret).expose_secret().to_owned()
 }
 
 /// The stable reason of a failure.

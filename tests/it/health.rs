@@ -62,14 +62,7 @@ async fn a_database_that_goes_and_comes_back_turns_readiness_and_needs_no_restar
         PrivatePostgres::start(Settings { root, pg_bin: None, durable: false, max_connections: 20 })
     };
     let postgres = start().await.unwrap();
-    let database = TestDatabase {
-        owner: postgres.owner_options(),
-        server: postgres.server_options(),
-        superuser: postgres.owner_options(),
-    };
-    store::migrate(&database.owner).await.unwrap();
-    store::grant_provisioner(&database.owner, database.server.get_username()).await.unwrap();
-    let fixture = Fixture::start_on(database).await;
+    let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let mut client = client(&fixture).await;
     let everything = HealthCheckRequest { service: String::new() };
     let mut changes = client.watch(everything).await.unwrap().into_inner();

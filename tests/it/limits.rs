@@ -32,8 +32,8 @@ use turnkey::{
 use crate::{
     authentication::{Tokens, with},
     cluster::Cluster,
-    fixture::{Fixture, bella, channel, named, reason, settings, violations},
-    program::{Program, turnkey, url},
+    fixture::{Fixture, bella, channel, made_up_secret, named, reason, settings, violations},
+    program::{Program, memory_kib, turnkey, url},
 };
 
 const CREATE: &str = "/turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
@@ -182,7 +182,7 @@ async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
     let bella = fixture.tenant("bella").await;
     let mut flood = JoinSet::new();
     for _ in 0..200 {
-        let (mut client, secret_key) = (fixture.provisioning.clone(), wrong_secret(&bella.secret_key));
+        let (mut client, secret_key) = (fixture.provisioning.clone(), made_up_secret(&bella.public_key));
         flood.spawn(async move {
             client.verify_api_key(VerifyApiKeyRequest { secret_key }).await.map(tonic::Response::into_inner)
         });
@@ -204,15 +204,6 @@ async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
     fixture.catalog.clone().list_packages(packages).await.unwrap();
 }
 
-/// Another key's secret with this one's id, well formed: it has to be looked up and hashed.
-fn wrong_secret(secret_key: &str) -> String {
-    let (name, _random) = secret_key.rsplit_once('_').unwrap();
-    let public_key = name.replacen("sk_", "pk_", 1);
-    let secret = turnkey::secrets::random_secret(&mut rand::rngs::SysRng).unwrap();
-    let secret_key = turnkey::secrets::secret_key_again(&public_key, secret);
-    secrecy::ExposeSecret::expose_secret(&secret_key).to_owned()
-}
-
 /// A server of its own, whose memory can be looked at.
 async fn program(folder: &std::path::Path) -> (Program, String) {
     let database = Cluster::get().migrated().await;
@@ -223,9 +214,7 @@ async fn program(folder: &std::path::Path) -> (Program, String) {
 }
 
 fn resident_kib(program: &Program) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    memory_kib(program.pid(), "VmRSS").unwrap()
 }
 
 fn sockets(program: &Program) -> usize {

@@ -1,9 +1,9 @@
 //! Secrets stand in one answer and nowhere else: a canary goes through every call that knows one, at the loudest log.
 
-use std::{fmt::Debug, path::Path, process::Command};
+use std::{fmt::Debug, process::Command};
 
 use nix::sys::signal::Signal;
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use tempfile::tempdir_in;
 use tonic::{
     Request, Response, Status,
@@ -18,7 +18,7 @@ use turnkey::grpc::pb::{
 
 use crate::{
     authentication::Tokens,
-    cluster::Cluster,
+    cluster::{Cluster, programs},
     create_from_signup::signup,
     fixture::{bella, channel},
     program::{Program, turnkey, url},
@@ -164,11 +164,8 @@ async fn call_with_secrets(
 
 /// All of the database, as `pg_dump` writes it.
 async fn dump(superuser: &PgConnectOptions) -> String {
-    let pool = PgPool::connect_with(superuser.clone()).await.unwrap();
-    let programs: String =
-        sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetch_one(&pool).await.unwrap();
-    let output =
-        Command::new(Path::new(&programs).join("pg_dump")).arg("--dbname").arg(url(superuser)).output().unwrap();
+    let pg_dump = programs(superuser).await.join("pg_dump");
+    let output = Command::new(pg_dump).arg("--dbname").arg(url(superuser)).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -18,7 +18,7 @@ use turnkey::grpc::pb::{
 
 use crate::{
     fixture::{Fixture, channel, named},
-    program::{Program, turnkey, url},
+    program::{Program, memory_kib, turnkey, url},
 };
 
 const BATCH: usize = 500;
@@ -65,13 +65,6 @@ async fn damage(pool: &PgPool) -> Findings {
     expected
 }
 
-/// The most memory a process had, in KiB.
-fn peak_kib(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
 struct Examined {
     code: Option<i32>,
     findings: Findings,
@@ -85,7 +78,7 @@ fn doctor(mut command: Command) -> Examined {
     loop {
         let length = out.read(&mut chunk).unwrap();
         // Once it has said all it has peaked.
-        peak = peak_kib(child.id()).unwrap_or(peak);
+        peak = memory_kib(child.id(), "VmHWM").unwrap_or(peak);
         if length == 0 {
             break;
         }
@@ -144,7 +137,7 @@ async fn soak_a_thousand_damaged_among_a_million_tenants_are_found_and_mended_ex
         let finding = answer.finding.unwrap();
         streamed.insert((finding.tenant_id.clone(), finding.kind().as_str_name().to_owned()));
     }
-    let peak = peak_kib(server.pid()).unwrap();
+    let peak = memory_kib(server.pid(), "VmHWM").unwrap();
     println!("CheckIntegrity: {:.0} tenants a second, {peak} KiB at most in the server", rate(began));
     assert_eq!(streamed, expected);
     assert!(peak <= 50 * 1_024);

@@ -1,17 +1,16 @@
 //! A primary and a synchronous standby, by streaming replication.
 
 use std::{
-    fs,
     os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use nix::unistd::{Uid, User};
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use tempfile::{TempDir, tempdir_in};
 
-use crate::cluster::{Cluster, execute};
+use crate::cluster::{Cluster, execute, programs};
 
 const SUPERUSER: &str = "postgres";
 /// Names of sockets in a folder of its own; nobody listens on the network.
@@ -25,10 +24,8 @@ pub struct Pair {
 impl Pair {
     /// Both are running, and a COMMIT waits for both.
     pub async fn start() -> Self {
-        let hands = PgPool::connect_with(Cluster::get().superuser()).await.unwrap();
-        let programs: String =
-            sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetch_one(&hands).await.unwrap();
-        let pair = Self { programs: programs.into(), folder: tempdir_in("/tmp").unwrap() };
+        let programs = programs(&Cluster::get().superuser()).await;
+        let pair = Self { programs, folder: tempdir_in("/tmp").unwrap() };
         if let Some(user) = other_user() {
             chown(pair.folder.path(), Some(user.uid.into()), Some(user.gid.into())).unwrap();
         }
@@ -88,8 +85,8 @@ impl Pair {
                 command
             }
         };
-        let log = fs::File::create(Path::new("/dev/null")).unwrap();
-        let status = command.args(arguments).current_dir(self.folder.path()).stdout(log).status().unwrap();
+        command.args(arguments).current_dir(self.folder.path());
+        let status = command.stdout(Stdio::null()).status().unwrap();
         assert!(status.success(), "{program} {arguments:?}");
     }
 }
