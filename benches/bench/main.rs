@@ -2,7 +2,8 @@
 //!
 //! Each work is done in turn by the service and by its limit (A B A B …), for machines are noisy: the ratios are what to read,
 //! medians over the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`,
-//! `BENCH_SECONDS` and `BENCH_TENANTS` make a run shorter or longer.
+//! `BENCH_SECONDS` and `BENCH_TENANTS` make a run shorter or longer; `cargo bench -- GetPackage` measures that alone, and
+//! writes nothing.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench may fail loudly")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
@@ -38,18 +39,23 @@ impl Length {
 }
 
 fn main() {
+    let (flags, names): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
     // Tests of all targets call this too, without the flag.
-    if std::env::args().any(|argument| argument == "--bench") {
+    if flags.iter().any(|flag| flag == "--bench") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(run(Length::from_env()));
+        runtime.block_on(run(Length::from_env(), names.first().map(String::as_str)));
     }
 }
 
-async fn run(length: Length) {
+async fn run(length: Length, only: Option<&str>) {
     let stage = Stage::start().await;
     let at_rest_kib = stage.resident_kib();
-    let rows = works::table(&stage, length).await;
+    let rows = works::table(&stage, length, only).await;
     report::print(&rows);
+    if only.is_some() {
+        return stage.stop().await;
+    }
     let by_callers = works::by_callers(&stage, length).await;
     let under_load_kib = stage.peak_kib();
     let by_tenants = works::by_tenants(&stage, length).await;

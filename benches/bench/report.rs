@@ -7,7 +7,10 @@ use plotters::prelude::{
     PointSeries, RED, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
 };
 
-use crate::{load::Measured, works::Row};
+use crate::{
+    load::Measured,
+    works::{Goal, Row},
+};
 
 pub struct Report {
     pub rows: Vec<Row>,
@@ -24,25 +27,15 @@ fn table(rows: &[Row]) -> String {
             .to_owned();
     for row in rows {
         let Measured { rate, p50_ms, p99_ms } = row.measured;
-        let number =
-            |number: Option<f64>, digits: usize| number.map(|number| format!("{number:.digits$}")).unwrap_or_default();
-        let (sign, is_met) = match (row.ratio, row.goal) {
-            (Some(ratio), Some(goal)) if row.is_latency => ("≤ ", Some(ratio <= goal)),
-            (Some(ratio), Some(goal)) => ("≥ ", Some(ratio >= goal)),
-            _ => ("", None),
+        let (limit, ratio) = (row.limit, row.ratio);
+        let met = |is_met| if is_met { "met" } else { "not met" };
+        let comparison = match row.goal {
+            Goal::Rate(goal) => format!("{limit:.0} | {ratio:.2} | ≥ {goal:.1} | {}", met(ratio >= goal)),
+            Goal::Latency(goal) => format!("{limit:.2} ms | {ratio:.2} | ≤ {goal:.1} | {}", met(ratio <= goal)),
+            Goal::None => " | | |".to_owned(),
         };
-        let limit = number(row.limit, if row.is_latency { 2 } else { 0 });
-        let met = is_met.map(|is| if is { "met" } else { "not met" }).unwrap_or_default();
-        writeln!(
-            table,
-            "| {} | {rate:.0} | {p50_ms:.2} ms | {p99_ms:.2} ms | {} | {limit}{} | {} | {sign}{} | {met} |",
-            row.work,
-            row.against,
-            if row.is_latency { " ms" } else { "" },
-            number(row.ratio, 2),
-            number(row.goal, 1),
-        )
-        .unwrap();
+        let (work, against) = (row.work, row.against);
+        writeln!(table, "| {work} | {rate:.0} | {p50_ms:.2} ms | {p99_ms:.2} ms | {against} | {comparison} |").unwrap();
     }
     table
 }

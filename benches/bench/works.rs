@@ -26,12 +26,30 @@ pub struct Row {
     pub work: &'static str,
     pub measured: Measured,
     pub against: &'static str,
-    /// Of the limit; none where there is nothing to hold against.
-    pub limit: Option<f64>,
-    pub ratio: Option<f64>,
-    /// At least this, or with latencies at most.
-    pub goal: Option<f64>,
-    pub is_latency: bool,
+    pub goal: Goal,
+    /// What the limit came to, in the goal's unit, and the ratio to it.
+    pub limit: f64,
+    pub ratio: f64,
+}
+
+/// What a work is held to.
+#[derive(Debug, Clone, Copy)]
+pub enum Goal {
+    /// At least this part of the limit's rate.
+    Rate(f64),
+    /// At most so many times the limit's median latency.
+    Latency(f64),
+    /// There is nothing to hold it against.
+    None,
+}
+
+impl Goal {
+    fn compare(self, ours: &Measured, limit: f64) -> f64 {
+        match self {
+            Self::Rate(_) | Self::None => ours.rate / limit,
+            Self::Latency(_) => ours.p50_ms / limit,
+        }
+    }
 }
 
 /// Which of the channels a caller uses.
@@ -97,70 +115,79 @@ fn middle(measured: &[Measured]) -> Measured {
     Measured { rate: of(|each| each.rate), p50_ms: of(|each| each.p50_ms), p99_ms: of(|each| each.p99_ms) }
 }
 
-/// Service and limit in turn.
-async fn rounds(
+/// The rows so far.
+struct Table<'a> {
     length: Length,
-    work: impl AsyncFn() -> Measured,
-    limit: impl Fn(u64) -> f64,
-    compare: fn(&Measured, f64) -> f64,
-) -> (Measured, f64, f64) {
-    let (mut measured, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..length.rounds {
-        let (ours, theirs) = (work().await, limit(round));
-        ratios.push(compare(&ours, theirs));
-        measured.push(ours);
-        limits.push(theirs);
-    }
-    (middle(&measured), median(limits), median(ratios))
+    only: Option<&'a str>,
+    rows: Vec<Row>,
 }
 
-pub async fn table(stage: &Stage, length: Length) -> Vec<Row> {
+impl Table<'_> {
+    /// Service and limit in turn. `limit` gets the round's number and answers in the goal's unit.
+    async fn add(
+        &mut self,
+        work: &'static str,
+        against: &'static str,
+        goal: Goal,
+        measure: impl AsyncFn() -> Measured,
+        limit: impl AsyncFn(u64) -> f64,
+    ) {
+        if self.only.is_some_and(|only| !work.contains(only)) {
+            return;
+        }
+        let (mut measured, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.length.rounds {
+            let (ours, theirs) = (measure().await, limit(round).await);
+            ratios.push(goal.compare(&ours, theirs));
+            measured.push(ours);
+            limits.push(theirs);
+        }
+        let (limit, ratio) = (median(limits), median(ratios));
+        self.rows.push(Row { work, measured: middle(&measured), against, goal, limit, ratio });
+    }
+}
+
+/// All works, or those that have this in their name.
+pub async fn table(stage: &Stage, length: Length, only: Option<&str>) -> Vec<Row> {
     let window = length.window;
     let known = Arc::new(known(stage).await);
-    let by_rate: fn(&Measured, f64) -> f64 = |ours, theirs| ours.rate / theirs;
-    let mut rows = Vec::new();
+    let mut table = Table { length, only, rows: Vec::new() };
 
-    let bench = |round| limits::pgbench(stage, &limits::creating(round), Protocol::Prepared, CALLERS, window).rate;
-    let (measured, limit, ratio) = rounds(length, async || create(stage, CALLERS, window).await, bench, by_rate).await;
-    let single = measured.rate;
-    rows.push(row("CreateFullyProvisioned, 32 callers", measured, "pgbench, same statement", limit, ratio, 0.7));
+    let pgbench =
+        async |round| limits::pgbench(stage, &limits::creating(round), Protocol::Prepared, CALLERS, window).rate;
+    let work = async || create(stage, CALLERS, window).await;
+    table.add("CreateFullyProvisioned, 32 callers", "pgbench, same statement", Goal::Rate(0.7), work, pgbench).await;
 
-    let bench = |round| limits::pgbench(stage, &limits::creating(100 + round), Protocol::Prepared, 1, window).p50_ms;
-    let by_latency: fn(&Measured, f64) -> f64 = |ours, theirs| ours.p50_ms / theirs;
-    let (measured, limit, ratio) = rounds(length, async || create(stage, 1, window).await, bench, by_latency).await;
-    let latency = row("CreateFullyProvisioned, 1 caller (p50)", measured, "pgbench, 1 client (p50)", limit, ratio, 1.6);
-    rows.push(Row { is_latency: true, ..latency });
+    let pgbench =
+        async |round| limits::pgbench(stage, &limits::creating(100 + round), Protocol::Prepared, 1, window).p50_ms;
+    let work = async || create(stage, 1, window).await;
+    let goal = Goal::Latency(1.6);
+    table.add("CreateFullyProvisioned, 1 caller (p50)", "pgbench, 1 client (p50)", goal, work, pgbench).await;
 
-    let (measured, limit, ratio) = rounds(length, async || batch(stage, 4, window).await, |_| single, by_rate).await;
-    rows.push(row("BatchCreateFullyProvisioned, tenants", measured, "single calls", limit, ratio, 2.0));
+    let work = async || batch(stage, 4, window).await;
+    let single = async |_| create(stage, CALLERS, window).await.rate;
+    table.add("BatchCreateFullyProvisioned, tenants", "single calls", Goal::Rate(2.0), work, single).await;
 
     let (tenant, package) = (format!("'{}'", known.tenant_id), format!("'{}'", known.package_id));
     let script =
         limits::reading("LEFT JOIN packages ON packages.tenant_id = $1", &known.tenant_id, &[&tenant, &package]);
-    let bench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
+    let pgbench = async |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = async || get_package(stage, &known, window).await;
-    let (measured, limit, ratio) = rounds(length, work, bench, by_rate).await;
-    rows.push(row("GetPackage, 32 callers", measured, "pgbench, same trips", limit, ratio, 0.6));
+    table.add("GetPackage, 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;
 
     let values = [tenant.as_str(), "NULL", "NULL", "NULL", "NULL", "51"];
     let script = limits::reading("\"has_segment!\"", &known.tenant_id, &values);
-    let bench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
+    let pgbench = async |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = async || list_packages(stage, &known, window).await;
-    let (measured, limit, ratio) = rounds(length, work, bench, by_rate).await;
-    rows.push(row("ListPackages (3), 32 callers", measured, "pgbench, same trips", limit, ratio, 0.6));
+    table.add("ListPackages (3), 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;
 
     let work = async || verify_api_key(stage, &known, window).await;
-    let (measured, limit, ratio) = rounds(length, work, |_| limits::argon2(window / 2), by_rate).await;
-    rows.push(row("VerifyApiKey, 32 callers", measured, "one core's Argon2", limit, ratio, 0.5));
+    let argon2 = async |_| limits::argon2(window / 2);
+    table.add("VerifyApiKey, 32 callers", "one core's Argon2", Goal::Rate(0.5), work, argon2).await;
 
-    let (measured, ..) = rounds(length, async || health(stage, window).await, |_| 1.0, by_rate).await;
-    let nothing = row("health Check, 32 callers", measured, "", 0.0, 0.0, 0.0);
-    rows.push(Row { limit: None, ratio: None, goal: None, ..nothing });
-    rows
-}
-
-fn row(work: &'static str, measured: Measured, against: &'static str, limit: f64, ratio: f64, goal: f64) -> Row {
-    Row { work, measured, against, limit: Some(limit), ratio: Some(ratio), goal: Some(goal), is_latency: false }
+    let work = async || health(stage, window).await;
+    table.add("health Check, 32 callers", "", Goal::None, work, async |_| 1.0).await;
+    table.rows
 }
 
 async fn get_package(stage: &Stage, known: &Arc<Known>, window: Duration) -> Measured {

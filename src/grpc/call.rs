@@ -169,10 +169,11 @@ impl Calls {
         place: Option<Place>,
         work: impl Future<Output = Result<Output>> + Send + 'static,
     ) -> Result<Output> {
-        let work = async move {
-            let _held = place;
-            work.await
-        };
+        // A block that awaits would keep room for the work twice.
+        let work = work.map(move |output| {
+            drop(place);
+            output
+        });
         self.tasks.spawn(work.in_current_span()).await.map_err(Error::internal)?
     }
 

@@ -67,7 +67,8 @@ impl Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        self.options.connect().await
+        // Boxed, or every call would carry the place that making a connection takes, and be moved about with it.
+        Box::pin(self.options.connect()).await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {

@@ -17,6 +17,7 @@ mod probe;
 mod provisioning;
 mod purge;
 mod segments;
+mod tenant_read;
 mod tenant_transaction;
 mod tenants;
 

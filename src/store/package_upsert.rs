@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, connections::Lent, error::violates, packages::package_in, tenant_transaction::Turn};
+use super::{Store, connections::Lent, error::violates, packages::package_in};
 use crate::{
     domain::{
         BookingType, Package, PackageId, SegmentId, TenantId,
@@ -34,7 +34,7 @@ impl Store {
         ids: &NewIds,
         now: OffsetDateTime,
     ) -> Result<PackageUpserts> {
-        let mut transaction = self.begin_for("upsert_packages", tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("upsert_packages", tenant_id).await?;
         let rows = match Columns::new(items, ids).upsert(transaction.connection(), tenant_id, ids.general, now).await {
             Err(error) if violates(&error, "packages_slug_key") => return Err(Error::Conflict),
             rows => rows.map_err(|error| self.error(error))?,

@@ -1,6 +1,9 @@
 //! Packages of one tenant: read, listed and deleted.
 
-use super::{Store, tenant_transaction::Turn};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Store, tenant_read::read};
 use crate::{
     domain::{BookingType, Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
     error::{Error, Resource, Result, Rule},
@@ -33,24 +36,21 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package; those of the database.
     pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
-        let mut transaction = self.begin_for("get_package", tenant_id, Turn::Shared).await?;
-        let row = sqlx::query!(
-            r#"
-            SELECT packages.id AS "id?", segment_id AS "segment_id?", slug AS "slug?", name AS "name?",
-                   description AS "description?", base_price AS "base_price?", booking_type AS "booking_type?",
-                   grouping_order AS "grouping_order?", active AS "active?", created_at AS "created_at?",
-                   updated_at AS "updated_at?"
+        let rows = read!(
+            self,
+            "get_package",
+            tenant_id,
+            PackageRow,
+            "
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+                   created_at, updated_at, true AS has_segment
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
-            "#,
-            tenant_id.as_uuid(),
+            ",
             package_id.as_uuid(),
         )
-        .fetch_optional(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
-        let row = row.ok_or(Error::not_found(Resource::Tenant))?;
+        .await?;
+        let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         package_in!(row, tenant_id).ok_or(Error::not_found(Resource::Package))
     }
 
@@ -59,15 +59,15 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment of the filter; those of the database.
     pub async fn list_packages(&self, tenant_id: TenantId, list: &ListPackages, limit: usize) -> Result<Vec<Package>> {
-        let mut transaction = self.begin_for("list_packages", tenant_id, Turn::Shared).await?;
-        let rows = sqlx::query!(
-            r#"
-            SELECT ($2::uuid IS NULL OR EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2))
-                       AS "has_segment!",
-                   package.id AS "id?", segment_id AS "segment_id?", slug AS "slug?", name AS "name?",
-                   description AS "description?", base_price AS "base_price?", booking_type AS "booking_type?",
-                   grouping_order AS "grouping_order?", active AS "active?", created_at AS "created_at?",
-                   updated_at AS "updated_at?"
+        let limit = i64::try_from(limit).map_err(Error::internal)?;
+        let rows = read!(
+            self,
+            "list_packages",
+            tenant_id,
+            PackageRow,
+            "
+            SELECT $2::uuid IS NULL OR EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2) AS has_segment,
+                   package.*
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
               LEFT JOIN LATERAL (
                     SELECT id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
@@ -81,20 +81,16 @@ impl Store {
                      LIMIT $6
                    ) AS package ON true
              ORDER BY grouping_order, package.id
-            "#,
-            tenant_id.as_uuid(),
+            ",
             list.filter.segment_id.map(SegmentId::as_uuid),
             list.filter.active,
             list.after.map(|after| after.order),
             list.after.map(|after| after.id),
-            i64::try_from(limit).map_err(Error::internal)?,
+            limit,
         )
-        .fetch_all(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
+        .await?;
         let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
-        if !first.has_segment {
+        if first.has_segment == Some(false) {
             return Err(Error::not_found(Resource::Segment));
         }
         Ok(rows.into_iter().filter_map(|row| package_in!(row, tenant_id)).collect())
@@ -105,7 +101,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package, [`Error::Refused`]; those of the database.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        let mut transaction = self.begin_for("delete_package", tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("delete_package", tenant_id).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (
@@ -133,4 +129,22 @@ impl Store {
             (true, true, true) => Ok(()),
         }
     }
+}
+
+/// A package, or the tenant alone where it has no such package.
+#[derive(sqlx::FromRow)]
+struct PackageRow {
+    id: Option<Uuid>,
+    segment_id: Option<Uuid>,
+    slug: Option<String>,
+    name: Option<String>,
+    description: Option<String>,
+    base_price: Option<i64>,
+    booking_type: Option<String>,
+    grouping_order: Option<i32>,
+    active: Option<bool>,
+    created_at: Option<OffsetDateTime>,
+    updated_at: Option<OffsetDateTime>,
+    /// Whether the segment that was asked for is there.
+    has_segment: Option<bool>,
 }

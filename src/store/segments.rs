@@ -1,6 +1,9 @@
 //! Segments of one tenant.
 
-use super::{Store, connections::Lent, error::violates, package_upsert::problem_named, tenant_transaction::Turn};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Store, connections::Lent, error::violates, package_upsert::problem_named, tenant_read::read};
 use crate::{
     domain::{
         Segment, SegmentId, TenantId,
@@ -9,7 +12,6 @@ use crate::{
     },
     error::{Error, Resource, Result, Rule},
 };
-use time::OffsetDateTime;
 
 /// The segment in a row, whatever else the row has; `None` where an outer join found none.
 macro_rules! segment_in {
@@ -44,7 +46,7 @@ impl Store {
         new_id: SegmentId,
         now: OffsetDateTime,
     ) -> Result<std::result::Result<Upserted<Segment>, Problem>> {
-        let mut transaction = self.begin_for("upsert_segment", tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("upsert_segment", tenant_id).await?;
         let judged = judge_and_write(transaction.connection(), tenant_id, upsert, new_id, now).await;
         let outcome = match judged {
             Err(error) if violates(&error, "segments_slug_key") => return Err(Error::Conflict),
@@ -63,23 +65,20 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment; those of the database.
     pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
-        let mut transaction = self.begin_for("get_segment", tenant_id, Turn::Shared).await?;
-        let row = sqlx::query!(
-            r#"
-            SELECT segments.id AS "id?", slug AS "slug?", name AS "name?", hero_title AS "hero_title?",
-                   description AS "description?", sort_order AS "sort_order?", active AS "active?",
-                   created_at AS "created_at?", updated_at AS "updated_at?"
+        let rows = read!(
+            self,
+            "get_segment",
+            tenant_id,
+            SegmentRow,
+            "
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
-            "#,
-            tenant_id.as_uuid(),
+            ",
             segment_id.as_uuid(),
         )
-        .fetch_optional(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
-        let row = row.ok_or(Error::not_found(Resource::Tenant))?;
+        .await?;
+        let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         segment_in!(row, tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
 
@@ -88,12 +87,14 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant; those of the database.
     pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
-        let mut transaction = self.begin_for("list_segments", tenant_id, Turn::Shared).await?;
-        let rows = sqlx::query!(
-            r#"
-            SELECT segment.id AS "id?", slug AS "slug?", name AS "name?", hero_title AS "hero_title?",
-                   description AS "description?", sort_order AS "sort_order?", active AS "active?",
-                   created_at AS "created_at?", updated_at AS "updated_at?"
+        let limit = i64::try_from(limit).map_err(Error::internal)?;
+        let rows = read!(
+            self,
+            "list_segments",
+            tenant_id,
+            SegmentRow,
+            "
+            SELECT segment.*
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
               LEFT JOIN LATERAL (
                     SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
@@ -103,16 +104,12 @@ impl Store {
                      LIMIT $4
                    ) AS segment ON true
              ORDER BY sort_order, segment.id
-            "#,
-            tenant_id.as_uuid(),
+            ",
             list.after.map(|after| after.order),
             list.after.map(|after| after.id),
-            i64::try_from(limit).map_err(Error::internal)?,
+            limit,
         )
-        .fetch_all(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
+        .await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
@@ -124,7 +121,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment, [`Error::Refused`]; those of the database.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        let mut transaction = self.begin_for("delete_segment", tenant_id, Turn::Alone).await?;
+        let mut transaction = self.begin_for("delete_segment", tenant_id).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (
@@ -160,6 +157,20 @@ impl Store {
             (true, Some(_), true) => Ok(()),
         }
     }
+}
+
+/// A segment, or the tenant alone where it has no such segment.
+#[derive(sqlx::FromRow)]
+struct SegmentRow {
+    id: Option<Uuid>,
+    slug: Option<String>,
+    name: Option<String>,
+    hero_title: Option<String>,
+    description: Option<String>,
+    sort_order: Option<i32>,
+    active: Option<bool>,
+    created_at: Option<OffsetDateTime>,
+    updated_at: Option<OffsetDateTime>,
 }
 
 /// What the statement says.

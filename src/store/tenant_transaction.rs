@@ -1,4 +1,5 @@
-//! Transactions about one tenant. Catalog calls reach the database in no other way than by one that can see nobody else.
+//! Transactions that change what one tenant has. A change to a catalog reaches the database in no other way than by one that
+//! can see nobody else; for reads see [`super::tenant_read`].
 
 use sqlx::AssertSqlSafe;
 
@@ -7,16 +8,6 @@ use crate::{
     domain::TenantId,
     error::{Error, Result, Rule},
 };
-
-/// Whether others must wait who change the same tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Reads what is there.
-    Shared,
-    /// Rules over several rows (the last package, slugs and places made up) hold only if one at a time looks and writes.
-    /// The lock comes before the statement that looks: taken inside it, it would come after its snapshot.
-    Alone,
-}
 
 /// A transaction about one tenant.
 ///
@@ -29,38 +20,31 @@ pub(super) struct TenantTransaction {
     has_ended: bool,
 }
 
+/// From here to the end of the transaction: as the catalog role, under row-level security that shows it this tenant alone.
+pub(super) fn becoming_catalog_of(tenant_id: TenantId) -> String {
+    format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'")
+}
+
 impl Store {
-    /// Begins, becomes the catalog role and names the tenant, all in one round trip and for this transaction alone.
-    pub(super) async fn begin_for(
-        &self,
-        operation: &'static str,
-        tenant_id: TenantId,
-        turn: Turn,
-    ) -> Result<TenantTransaction> {
-        let role = format!("; SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'");
-        self.begin(operation, &role, tenant_id, turn).await
+    /// Begins to change a tenant's catalog, as the role that may do nothing else.
+    pub(super) async fn begin_for(&self, operation: &'static str, tenant_id: TenantId) -> Result<TenantTransaction> {
+        self.begin(operation, &format!("{}; ", becoming_catalog_of(tenant_id)), tenant_id).await
     }
 
-    /// Begins as the service itself, which may do more than keep a catalog, alone with this tenant.
+    /// Begins as the service itself, which may do more than keep a catalog.
     pub(super) async fn begin_alone(&self, operation: &'static str, tenant_id: TenantId) -> Result<TenantTransaction> {
-        self.begin(operation, "", tenant_id, Turn::Alone).await
+        self.begin(operation, "", tenant_id).await
     }
 
-    async fn begin(
-        &self,
-        operation: &'static str,
-        role: &str,
-        tenant_id: TenantId,
-        turn: Turn,
-    ) -> Result<TenantTransaction> {
+    /// Begins, and waits for its turn, all in one round trip: rules over several rows (the last package, slugs and places
+    /// made up) hold only if one at a time looks and writes. The lock comes before the statement that looks: taken inside
+    /// it, it would come after its snapshot.
+    async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
         let connection = self.connection("BEGIN").await?;
         let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
-        let lock = match turn {
-            Turn::Shared => String::new(),
-            Turn::Alone => format!("; SELECT pg_advisory_xact_lock({})", lock_key(tenant_id)),
-        };
+        let lock = lock_key(tenant_id);
         // Several statements in one query take no parameters; a UUID and a number need no quoting.
-        let opening = AssertSqlSafe(format!("BEGIN{role}{lock}"));
+        let opening = AssertSqlSafe(format!("BEGIN; {role}SELECT pg_advisory_xact_lock({lock})"));
         let opened = sqlx::raw_sql(opening).execute(transaction.connection()).await;
         opened.map_err(|error| self.error(error))?;
         transaction.connection.name(operation);

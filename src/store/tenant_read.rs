@@ -1,0 +1,104 @@
+//! Reads one tenant's catalog in a single round trip.
+//!
+//! The transaction that names the tenant, the statement in it and its end are sent as one query. Such a query takes no
+//! parameters. So the statement is one that Postgres keeps under a name, and what would be parameters is written into
+//! EXECUTE: only what needs no quoting, see [`Plain`].
+
+use std::fmt::Display;
+
+use sqlx::{AssertSqlSafe, FromRow, error::DatabaseError, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Store, connections::Lent, tenant_transaction::becoming_catalog_of};
+use crate::{domain::TenantId, error::Result};
+
+/// A SELECT about the tenant `$1`, checked against the schema when it is compiled, and its rows.
+macro_rules! read {
+    ($store:expr, $operation:literal, $tenant_id:expr, $row:ty, $sql:literal, $($argument:expr),+ $(,)?) => {{
+        let _checked = || sqlx::query_as!($row, $sql, $tenant_id.as_uuid(), $($argument),+);
+        let arguments = vec![$($crate::store::tenant_read::Plain::literal(&$argument)),+];
+        $store.read::<$row>($operation, $tenant_id, $sql, arguments)
+    }};
+}
+pub(super) use read;
+
+/// What can stand in a statement as it is.
+pub(super) trait Plain {
+    fn literal(&self) -> String;
+}
+
+fn quoted(value: impl Display) -> String {
+    format!("'{value}'")
+}
+
+impl Plain for Uuid {
+    fn literal(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Plain for i64 {
+    fn literal(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Plain for bool {
+    fn literal(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl<T: Plain> Plain for Option<T> {
+    fn literal(&self) -> String {
+        self.as_ref().map_or_else(|| "NULL".to_owned(), T::literal)
+    }
+}
+
+impl Store {
+    /// To be called by [`read!`] alone.
+    pub(super) async fn read<Row>(
+        &self,
+        operation: &'static str,
+        tenant_id: TenantId,
+        sql: &'static str,
+        arguments: Vec<String>,
+    ) -> Result<Vec<Row>>
+    where
+        Row: for<'row> FromRow<'row, PgRow> + Send + Unpin,
+    {
+        let mut connection = self.connection(operation).await?;
+        let rows = fetch(&mut connection, operation, tenant_id, sql, &arguments).await;
+        if rows.is_err() {
+            // It stands inside a transaction that nobody will end.
+            connection.forsake();
+        }
+        let rows = rows.and_then(|rows| rows.iter().map(Row::from_row).collect());
+        rows.map_err(|error| self.error(error))
+    }
+}
+
+async fn fetch(
+    connection: &mut Lent,
+    operation: &'static str,
+    tenant_id: TenantId,
+    sql: &'static str,
+    arguments: &[String],
+) -> sqlx::Result<Vec<PgRow>> {
+    const INVALID_SQL_STATEMENT_NAME: &str = "26000";
+    // Another release may have prepared another statement in a session that a pooler lends to both.
+    let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
+    let query = format!(
+        "BEGIN READ ONLY; {}; EXECUTE {name} ('{tenant_id}', {}); COMMIT",
+        becoming_catalog_of(tenant_id),
+        arguments.join(", "),
+    );
+    let rows = sqlx::raw_sql(AssertSqlSafe(query.as_str())).fetch_all(&mut *connection).await;
+    let code = rows.as_ref().err().and_then(sqlx::Error::as_database_error).and_then(DatabaseError::code);
+    if code.as_deref() != Some(INVALID_SQL_STATEMENT_NAME) {
+        return rows;
+    }
+    // The first time in this session.
+    let query = format!("ROLLBACK; PREPARE {name} AS {sql}; {query}");
+    sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(connection).await
+}
