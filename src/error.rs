@@ -2,14 +2,15 @@
 //!
 //! It says what happened in the words of the business; `grpc::status` alone turns it into what a caller sees.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::domain::Violations;
 
 pub type Result<T> = std::result::Result<T, Error>;
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// Shared, for one failure can be the answer to several calls.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Every missing or bad field of the request.
     #[error("the request has {} bad field(s)", .0.len())]
@@ -84,8 +85,8 @@ impl Error {
         Self::Taken { what, name: name.into() }
     }
 
-    pub fn internal(cause: impl Into<Cause>) -> Self {
-        Self::Internal(cause.into())
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(Cause::from(cause.into()))
     }
 }
 

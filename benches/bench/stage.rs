@@ -15,15 +15,26 @@ use turnkey::{
     store,
 };
 
-const CHANNELS: usize = 8;
+const CHANNELS: usize = 2;
 
 pub struct Stage {
     folder: TempDir,
     postgres: PrivatePostgres,
-    server: Child,
+    server: Serving,
     pub channels: Vec<Channel>,
     pub hands: PgPool,
     pub programs: PathBuf,
+}
+
+/// A server, which ends with what it is needed for.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Stage {
@@ -57,7 +68,7 @@ impl Stage {
     }
 
     fn status(&self, name: &str) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.0.id())).ok()?;
         let line = status.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }
@@ -68,10 +79,8 @@ impl Stage {
         for _ in 0..9 {
             let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
             let started = Instant::now();
-            let (mut server, _address) = serve(&folder, &self.options());
+            let _serving = serve(&folder, &self.options());
             times.push(started.elapsed().as_secs_f64() * 1_000.0);
-            server.kill().unwrap();
-            server.wait().unwrap();
         }
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
@@ -81,16 +90,15 @@ impl Stage {
         sqlx::query_scalar("SHOW server_version").fetch_one(&self.hands).await.unwrap()
     }
 
-    pub async fn stop(mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
+    pub async fn stop(self) {
+        drop(self.server);
         self.hands.close().await;
         self.postgres.stop().await.unwrap();
     }
 }
 
 /// A server that serves, and where.
-fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Child, String) {
+fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Serving, String) {
     let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
     let (role, database) = (options.get_username(), options.get_database().unwrap());
     let ready = folder.path().join("ready");
@@ -106,5 +114,5 @@ fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Child, String) {
     while !ready.exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    (server, fs::read_to_string(ready).unwrap().trim().to_owned())
+    (Serving(server), fs::read_to_string(ready).unwrap().trim().to_owned())
 }

@@ -176,7 +176,7 @@ pub async fn table(stage: &Stage, length: Length, only: Option<&str>) -> Vec<Row
     table.add("GetPackage, 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;
 
     let values = [tenant.as_str(), "NULL", "NULL", "NULL", "NULL", "51"];
-    let script = limits::reading("\"has_segment!\"", &known.tenant_id, &values);
+    let script = limits::reading("id = $2) AS has_segment", &known.tenant_id, &values);
     let pgbench = async |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = async || list_packages(stage, &known, window).await;
     table.add("ListPackages (3), 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;

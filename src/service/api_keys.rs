@@ -84,7 +84,7 @@ impl Provisioning {
     /// Those of the hasher and of the store.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let Some(presented) = PresentedKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
-        let mut found = self.store.find_api_key(&presented.key_id).await?;
+        let mut found = self.store.find_api_key(presented.key_id).await?;
         let stored = found.as_mut().map(|found| std::mem::take(&mut found.secret_hash));
         let is_right = self.hasher.verify_key(presented.random_part, stored).await?;
         Ok(found.filter(|_| is_right).map_or(KeyVerdict::Invalid, |found| found.verdict(self.clock.now())))

@@ -1,4 +1,4 @@
-//! API keys: found by their id, rotated, listed, revoked.
+//! API keys: rotated, listed, revoked. How they are found is in [`super::api_key_lookups`].
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -7,7 +7,6 @@ use super::Store;
 use crate::{
     domain::{
         ApiKey, PublicKey, TenantId,
-        api_key::FoundKey,
         claim::{CLAIM_LIFETIME, NewClaim, Scope},
         provisioning::NewApiKey,
     },
@@ -15,39 +14,6 @@ use crate::{
 };
 
 impl Store {
-    /// The key with this id, by its index, and what a verdict on it hangs on.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn find_api_key(&self, key_id: &str) -> Result<Option<FoundKey>> {
-        let row = sqlx::query!(
-            r#"
-            SELECT api_keys.tenant_id, public_key, secret_hash, api_keys.created_at, expires_at, revoked_at,
-                   tenants.slug, tenants.is_active, tenants.deleted_at IS NOT NULL AS "is_deleted!"
-              FROM api_keys
-              JOIN tenants ON tenants.id = api_keys.tenant_id
-             WHERE key_id = $1
-            "#,
-            key_id,
-        )
-        .fetch_optional(&mut self.connection("find_api_key").await?)
-        .await
-        .map_err(|error| self.error(error))?;
-        Ok(row.map(|row| FoundKey {
-            key: ApiKey {
-                public_key: row.public_key,
-                tenant_id: TenantId::from_uuid(row.tenant_id),
-                created_at: row.created_at,
-                expires_at: row.expires_at,
-                revoked_at: row.revoked_at,
-            },
-            tenant_slug: row.slug,
-            secret_hash: row.secret_hash,
-            tenant_is_active: row.is_active,
-            tenant_is_deleted: row.is_deleted,
-        }))
-    }
-
     /// The slug of a living tenant, for the name of a new key.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! A named constraint is the business of the method that knows what it means there; this file knows the rest: a database
 //! that is away, in another's hands, or too slow is [`Error::DatabaseUnavailable`], everything unforeseen a bug.
 
+use std::sync::Arc;
+
 use crate::error::Error;
 
 /// SQLSTATE (appendix A of Postgres' manual) → error. `reachable` is what the probe saw last.
@@ -14,10 +16,10 @@ pub(super) fn from_sqlx(error: sqlx::Error, reachable: bool) -> Error {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_) => Error::DatabaseUnavailable(error.into()),
+        | sqlx::Error::Protocol(_) => Error::DatabaseUnavailable(Arc::new(error)),
         sqlx::Error::Database(reply) => match reply.code().as_deref() {
             Some("40001" | "40P01") => Error::Conflict,
-            Some(code) if means_unavailable(code) => Error::DatabaseUnavailable(error.into()),
+            Some(code) if means_unavailable(code) => Error::DatabaseUnavailable(Arc::new(error)),
             _ => Error::internal(error),
         },
         _ => Error::internal(error),

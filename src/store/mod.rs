@@ -4,6 +4,7 @@
 //! round trip where it can; its SQL stands inline, checked against the schema when it is compiled, with row types that
 //! stay private. [`Store`] alone begins and commits.
 
+mod api_key_lookups;
 mod api_keys;
 mod claims;
 mod connections;
@@ -21,6 +22,8 @@ mod tenant_read;
 mod tenant_transaction;
 mod tenants;
 
+use std::sync::Arc;
+
 use sqlx::postgres::PgConnectOptions;
 
 pub use integrity::Remedies;
@@ -29,7 +32,10 @@ pub use owners::Owner;
 pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
 
-use self::connections::{Connections, Lent, PATIENCE};
+use self::{
+    api_key_lookups::Lookups,
+    connections::{Connections, Lent, PATIENCE},
+};
 use crate::{
     error::{Error, Result},
     telemetry::metrics::PoolUse,
@@ -41,20 +47,24 @@ const STATEMENT_TIMEOUT_MS: &str = "4000";
 #[derive(Debug, Clone)]
 pub struct Store {
     connections: Connections,
+    lookups: Arc<Lookups>,
 }
 
 impl Store {
     /// Connects when first used, so that a service can start before its database.
     #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
-        Self { connections: Connections::new(session(options), max_connections, Some(PATIENCE)) }
+        Self {
+            connections: Connections::new(session(options), max_connections, Some(PATIENCE)),
+            lookups: Arc::default(),
+        }
     }
 
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
     #[must_use]
     pub fn unhurried(options: PgConnectOptions) -> Self {
         let options = session(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
-        Self { connections: Connections::new(options, 1, None) }
+        Self { connections: Connections::new(options, 1, None), lookups: Arc::default() }
     }
 
     /// What the probe saw last. A pool that gives no connection is full if the database is there, and empty if not; the

@@ -14,7 +14,8 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, TestDatabase, execute},
-    fixture::{Fixture, NewTenant, reason, settings},
+    fixture::{Fixture, NewTenant, made_up_secret, reason, settings},
+    proxy::{Cut, Proxy},
 };
 
 impl Fixture {
@@ -169,4 +170,40 @@ async fn a_mistyped_key_is_told_by_its_checksum_without_a_look_at_the_database()
     let request = VerifyApiKeyRequest { secret_key: key };
     let failed = fixture.provisioning.clone().verify_api_key(request).await.unwrap_err();
     assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
+
+#[tokio::test]
+async fn keys_that_are_verified_at_once_each_get_their_own_verdict() {
+    let fixture = Fixture::start().await;
+    let mut keys = Vec::new();
+    for number in 0..10 {
+        let tenant = fixture.tenant(&format!("tenant-{number}")).await;
+        keys.push((made_up_secret(&tenant.public_key), String::new()));
+        keys.push((tenant.secret_key, tenant.id));
+    }
+    let verdicts = keys.iter().cycle().take(200).map(async |(secret_key, owner)| {
+        assert_eq!(fixture.verify(secret_key).await.tenant_id, *owner);
+    });
+    futures_util::future::join_all(verdicts).await;
+}
+
+#[tokio::test]
+async fn keys_whose_lookup_fails_are_unavailable_and_the_next_are_verified() {
+    let database = Cluster::get().migrated().await;
+    let proxy = Proxy::start(&database.server).await;
+    let server = proxy.options(&database.server);
+    let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    proxy.set_trap("AS asked", Cut::BeforeAnswer);
+    let verdicts = (0..20).map(|_| {
+        let (mut client, secret_key) = (fixture.provisioning.clone(), tenant.secret_key.clone());
+        async move { client.verify_api_key(VerifyApiKeyRequest { secret_key }).await }
+    });
+    let verdicts = futures_util::future::join_all(verdicts).await;
+    let failed: Vec<_> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).collect();
+    assert!(!failed.is_empty(), "{verdicts:?}");
+    for failed in failed {
+        assert_eq!((failed.code(), reason(failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+    }
+    assert_eq!(fixture.verify(&tenant.secret_key).await, known(&tenant, Verdict::Valid));
 }

@@ -174,8 +174,7 @@ fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
         Some((trace_id, span_id)) => (TraceId(trace_id), u64::from_be_bytes(span_id)),
         None => (TraceId::of(headers), uuid::Uuid::new_v4().as_u64_pair().1),
     };
-    span.record("trace_id", tracing::field::display(trace_id));
-    span.record("span_id", tracing::field::display(format_args!("{span_id:016x}")));
+    tracing::record_all!(span, trace_id = %trace_id, span_id = %format_args!("{span_id:016x}"));
     trace_id
 }
 
