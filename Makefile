@@ -25,10 +25,10 @@ check:
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples
 
-# Minutes instead of seconds of what the tests do.
+# For minutes what the tests do in seconds: faults under load; writes docs/reliability.md.
 soak:
 	@scripts/install-postgres
-	cargo test --locked --test it -- --ignored soak --nocapture
+	cargo test --locked --test it -- --ignored soak:: --nocapture
 
 # The service beside its limits, in one run of some minutes; writes docs/benchmarks.md.
 bench:

@@ -10,6 +10,8 @@
 
 mod limits;
 mod load;
+#[path = "../../tests/it/marks.rs"]
+mod marks;
 mod report;
 mod stage;
 mod works;
@@ -60,7 +62,8 @@ async fn run(length: Length, only: Option<&str>) {
     let under_load_kib = stage.peak_kib();
     let by_tenants = works::by_tenants(&stage, length).await;
     let start_ms = stage.start_again_ms();
-    let report = report::Report { rows, by_callers, by_tenants, at_rest_kib, under_load_kib, start_ms };
-    report.write(&stage.postgres_version().await);
+    let postgres = stage.postgres_version().await;
+    let report = report::Report { postgres, rows, by_callers, by_tenants, at_rest_kib, under_load_kib, start_ms };
+    report.write();
     stage.stop().await;
 }

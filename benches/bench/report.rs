@@ -1,4 +1,4 @@
-//! The table, and `docs/benchmarks.md` with its plots.
+//! The table, the plots, and what `docs/benchmarks.md` says of the run.
 
 use std::{fmt::Write as _, fs, path::Path, process::Command};
 
@@ -9,12 +9,16 @@ use plotters::prelude::{
 
 use crate::{
     load::Measured,
-    works::{Goal, Row},
+    marks::write_between_marks,
+    works::{ByCallers, Goal, Row},
 };
 
 pub struct Report {
+    /// Its version.
+    pub postgres: String,
     pub rows: Vec<Row>,
-    pub by_callers: Vec<(u64, Measured)>,
+    pub by_callers: Vec<ByCallers>,
+    /// Creating, and listing.
     pub by_tenants: Vec<(u64, Measured, Measured)>,
     pub at_rest_kib: Option<u64>,
     pub under_load_kib: Option<u64>,
@@ -45,62 +49,64 @@ pub fn print(rows: &[Row]) {
 }
 
 impl Report {
-    pub fn write(&self, postgres: &str) {
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        let rates: Vec<(f64, f64)> = self.by_callers.iter().map(|(callers, at)| (*callers as f64, at.rate)).collect();
-        plot(&docs.join("benchmarks-rate.svg"), "Tenants made a second, by callers", &[("", BLUE, rates)]);
-        let of = |pick: fn(&Measured) -> f64| self.by_callers.iter().map(|(n, at)| (*n as f64, pick(at))).collect();
-        let latencies = [("p50", BLUE, of(|at| at.p50_ms)), ("p99", RED, of(|at| at.p99_ms))];
-        plot(&docs.join("benchmarks-latency.svg"), "Latency of creating in ms, by callers", &latencies);
+    pub fn write(&self) {
+        let of = |pick: fn(&ByCallers) -> f64| self.by_callers.iter().map(|at| (at.callers as f64, pick(at))).collect();
+        plot("rate", "Tenants made a second, by callers", &[("", BLUE, of(|at| at.created.rate))]);
+        let (p50, p99) = (of(|at| at.created.p50_ms), of(|at| at.created.p99_ms));
+        plot("latency", "Latency of creating in ms, by callers", &[("p50", BLUE, p50), ("p99", RED, p99)]);
+        let memory = of(|at| at.resident_kib.unwrap_or_default() as f64 / 1_024.0);
+        plot("memory", "Memory of the server in MiB, by callers that create", &[("", BLUE, memory)]);
         let created = self.by_tenants.iter().map(|(n, created, _)| (*n as f64, created.p50_ms)).collect();
         let listed = self.by_tenants.iter().map(|(n, _, listed)| (*n as f64, listed.p50_ms)).collect();
         let growth = [("create", BLUE, created), ("list 50", RED, listed)];
-        plot(&docs.join("benchmarks-growth.svg"), "p50 in ms of one caller, by tenants that are there", &growth);
-        fs::write(docs.join("benchmarks.md"), self.page(postgres)).unwrap();
+        plot("growth", "p50 in ms of one caller, by tenants that are there", &growth);
+        write_between_marks("docs/benchmarks.md", &self.text());
     }
 
-    fn page(&self, postgres: &str) -> String {
+    fn text(&self) -> String {
         let mib = |kib: Option<u64>| kib.map_or("?".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1_024.0));
         let mut growth = "| tenants | create p50 | list p50 |\n|---|---|---|\n".to_owned();
         for (tenants, created, listed) in &self.by_tenants {
             writeln!(growth, "| {tenants} | {:.2} ms | {:.2} ms |", created.p50_ms, listed.p50_ms).unwrap();
         }
+        let (machine, table, postgres) = (machine(), table(&self.rows), &self.postgres);
+        let (at_rest, at_most, start_ms) = (mib(self.at_rest_kib), mib(self.under_load_kib), self.start_ms);
         format!(
-            "# Benchmarks\n\nWritten by `make bench`: the service and its limit in turn on one machine, load included, medians over \
-             the rounds.\nMachines are noisy; the ratios are what to read.\n\n{}\n{}\n\n{}\n## By callers\n\n\
-             ![rate](benchmarks-rate.svg)\n\n![latency](benchmarks-latency.svg)\n\n## By tenants\n\n{growth}\n\
-             ![growth](benchmarks-growth.svg)\n\n## Memory and start\n\nThe server takes {} at rest, and took {} at most under all of \
-             this, 128 creators at once included.\nFrom the start of a process to SERVING: {:.0} ms.\n",
-            machine(),
-            format_args!("Postgres {postgres} with fsync on; release build; every call with a `request_id`."),
-            table(&self.rows),
-            mib(self.at_rest_kib),
-            mib(self.under_load_kib),
-            self.start_ms,
+            "{machine}Postgres {postgres}, fsync on.\n\n{table}\n\
+             ![rate](benchmarks-rate.svg)\n\n![latency](benchmarks-latency.svg)\n\n{growth}\n\
+             ![growth](benchmarks-growth.svg)\n\nThe server takes {at_rest} at rest, and took {at_most} at most up to 128 creators. \
+             From the start of a process to SERVING: {start_ms:.0} ms.\n\n![memory](benchmarks-memory.svg)\n"
         )
     }
 }
 
+/// What it ran on, and what was built.
 fn machine() -> String {
-    let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
+    let model = model.trim_start_matches([' ', '\t', ':']);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let rust = Command::new("rustc").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let rustc = Command::new("rustc").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let rustc = String::from_utf8_lossy(&rustc);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let version = env!("CARGO_PKG_VERSION");
     format!(
-        "{cores} cores of {}, {}.",
-        model.trim_start_matches([' ', '\t', ':']),
-        String::from_utf8_lossy(&rust).trim()
+        "{cores} cores of {model}, Linux {}. Turnkey {version}, release build by {}, the log on. ",
+        kernel.trim(),
+        rustc.trim()
     )
 }
 
 /// A name, a colour and points.
 type Series = (&'static str, RGBColor, Vec<(f64, f64)>);
 
-fn plot(path: &Path, title: &str, series: &[Series]) {
+fn plot(name: &str, title: &str, series: &[Series]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/benchmarks-{name}.svg"));
     let points = || series.iter().flat_map(|(_, _, points)| points);
     let (from, to) = (points().map(|p| p.0).fold(f64::MAX, f64::min), points().map(|p| p.0).fold(0.0, f64::max));
     let top = points().map(|p| p.1).fold(0.0, f64::max) * 1.1;
-    let area = SVGBackend::new(path, (640, 320)).into_drawing_area();
+    let area = SVGBackend::new(&path, (640, 320)).into_drawing_area();
     area.fill(&WHITE).unwrap();
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 16))

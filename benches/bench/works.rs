@@ -241,11 +241,19 @@ async fn health(stage: &Stage, window: Duration) -> Measured {
     .await
 }
 
+/// What so many creators come to, and the memory that the server holds then, in KiB.
+pub struct ByCallers {
+    pub callers: u64,
+    pub created: Measured,
+    pub resident_kib: Option<u64>,
+}
+
 /// Creating by 1 … 128 callers.
-pub async fn by_callers(stage: &Stage, length: Length) -> Vec<(u64, Measured)> {
+pub async fn by_callers(stage: &Stage, length: Length) -> Vec<ByCallers> {
     let mut points = Vec::new();
     for callers in [1, 2, 4, 8, 16, 32, 64, 128] {
-        points.push((callers, create(stage, callers, length.window).await));
+        let created = create(stage, callers, length.window).await;
+        points.push(ByCallers { callers, created, resident_kib: stage.resident_kib() });
     }
     points
 }

@@ -1,34 +1,23 @@
-//! Lends connections to the database, waits for their answers as long as that makes sense, and keeps those alone that are
-//! known to be sound.
+//! Lends connections to the database, and keeps those alone that are known to be sound. How they are asked is in
+//! [`super::statements`].
 //!
 //! sqlx has a pool of its own. It is not used: where a network swallows everything without a word it waits for ever, in
 //! the place of everybody else (<https://github.com/transact-rs/sqlx/issues/4349>), and it asks the database after every
 //! statement once more whether it is there. deadpool keeps the connections instead.
 
 use std::{
-    borrow::Cow,
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
-use futures_util::{
-    TryStreamExt as _,
-    future::BoxFuture,
-    stream::{self, BoxStream},
-};
 use sqlx::{
-    ConnectOptions as _, Connection as _, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
-    postgres::{PgConnectOptions, PgDatabaseError, PgQueryResult, PgRow, PgSeverity, PgStatement, PgTypeInfo},
+    ConnectOptions as _, Connection as _, PgConnection,
+    postgres::{PgConnectOptions, PgDatabaseError, PgSeverity},
 };
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
-use tracing::{Instrument as _, Span, field::Empty};
+use tokio::{sync::watch, time::timeout};
 
-use crate::telemetry::metrics::{self, PoolUse};
+use crate::telemetry::metrics::PoolUse;
 
 /// How long a caller waits for a connection before it hears that the service is overloaded.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,19 +29,15 @@ const TRIAL_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
 /// Connections that nobody needed for so long are closed.
 const MAX_IDLE: Duration = Duration::from_mins(10);
-/// How long a statement is waited for that the database could have stopped by itself: longer than its own timeouts.
-pub(super) const PATIENCE: Duration = Duration::from_secs(6);
-/// And how long while the probe gets no answer either.
-const PATIENCE_WITH_THE_ABSENT: Duration = Duration::from_secs(1);
 
 /// All connections of a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pool: Pool<Connector>,
     /// What the probe saw last; nothing at first.
-    reachable: Arc<watch::Sender<bool>>,
-    /// None where a statement takes the time it needs.
-    patience: Option<Duration>,
+    pub reachable: Arc<watch::Sender<bool>>,
+    /// How long a statement is waited for; none where it takes the time it needs.
+    pub patience: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -160,20 +145,6 @@ impl Connections {
         };
         Ok(Lent { object: Some(object), is_sound: true, lender: self.clone(), operation })
     }
-
-    async fn wait_for<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let Some(patience) = self.patience else { return answer.await };
-        let silence = async {
-            sleep(PATIENCE_WITH_THE_ABSENT).await;
-            let mut reachable = self.reachable.subscribe();
-            let _ = timeout(patience.saturating_sub(PATIENCE_WITH_THE_ABSENT), reachable.wait_for(|is| !is)).await;
-        };
-        tokio::select! {
-            biased;
-            answer = answer => answer,
-            () = silence => Err(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer").into()),
-        }
-    }
 }
 
 /// A connection that is somebody's for a while. It goes back when it is dropped, unless nobody knows what state it is in.
@@ -182,9 +153,9 @@ pub(super) struct Lent {
     /// None only while it is dropped.
     object: Option<Object<Connector>>,
     is_sound: bool,
-    lender: Connections,
+    pub lender: Connections,
     /// For whose sake; the name that its statements are measured by.
-    operation: &'static str,
+    pub operation: &'static str,
 }
 
 impl Lent {
@@ -198,12 +169,12 @@ impl Lent {
     }
 
     /// To be judged by its next answer. Should the wait for that be cut short, nobody knows what is still to come.
-    fn unjudged(&mut self) -> sqlx::Result<&mut PgConnection> {
+    pub fn unjudged(&mut self) -> sqlx::Result<&mut PgConnection> {
         self.is_sound = false;
         self.object.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }
 
-    fn judge<T>(&mut self, answer: &sqlx::Result<T>) {
+    pub fn judge<T>(&mut self, answer: &sqlx::Result<T>) {
         match answer {
             Ok(_) => self.is_sound = true,
             Err(sqlx::Error::Database(reply)) => {
@@ -229,100 +200,5 @@ impl Drop for Lent {
         if !self.is_sound {
             drop(self.object.take().map(Object::take));
         }
-    }
-}
-
-/// A statement under way.
-struct Asked {
-    lender: Connections,
-    operation: &'static str,
-    at: Instant,
-    span: Span,
-}
-
-impl Asked {
-    fn now(lent: &Lent) -> Self {
-        let operation = lent.operation;
-        let span = tracing::debug_span!(
-            "statement",
-            otel.name = operation,
-            otel.kind = "client",
-            otel.status_code = Empty,
-            db.system.name = "postgresql",
-            db.operation.name = operation,
-            error.type = Empty,
-        );
-        Self { lender: lent.lender.clone(), operation, at: Instant::now(), span }
-    }
-
-    async fn answer<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let answer = self.lender.wait_for(answer).instrument(self.span.clone()).await;
-        let failure = answer.as_ref().err().map(what_failed);
-        if let Some(failure) = &failure {
-            self.span.record("error.type", failure);
-            self.span.record("otel.status_code", "ERROR");
-        }
-        metrics::statement_ended(self.operation, failure, self.at.elapsed());
-        answer
-    }
-}
-
-/// A SQLSTATE, or what kept an answer from coming. Few, and never a value.
-fn what_failed(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(reply) => reply.code().map_or_else(|| "_OTHER".to_owned(), Cow::into_owned),
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => "timeout".to_owned(),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => "io".to_owned(),
-        _ => "_OTHER".to_owned(),
-    }
-}
-
-/// One step of an answer: how a statement ended, or a row.
-type Step = Either<PgQueryResult, PgRow>;
-
-impl<'c> Executor<'c> for &'c mut Lent {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let all = async move {
-            let asked = Asked::now(self);
-            let answer = asked.answer(self.unjudged()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
-            self.judge(&answer);
-            Ok::<_, sqlx::Error>(stream::iter(answer?.into_iter().map(Ok)))
-        };
-        Box::pin(stream::once(all).try_flatten())
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        Box::pin(async move {
-            let asked = Asked::now(self);
-            let answer = asked.answer(self.unjudged()?.fetch_optional(query)).await;
-            self.judge(&answer);
-            answer
-        })
-    }
-
-    // Statements are prepared on the way, and described when they are compiled; the trait wants these all the same.
-
-    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move { self.unjudged()?.prepare_with(sql, parameters).await })
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move { self.unjudged()?.describe(sql).await })
     }
 }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
+
 use crate::error::Error;
 
 /// SQLSTATE (appendix A of Postgres' manual) → error. `reachable` is what the probe saw last.
@@ -50,6 +52,12 @@ fn means_unavailable(code: &str) -> bool {
 /// Whether this is the violation of the constraint of that name.
 pub(super) fn violates(error: &sqlx::Error, constraint: &str) -> bool {
     error.as_database_error().is_some_and(|reply| reply.constraint() == Some(constraint))
+}
+
+/// Whether the session does not know the statement yet (26000), or not any more. Whoever asked tells it, and asks again.
+pub(super) fn is_unprepared(error: &sqlx::Error) -> bool {
+    const INVALID_SQL_STATEMENT_NAME: &str = "26000";
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(INVALID_SQL_STATEMENT_NAME)
 }
 
 #[cfg(test)]

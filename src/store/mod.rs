@@ -18,6 +18,7 @@ mod probe;
 mod provisioning;
 mod purge;
 mod segments;
+mod statements;
 mod tenant_read;
 mod tenant_transaction;
 mod tenants;
@@ -34,7 +35,8 @@ pub use probe::{NotReady, Probe};
 
 use self::{
     api_key_lookups::Lookups,
-    connections::{Connections, Lent, PATIENCE},
+    connections::{Connections, Lent},
+    statements::PATIENCE,
 };
 use crate::{
     error::{Error, Result},

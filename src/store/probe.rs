@@ -6,13 +6,12 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{SESSION_SETTINGS, migrate::MIGRATIONS, session};
+use super::{SESSION_SETTINGS, error::is_unprepared, migrate::MIGRATIONS, session};
 
 /// No answer within this is an answer too.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// For a new session, which takes some twenty trips to look around.
 const PATIENCE_WITH_THE_NEW: Duration = Duration::from_secs(5);
-const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
@@ -101,9 +100,7 @@ impl Probe {
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
         other.close().await?;
         match answer {
-            Err(sqlx::Error::Database(reply)) if reply.code().as_deref() == Some(INVALID_SQL_STATEMENT_NAME) => {
-                Err(NotReady::StatementsLost)
-            }
+            Err(error) if is_unprepared(&error) => Err(NotReady::StatementsLost),
             answer => Ok(answer.map(drop)?),
         }
     }

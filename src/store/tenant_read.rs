@@ -6,10 +6,10 @@
 
 use std::fmt::Display;
 
-use sqlx::{AssertSqlSafe, FromRow, error::DatabaseError, postgres::PgRow};
+use sqlx::{AssertSqlSafe, FromRow, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Store, connections::Lent, tenant_transaction::becoming_catalog_of};
+use super::{Store, connections::Lent, error::is_unprepared, tenant_transaction::becoming_catalog_of};
 use crate::{domain::TenantId, error::Result};
 
 /// A SELECT about the tenant `$1`, checked against the schema when it is compiled, and its rows.
@@ -85,7 +85,6 @@ async fn fetch(
     sql: &'static str,
     arguments: &[String],
 ) -> sqlx::Result<Vec<PgRow>> {
-    const INVALID_SQL_STATEMENT_NAME: &str = "26000";
     // Another release may have prepared another statement in a session that a pooler lends to both.
     let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
     let query = format!(
@@ -94,8 +93,7 @@ async fn fetch(
         arguments.join(", "),
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(query.as_str())).fetch_all(&mut *connection).await;
-    let code = rows.as_ref().err().and_then(sqlx::Error::as_database_error).and_then(DatabaseError::code);
-    if code.as_deref() != Some(INVALID_SQL_STATEMENT_NAME) {
+    if !rows.as_ref().is_err_and(is_unprepared) {
         return rows;
     }
     // The first time in this session.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::{
     cluster::Cluster,
     fixture::{Fixture, NewTenant, named, reason, settings},
+    load::{Callers, Load, Outcome},
     upsert_package::gold,
 };
 
@@ -128,6 +129,23 @@ async fn a_thousand_calls_that_are_dropped_leave_no_transaction_open() {
     assert!(heard.len() < CALLS, "some were dropped");
     assert_no_bug_was_heard(&heard);
     assert_it_recovers(&fixture, &tenant).await;
+}
+
+/// So many tenants, by callers that hang up or run out of time after some milliseconds and ask again. The pool has one
+/// connection.
+pub async fn hang_up_under_load(tenants: u64, seed: u64) -> Outcome {
+    let fixture = start().await;
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start_with(AT_ONCE, Callers::Impatient { seed }, move || client.clone());
+    load.more(tenants).await;
+    load.stop(&fixture.database.superuser).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_hang_up_and_ask_again_get_one_tenant_each() {
+    let seed = rand::random();
+    let outcome = hang_up_under_load(200, seed).await;
+    assert!(outcome.is_sound() && outcome.failed_tries > 0, "{outcome:?} by seed {seed}");
 }
 
 /// Until a call waits for its turn at a tenant's lock.

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::tempdir_in;
 use tonic_health::pb::health_check_response::ServingStatus;
 use turnkey::embedded::{PrivatePostgres, Settings};
@@ -12,13 +13,14 @@ use crate::{
     embedded::postmaster,
     fixture::{Fixture, named},
     health,
-    load::Load,
+    load::{Load, Outcome},
     proxy::Proxy,
     standby::Pair,
 };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answered() {
+/// That many times, after that many answers as come up.
+pub async fn stop_postgres_under_load(stops: u32, seed: u64) -> Outcome {
+    let mut random = StdRng::seed_from_u64(seed);
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let root = folder.path().join("cluster");
     let settings = Settings { root: root.clone(), pg_bin: None, durable: true, max_connections: 50 };
@@ -26,17 +28,44 @@ async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answere
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let client = fixture.provisioning.clone();
     let mut load = Load::start(8, move || client.clone());
-    for _ in 0..3 {
-        load.more(50).await;
+    for _ in 0..stops {
+        load.more(random.random_range(1..100)).await;
         // An immediate shutdown: no checkpoint, connections are cut. Postgres' guardian starts it again.
         let killed = postmaster(&root).unwrap().to_string();
         assert!(Command::new("kill").args(["-QUIT", &killed]).status().unwrap().success());
         load.more(50).await;
     }
     let unavailable = ("Unavailable".to_owned(), "the database is unavailable".to_owned());
-    assert!(load.failures().contains(&unavailable), "{:?}", load.failures());
-    load.stop_and_compare(&fixture.database.superuser).await;
+    assert!(load.failures().contains_key(&unavailable), "{:?}", load.failures());
+    let outcome = load.stop(&fixture.database.superuser).await;
     postgres.stop().await.unwrap();
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_stops_at_once_under_load_loses_nothing_that_was_answered() {
+    let seed = rand::random();
+    let outcome = stop_postgres_under_load(3, seed).await;
+    assert!(outcome.is_sound(), "{outcome:?} by seed {seed}");
+}
+
+/// A network that swallows everything without a word, that many times, until the service says that it does not serve.
+pub async fn fall_silent_under_load(silences: u32, seed: u64) -> Outcome {
+    let mut random = StdRng::seed_from_u64(seed);
+    let database = Cluster::get().migrated().await;
+    let proxy = Proxy::start(&database.server).await;
+    let server = proxy.options(&database.server);
+    let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start(8, move || client.clone());
+    for _ in 0..silences {
+        load.more(random.random_range(1..100)).await;
+        proxy.fall_silent();
+        health::until_it_is(&fixture, ServingStatus::NotServing).await;
+        proxy.speak_again();
+        load.more(50).await;
+    }
+    load.stop(&fixture.database.superuser).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,9 +94,9 @@ async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "two more servers: make soak"]
-async fn soak_a_promoted_standby_has_all_that_was_answered() {
+/// A primary is lost under load and its synchronous standby promoted.
+pub async fn promote_under_load(seed: u64) -> Outcome {
+    let mut random = StdRng::seed_from_u64(seed);
     let pair = Pair::start().await;
     let superuser = pair.superuser(0);
     let roles = format!("CREATE ROLE {SERVER} LOGIN");
@@ -81,12 +110,12 @@ async fn soak_a_promoted_standby_has_all_that_was_answered() {
     let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
     let client = fixture.provisioning.clone();
     let mut load = Load::start(8, move || client.clone());
-    load.more(500).await;
+    load.more(random.random_range(200..800)).await;
     pair.lose_primary();
     health::until_it_is(&fixture, ServingStatus::NotServing).await;
     pair.promote_standby();
     proxy.lead_to(&pair.superuser(1));
     load.more(500).await;
-    assert!(load.failures().iter().all(|(code, _)| code == "Unavailable"), "{:?}", load.failures());
-    load.stop_and_compare(&pair.superuser(1)).await;
+    assert!(load.failures().keys().all(|(code, _)| code == "Unavailable"), "{:?}", load.failures());
+    load.stop(&pair.superuser(1)).await
 }

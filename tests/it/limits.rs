@@ -1,19 +1,10 @@
 //! What callers can cost, by mistake or on purpose: an answer each, and nobody else's.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use http::Request as HttpRequest;
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    signal::Signal,
-};
 use prost::Message as _;
-use tempfile::tempdir_in;
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::TcpStream,
-    task::{JoinSet, yield_now},
-};
+use tokio::{net::TcpStream, task::yield_now};
 use tonic::{
     Code, Request, Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -24,19 +15,17 @@ use turnkey::{
     config::ServerSettings,
     grpc::pb::{
         BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, CreateFullyProvisionedRequest,
-        GetTenantRequest, ListPackagesRequest, PackageUpsert, Verdict, VerifyApiKeyRequest,
-        get_tenant_request::Identifier, tenant_provisioning_client::TenantProvisioningClient,
+        GetTenantRequest, PackageUpsert, get_tenant_request::Identifier,
     },
 };
 
 use crate::{
     authentication::{Tokens, with},
     cluster::Cluster,
-    fixture::{Fixture, bella, channel, made_up_secret, named, reason, settings, violations},
-    program::{Program, memory_kib, turnkey, url},
+    fixture::{Fixture, bella, channel, reason, settings, violations},
 };
 
-const CREATE: &str = "/turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
+pub const CREATE: &str = "/turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
 
 /// Sends bytes as they are, whatever they mean.
 struct Bytes;
@@ -171,121 +160,7 @@ async fn a_connection_of_age_takes_no_more_calls_and_finishes_those_it_has() {
     driving.await.unwrap().unwrap();
 }
 
-fn post(path: &str) -> HttpRequest<()> {
+pub fn post(path: &str) -> HttpRequest<()> {
     let request = HttpRequest::post(format!("http://turnkey{path}"));
     request.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
-}
-
-#[tokio::test]
-async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
-    let fixture = Fixture::start().await;
-    let bella = fixture.tenant("bella").await;
-    let mut flood = JoinSet::new();
-    for _ in 0..200 {
-        let (mut client, secret_key) = (fixture.provisioning.clone(), made_up_secret(&bella.public_key));
-        flood.spawn(async move {
-            client.verify_api_key(VerifyApiKeyRequest { secret_key }).await.map(tonic::Response::into_inner)
-        });
-    }
-    let packages = ListPackagesRequest { tenant_id: bella.id, ..Default::default() };
-    while let Some(answer) = flood.join_next().await {
-        match answer.unwrap() {
-            Ok(answer) => assert_eq!(answer.verdict(), Verdict::Invalid),
-            Err(refused) => {
-                assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
-            }
-        }
-        match fixture.catalog.clone().list_packages(packages.clone()).await {
-            Ok(listed) => assert_eq!(listed.into_inner().packages.len(), 3),
-            // Connections are shared by all; whoever gets none hears so, and comes back.
-            Err(refused) => assert_eq!(reason(&refused), "OVERLOADED"),
-        }
-    }
-    fixture.catalog.clone().list_packages(packages).await.unwrap();
-}
-
-/// A server of its own, whose memory can be looked at.
-async fn program(folder: &std::path::Path) -> (Program, String) {
-    let database = Cluster::get().migrated().await;
-    let mut program =
-        Program::start(turnkey(folder).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)));
-    let address = program.address();
-    (program, address)
-}
-
-fn resident_kib(program: &Program) -> u64 {
-    memory_kib(program.pid(), "VmRSS").unwrap()
-}
-
-fn sockets(program: &Program) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count()
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_two_thousand_connections_leaves_a_calm_server() {
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    // Two ends of each; the program inherits what it may open.
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(8_192)), hard).unwrap();
-    let (mut program, address) = program(folder.path()).await;
-    let at_rest = sockets(&program);
-    let mut flood = Vec::new();
-    for number in 0..2_000 {
-        let mut socket = TcpStream::connect(&address).await.unwrap();
-        // Some never speak, some stop in the middle of a word, some speak another language.
-        match number % 3 {
-            0 => {}
-            1 => socket.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap(),
-            _ => socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap(),
-        }
-        flood.push(socket);
-    }
-    let mut client = TenantProvisioningClient::new(channel(&address).await);
-    client.create_fully_provisioned(bella()).await.unwrap();
-    let during = resident_kib(&program);
-    // Nobody waits for them for long; their ends here are open still.
-    while sockets(&program) > at_rest + 10 {
-        yield_now().await;
-    }
-    drop(flood);
-    client.create_fully_provisioned(named("afterwards")).await.unwrap();
-    println!("{during} KiB during the flood, {} KiB after it", resident_kib(&program));
-    assert!(during < 200 * 1024, "{during} KiB");
-    program.signal(Signal::SIGTERM);
-    drop(client);
-    assert!(program.wait().success());
-}
-
-/// "Rapid reset", CVE-2023-44487: streams that are opened and given up at once, so that none counts as open.
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_calls_that_are_reset_at_once_leaves_a_calm_server() {
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (mut program, address) = program(folder.path()).await;
-    let mut resets = 0;
-    for _ in 0..10 {
-        let socket = TcpStream::connect(&address).await.unwrap();
-        let (client, connection) = h2::client::handshake(socket).await.unwrap();
-        let driving = tokio::spawn(connection);
-        let Ok(mut client) = client.ready().await else { continue };
-        for _ in 0..2_000 {
-            // A server that has had enough says GOAWAY.
-            let Ok((_answer, mut stream)) = client.send_request(post(CREATE), false) else { break };
-            stream.send_reset(h2::Reason::CANCEL);
-            resets += 1;
-            let Ok(again) = client.ready().await else { break };
-            client = again;
-        }
-        driving.abort();
-    }
-    assert!(resets > 100, "{resets}");
-    let mut client = TenantProvisioningClient::new(channel(&address).await);
-    client.create_fully_provisioned(bella()).await.unwrap();
-    println!("{} KiB after {resets} resets", resident_kib(&program));
-    assert!(resident_kib(&program) < 200 * 1024);
-    program.signal(Signal::SIGTERM);
-    drop(client);
-    assert!(program.wait().success());
-    assert!(!program.log.iter().any(|line| line.contains("panic")), "{:?}", program.log);
 }

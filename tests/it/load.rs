@@ -1,20 +1,29 @@
 //! Callers that go on creating tenants whatever happens, and keep every answer: what was answered must be there in the
-//! end, once and whole.
+//! end, once and whole, and a repeat must be answered alike.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    ops::Add,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sqlx::{PgPool, postgres::PgConnectOptions};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
-use tonic::{Code, Request, transport::Channel};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::{Code, Request, Status, transport::Channel};
 use turnkey::grpc::pb::{
-    CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, tenant_provisioning_client::TenantProvisioningClient,
+    CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, VerifyApiKeyRequest,
+    tenant_provisioning_client::TenantProvisioningClient,
 };
 use uuid::Uuid;
 
@@ -24,39 +33,104 @@ use crate::fixture::named;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Of a try; a caller that got no answer tries again.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Codes and messages of failed tries.
-pub type Failures = BTreeSet<(String, String)>;
+/// Of the tries of callers that have little patience: at most, in microseconds.
+const LITTLE_PATIENCE_US: u64 = 12_000;
+const AT_ONCE: usize = 8;
 
 pub type Client = TenantProvisioningClient<Channel>;
+type Pick = Arc<dyn Fn() -> Client + Send + Sync>;
+
+/// Codes and messages of failed tries, and how many of each.
+pub type Failures = BTreeMap<(String, String), u64>;
+
+/// A call that was answered in the end.
+struct Made {
+    request: CreateFullyProvisionedRequest,
+    answer: CreateFullyProvisionedResponse,
+    /// Since it was first asked, all tries included.
+    waited: Duration,
+}
+
+/// How long callers wait for an answer before they ask again.
+#[derive(Debug, Clone, Copy)]
+pub enum Callers {
+    Patient,
+    /// They hang up, or set a deadline, after some milliseconds: as many as come up.
+    Impatient {
+        seed: u64,
+    },
+}
+
+/// What came of a load. All but the first four must be nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    pub answered: usize,
+    /// Answered with what an earlier try had made.
+    pub replayed: usize,
+    pub failed_tries: u64,
+    pub longest_wait: Duration,
+    /// Tenants that a caller was told of and the database does not have.
+    pub lost: usize,
+    /// Tenants that no caller was told of, although every call was answered.
+    pub surplus: usize,
+    /// Tenants without a segment, three packages and a key.
+    pub half: usize,
+    /// Repeats that were answered otherwise than the first time, and keys that do not open their tenant.
+    pub changed: usize,
+}
+
+impl Outcome {
+    pub fn is_sound(&self) -> bool {
+        (self.lost, self.surplus, self.half, self.changed) == (0, 0, 0, 0)
+    }
+}
+
+impl Add for Outcome {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            answered: self.answered + other.answered,
+            replayed: self.replayed + other.replayed,
+            failed_tries: self.failed_tries + other.failed_tries,
+            longest_wait: self.longest_wait.max(other.longest_wait),
+            lost: self.lost + other.lost,
+            surplus: self.surplus + other.surplus,
+            half: self.half + other.half,
+            changed: self.changed + other.changed,
+        }
+    }
+}
 
 pub struct Load {
-    callers: JoinSet<Vec<CreateFullyProvisionedResponse>>,
+    callers: JoinSet<Vec<Made>>,
+    pick: Pick,
     answered: watch::Receiver<u64>,
     failures: Arc<Mutex<Failures>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Load {
-    /// Each caller makes one tenant after another, each with a request id, and repeats what failed for want of a database
-    /// until it is done. Every call goes to whom `pick` names.
-    pub fn start(callers: usize, pick: impl Fn() -> Client + Clone + Send + Sync + 'static) -> Self {
+    /// Each caller makes one tenant after another, each with a request id, and repeats what failed until it is done. Every
+    /// call goes to whom `pick` names.
+    pub fn start(count: usize, pick: impl Fn() -> Client + Send + Sync + 'static) -> Self {
+        Self::start_with(count, Callers::Patient, pick)
+    }
+
+    pub fn start_with(count: usize, callers: Callers, pick: impl Fn() -> Client + Send + Sync + 'static) -> Self {
         let (sender, answered) = watch::channel(0);
-        let mut load = Self { callers: JoinSet::new(), answered, failures: Arc::default(), is_over: Arc::default() };
-        for caller in 0..callers {
-            let (sender, failures, pick) = (sender.clone(), Arc::clone(&load.failures), pick.clone());
-            let is_over = Arc::clone(&load.is_over);
+        let (failures, is_over) = (Arc::default(), Arc::default());
+        let mut load = Self { callers: JoinSet::new(), pick: Arc::new(pick), answered, failures, is_over };
+        for number in 0..count {
+            let (sender, is_over) = (sender.clone(), Arc::clone(&load.is_over));
+            let mut caller = Caller::new(number, callers, &load);
             load.callers.spawn(async move {
-                let mut answers = Vec::new();
+                let mut made = Vec::new();
                 while !is_over.load(Ordering::Relaxed) {
-                    let request = CreateFullyProvisionedRequest {
-                        request_id: Some(Uuid::new_v4().to_string()),
-                        ..named(&format!("tenant-{caller}-{}", answers.len()))
-                    };
-                    answers.push(create(&pick, request, &failures).await);
+                    made.push(caller.create(&format!("tenant-{number}-{}", made.len())).await);
                     sender.send_modify(|count| *count += 1);
                 }
-                answers
+                made
             });
         }
         load
@@ -72,53 +146,136 @@ impl Load {
         self.failures.lock().unwrap().clone()
     }
 
-    /// The end: what was answered is in this database, every tenant whole, and nothing else is.
-    pub async fn stop_and_compare(self, superuser: &PgConnectOptions) {
+    /// The end: all that was answered is held against this database, and asked for once more.
+    pub async fn stop(mut self, superuser: &PgConnectOptions) -> Outcome {
         self.is_over.store(true, Ordering::Relaxed);
-        let answers = timeout(PATIENCE, self.callers.join_all()).await.expect("callers end").concat();
-        let hands = PgPool::connect_with(superuser.clone()).await.unwrap();
-        let tenants: Vec<(Uuid, String)> = sqlx::query_as(
-            "SELECT id, (SELECT 'pk_live_tenant_' || key_id FROM api_keys WHERE tenant_id = tenants.id)
-               FROM tenants
-              WHERE (SELECT count(*) FROM segments WHERE tenant_id = tenants.id) = 1
-                AND (SELECT count(*) FROM packages WHERE tenant_id = tenants.id) = 3
-                AND (SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id) = 1",
-        )
-        .fetch_all(&hands)
-        .await
-        .unwrap();
-        let there: BTreeSet<(String, String)> = tenants.into_iter().map(|(id, key)| (id.to_string(), key)).collect();
-        let answered = answers.into_iter().map(|answer| answer.tenant.unwrap());
-        let answered: BTreeSet<_> = answered.map(|tenant| (tenant.id, tenant.api_key_public)).collect();
-        assert_eq!(there, answered, "every answer is there, and nothing that nobody was told of");
-        let all: i64 = sqlx::query_scalar("SELECT count(*) FROM tenants").fetch_one(&hands).await.unwrap();
-        assert_eq!(usize::try_from(all), Ok(answered.len()), "nothing is half");
+        let made = timeout(PATIENCE, std::mem::take(&mut self.callers).join_all()).await.expect("callers end");
+        let made: Vec<Made> = made.into_iter().flatten().collect();
+        let answered: BTreeSet<_> = made.iter().map(|made| tenant_in(&made.answer)).collect();
+        let (whole, half) = tenants_in(superuser).await;
+        let repeats = stream::iter(&made).map(|made| is_answered_alike(&self.pick, made)).buffer_unordered(AT_ONCE);
+        let failed_tries = self.failures().values().sum();
+        Outcome {
+            answered: made.len(),
+            replayed: made.iter().filter(|made| made.answer.replayed).count(),
+            failed_tries,
+            longest_wait: made.iter().map(|made| made.waited).max().unwrap_or_default(),
+            lost: answered.difference(&whole).count(),
+            surplus: whole.difference(&answered).count(),
+            half,
+            changed: repeats.filter(|is_alike| std::future::ready(!is_alike)).count().await,
+        }
+    }
+
+    /// The end: nothing is lost, nothing is there twice, nothing is half.
+    pub async fn stop_and_compare(self, superuser: &PgConnectOptions) {
+        let outcome = self.stop(superuser).await;
+        assert!(outcome.is_sound(), "{outcome:?}");
     }
 }
 
-async fn create(
-    pick: &impl Fn() -> Client,
-    request: CreateFullyProvisionedRequest,
-    failures: &Mutex<Failures>,
-) -> CreateFullyProvisionedResponse {
-    loop {
-        let mut call = Request::new(request.clone());
-        call.set_timeout(DEADLINE);
-        match pick().create_fully_provisioned(call).await {
-            Ok(answer) => return answer.into_inner(),
-            Err(status) => {
-                // tonic's clients call their own timer's end CANCELLED.
-                let passing = [
-                    Code::Unavailable,
-                    Code::ResourceExhausted,
-                    Code::Aborted,
-                    Code::DeadlineExceeded,
-                    Code::Cancelled,
-                ];
-                assert!(passing.contains(&status.code()), "{status:?}");
-                failures.lock().unwrap().insert((format!("{:?}", status.code()), status.message().to_owned()));
-                tokio::time::sleep(Duration::from_millis(20)).await;
+/// Id and public key.
+fn tenant_in(answer: &CreateFullyProvisionedResponse) -> (String, String) {
+    let tenant = answer.tenant.as_ref().unwrap();
+    (tenant.id.clone(), tenant.api_key_public.clone())
+}
+
+/// Those of the callers here that are whole, by id and public key, and how many of anybody's are not.
+async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>, usize) {
+    let hands = PgPool::connect_with(superuser.clone()).await.unwrap();
+    let tenants: Vec<(Uuid, String, Option<String>, bool)> = sqlx::query_as(
+        "SELECT id, slug, (SELECT min(public_key) FROM api_keys WHERE tenant_id = tenants.id),
+                (SELECT count(*) FROM segments WHERE tenant_id = tenants.id) = 1
+                AND (SELECT count(*) FROM packages WHERE tenant_id = tenants.id) = 3
+                AND (SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id) = 1
+           FROM tenants",
+    )
+    .fetch_all(&hands)
+    .await
+    .unwrap();
+    let half = tenants.iter().filter(|(.., is_whole)| !is_whole).count();
+    let whole = tenants.into_iter().filter(|(_, slug, _, is_whole)| *is_whole && slug.starts_with("tenant-"));
+    (whole.map(|(id, _, key, _)| (id.to_string(), key.unwrap())).collect(), half)
+}
+
+/// Whether a repeat gets what the first call got, and the key opens that tenant.
+async fn is_answered_alike(pick: &Pick, made: &Made) -> bool {
+    let mut client = pick();
+    let again = client.create_fully_provisioned(made.request.clone()).await.unwrap().into_inner();
+    let secret_key = made.answer.secret_key.clone();
+    let owner = client.verify_api_key(VerifyApiKeyRequest { secret_key }).await.unwrap().into_inner();
+    again == CreateFullyProvisionedResponse { replayed: true, ..made.answer.clone() }
+        && owner.tenant_id == tenant_in(&made.answer).0
+}
+
+struct Caller {
+    pick: Pick,
+    failures: Arc<Mutex<Failures>>,
+    /// None with all the patience it takes.
+    random: Option<StdRng>,
+}
+
+impl Caller {
+    fn new(number: usize, callers: Callers, load: &Load) -> Self {
+        let random = match callers {
+            Callers::Patient => None,
+            Callers::Impatient { seed } => Some(StdRng::seed_from_u64(seed.wrapping_add(number as u64))),
+        };
+        Self { pick: Arc::clone(&load.pick), failures: Arc::clone(&load.failures), random }
+    }
+
+    async fn create(&mut self, slug: &str) -> Made {
+        let request = CreateFullyProvisionedRequest { request_id: Some(Uuid::new_v4().to_string()), ..named(slug) };
+        let asked = Instant::now();
+        loop {
+            match self.ask(request.clone()).await {
+                Ok(answer) => return Made { request, answer, waited: asked.elapsed() },
+                Err((code, message)) => {
+                    *self.failures.lock().unwrap().entry((code, message)).or_default() += 1;
+                    if self.random.is_none() {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                }
             }
         }
     }
+
+    async fn ask(
+        &mut self,
+        request: CreateFullyProvisionedRequest,
+    ) -> Result<CreateFullyProvisionedResponse, (String, String)> {
+        let mut call = Request::new(request);
+        let (patience, is_told) = match &mut self.random {
+            None => (DEADLINE, true),
+            Some(random) => {
+                let micros = random.random_range(0..LITTLE_PATIENCE_US);
+                (Duration::from_micros(micros), random.random())
+            }
+        };
+        if is_told {
+            call.set_timeout(patience);
+        }
+        let mut client = (self.pick)();
+        // Whoever does not tell how long he waits hangs up then.
+        match timeout(patience.saturating_mul(if is_told { 2 } else { 1 }), client.create_fully_provisioned(call)).await
+        {
+            Err(_elapsed) => Err(("hung up".to_owned(), String::new())),
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => {
+                assert!(may_pass(&status), "{status:?}");
+                Err((format!("{:?}", status.code()), status.message().to_owned()))
+            }
+        }
+    }
+}
+
+/// What a caller may hear while things are broken: that they are, or nothing at all because the server is gone.
+fn may_pass(status: &Status) -> bool {
+    let is_of_the_line = status.source().is_some();
+    // tonic's clients call their own timer's end CANCELLED.
+    is_of_the_line
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled
+        )
 }

@@ -1,6 +1,7 @@
 //! The line to Postgres is cut right before a statement, or right before its answer: a repeat with the request id makes
 //! good for both.
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest,
@@ -11,6 +12,7 @@ use crate::{
     cluster::{Cluster, TestDatabase},
     create_from_signup::signup,
     fixture::{Fixture, named, reason},
+    load::{Load, Outcome},
     proxy::{Cut, Proxy},
     rotate_api_key::rotation,
 };
@@ -132,4 +134,24 @@ async fn the_service_heals_by_itself_after_a_cut() {
         assert!(fixture.create(named(&format!("other-{number}"))).await.is_ok());
     }
     assert_eq!(fixture.rows().await, [20, 20, 60, 20]);
+}
+
+/// Lines are cut before a statement or before its answer, as it comes up.
+pub async fn cut_lines_under_load(cuts: u32, seed: u64) -> Outcome {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (fixture, proxy) = fixture().await;
+    let client = fixture.provisioning.clone();
+    let mut load = Load::start(8, move || client.clone());
+    for _ in 0..cuts {
+        proxy.set_trap(PROVISIONING, if random.random() { Cut::BeforeAnswer } else { Cut::BeforeStatement });
+        load.more(random.random_range(1..30)).await;
+    }
+    load.stop(&fixture.database.superuser).await
+}
+
+#[tokio::test]
+async fn callers_that_repeat_get_through_whatever_is_cut_and_get_one_tenant_each() {
+    let seed = rand::random();
+    let outcome = cut_lines_under_load(20, seed).await;
+    assert!(outcome.is_sound() && outcome.failed_tries > 0, "{outcome:?} by seed {seed}");
 }

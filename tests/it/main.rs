@@ -7,6 +7,7 @@
 mod cluster;
 mod fixture;
 mod load;
+mod marks;
 mod program;
 mod proxy;
 mod standby;
@@ -23,6 +24,7 @@ mod delete_tenant;
 mod embedded;
 mod errors;
 mod failover;
+mod floods;
 mod fuzzed;
 mod get_tenant;
 mod health;

@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use crate::{
     cluster::{Cluster, TestDatabase},
-    load::{Client, Load},
+    load::{Client, Failures, Load},
     program::{Program, turnkey, url},
 };
 
@@ -100,7 +100,7 @@ async fn a_rolling_restart_under_load_fails_no_call() {
         balancer.ready(index, true).await;
     }
     load.more(50).await;
-    assert_eq!(load.failures(), std::collections::BTreeSet::new());
+    assert_eq!(load.failures(), Failures::new());
     load.stop_and_compare(&database.superuser).await;
     for program in &programs {
         program.signal(Signal::SIGTERM);
