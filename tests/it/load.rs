@@ -33,7 +33,8 @@ use crate::fixture::named;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Of a try; a caller that got no answer tries again.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Of the tries of callers that have little patience: at most, in microseconds.
+/// Of the first try of a caller that has little patience, at most, in microseconds; it has more with every try, or
+/// work that nobody waits for would take all the time there is.
 const LITTLE_PATIENCE_US: u64 = 12_000;
 const AT_ONCE: usize = 8;
 
@@ -227,8 +228,8 @@ impl Caller {
     async fn create(&mut self, slug: &str) -> Made {
         let request = CreateFullyProvisionedRequest { request_id: Some(Uuid::new_v4().to_string()), ..named(slug) };
         let asked = Instant::now();
-        loop {
-            match self.ask(request.clone()).await {
+        for tries in 1.. {
+            match self.ask(request.clone(), tries).await {
                 Ok(answer) => return Made { request, answer, waited: asked.elapsed() },
                 Err((code, message)) => {
                     *self.failures.lock().unwrap().entry((code, message)).or_default() += 1;
@@ -238,17 +239,19 @@ impl Caller {
                 }
             }
         }
+        unreachable!("tries go on until one is answered")
     }
 
     async fn ask(
         &mut self,
         request: CreateFullyProvisionedRequest,
+        tries: u64,
     ) -> Result<CreateFullyProvisionedResponse, (String, String)> {
         let mut call = Request::new(request);
         let (patience, is_told) = match &mut self.random {
             None => (DEADLINE, true),
             Some(random) => {
-                let micros = random.random_range(0..LITTLE_PATIENCE_US);
+                let micros = random.random_range(0..LITTLE_PATIENCE_US * tries);
                 (Duration::from_micros(micros), random.random())
             }
         };

@@ -144,7 +144,7 @@ pub async fn cut_lines_under_load(cuts: u32, seed: u64) -> Outcome {
     let mut load = Load::start(8, move || client.clone());
     for _ in 0..cuts {
         proxy.set_trap(PROVISIONING, if random.random() { Cut::BeforeAnswer } else { Cut::BeforeStatement });
-        load.more(random.random_range(1..30)).await;
+        load.more(random.random_range(1..16)).await;
     }
     load.stop(&fixture.database.superuser).await
 }

@@ -57,16 +57,16 @@ async fn faults_lose_nothing_that_was_answered_and_leave_nothing_twice_or_half()
     let mut table = Table::new();
     table.add("`kill -9` of the server", 200, kill_under_load(200, seed).await);
     table.add("Postgres stops at once", 40, stop_postgres_under_load(40, seed).await);
-    table.add("the line is cut before a statement, or before its answer", 500, cut_lines_under_load(500, seed).await);
+    table.add("the line is cut before a statement, or before its answer", 300, cut_lines_under_load(300, seed).await);
     table.add("the network swallows everything", 10, fall_silent_under_load(10, seed).await);
     let mut promoted = Outcome::default();
     for number in 0..3 {
         promoted = promoted + promote_under_load(seed.wrapping_add(number)).await;
     }
     table.add("the primary is lost, its standby promoted", 3, promoted);
-    let hung_up = hang_up_under_load(5_000, seed).await;
+    let hung_up = hang_up_under_load(3_000, seed).await;
     table.add("callers hang up, or run out of time", hung_up.failed_tries, hung_up);
-    let (flooded, peak_kib) = flood_under_load(5_000).await;
+    let (flooded, peak_kib) = flood_under_load(3_000).await;
     table.add("floods of wrong keys, sign-ups, sockets, resets", 4, flooded);
     let mut lines = vec![format!("during the floods the server took {} MiB at most", peak_kib / 1_024)];
 
