@@ -155,6 +155,9 @@ mod tests {
         assert_eq!(stem(&"a".repeat(150)), "a".repeat(63));
         assert_eq!(stem(&"1".repeat(150)), format!("s-{}", "1".repeat(61)));
         assert_eq!(stem(&format!("{} {}", "a".repeat(60), "b".repeat(9))), "a".repeat(60));
+        // Two letters alone would be no slug.
+        assert_eq!(stem(&format!("ab {}", "c".repeat(70))), format!("ab-{}", "c".repeat(60)));
+        assert_eq!(stem(&format!("abc {}", "d".repeat(70))), "abc");
         assert_eq!(stem(&format!("{} {}", "a".repeat(63), "b".repeat(9))), "a".repeat(63));
         assert_eq!(
             stem(&format!("{} {} c", "a".repeat(31), "b".repeat(31))),

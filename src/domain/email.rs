@@ -85,6 +85,14 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_254_characters_is_the_longest() {
+        let domain = format!("{}.{}.{}", "b".repeat(63), "c".repeat(63), "d".repeat(61));
+        let longest = format!("{}@{domain}", "a".repeat(64));
+        assert_eq!((longest.len(), Email::parse(&longest).unwrap().as_str()), (Email::MAX_LENGTH, longest.as_str()));
+        assert_eq!(Email::parse(&format!("{longest}d")).unwrap_err().reason, Reason::TooLong);
+    }
+
+    #[test]
     fn each_rule_has_its_reason() {
         for (text, expected) in [
             ("", Reason::MissingField),
