@@ -135,7 +135,10 @@ pub async fn find_and_mend(count: usize, seed: u64) -> Vec<String> {
 
     let began = Instant::now();
     let mended = doctor(command(&["--repair", "--out", "keys.csv"]));
-    lines.push(format!("`doctor --repair`: {:.1} s, {DAMAGED} damaged tenants found among all and mended", began.elapsed().as_secs_f64()));
+    lines.push(format!(
+        "`doctor --repair`: {:.1} s, {DAMAGED} damaged tenants found among all and mended",
+        began.elapsed().as_secs_f64()
+    ));
     assert_eq!((mended.code, &mended.findings), (Some(0), &expected));
     let keys = fs::read_to_string(folder.path().join("keys.csv")).unwrap();
     assert_eq!(keys.lines().count(), 1 + DAMAGED / 4);
