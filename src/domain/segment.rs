@@ -24,6 +24,6 @@ pub struct Segment {
 
 impl Weigh for Segment {
     fn bytes(&self) -> usize {
-        self.name.len() + self.description.len()
+        self.name.len() + self.hero_title.len() + self.description.len()
     }
 }

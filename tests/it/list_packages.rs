@@ -136,3 +136,25 @@ async fn page_sizes_are_50_by_default_500_at_most_and_never_negative() {
     let refused = fixture.list(page(&tenant, -1)).await.unwrap_err();
     assert_eq!(violations(&refused), [("page_size".to_owned(), "OUT_OF_RANGE".to_owned())]);
 }
+
+/// 500 of them are more than a client takes in one message.
+#[tokio::test]
+async fn heavy_packages_come_in_pages_that_clients_accept() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    sqlx::query(
+        "INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
+                               active, created_at, updated_at)
+         SELECT tenant_id, gen_random_uuid(), segment_id, 'heavy-' || number, repeat('𝄞', 200), repeat('𝄞', 2000),
+                base_price, booking_type, number, active, created_at, updated_at
+           FROM packages, generate_series(1, 600) AS number
+          WHERE slug = 'basic-package'",
+    )
+    .execute(&fixture.by_hand().await)
+    .await
+    .unwrap();
+    let first = fixture.list(page(&tenant, 500)).await.unwrap();
+    assert!((200..300).contains(&first.packages.len()), "{}", first.packages.len());
+    let next = ListPackagesRequest { page_token: first.next_page_token, ..page(&tenant, 500) };
+    assert_ne!(fixture.list(next).await.unwrap().packages[0], first.packages[0]);
+}

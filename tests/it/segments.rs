@@ -186,3 +186,22 @@ async fn segments_come_by_sort_order_page_by_page_and_a_token_is_its_tenants_own
     let refused = catalog.list_segments(request).await.unwrap_err();
     assert_eq!(violations(&refused), [("page_token".to_owned(), "BAD_FORMAT".to_owned())]);
 }
+
+#[tokio::test]
+async fn heavy_segments_come_in_pages_that_clients_accept() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    sqlx::query(
+        "INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active, created_at, updated_at)
+         SELECT tenant_id, gen_random_uuid(), 'heavy-' || number, repeat('𝄞', 200), repeat('𝄞', 200), repeat('𝄞', 2000),
+                number, active, created_at, updated_at
+           FROM segments, generate_series(1, 600) AS number",
+    )
+    .execute(&fixture.by_hand().await)
+    .await
+    .unwrap();
+    let request = ListSegmentsRequest { tenant_id: tenant.id, page_size: 500, ..Default::default() };
+    let page = fixture.catalog.clone().list_segments(request).await.unwrap().into_inner();
+    assert!((200..300).contains(&page.segments.len()), "{}", page.segments.len());
+    assert_ne!(page.next_page_token, "");
+}
