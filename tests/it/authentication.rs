@@ -6,6 +6,7 @@ use prost::Message as _;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::{TempDir, tempdir_in};
 use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 use turnkey::{
     config::ServerSettings,
@@ -272,4 +273,15 @@ async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection
     holder.rollback().await.unwrap();
     let pool_and_probe = i64::from(settings().database_max_connections) + 1;
     assert!(sessions <= pool_and_probe, "{sessions}");
+}
+
+#[tokio::test]
+async fn health_is_open_to_everybody_as_often_as_they_like() {
+    let tokens = Tokens::new();
+    let limited = ServerSettings { caller_rate: Some(1.try_into().unwrap()), ..tokens.settings() };
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, limited).await;
+    let mut health = HealthClient::new(channel(&fixture.server.address.to_string()).await);
+    for _ in 0..20 {
+        health.check(HealthCheckRequest { service: String::new() }).await.unwrap();
+    }
 }
