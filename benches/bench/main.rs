@@ -12,6 +12,8 @@ mod limits;
 mod load;
 #[path = "../../tests/it/marks.rs"]
 mod marks;
+#[path = "../../tests/it/memory.rs"]
+mod memory;
 mod report;
 mod stage;
 mod works;

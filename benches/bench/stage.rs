@@ -15,6 +15,8 @@ use turnkey::{
     store,
 };
 
+use crate::memory::memory_kib;
+
 const CHANNELS: usize = 2;
 
 pub struct Stage {
@@ -58,19 +60,12 @@ impl Stage {
         self.postgres.server_options()
     }
 
-    /// As `/proc/<pid>/status` has it; none where there is no such thing.
     pub fn resident_kib(&self) -> Option<u64> {
-        self.status("VmRSS:")
+        memory_kib(self.server.0.id(), "VmRSS")
     }
 
     pub fn peak_kib(&self) -> Option<u64> {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, name: &str) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.server.0.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+        memory_kib(self.server.0.id(), "VmHWM")
     }
 
     /// From the start of a process to SERVING, on the database as it is: the median of nine.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here stores or sends anything; a secret leaves this module only inside a redacting type.
 
+mod argon2id;
 mod base62;
 mod derivation;
 mod hasher;

@@ -1,44 +1,23 @@
-//! Damage: found in passes by keyset, and mended tenant by tenant.
+//! Damage, found in passes by keyset.
 //!
 //! A pass is many short statements, each over so many rows and no more: memory is bounded, no transaction stays open, and
 //! nobody waits for it.
 
 use std::ops::RangeInclusive;
 
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Store;
 use crate::{
     domain::{
-        TenantId, defaults,
+        TenantId,
         integrity::{Finding, FindingKind, Looked},
-        provisioning::NewApiKey,
     },
     error::{Error, Result},
 };
 
 /// Rows in a statement.
 const CHUNK: i64 = 1_000;
-
-/// What a repair may need.
-#[derive(Debug)]
-pub struct Remedies {
-    pub segment_id: Uuid,
-    pub package_ids: Vec<Uuid>,
-    /// Without one no key is made.
-    pub key: Option<NewApiKey>,
-}
-
-/// What a repair made.
-#[derive(Debug)]
-pub struct Mended {
-    /// The General segment, found or made.
-    pub general_id: Uuid,
-    pub has_new_segment: bool,
-    pub has_new_packages: bool,
-    pub has_new_key: bool,
-}
 
 /// A finding, or, without a kind, how far the statement got.
 struct FindingRow {
@@ -194,116 +173,6 @@ impl Store {
         .await
         .map_err(|error| self.error(error))?;
         looked(rows)
-    }
-
-    /// Makes what the tenant lacks, in one transaction, alone with it: two repairs at once do it once. `None` where there
-    /// is no such tenant.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn repair_tenant(
-        &self,
-        tenant_id: TenantId,
-        remedies: &Remedies,
-        now: OffsetDateTime,
-    ) -> Result<Option<Mended>> {
-        let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, remedies.key.as_ref());
-        let mut transaction = self.begin_alone("repair_tenant", tenant_id).await?;
-        let mended = sqlx::query_as!(
-            Mended,
-            r#"
-            WITH tenant AS (
-                UPDATE tenants
-                   SET is_signup = is_signup AND EXISTS (SELECT FROM owners WHERE tenant_id = $1)
-                 WHERE id = $1
-                RETURNING id
-            ), general AS (
-                SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $3
-            ), new_segment AS (
-                INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                      created_at, updated_at)
-                SELECT id, $2, $3, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
-                RETURNING id
-            ), home AS MATERIALIZED (
-                SELECT id FROM general UNION ALL SELECT id FROM new_segment
-            ), moved AS (
-                UPDATE packages
-                   SET segment_id = home.id, updated_at = $8
-                  FROM home
-                 WHERE tenant_id = $1
-                   AND NOT EXISTS (SELECT FROM segments
-                                    WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
-            ), new_package AS (
-                INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
-                                      grouping_order, active, created_at, updated_at)
-                SELECT $1, preset.id, home.id, preset.slug, preset.name, preset.description, preset.base_price, $9,
-                       preset.grouping_order, true, $8, $8
-                  FROM home
-                 CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
-                       AS preset (id, slug, name, description, base_price, grouping_order)
-                 WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
-                RETURNING 1
-            ), new_key AS (
-                INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-                SELECT $16, id, $17, $18, $8
-                  FROM tenant
-                 WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
-                RETURNING 1
-            ), forgotten AS (
-                DELETE FROM request_claims AS claim USING tenant
-                 WHERE claim.tenant_id = tenant.id
-                   AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = claim.key_id)
-            )
-            SELECT home.id AS "general_id!",
-                   EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
-                   EXISTS (SELECT FROM new_package) AS "has_new_packages!",
-                   EXISTS (SELECT FROM new_key) AS "has_new_key!"
-              FROM home
-            "#,
-            tenant_id.as_uuid(),
-            remedies.segment_id,
-            segment.slug,
-            segment.name,
-            segment.hero_title,
-            segment.description,
-            segment.sort_order,
-            now,
-            defaults::BOOKING_TYPE.as_str(),
-            &remedies.package_ids,
-            &packages.each_ref().map(|preset| preset.slug) as _,
-            &packages.each_ref().map(|preset| preset.name) as _,
-            &packages.each_ref().map(|preset| preset.description) as _,
-            &packages.each_ref().map(|preset| preset.base_price),
-            &packages.each_ref().map(|preset| preset.grouping_order),
-            key.map(|key| key.key_id.as_str()),
-            key.map(|key| key.public_key.as_str()),
-            key.map(|key| key.secret_hash.as_str()),
-        )
-        .fetch_optional(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
-        Ok(mended)
-    }
-
-    /// Removes what points at this tenant although there is none: an owner, and claims.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn remove_strays(&self, tenant_id: TenantId) -> Result<()> {
-        sqlx::query!(
-            "WITH nobody AS (
-                SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT FROM tenants WHERE id = $1)
-            ), gone_owner AS (
-                DELETE FROM owners USING nobody WHERE owners.tenant_id = nobody.id
-            )
-            DELETE FROM request_claims USING nobody WHERE request_claims.tenant_id = nobody.id",
-            tenant_id.as_uuid(),
-        )
-        .execute(&mut self.connection("remove_strays").await?)
-        .await
-        .map_err(|error| self.error(error))?;
-        Ok(())
     }
 
     /// How many tenants there are, for whoever wants to know how far along a pass is.

@@ -6,6 +6,7 @@
 
 mod api_key_lookups;
 mod api_keys;
+mod claim_rows;
 mod claims;
 mod connections;
 mod error;
@@ -17,6 +18,7 @@ mod packages;
 mod probe;
 mod provisioning;
 mod purge;
+mod repair;
 mod segments;
 mod statements;
 mod tenant_read;
@@ -27,11 +29,11 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
 
-pub use integrity::Remedies;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
+pub use repair::Remedies;
 
 use self::{
     api_key_lookups::Lookups,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Store, connections::Lent, error::violates, packages::package_in};
 use crate::{
     domain::{
-        BookingType, Package, PackageId, SegmentId, TenantId,
+        BookingType, Description, DisplayName, Package, PackageId, Price, SegmentId, SlugStem, TenantId,
         catalog::{PackageUpsert, PackageUpserts, Problem, Upserted},
         defaults,
     },
@@ -73,13 +73,11 @@ impl<'a> Columns<'a> {
         for item in items {
             columns.package_ids.push(item.target.id().map(PackageId::as_uuid));
             columns.slugs.push(item.target.slug());
-            columns.stems.push(item.target.stem().map(super::super::domain::derived_slug::SlugStem::as_str));
-            columns
-                .first_suffixes
-                .push(item.target.stem().map(super::super::domain::derived_slug::SlugStem::first_suffix));
-            columns.names.push(item.name.as_ref().map(super::super::domain::text::DisplayName::as_str));
-            columns.descriptions.push(item.description.as_ref().map(super::super::domain::text::Description::as_str));
-            columns.base_prices.push(item.base_price.map(super::super::domain::price::Price::minor_units));
+            columns.stems.push(item.target.stem().map(SlugStem::as_str));
+            columns.first_suffixes.push(item.target.stem().map(SlugStem::first_suffix));
+            columns.names.push(item.name.as_ref().map(DisplayName::as_str));
+            columns.descriptions.push(item.description.as_ref().map(Description::as_str));
+            columns.base_prices.push(item.base_price.map(Price::minor_units));
             columns.booking_types.push(item.booking_type.map(BookingType::as_str));
             columns.actives.push(item.active);
             columns.grouping_orders.push(item.grouping_order);

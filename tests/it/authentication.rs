@@ -19,7 +19,7 @@ use turnkey::{
 use crate::{
     cluster::{Cluster, TestDatabase},
     fixture::{Fixture, bella, channel, made_up_secret, reason, settings},
-    program::{Program, turnkey, url},
+    program::{Program, serving, turnkey, url},
 };
 
 /// A folder with a file of tokens, made as an operator makes it.
@@ -176,11 +176,8 @@ async fn a_changed_file_is_read_again_and_a_broken_one_leaves_the_tokens_in_forc
     let first = tokens.create("first", &["provisioner"]);
     assert_eq!(fs::metadata(tokens.file()).unwrap().permissions().mode() & 0o077, 0o044, "made by the test itself");
     let database = Cluster::get().migrated().await;
-    let mut program = Program::start(
-        turnkey(tokens.folder.path())
-            .args(["--listen", "127.0.0.1:0", "--tokens-file", "tokens.toml"])
-            .env("DATABASE_URL", url(&database.server)),
-    );
+    let mut program =
+        Program::start(serving(tokens.folder.path(), &database.server).args(["--tokens-file", "tokens.toml"]));
     let channel = channel(&program.address()).await;
     let verify = async |token: &str| {
         let request = with(VerifyApiKeyRequest { secret_key: String::new() }, Some(token));

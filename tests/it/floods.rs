@@ -23,7 +23,8 @@ use crate::{
     fixture::{Fixture, bella, channel, made_up_secret, named, reason},
     limits::{CREATE, post},
     load::{Load, Outcome},
-    program::{Program, memory_kib, turnkey, url},
+    memory::memory_kib,
+    program::{Program, serving},
 };
 
 #[tokio::test]
@@ -57,8 +58,7 @@ async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
 /// A server of its own, whose memory can be looked at.
 async fn program(folder: &std::path::Path) -> (Program, String, TestDatabase) {
     let database = Cluster::get().migrated().await;
-    let mut program =
-        Program::start(turnkey(folder).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)));
+    let mut program = Program::start(&mut serving(folder, &database.server));
     let address = program.address();
     (program, address, database)
 }

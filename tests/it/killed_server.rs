@@ -10,7 +10,7 @@ use tonic::transport::Endpoint;
 use crate::{
     cluster::Cluster,
     load::{Client, Load, Outcome},
-    program::{Program, turnkey, url},
+    program::{Program, serving},
 };
 
 /// That many times, after that many answers as come up.
@@ -19,9 +19,7 @@ pub async fn kill_under_load(kills: u32, seed: u64) -> Outcome {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let start = || {
-        let mut command = turnkey(folder.path());
-        let mut program =
-            Program::start(command.args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)));
+        let mut program = Program::start(&mut serving(folder.path(), &database.server));
         let endpoint = Endpoint::from_shared(format!("http://{}", program.address())).unwrap();
         (program, Client::new(endpoint.connect_lazy()))
     };

@@ -7,19 +7,14 @@ use crate::{
     cluster::{Cluster, execute},
     create_from_signup::signup,
     fixture::{bella, channel},
-    program::{Program, turnkey, url},
+    program::{Program, serving},
 };
 
 #[tokio::test]
 async fn the_log_says_who_was_made_and_where_packages_went() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut program = Program::start(
-        turnkey(folder.path())
-            .args(["--listen", "127.0.0.1:0"])
-            .env("DATABASE_URL", url(&database.server))
-            .env("RUST_LOG", "turnkey=debug"),
-    );
+    let mut program = Program::start(serving(folder.path(), &database.server).env("RUST_LOG", "turnkey=debug"));
     let address = program.address();
     let mut provisioning =
         turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient::new(channel(&address).await);

@@ -8,6 +8,7 @@ mod cluster;
 mod fixture;
 mod load;
 mod marks;
+mod memory;
 mod program;
 mod proxy;
 mod standby;

@@ -1,7 +1,6 @@
 //! The program itself, as a process.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -43,19 +42,18 @@ pub fn turnkey(folder: &Path) -> Command {
     command
 }
 
+/// The same as a server on this database, at any port that is free.
+pub fn serving(folder: &Path, options: &PgConnectOptions) -> Command {
+    let mut command = turnkey(folder);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(options));
+    command
+}
+
 /// The options as a `DATABASE_URL`. The socket's folder is made absolute: the program works in another one.
 pub fn url(options: &PgConnectOptions) -> String {
     let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
     let (role, database) = (options.get_username(), options.get_database().unwrap());
     format!("postgres://{role}@localhost/{database}?host={}", socket.display())
-}
-
-/// What a process' memory came to, in KiB: a line of `/proc/<pid>/status`, such as `VmRSS` now and `VmHWM` at most. None
-/// where it has ended, or there is no such thing.
-pub fn memory_kib(pid: u32, line: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|candidate| candidate.starts_with(line))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 impl Program {

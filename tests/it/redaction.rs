@@ -21,7 +21,7 @@ use crate::{
     cluster::{Cluster, programs},
     create_from_signup::signup,
     fixture::{bella, channel},
-    program::{Program, turnkey, url},
+    program::{Program, serving, url},
     rotate_api_key::rotation,
 };
 
@@ -77,11 +77,7 @@ async fn secrets_passwords_request_ids_and_tokens_are_in_no_log_line_debug_outpu
     let tokens = Tokens::new();
     let token = tokens.create("canary", &["provisioner"]);
     let mut program = Program::start(
-        turnkey(folder.path())
-            .args(["--listen", "127.0.0.1:0", "--tokens-file"])
-            .arg(tokens.file())
-            .env("DATABASE_URL", url(&database.server))
-            .env("RUST_LOG", "trace"),
+        serving(folder.path(), &database.server).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace"),
     );
     let channel = channel(&program.address()).await;
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));

@@ -10,7 +10,7 @@ use turnkey::grpc::pb::{GetTenantRequest, get_tenant_request::Identifier};
 use crate::{
     cluster::Cluster,
     fixture::{bella, channel},
-    program::{Program, turnkey, url},
+    program::{Program, serving, turnkey, url},
 };
 
 fn folder() -> TempDir {
@@ -87,9 +87,7 @@ async fn an_address_that_others_can_reach_is_refused_unless_it_is_allowed() {
 async fn reflection_answers_in_both_versions() {
     let database = Cluster::get().migrated().await;
     let folder = folder();
-    let mut program = Program::start(
-        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)),
-    );
+    let mut program = Program::start(&mut serving(folder.path(), &database.server));
     assert!(reflects(&program.address()).await);
 }
 
@@ -158,9 +156,7 @@ async fn a_port_in_use_is_said_before_any_database_is_touched() {
 async fn a_role_with_too_many_rights_is_said_at_start() {
     let database = Cluster::get().migrated().await;
     let folder = folder();
-    let mut program = Program::start(
-        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.superuser)),
-    );
+    let mut program = Program::start(&mut serving(folder.path(), &database.superuser));
     let line = program.wait_for("more rights than it needs");
     assert!(line.contains("is a superuser"), "{line}");
 }

@@ -15,7 +15,7 @@ use turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient;
 use crate::{
     cluster::Cluster,
     fixture::{channel, named},
-    program::{Program, turnkey, url},
+    program::{Program, serving},
 };
 
 const CALLERS: usize = 8;
@@ -26,9 +26,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 async fn sigterm_under_load_finishes_the_calls_in_flight_whatever_other_clients_do() {
     let database = Cluster::get().migrated().await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut program = Program::start(
-        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)),
-    );
+    let mut program = Program::start(&mut serving(folder.path(), &database.server));
     let address = program.address();
     // One never speaks, one stops after the preface, one listens to a stream that has no end of its own.
     let silent = TcpStream::connect(&address).await.unwrap();

@@ -34,7 +34,7 @@ use crate::{
     cluster::Cluster,
     create_from_signup::signup,
     fixture::{bella, channel},
-    program::{Program, turnkey, url},
+    program::{Program, serving, turnkey},
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -176,10 +176,7 @@ async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
     crate::cluster::execute(&database.superuser, half.to_owned()).await;
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut program = Program::start(
-        turnkey(folder.path())
-            .args(["--listen", "127.0.0.1:0"])
-            .env("DATABASE_URL", url(&database.server))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await),
+        serving(folder.path(), &database.server).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await),
     );
     call(&program.address()).await;
     program.signal(Signal::SIGTERM);
@@ -260,9 +257,7 @@ async fn a_dead_collector_holds_up_neither_calls_nor_the_end() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let mut program = Program::start(
-        turnkey(folder.path())
-            .args(["--listen", "127.0.0.1:0"])
-            .env("DATABASE_URL", url(&database.server))
+        serving(folder.path(), &database.server)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
     );

@@ -20,7 +20,8 @@ use turnkey::grpc::pb::{
 use crate::{
     cluster::TestDatabase,
     fixture::{Fixture, channel, named},
-    program::{Program, memory_kib, turnkey, url},
+    memory::memory_kib,
+    program::{Program, serving, turnkey, url},
 };
 
 const BATCH: usize = 500;
@@ -148,9 +149,7 @@ pub async fn find_and_mend(count: usize, seed: u64) -> Vec<String> {
 }
 
 async fn check_integrity(folder: &Path, database: &TestDatabase) -> (Findings, u64) {
-    let mut command = turnkey(folder);
-    let mut server =
-        Program::start(command.args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(&database.server)));
+    let mut server = Program::start(&mut serving(folder, &database.server));
     let mut client = TenantProvisioningClient::new(channel(&server.address()).await);
     let request = CheckIntegrityRequest { tenant_id: None };
     let mut answers = client.check_integrity(request).await.unwrap().into_inner();
