@@ -26,6 +26,7 @@ mod embedded;
 mod errors;
 mod failover;
 mod floods;
+mod forget_claims;
 mod fuzzed;
 mod get_tenant;
 mod health;

@@ -5,13 +5,9 @@ use time::Duration;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use turnkey::{
-    grpc::pb::{
-        CreateFromSignupRequest, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest,
-        RotateApiKeyRequest, UpdateTenantRequest, Verdict,
-    },
-    service::Clock,
-    store::Store,
+use turnkey::grpc::pb::{
+    CreateFromSignupRequest, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest,
+    RotateApiKeyRequest, UpdateTenantRequest, Verdict,
 };
 
 use crate::{
@@ -22,11 +18,11 @@ use crate::{
 
 const ID: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
 
-fn create() -> CreateFullyProvisionedRequest {
+pub fn create() -> CreateFullyProvisionedRequest {
     CreateFullyProvisionedRequest { request_id: Some(ID.to_owned()), ..bella() }
 }
 
-fn sign_up() -> CreateFromSignupRequest {
+pub fn sign_up() -> CreateFromSignupRequest {
     CreateFromSignupRequest { request_id: Some(ID.to_owned()), ..signup("Bella", "bella@example.com") }
 }
 
@@ -240,42 +236,6 @@ async fn once_its_key_was_rotated_or_revoked_a_repeat_has_no_secret() {
     assert!(again.api_key.unwrap().revoked_at.is_some());
 }
 
-#[tokio::test]
-async fn salts_are_forgotten_after_24_hours_and_claims_after_30_days() {
-    let fixture = Fixture::start().await;
-    fixture.create(create()).await.unwrap();
-    fixture.sign_up(sign_up()).await.unwrap();
-    let hands = fixture.by_hand().await;
-    let left = async || -> (i64, i64) {
-        sqlx::query_as("SELECT count(*), count(salt) FROM request_claims").fetch_one(&hands).await.unwrap()
-    };
-    let store = Store::new(fixture.database.server.clone(), 1);
-    let after = async |age: Duration| {
-        while store.forget_claims(Clock::system().now() + age, 1).await.unwrap() {}
-        left().await
-    };
-    assert_eq!(after(Duration::hours(23)).await, (2, 2));
-    assert_eq!(after(Duration::hours(25)).await, (2, 0));
-    assert_eq!(after(Duration::days(29)).await, (2, 0));
-    assert_eq!(after(Duration::days(31)).await, (0, 0));
-}
-
-#[tokio::test]
-async fn one_replica_at_a_time_forgets() {
-    let fixture = Fixture::start().await;
-    fixture.create(create()).await.unwrap();
-    let hands = fixture.by_hand().await;
-    let mut other = hands.begin().await.unwrap();
-    sqlx::query("SELECT pg_advisory_xact_lock(x'636c61696d73'::bigint)").execute(&mut *other).await.unwrap();
-    let store = Store::new(fixture.database.server.clone(), 1);
-    let later = Clock::system().now() + Duration::days(2);
-    assert!(!store.forget_claims(later, 1).await.unwrap());
-    assert_eq!(fixture.count("request_claims WHERE salt IS NULL").await, 0);
-    other.rollback().await.unwrap();
-    store.forget_claims(later, 1).await.unwrap();
-    assert_eq!(fixture.count("request_claims WHERE salt IS NULL").await, 1);
-}
-
 /// What a thief finds: hashes of the id and of the secret, and a salt that is worth nothing without the id.
 #[tokio::test]
 async fn the_table_holds_a_hash_of_the_id_and_not_the_id() {
@@ -289,15 +249,4 @@ async fn the_table_holds_a_hash_of_the_id_and_not_the_id() {
     for absent in [ID, &ID.replace('-', ""), secret.expose_secret()] {
         assert!(!row.contains(absent), "{row}");
     }
-}
-
-#[tokio::test]
-async fn purging_a_tenant_forgets_its_claims() {
-    let fixture = Fixture::start().await;
-    let tenant_id = fixture.create(create()).await.unwrap().tenant.unwrap().id;
-    fixture.delete_tenant(&tenant_id).await.unwrap();
-    let store = Store::new(fixture.database.server.clone(), 1);
-    assert_eq!(store.purge_tenants(Clock::system().now() + Duration::hours(1), 10).await.unwrap(), 1);
-    assert_eq!(fixture.count("request_claims").await, 0);
-    assert!(!fixture.create(create()).await.unwrap().replayed);
 }
