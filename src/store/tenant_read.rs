@@ -1,7 +1,7 @@
 //! Reads one tenant's catalog in a single round trip.
 //!
-//! The transaction that names the tenant, the statement in it and its end are sent as one query. Such a query takes no
-//! parameters. So the statement is one that Postgres keeps under a name, and what would be parameters is written into
+//! What names the tenant and the statement are sent as one query, which Postgres runs as one transaction. Such a query takes
+//! no parameters. So the statement is one that Postgres keeps under a name, and what would be parameters is written into
 //! EXECUTE: only what needs no quoting, see [`Plain`].
 
 use std::fmt::Display;
@@ -69,10 +69,6 @@ impl Store {
     {
         let mut connection = self.connection(operation).await?;
         let rows = fetch(&mut connection, operation, tenant_id, sql, &arguments).await;
-        if rows.is_err() {
-            // It stands inside a transaction that nobody will end.
-            connection.forsake();
-        }
         let rows = rows.and_then(|rows| rows.iter().map(Row::from_row).collect());
         rows.map_err(|error| self.error(error))
     }
@@ -87,16 +83,12 @@ async fn fetch(
 ) -> sqlx::Result<Vec<PgRow>> {
     // Another release may have prepared another statement in a session that a pooler lends to both.
     let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
-    let query = format!(
-        "BEGIN READ ONLY; {}; EXECUTE {name} ('{tenant_id}', {}); COMMIT",
-        becoming_catalog_of(tenant_id),
-        arguments.join(", "),
-    );
+    let query = format!("{}; EXECUTE {name} ('{tenant_id}', {})", becoming_catalog_of(tenant_id), arguments.join(", "));
     let rows = sqlx::raw_sql(AssertSqlSafe(query.as_str())).fetch_all(&mut *connection).await;
     if !rows.as_ref().is_err_and(is_unprepared) {
         return rows;
     }
     // The first time in this session.
-    let query = format!("ROLLBACK; PREPARE {name} AS {sql}; {query}");
+    let query = format!("PREPARE {name} AS {sql}; {query}");
     sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(connection).await
 }

@@ -1,7 +1,11 @@
 //! Log lines that others rely on.
 
+use nix::sys::signal::Signal;
 use tempfile::tempdir_in;
-use turnkey::grpc::pb::{UpsertPackageRequest, package_catalog_client::PackageCatalogClient};
+use turnkey::grpc::pb::{
+    UpsertAction, UpsertPackageRequest, package_catalog_client::PackageCatalogClient,
+    tenant_provisioning_client::TenantProvisioningClient,
+};
 
 use crate::{
     cluster::{Cluster, execute},
@@ -16,8 +20,7 @@ async fn the_log_says_who_was_made_and_where_packages_went() {
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut program = Program::start(serving(folder.path(), &database.server).env("RUST_LOG", "turnkey=debug"));
     let address = program.address();
-    let mut provisioning =
-        turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient::new(channel(&address).await);
+    let mut provisioning = TenantProvisioningClient::new(channel(&address).await);
     let made = provisioning.create_fully_provisioned(bella()).await.unwrap().into_inner();
     let (tenant_id, segment_id) = (made.tenant.unwrap().id, made.segment.unwrap().id);
     let line = next_line(&mut program, "Fully provisioned new tenant");
@@ -49,6 +52,31 @@ async fn the_log_says_who_was_made_and_where_packages_went() {
     catalog.upsert_package(request).await.unwrap();
     let line = next_line(&mut program, "General segment was missing and has been created again");
     assert_eq!((&line["level"], &line["tenant_id"]), (&"WARN".into(), &tenant_id.as_str().into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_was_given_a_segment_or_has_one_is_not_said_to_have_got_it() {
+    let database = Cluster::get().migrated().await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut program = Program::start(serving(folder.path(), &database.server).env("RUST_LOG", "turnkey=debug"));
+    let address = program.address();
+    let mut provisioning = TenantProvisioningClient::new(channel(&address).await);
+    let made = provisioning.create_fully_provisioned(bella()).await.unwrap().into_inner();
+    let mut catalog = PackageCatalogClient::new(channel(&address).await);
+    let given = UpsertPackageRequest {
+        tenant_id: made.tenant.unwrap().id,
+        slug: Some("gold".to_owned()),
+        name: Some("Gold".to_owned()),
+        base_price: Some(1),
+        segment_id: Some(made.segment.unwrap().id),
+        ..UpsertPackageRequest::default()
+    };
+    let changed = UpsertPackageRequest { segment_id: None, base_price: Some(2), ..given.clone() };
+    assert_eq!(catalog.upsert_package(given).await.unwrap().into_inner().action(), UpsertAction::Created);
+    assert_eq!(catalog.upsert_package(changed).await.unwrap().into_inner().action(), UpsertAction::Updated);
+    program.signal(Signal::SIGTERM);
+    program.wait();
+    assert!(program.log.iter().all(|line| !line.contains("auto-assigned")), "{:?}", program.log);
 }
 
 fn next_line(program: &mut Program, message: &str) -> serde_json::Value {
