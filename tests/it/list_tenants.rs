@@ -1,11 +1,17 @@
 //! `ListTenants`: in the order of creation, page by page.
 
+use prost::Message as _;
+use serde_json::{Map, Value, json};
+use sqlx::types::Json;
 use tonic::Status;
-use turnkey::grpc::pb::{DeleteTenantRequest, ListTenantsRequest, ListTenantsResponse, SuspendTenantRequest};
+use turnkey::grpc::pb::{
+    BatchCreateFullyProvisionedRequest, DeleteTenantRequest, ListTenantsRequest, ListTenantsResponse,
+    SuspendTenantRequest,
+};
 
 use crate::{
     create_from_signup::signup,
-    fixture::{Fixture, violations},
+    fixture::{Fixture, named, violations},
 };
 
 impl Fixture {
@@ -130,5 +136,28 @@ async fn a_token_is_good_for_its_own_filters_only() {
     ] {
         let refused = fixture.list_tenants(other).await.unwrap_err();
         assert_eq!(violations(&refused), [("page_token".to_owned(), "BAD_FORMAT".to_owned())]);
+    }
+}
+
+/// Clients take 4 MiB by default. As JSON none of these is larger than a branding may be.
+#[tokio::test]
+async fn heavy_brandings_come_in_pages_that_clients_accept_and_that_are_worth_a_call() {
+    let fixture = Fixture::start().await;
+    let hands = fixture.by_hand().await;
+    let members: Map<String, Value> = (0..4_000).map(|number| (format!("member{number}"), json!(1))).collect();
+    for (prefix, count, branding) in [
+        ("texts", 70, json!({"text": "a".repeat(65_000)})),
+        ("numbers", 14, json!({"numbers": vec![1; 32_000]})),
+        ("members", 60, json!({"members": members})),
+    ] {
+        let requests = (0..count).map(|number| named(&format!("{prefix}-{number}"))).collect();
+        let batch = BatchCreateFullyProvisionedRequest { requests };
+        fixture.provisioning.clone().batch_create_fully_provisioned(batch).await.unwrap();
+        let dress = "UPDATE tenants SET branding = $1 WHERE starts_with(slug, $2)";
+        sqlx::query(dress).bind(Json(branding)).bind(prefix).execute(&hands).await.unwrap();
+        let request = ListTenantsRequest { page_size: 500, slug_prefix: prefix.to_owned(), ..all() };
+        let page = fixture.list_tenants(request).await.unwrap();
+        let bytes = page.encoded_len();
+        assert!(!page.next_page_token.is_empty() && bytes > 1024 * 1024, "{prefix}: {bytes} bytes");
     }
 }
