@@ -18,7 +18,7 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, TestDatabase},
-    fixture::{Fixture, bella, channel, made_up_secret, reason, settings},
+    fixture::{Fixture, bella, channel, made_up_secret, misspelt, reason, settings},
     program::{Program, serving, turnkey, url},
 };
 
@@ -102,7 +102,7 @@ async fn every_rpc_is_closed_to_all_but_those_it_is_for() {
     let fixture = Fixture::start_with(database, tokens.settings()).await;
     let channel = channel(&fixture.server.address.to_string()).await;
 
-    let wrong = format!("{}x", &catalog[..catalog.len() - 1]);
+    let wrong = misspelt(&catalog);
     let (no_one, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
     assert_eq!(rpcs().len(), 26);
     for rpc in rpcs() {

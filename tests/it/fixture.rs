@@ -164,6 +164,12 @@ pub fn made_up_secret(public_key: &str) -> String {
     secret_key_again(public_key, secret).expose_secret().to_owned()
 }
 
+/// The text with another last letter, whichever that is.
+pub fn misspelt(text: &str) -> String {
+    let (rest, last) = text.split_at(text.len() - 1);
+    format!("{rest}{}", if last == "A" { "B" } else { "A" })
+}
+
 /// The stable reason of a failure.
 pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info().expect("every error carries ErrorInfo");
