@@ -42,6 +42,7 @@ fn means_unavailable(code: &str) -> bool {
             | "25P03" // idle_in_transaction_session_timeout
             | "3D000" // invalid_catalog_name: the database is not there
             | "42P01" // undefined_table: not migrated yet
+            | "55000" // object_not_in_prerequisite_state: the database takes no connections at present
             | "55P03" // lock_not_available: lock_timeout
             | "57014" // query_canceled: statement_timeout
             | "57P01" | "57P02" | "57P03" // shutting down, crashed, starting up
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn codes_of_absence_are_told_from_codes_of_bugs() {
-        for code in ["08006", "25006", "28P01", "3D000", "53300", "55P03", "57014", "57P01", "57P03"] {
+        for code in ["08006", "25006", "28P01", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"] {
             assert!(means_unavailable(code), "{code}");
         }
         for code in ["23505", "23514", "42601", "22P02", "XX000", "4"] {

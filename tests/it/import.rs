@@ -15,6 +15,7 @@ use tempfile::{TempDir, tempdir_in};
 use turnkey::grpc::pb::Verdict;
 
 use crate::{
+    cluster::execute,
     fixture::{Fixture, named},
     program::{Program, turnkey, url},
 };
@@ -169,12 +170,13 @@ async fn a_file_of_keys_that_is_none_of_an_import_is_not_touched() {
     assert_eq!(fixture.rows().await, [0; 4]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_goes_on_after_24_hours_changes_the_keys_that_nobody_has() {
+/// As if it had been killed in the middle of the sixth of ten rows, a day ago.
+async fn go_on_after_a_day(by_server: bool) {
     let fixture = Fixture::start().await;
     let import = Import::of(&fixture, &tenants(10));
-    assert!(import.run(&[]).status.success());
-    // As if it had been killed in the middle of the sixth row, a day ago.
+    let server = format!("http://{}", fixture.server.address);
+    let arguments: &[&str] = if by_server { &["--server", &server] } else { &[] };
+    assert!(import.run(arguments).status.success());
     let text = fs::read_to_string(import.path("keys.csv")).unwrap();
     let five: Vec<&str> = text.lines().take(6).collect();
     fs::write(import.path("keys.csv"), format!("{}\ntenant-", five.join("\n"))).unwrap();
@@ -182,10 +184,39 @@ async fn a_run_that_goes_on_after_24_hours_changes_the_keys_that_nobody_has() {
         .execute(&fixture.by_hand().await)
         .await
         .unwrap();
-    let output = import.run(&[]);
+    let output = import.run(arguments);
     assert!(output.status.success(), "{}", said(&output));
     import.assert_all_keys_work(10).await;
     assert_eq!(fixture.rows().await, [10, 10, 30, 15], "five keys were changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_on_after_24_hours_changes_the_keys_that_nobody_has() {
+    go_on_after_a_day(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_by_way_of_a_server() {
+    go_on_after_a_day(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_a_server_whose_database_is_away() {
+    let fixture = Fixture::start().await;
+    let import = Import::of(&fixture, &tenants(10));
+    let elsewhere = fixture.database.superuser.clone().database("postgres");
+    let name = fixture.database.server.get_database().unwrap();
+    let away = format!(
+        "ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    );
+    execute(&elsewhere, away).await;
+    let server = format!("http://{}", fixture.server.address);
+    let mut program = Program::start(&mut import.command(&["--server", &server]));
+    program.wait_for("Tried in vain, and will try again");
+    execute(&elsewhere, format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;
+    assert!(program.wait().success(), "{:?}", program.log);
+    import.assert_all_keys_work(10).await;
 }
 
 async fn kill_and_go_on(rows: u32, kills: u32, by_server: bool) {

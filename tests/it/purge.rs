@@ -1,7 +1,8 @@
 //! `turnkey purge`: deleted tenants, removed for good.
 
-use std::process::Output;
+use std::{fs::File, io::Write as _, process::Output};
 
+use nix::pty::openpty;
 use tempfile::tempdir_in;
 use turnkey::grpc::pb::get_tenant_request::Identifier;
 
@@ -44,6 +45,22 @@ async fn it_says_what_it_would_remove_and_removes_nothing() {
     assert!(said.contains("bella\n") && said.contains("omers-cafe\n") && said.contains("--yes"), "{said}");
     assert!(!said.contains("recent"), "{said}");
     assert_eq!(fixture.rows().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_it_asks_and_takes_yes_alone_for_yes() {
+    let fixture = Fixture::start().await;
+    fixture.deleted(&["bella"], 31).await;
+    for (answer, left) in [("\n", 1), ("n\n", 1), ("yesterday\n", 1), ("Y\n", 0)] {
+        let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let terminal = openpty(None, None).unwrap();
+        let mut command = turnkey(folder.path());
+        command.args(["purge", "--older-than", "30d"]).env("DATABASE_URL", url(&fixture.database.server));
+        let asked = command.stdin(terminal.slave.try_clone().unwrap()).stdout(terminal.slave).spawn();
+        File::from(terminal.master.try_clone().unwrap()).write_all(answer.as_bytes()).unwrap();
+        assert!(asked.unwrap().wait().unwrap().success());
+        assert_eq!(fixture.count("tenants").await, left, "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
