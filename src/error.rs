@@ -13,7 +13,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Every missing or bad field of the request.
-    #[error("the request has {} bad field(s)", .0.len())]
+    #[error("the request has {} bad field(s)", .0.as_slice().len())]
     InvalidRequest(Violations),
     /// `name` is the slug; empty where it is nobody's business.
     #[error("{what:?} is taken")]

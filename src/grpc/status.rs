@@ -184,9 +184,9 @@ const fn resource_type(resource: Resource) -> &'static str {
 fn invalid_request(violations: &Violations) -> Failure {
     let mut details = error_info("INVALID_REQUEST");
     details.set_bad_request(capped(violations));
-    let message = match violations.iter().next() {
-        Some(first) if violations.len() == 1 => format!("{} {}", first.field, first.invalid.description),
-        _ => format!("{} fields are missing or bad", violations.len()),
+    let message = match violations.as_slice() {
+        [only] => format!("{} {}", only.field, only.invalid.description),
+        all => format!("{} fields are missing or bad", all.len()),
     };
     failure(Code::InvalidArgument, message, details)
 }
@@ -195,9 +195,9 @@ fn invalid_request(violations: &Violations) -> Failure {
 fn capped(violations: &Violations) -> Vec<FieldViolation> {
     // What the status has beside the violations: its message, ErrorInfo and the frames around them.
     const RESERVE_BYTES: usize = 512;
-    let mut distinct: Vec<&Violation> = Vec::with_capacity(violations.len());
-    let mut seen = std::collections::HashSet::with_capacity(violations.len());
-    distinct.extend(violations.iter().filter(|violation| seen.insert(violation.field.as_str())));
+    let mut seen = std::collections::HashSet::new();
+    let distinct: Vec<&Violation> =
+        violations.as_slice().iter().filter(|violation| seen.insert(violation.field.as_str())).collect();
 
     let mut bytes = RESERVE_BYTES;
     let fits = |violation: &FieldViolation| {
@@ -261,6 +261,13 @@ mod tests {
         let (bytes, told) = answered(violations(500, 300));
         assert!(bytes <= MAX_DETAILS_BYTES, "{bytes}");
         assert_eq!(told.last().unwrap().description, format!("and {} more", 500 - (told.len() - 1)));
+    }
+
+    #[test]
+    fn the_message_says_what_is_wrong_where_it_is_one_thing_and_else_how_many() {
+        let message = |count| from_error(violations(count, 4).into(), TraceId::default()).message().to_owned();
+        assert_eq!(message(1), "0000 must have at least 3 characters");
+        assert_eq!(message(53), "53 fields are missing or bad");
     }
 
     #[test]

@@ -101,4 +101,12 @@ mod tests {
         assert_eq!(missing(params(64, 1), params(64, 1)), None);
         assert_eq!(missing(params(256, 2), params(64, 1)), None);
     }
+
+    #[test]
+    fn what_is_less_than_argon2_can_do_is_not_made_up_for() {
+        let params = |memory_kib| params(Argon2Setting { memory_kib, passes: 1, lanes: 2 }).unwrap();
+        let missing = |stored, today| missing_work(&stored, &today).unwrap().map(|missing| work_of(&missing));
+        assert_eq!(missing(params(32), params(47)), None);
+        assert_eq!(missing(params(32), params(48)), Some(16));
+    }
 }

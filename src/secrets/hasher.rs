@@ -241,6 +241,9 @@ mod tests {
         }
         assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
         assert!(!hasher.verify_password(None, Some(made.clone())).await.unwrap().is_right, "no password is none");
+        for foreign in [made.replace("$argon2id$", "$argon2i$"), made.replace("$v=19$", "$v=16$")] {
+            assert!(!hasher.verify_key(SecretString::default(), Some(foreign.clone())).await.unwrap(), "{foreign}");
+        }
         assert!(hasher.verify_key(SecretString::default(), Some(made)).await.unwrap());
     }
 }

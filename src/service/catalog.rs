@@ -140,7 +140,7 @@ fn refusal(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl 
             _ => {}
         }
     }
-    if !violations.is_empty() {
+    if !violations.as_slice().is_empty() {
         return violations.into();
     }
     let Some(&(index, problem)) = problems.first() else {

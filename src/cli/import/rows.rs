@@ -62,7 +62,7 @@ pub fn read_from(file: impl Read) -> Result<Rows, Error> {
                         seen.insert(row.slug.clone(), line);
                         rows.good.push(row);
                     }
-                    Err(violations) => rows.bad.extend(violations.iter().map(|violation| {
+                    Err(violations) => rows.bad.extend(violations.as_slice().iter().map(|violation| {
                         format!("line {line}: {} {}", violation.field, violation.invalid.description)
                     })),
                 }
