@@ -9,7 +9,10 @@ use tonic::{
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::pb::{self, tenant_provisioning_client::TenantProvisioningClient};
+use super::{
+    pb::{self, tenant_provisioning_client::TenantProvisioningClient},
+    status::code_name,
+};
 use crate::domain::{CreateFullyProvisioned, TenantId, api_key::RotateApiKey};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,8 +24,8 @@ pub enum ClientError {
     Connect(#[from] tonic::transport::Error),
     #[error("the token holds characters that no header can")]
     Token,
-    #[error("the server answered {}: {}", .0.code(), .0.message())]
-    Refused(#[from] Status),
+    #[error("the server answered {}: {}", code_name(.0.code()), .0.message())]
+    Refused(Status),
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(&'static str),
 }
@@ -37,6 +40,13 @@ impl ClientError {
             Self::Refused(status) => PASSING.contains(&status.code()) || is_broken_connection(status),
             Self::Token | Self::Nonsense(_) => false,
         }
+    }
+}
+
+// Not by `#[from]`, which would make a source of it too: it is told in full already.
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
     }
 }
 

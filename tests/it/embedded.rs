@@ -252,6 +252,17 @@ async fn a_half_made_cluster_is_made_anew() {
     postgres.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_cluster_that_another_version_made_is_not_touched() {
+    let folder = closed_folder();
+    let cluster = folder.path().join("postgres");
+    fs::create_dir(&cluster).unwrap();
+    fs::write(cluster.join("PG_VERSION"), "999\n").unwrap();
+    let refused = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
+    assert!(matches!(&refused, EmbeddedError::OtherMajor { major: 999, .. }), "{refused}");
+    assert_eq!(fs::read_dir(&cluster).unwrap().count(), 1);
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_process_number_used_again_does_not_stop_the_start() {

@@ -15,7 +15,8 @@ use tempfile::{TempDir, tempdir_in};
 use turnkey::grpc::pb::Verdict;
 
 use crate::{
-    cluster::execute,
+    authentication::Tokens,
+    cluster::{Cluster, execute},
     fixture::{Fixture, named},
     program::{Program, turnkey, url},
 };
@@ -168,6 +169,29 @@ async fn a_file_of_keys_that_is_none_of_an_import_is_not_touched() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_to_string(import.path("keys.csv")).unwrap(), "dear diary\n");
     assert_eq!(fixture.rows().await, [0; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_its_callers_wants_a_token_and_names_what_it_refuses() {
+    let tokens = Tokens::new();
+    let token = tokens.create("importer", &["provisioner"]);
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, tokens.settings()).await;
+    let import = Import::of(&fixture, &tenants(3));
+    let server = format!("http://{}", fixture.server.address);
+    let output = import.run(&["--server", &server]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(said(&output), "turnkey: the server answered UNAUTHENTICATED: no valid credential\n");
+    assert_eq!(fixture.rows().await, [0; 4]);
+    let by_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
+    assert!(by_token().status.success());
+    assert_eq!(import.keys().len(), 3);
+
+    for file in ["keys.csv", "keys.csv.journal"] {
+        fs::remove_file(import.path(file)).unwrap();
+    }
+    let output = by_token();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("line 3: tenant-1: SLUG_TAKEN: "), "{}", said(&output));
 }
 
 /// As if it had been killed in the middle of the sixth of ten rows, a day ago.

@@ -298,6 +298,12 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
     assert!(said(&output).contains("say --out") && said(&output).contains("7 mended, 1 left."), "{}", said(&output));
     assert_eq!(told(&fixture.check(None).await.unwrap()), [("no-key".to_owned(), FindingKind::NoApiKey)]);
 
+    let others = doctor.folder.path().join("diary.txt");
+    fs::write(&others, "dear diary\n").unwrap();
+    let output = doctor.run(&["--repair", "--out", "diary.txt"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(fs::read_to_string(others).unwrap(), "dear diary\n");
+
     let output = doctor.run(&["--repair", "--out", "keys.csv"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let keys = doctor.folder.path().join("keys.csv");
@@ -311,6 +317,20 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
     let output = doctor.run(&["--json"]);
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
     assert_eq!(said(&doctor.run(&[])), "Nothing is wrong with 8 tenants.\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_ends_somewhere_and_json_never() {
+    let fixture = Fixture::start().await;
+    let half = "INSERT INTO tenants SELECT gen_random_uuid(), 'half-' || number, 'x', 10, '{}', true, now(), now()
+                  FROM generate_series(1, 1100) AS number";
+    fixture.damage(half).await;
+    let doctor = Doctor::of(&fixture);
+    let output = said(&doctor.run(&[]));
+    assert!(output.contains("more: --json shows them all"), "{output}");
+    assert!(output.contains("3300 findings among 1100 tenants, 0 mended, 3300 left."), "{output}");
+    let output = said(&doctor.run(&["--json", "--repair", "--out", "keys.csv"]));
+    assert_eq!((output.lines().count(), output.matches(r#""outcome":"mended""#).count()), (3_300, 3_300));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,6 +142,27 @@ async fn a_slug_that_another_segment_has_is_taken() {
 }
 
 #[tokio::test]
+async fn a_segment_that_hands_in_psql_are_filling_stays() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
+    let pool = fixture.by_hand().await;
+    let mut hands = pool.begin().await.unwrap();
+    let fill = "UPDATE packages SET segment_id = (SELECT id FROM segments WHERE slug = 'weddings')";
+    sqlx::query(fill).execute(&mut *hands).await.unwrap();
+    let ours = fixture.delete_segment(&tenant, &segment_id);
+    let theirs = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+                      WHERE datname = current_database() AND NOT granted)";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
+        hands.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(ours, theirs);
+    assert_eq!(reason(&refused.unwrap_err()), "SEGMENT_NOT_EMPTY");
+    assert_eq!(fixture.count("segments").await, 2);
+}
+
+#[tokio::test]
 async fn a_segment_can_be_deleted_once_it_is_empty() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;

@@ -119,7 +119,8 @@ async fn reflects(address: &str) -> bool {
 #[test]
 fn all_bad_settings_are_named_together() {
     let refused = turnkey(folder().path())
-        .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1"])
+        .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--caller-rate", "0"])
+        .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
@@ -134,6 +135,8 @@ fn all_bad_settings_are_named_together() {
         "TURNKEY_DATABASE_MAX_CONNECTIONS",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
+        "TURNKEY_CALLER_RATE",
+        "TURNKEY_MAX_CONNECTION_AGE",
         "DATABASE_URL",
     ] {
         assert!(said.contains(setting), "{setting} is missing in:\n{said}");
