@@ -232,6 +232,19 @@ mod tests {
         assert_eq!(same, Verified { is_right: true, is_outdated: false });
     }
 
+    /// The memory that was used tells how much work there was.
+    #[tokio::test]
+    async fn a_wrong_guess_at_a_cheap_hash_costs_as_much_as_one_at_a_hash_that_is_not_there() {
+        let made = hasher(CHEAP).hash_password(password("correct horse")).await.unwrap();
+        let today = hasher(Argon2Setting { memory_kib: 32, ..CHEAP });
+        let used_kib = async |text: &str| {
+            today.verify_password(Some(password(text)), Some(made.clone())).await.unwrap();
+            today.passwords.lane.run(|memory| memory.len()).await.unwrap()
+        };
+        assert_eq!(used_kib("correct horse").await, 8);
+        assert_eq!(used_kib("correct house").await, 32 - 8);
+    }
+
     #[tokio::test]
     async fn nothing_is_right_without_a_hash_and_with_one_that_nobody_made() {
         let hasher = hasher(CHEAP);

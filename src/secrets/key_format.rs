@@ -180,6 +180,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_checksum_alone_makes_no_key() {
+        let key = minted("bella-weddings");
+        let (name, _) = key.secret_key.expose_secret().rsplit_once('_').unwrap();
+        let summed = |random_part: &str| {
+            let body = format!("{name}_{random_part}");
+            format!("{body}{}", checksum_of(&body))
+        };
+        assert!(presented(&summed(&"a".repeat(RANDOM_DIGITS))).is_some());
+        for malformed in ["a".repeat(RANDOM_DIGITS - 1), "a".repeat(RANDOM_DIGITS + 1), "!".repeat(RANDOM_DIGITS)] {
+            assert!(presented(&summed(&malformed)).is_none(), "{malformed}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in "(sk_|pk_)?\\PC{0,90}") {

@@ -116,15 +116,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_freed_one_accepts() {
-        let lane = Lane::new("key", 1, 1, 8);
-        let at_work = lane.at_work.acquire().await.unwrap();
-        let admitted = lane.admitted.acquire().await.unwrap();
+        let lane = Lane::new("key", 2, 1, 8);
+        let waiting_and_capacity = || (lane.usage().waiting, lane.usage().capacity);
+        let at_work = lane.at_work.acquire_many(2).await.unwrap();
+        let admitted = lane.admitted.acquire_many(2).await.unwrap();
+        assert_eq!(waiting_and_capacity(), (0, 1));
         let mut waiting = Box::pin(lane.run(|_| "waited"));
         let is_ready = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
-        assert!(!is_ready, "it waits for the one at work");
+        assert!(!is_ready, "it waits for those at work");
+        assert_eq!(waiting_and_capacity(), (1, 1));
         assert!(matches!(lane.run(|_| ()).await, Err(Error::Overloaded)));
         drop((at_work, admitted));
         assert_eq!(waiting.await.unwrap(), "waited");
+        assert_eq!(waiting_and_capacity(), (0, 1));
         assert!(lane.run(|_| ()).await.is_ok());
     }
 
