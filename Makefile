@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make run` and `make test`; everything a change needs is `make check`.
 
-.PHONY: run test check soak bench format prepare
+.PHONY: run test check soak bench coverage format prepare
 
 # Serves on 127.0.0.1:50051, on DATABASE_URL or on a private Postgres in ./.turnkey/.
 run:
@@ -34,6 +34,12 @@ soak:
 bench:
 	@scripts/install-postgres
 	cargo bench --locked --bench bench
+
+# Lines that no test runs through, by cargo-llvm-cov. Counters live in files, so programs that the tests kill count too.
+coverage:
+	@scripts/install-postgres
+	RUSTFLAGS="-C llvm-args=-runtime-counter-relocation" LLVM_PROFILE_FILE_NAME="turnkey-%p-%c.profraw" \
+		cargo llvm-cov --locked --html --ignore-filename-regex '/(tests|benches)/'
 
 format:
 	cargo fmt

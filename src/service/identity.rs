@@ -37,6 +37,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_id_carries_its_moment_to_the_millisecond() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::microseconds(1_234_567_890_123_456);
+        let id = new_id(now, &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(id.get_version_num(), 7);
+        assert_eq!(id.get_timestamp().unwrap().to_unix(), (1_234_567_890, 123_000_000));
+    }
+
+    #[test]
     fn endings_are_six_letters_and_differ() {
         let mut rng = StdRng::seed_from_u64(7);
         let endings: Vec<String> = (0..1_000).map(|_| slug_ending(&mut rng).unwrap()).collect();

@@ -52,6 +52,22 @@ mod tests {
         assert_eq!(tried(3).await, (false, 3));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn pauses_are_uneven_and_the_second_is_longer() {
+        for _ in 0..50 {
+            let mut tries = Vec::new();
+            let lost = retrying::<(), _>(|| {
+                tries.push(tokio::time::Instant::now());
+                async { Err(Error::Conflict) }
+            });
+            assert!(lost.await.is_err());
+            let [first, second, third] = tries.try_into().unwrap();
+            // The clock goes by whole milliseconds, and none of them is cut short.
+            assert!((2..=8).contains(&(second - first).as_millis()), "{:?}", second - first);
+            assert!((10..=31).contains(&(third - second).as_millis()), "{:?}", third - second);
+        }
+    }
+
     #[tokio::test]
     async fn what_is_no_lost_race_is_not_repeated() {
         let mut tries = 0;

@@ -3,14 +3,14 @@
 use nix::sys::signal::Signal;
 use tempfile::tempdir_in;
 use turnkey::grpc::pb::{
-    UpsertAction, UpsertPackageRequest, package_catalog_client::PackageCatalogClient,
+    RepairTenantRequest, UpsertAction, UpsertPackageRequest, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::{
     cluster::{Cluster, execute},
     create_from_signup::signup,
-    fixture::{bella, channel},
+    fixture::{bella, channel, named},
     program::{Program, serving},
 };
 
@@ -77,6 +77,36 @@ async fn a_package_that_was_given_a_segment_or_has_one_is_not_said_to_have_got_i
     program.signal(Signal::SIGTERM);
     program.wait();
     assert!(program.log.iter().all(|line| !line.contains("auto-assigned")), "{:?}", program.log);
+}
+
+#[tokio::test]
+async fn a_repair_is_said_where_it_made_something() {
+    let database = Cluster::get().migrated().await;
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut program = Program::start(&mut serving(folder.path(), &database.server));
+    let mut provisioning = program.provisioning().await;
+    let slugs = ["whole", "no-segment", "no-package", "no-key"];
+    let mut ids = Vec::new();
+    for slug in slugs {
+        ids.push(provisioning.create_fully_provisioned(named(slug)).await.unwrap().into_inner().tenant.unwrap().id);
+    }
+    let damage = format!(
+        "SET session_replication_role = replica; DELETE FROM segments WHERE tenant_id = '{}';
+         DELETE FROM packages WHERE tenant_id = '{}'; DELETE FROM api_keys WHERE tenant_id = '{}'",
+        ids[1], ids[2], ids[3]
+    );
+    execute(&database.superuser, damage).await;
+    for tenant_id in ids {
+        provisioning.repair_tenant(RepairTenantRequest { tenant_id }).await.unwrap();
+    }
+    for (slug, segment, packages, key) in
+        [("no-segment", true, 0, false), ("no-package", false, 3, false), ("no-key", false, 0, true)]
+    {
+        let line = next_line(&mut program, "Repaired a half tenant");
+        assert_eq!((&line["level"], &line["slug"]), (&"WARN".into(), &slug.into()));
+        let made = (&line["created_segment"], &line["packages_created"], &line["created_api_key"]);
+        assert_eq!(made, (&segment.into(), &packages.into(), &key.into()), "{slug}");
+    }
 }
 
 fn next_line(program: &mut Program, message: &str) -> serde_json::Value {
