@@ -79,6 +79,11 @@ mod tests {
     }
 
     #[test]
+    fn only_the_database_can_say_that_it_does_not_know_a_statement() {
+        assert!(!is_unprepared(&sqlx::Error::PoolTimedOut));
+    }
+
+    #[test]
     fn codes_of_absence_are_told_from_codes_of_bugs() {
         for code in ["08006", "25006", "28P01", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"] {
             assert!(means_unavailable(code), "{code}");
