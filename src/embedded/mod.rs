@@ -172,8 +172,20 @@ fn cluster_major(data_directory: &Path) -> Result<Option<u16>, EmbeddedError> {
     }
 }
 
-/// Makes the folder, hides it from git and locks it for as long as the answer lives.
-fn take_folder(root: &Path) -> Result<File, EmbeddedError> {
+/// Keeps every other turnkey out of a folder for as long as it lives.
+#[derive(Debug)]
+pub(super) struct FolderLock(File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Said, and not left to the end of the file: a child that is made at this moment has the file too until it is
+        // another program, and would hold the lock so long. Where it cannot be said, the file's end does it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Makes the folder, hides it from git and locks it.
+fn take_folder(root: &Path) -> Result<FolderLock, EmbeddedError> {
     DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|source| EmbeddedError::file(root, source))?;
     let lock_file = root.join("lock");
     let cannot_lock = |source| EmbeddedError::file(&lock_file, source);
@@ -186,7 +198,7 @@ fn take_folder(root: &Path) -> Result<File, EmbeddedError> {
     if !ignore.exists() {
         fs::write(&ignore, "*\n").map_err(|source| EmbeddedError::file(&ignore, source))?;
     }
-    Ok(lock)
+    Ok(FolderLock(lock))
 }
 
 async fn make_database(maintenance: &PgConnectOptions) -> Result<(), EmbeddedError> {
@@ -212,6 +224,17 @@ async fn make_database(maintenance: &PgConnectOptions) -> Result<(), EmbeddedErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_free_again_although_a_child_has_the_file_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = take_folder(folder.path()).unwrap();
+        let of_a_child = lock.0.try_clone().unwrap();
+        assert!(matches!(take_folder(folder.path()), Err(EmbeddedError::AlreadyRunning { .. })));
+        drop(lock);
+        assert!(take_folder(folder.path()).is_ok());
+        drop(of_a_child);
+    }
 
     #[test]
     fn names_the_socket_relative_to_the_current_directory() {

@@ -2,7 +2,7 @@
 //!
 //! It does not look into the database: what is made in there is decided by the parent module.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::binaries::Binaries;
 use super::process::{Launcher, Running};
-use super::{EmbeddedError, OWNER, PORT, Settings};
+use super::{EmbeddedError, FolderLock, OWNER, PORT, Settings};
 
 /// Includes waiting for an earlier Postgres to end and the recovery after a crash.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -35,7 +35,7 @@ pub(super) struct Server {
     pub(super) socket: PathBuf,
     pub(super) maintenance: PgConnectOptions,
     /// Released only when the supervisor has seen the end of Postgres.
-    pub(super) _lock: File,
+    pub(super) _lock: FolderLock,
 }
 
 impl Server {
