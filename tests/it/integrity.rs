@@ -1,9 +1,7 @@
-//! `CheckIntegrity`, `RepairTenant` and `turnkey doctor`: damage of every kind, found, mended, and gone.
+//! `CheckIntegrity` and `RepairTenant`: damage of every kind, found, mended, and gone.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, process::Output};
+use std::collections::BTreeMap;
 
-use secrecy::SecretString;
-use tempfile::{TempDir, tempdir_in};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
@@ -15,11 +13,10 @@ use crate::{
     cluster::execute,
     create_from_signup::signup,
     fixture::{Fixture, NewTenant, named, reason, violations},
-    program::{turnkey, url},
 };
 
 impl Fixture {
-    async fn check(&self, tenant_id: Option<&str>) -> Result<Vec<Finding>, Status> {
+    pub async fn check(&self, tenant_id: Option<&str>) -> Result<Vec<Finding>, Status> {
         let request = CheckIntegrityRequest { tenant_id: tenant_id.map(str::to_owned) };
         let mut stream = self.provisioning.clone().check_integrity(request).await?.into_inner();
         let mut findings = Vec::new();
@@ -35,7 +32,7 @@ impl Fixture {
     }
 
     /// What dumps restored with triggers off and hands in psql can do.
-    async fn damage(&self, sql: &str) {
+    pub async fn damage(&self, sql: &str) {
         execute(&self.database.superuser, format!("SET session_replication_role = replica; {sql}")).await;
     }
 }
@@ -43,10 +40,10 @@ impl Fixture {
 const NOBODY: &str = "99999999-9999-7999-8999-999999999999";
 
 /// Slug and kind of each finding.
-type Expected = Vec<(String, FindingKind)>;
+pub type Expected = Vec<(String, FindingKind)>;
 
 /// Damage of every kind, each on a tenant of its own beside a sound one, and what is to be found.
-async fn every_kind_of_damage(fixture: &Fixture) -> Expected {
+pub async fn every_kind_of_damage(fixture: &Fixture) -> Expected {
     use FindingKind as Kind;
 
     let sound = fixture.tenant("sound").await;
@@ -101,7 +98,7 @@ async fn every_kind_of_damage(fixture: &Fixture) -> Expected {
     expected
 }
 
-fn told(findings: &[Finding]) -> Expected {
+pub fn told(findings: &[Finding]) -> Expected {
     let mut told: Expected = findings.iter().map(|finding| (finding.slug.clone(), finding.kind())).collect();
     told.sort();
     told
@@ -247,100 +244,6 @@ async fn more_findings_than_a_step_has_come_in_one_stream_that_can_be_left() {
     assert!(stream.message().await.unwrap().is_some());
     drop(stream);
     fixture.server.stop().await;
-}
-
-struct Doctor<'a> {
-    fixture: &'a Fixture,
-    folder: TempDir,
-}
-
-impl<'a> Doctor<'a> {
-    fn of(fixture: &'a Fixture) -> Self {
-        Self { fixture, folder: tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = turnkey(self.folder.path());
-        let database = url(&self.fixture.database.server);
-        command.arg("doctor").args(arguments).env("DATABASE_URL", database).env("RUST_LOG", "error").output().unwrap()
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
-    let fixture = Fixture::start().await;
-    let expected = every_kind_of_damage(&fixture).await;
-    let doctor = Doctor::of(&fixture);
-
-    let output = doctor.run(&["--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    let mut found = Expected::new();
-    for line in said(&output).lines() {
-        let finding: serde_json::Value = serde_json::from_str(line).unwrap();
-        let kind = FindingKind::from_str_name(finding["kind"].as_str().unwrap()).unwrap();
-        assert!(finding["tenant_id"].is_string() && finding["detail"].is_string());
-        found.push((finding["slug"].as_str().unwrap().to_owned(), kind));
-    }
-    found.sort();
-    assert_eq!(found, expected);
-
-    let output = doctor.run(&[]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("The tenant has no API key at all."), "{}", said(&output));
-    assert!(said(&output).contains("9 findings among 8 tenants, 0 mended, 9 left."), "{}", said(&output));
-
-    let output = doctor.run(&["--repair"]);
-    assert_eq!(output.status.code(), Some(1), "a key needs a file");
-    assert!(said(&output).contains("say --out") && said(&output).contains("7 mended, 1 left."), "{}", said(&output));
-    assert_eq!(told(&fixture.check(None).await.unwrap()), [("no-key".to_owned(), FindingKind::NoApiKey)]);
-
-    let others = doctor.folder.path().join("diary.txt");
-    fs::write(&others, "dear diary\n").unwrap();
-    let output = doctor.run(&["--repair", "--out", "diary.txt"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert_eq!(fs::read_to_string(others).unwrap(), "dear diary\n");
-
-    let output = doctor.run(&["--repair", "--out", "keys.csv"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let keys = doctor.folder.path().join("keys.csv");
-    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
-    let text = fs::read_to_string(keys).unwrap();
-    let row: Vec<&str> = text.lines().nth(1).unwrap().split(',').collect();
-    assert_eq!((text.lines().count(), row[0]), (2, "no-key"));
-    let secret = SecretString::from(row[3]);
-    assert_eq!(fixture.verify(secrecy::ExposeSecret::expose_secret(&secret)).await.tenant_slug, "no-key");
-
-    let output = doctor.run(&["--json"]);
-    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
-    assert_eq!(said(&doctor.run(&[])), "Nothing is wrong with 8 tenants.\n");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_ends_somewhere_and_json_never() {
-    let fixture = Fixture::start().await;
-    let half = "INSERT INTO tenants SELECT gen_random_uuid(), 'half-' || number, 'x', 10, '{}', true, now(), now()
-                  FROM generate_series(1, 1100) AS number";
-    fixture.damage(half).await;
-    let doctor = Doctor::of(&fixture);
-    let output = said(&doctor.run(&[]));
-    assert!(output.contains("more: --json shows them all"), "{output}");
-    assert!(output.contains("3300 findings among 1100 tenants, 0 mended, 3300 left."), "{output}");
-    let output = said(&doctor.run(&["--json", "--repair", "--out", "keys.csv"]));
-    assert_eq!((output.lines().count(), output.matches(r#""outcome":"mended""#).count()), (3_300, 3_300));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_doctor_that_cannot_look_says_so_with_a_code_of_its_own() {
-    let fixture = Fixture::start().await;
-    let doctor = Doctor::of(&fixture);
-    let mut command = turnkey(doctor.folder.path());
-    let output = command.arg("doctor").env("DATABASE_URL", "postgres://x@127.0.0.1:1/x").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(doctor.run(&["--out", "keys.csv"]).status.code(), Some(2), "nothing is written without a repair");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod create_from_signup;
 mod create_fully_provisioned;
 mod delete_package;
 mod delete_tenant;
+mod doctor;
 mod embedded;
 mod errors;
 mod failover;
