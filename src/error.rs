@@ -26,6 +26,9 @@ pub enum Error {
     Unauthenticated,
     #[error("not this caller's to do")]
     PermissionDenied,
+    /// There is no such RPC.
+    #[error("no such RPC")]
+    Unimplemented,
     #[error("refused by rule {0:?}")]
     Refused(Rule),
     /// More work waits than is useful; the caller should come back.

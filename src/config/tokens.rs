@@ -91,7 +91,9 @@ impl CertificateEntry {
         if self.san.is_empty() {
             return Err("its san must not be empty".to_owned());
         }
-        Ok(KnownCertificate { name: name(&self.name)?, roles: roles(&self.roles)?, san: self.san })
+        // A URI is what has a colon. DNS names are compared without regard to case (RFC 4343).
+        let san = if self.san.contains(':') { self.san } else { self.san.to_ascii_lowercase() };
+        Ok(KnownCertificate { name: name(&self.name)?, roles: roles(&self.roles)?, san })
     }
 }
 

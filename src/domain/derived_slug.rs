@@ -25,7 +25,7 @@ impl SlugStem {
         if stem.starts_with(|first: char| first.is_ascii_digit()) {
             stem.insert_str(0, "s-");
         }
-        cut_at_word(&mut stem);
+        cut_at_word(&mut stem, MAX_LENGTH);
         Ok(Self(stem))
     }
 
@@ -40,12 +40,12 @@ impl SlugStem {
         TenantSlug::parse(&self.0).ok()
     }
 
-    /// With this behind it, and cut where it would become too long. `None` where the ending itself is no part of a slug.
+    /// With this behind it, and cut at a word where it would become too long. `None` where the ending itself is no part of a slug.
     #[must_use]
     pub fn with_ending(&self, ending: &str) -> Option<TenantSlug> {
-        let room = MAX_LENGTH.checked_sub(ending.len() + 1)?;
-        let start = self.0[..self.0.len().min(room)].trim_end_matches('-');
-        TenantSlug::parse(&format!("{start}-{ending}")).ok()
+        let mut slug = self.0.clone();
+        cut_at_word(&mut slug, MAX_LENGTH.checked_sub(ending.len() + 1)?);
+        TenantSlug::parse(&format!("{slug}-{ending}")).ok()
     }
 
     /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
@@ -94,12 +94,12 @@ const fn is_lettered_symbol(letter: char) -> bool {
     matches!(letter, '\u{2100}'..='\u{214f}' | '\u{2460}'..='\u{24ff}' | '\u{3200}'..='\u{33ff}' | '\u{1f100}'..='\u{1f2ff}')
 }
 
-fn cut_at_word(stem: &mut String) {
-    if stem.len() <= MAX_LENGTH {
+fn cut_at_word(stem: &mut String, max_length: usize) {
+    if stem.len() <= max_length {
         return;
     }
-    let ends_a_word = stem.as_bytes()[MAX_LENGTH] == b'-';
-    stem.truncate(MAX_LENGTH);
+    let ends_a_word = stem.as_bytes()[max_length] == b'-';
+    stem.truncate(max_length);
     // A single word that long is cut where it is; the `s-` before a number is no word.
     if let Some(gap) = stem.rfind('-').filter(|&gap| !ends_a_word && gap > "s-".len()) {
         stem.truncate(gap);
@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(ended("Q"), "q-x7k2pd");
         assert_eq!(ended(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
         assert_eq!(ended(&format!("{} {}", "a".repeat(55), "b".repeat(7))), format!("{}-x7k2pd", "a".repeat(55)));
+        assert_eq!(ended(&"word ".repeat(40)), format!("{}x7k2pd", "word-".repeat(11)));
     }
 
     proptest! {

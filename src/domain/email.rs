@@ -53,16 +53,16 @@ fn is_host_name(domain: &str) -> bool {
 
 fn normalized(local_part: &str, domain: &str) -> String {
     let mut address = String::with_capacity(local_part.len() + domain.len() + 1);
-    for letter in local_part.chars() {
-        if letter.is_ascii() {
-            address.push(letter);
-        } else {
-            address.extend(letter.to_lowercase());
-        }
-    }
+    address.extend(local_part.chars().map(|letter| if letter.is_ascii() { letter } else { lower_case(letter) }));
     address.push('@');
-    address.extend(domain.chars().flat_map(char::to_lowercase));
+    address.extend(domain.chars().map(lower_case));
     address
+}
+
+/// A letter whose other case takes more than one (`İ`) stays as it is: what came out would be no address any more.
+fn lower_case(letter: char) -> char {
+    let mut lower = letter.to_lowercase();
+    lower.next().filter(|_| lower.next().is_none()).unwrap_or(letter)
 }
 
 #[cfg(test)]
@@ -79,6 +79,7 @@ mod tests {
             ("o'neill@sub.example.co.uk", "o'neill@sub.example.co.uk"),
             ("Ömer@BÜCHER.example", "ömer@bücher.example"),
             ("jose\u{301}@example.com", "josé@example.com"),
+            ("İlke@example.com", "İlke@example.com"),
         ] {
             assert_eq!(Email::parse(text).unwrap().as_str(), expected, "{text}");
         }

@@ -121,8 +121,8 @@ pub enum Outcome {
     Created(Provisioned),
     /// Made before, by a call of the same request id.
     Replayed(Replay),
-    /// As it would be. Nothing was written, so its ids, keys and times mean nothing and are left out of the answer.
-    Validated(Provisioned),
+    /// As it would be, one of the others. Nothing was written, so ids, keys and times are left out of the answer.
+    Validated(Box<Outcome>),
 }
 
 impl NewTenant {

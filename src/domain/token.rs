@@ -43,7 +43,7 @@ pub struct KnownToken {
     pub sha256: [u8; 32],
 }
 
-/// Whoever has a certificate with this name (a DNS name or a URI among its subject alternative names).
+/// Whoever has a certificate with this name (a DNS name, in lower case, or a URI among its subject alternative names).
 #[derive(Debug, Clone)]
 pub struct KnownCertificate {
     pub san: String,

@@ -80,7 +80,7 @@ impl Authenticator {
     /// own key where such a key can open anything.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`]; those of verifying a key.
+    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; those of verifying a key.
     pub async fn admit(
         &self,
         path: &str,
@@ -121,11 +121,17 @@ impl Authenticator {
 }
 
 fn permitted(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
-    if rule.is_some_and(|roles| caller.has_any(roles)) { Ok(caller) } else { Err(Error::PermissionDenied) }
+    match rule {
+        Some(roles) if caller.has_any(roles) => Ok(caller),
+        Some(_) => Err(Error::PermissionDenied),
+        None => Err(Error::Unimplemented),
+    }
 }
 
+/// The one credential that is there. Of two nobody could say which is meant.
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {
-    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+    let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
     let (scheme, credential) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| SecretString::from(credential.trim()))
 }

@@ -91,6 +91,8 @@ pub fn describe(error: Error) -> Failure {
         Error::PermissionDenied => {
             failure(Code::PermissionDenied, "not this caller's to do", error_info("PERMISSION_DENIED"))
         }
+        // gRPC says so itself where nobody is asked who they are, and says no more than that.
+        Error::Unimplemented => failure(Code::Unimplemented, "", ErrorDetails::new()),
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
         Error::TooOften { wait } => retry_later(Code::ResourceExhausted, "OVERLOADED", "called too often", wait),
         Error::DatabaseUnavailable(cause) => {

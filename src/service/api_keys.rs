@@ -23,7 +23,11 @@ impl Provisioning {
     pub async fn rotate_api_key(&self, caller: Caller, rotation: RotateApiKey) -> Result<Rotated> {
         let scope = Scope { caller, rpc: ClaimedRpc::RotateApiKey };
         let tenant_id = rotation.tenant_id;
-        let slug = self.store.find_slug(tenant_id).await?;
+        let slug = match self.store.find_slug(tenant_id).await {
+            // A repeat is answered as before, though its tenant was deleted since.
+            Err(Error::NotFound { .. }) => return self.replay_rotation(&scope, &rotation).await,
+            slug => slug?,
+        };
         let (secret, claim) = Self::new_secret(rotation.request_id.as_ref(), rotation.fingerprint())?;
         let key = mint_key(self.key_mode, &slug, secret, &mut SysRng).map_err(Error::internal)?;
         let secret_hash = self.hasher.hash_key(key.random_part).await?;

@@ -98,7 +98,7 @@ impl Provisioning {
             }),
             tenant,
         };
-        log_repaired(&repaired);
+        log_repaired(&repaired, mended.packages_moved);
         Ok(repaired)
     }
 
@@ -136,15 +136,16 @@ impl IntegrityCheck<'_> {
     }
 }
 
-fn log_repaired(repaired: &Repaired) {
+fn log_repaired(repaired: &Repaired, packages_moved: i64) {
     let created_segment = repaired.segment.is_some();
     let created_api_key = repaired.api_key.is_some();
-    if created_segment || created_api_key || !repaired.packages.is_empty() {
+    if created_segment || created_api_key || !repaired.packages.is_empty() || packages_moved > 0 {
         tracing::warn!(
             tenant_id = %repaired.tenant.id,
             slug = repaired.tenant.slug,
             created_segment,
             packages_created = repaired.packages.len(),
+            packages_moved,
             created_api_key,
             "Repaired a half tenant"
         );

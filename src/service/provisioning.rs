@@ -43,10 +43,10 @@ impl Provisioning {
     /// # Errors
     /// [`Error::Taken`], [`Error::Refused`]; those of the hasher and of the store.
     pub async fn create_fully_provisioned(&self, caller: Caller, wish: CreateFullyProvisioned) -> Result<Outcome> {
-        if wish.validate_only {
-            return self.validate(wish.into()).await;
-        }
         let scope = Scope { caller, rpc: ClaimedRpc::CreateFullyProvisioned };
+        if wish.validate_only {
+            return self.validate(&scope, wish.into()).await;
+        }
         self.provision_one(&scope, Flow::Admin, wish.into()).await
     }
 
@@ -89,12 +89,15 @@ impl Provisioning {
         Err(Error::Conflict)
     }
 
-    async fn validate(&self, wish: Wish) -> Result<Outcome> {
-        let (new, key) = self.draft(&wish, self.clock.now())?;
-        if self.store.is_slug_taken(&wish.slug).await? {
-            return Err(Error::taken(Taken::TenantSlug, wish.slug.as_str()));
-        }
-        Ok(Outcome::Validated(new.tenant.provisioned(key.public_key, key.secret_key)))
+    async fn validate(&self, scope: &Scope, wish: Wish) -> Result<Outcome> {
+        let claims = self.find_claims(scope, std::iter::once(&wish)).await?;
+        let outcome = if !claims.is_empty() || self.store.is_slug_taken(&wish.slug).await? {
+            self.replay(scope, &wish, &claims)?
+        } else {
+            let (new, key) = self.draft(&wish, self.clock.now())?;
+            Outcome::Created(new.tenant.provisioned(key.public_key, key.secret_key))
+        };
+        Ok(Outcome::Validated(Box::new(outcome)))
     }
 
     async fn provision_one(&self, scope: &Scope, flow: Flow, wish: Wish) -> Result<Outcome> {

@@ -26,6 +26,8 @@ pub struct Mended {
     pub has_new_segment: bool,
     pub has_new_packages: bool,
     pub has_new_key: bool,
+    /// Packages that were in no segment of the tenant, and are in General now.
+    pub packages_moved: i64,
 }
 
 impl Store {
@@ -66,6 +68,7 @@ impl Store {
                  WHERE tenant_id = $1
                    AND NOT EXISTS (SELECT FROM segments
                                     WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
+                RETURNING 1
             ), new_package AS (
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
@@ -90,7 +93,8 @@ impl Store {
             SELECT home.id AS "general_id!",
                    EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
                    EXISTS (SELECT FROM new_package) AS "has_new_packages!",
-                   EXISTS (SELECT FROM new_key) AS "has_new_key!"
+                   EXISTS (SELECT FROM new_key) AS "has_new_key!",
+                   (SELECT count(*) FROM moved) AS "packages_moved!"
               FROM home
             "#,
             tenant_id.as_uuid(),

@@ -272,7 +272,7 @@ async fn validate_only_answers_as_it_would_and_writes_nothing() {
     assert_eq!(fixture.create(bad).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
-fn without_identity(mut answer: CreateFullyProvisionedResponse) -> CreateFullyProvisionedResponse {
+pub fn without_identity(mut answer: CreateFullyProvisionedResponse) -> CreateFullyProvisionedResponse {
     answer.secret_key.clear();
     let tenant = answer.tenant.as_mut().unwrap();
     tenant.id.clear();

@@ -86,7 +86,7 @@ async fn bytes_that_are_no_message_and_messages_that_are_too_large_are_refused_b
     for bytes in [vec![0x0a, 0x7f], vec![0x0a, 0x03, 0xed, 0xa0, 0x80], vec![0xff; 64]] {
         assert_eq!(send_bytes(&channel, bytes).await, Code::Internal);
     }
-    assert_eq!(send_bytes(&channel, vec![0; 5 * 1024 * 1024]).await, Code::OutOfRange);
+    assert_eq!(send_bytes(&channel, vec![0; 5 * 1024 * 1024]).await, Code::ResourceExhausted);
     fixture.create(bella()).await.unwrap();
 }
 

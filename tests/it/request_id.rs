@@ -12,6 +12,7 @@ use turnkey::grpc::pb::{
 
 use crate::{
     create_from_signup::signup,
+    create_fully_provisioned::without_identity,
     fixture::{Fixture, bella, named, reason},
     rotate_api_key::rotation,
 };
@@ -174,6 +175,27 @@ async fn a_call_that_fails_does_not_use_its_id_up() {
     let nobody = uuid::Uuid::new_v4().to_string();
     assert_eq!(reason(&fixture.try_rotate(rotate(&nobody)).await.unwrap_err()), "TENANT_NOT_FOUND");
     assert_eq!(fixture.count("request_claims").await, 1);
+}
+
+#[tokio::test]
+async fn validate_only_tells_what_the_request_id_would_come_to() {
+    let fixture = Fixture::start().await;
+    let first = fixture.create(create()).await.unwrap();
+    let dry = CreateFullyProvisionedRequest { validate_only: true, ..create() };
+    assert_eq!(fixture.create(dry.clone()).await.unwrap(), replayed(without_identity(first)));
+    let reused = CreateFullyProvisionedRequest { slug: "bella-two".to_owned(), ..dry };
+    assert_eq!(reason(&fixture.create(reused).await.unwrap_err()), "REQUEST_ID_REUSED");
+}
+
+#[tokio::test]
+async fn a_repeated_rotation_is_answered_though_its_tenant_was_deleted_since() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let first = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
+    fixture.delete_tenant(&tenant.id).await.unwrap();
+    let again = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!((again.api_key, again.secret_key), (first.api_key, first.secret_key));
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ async fn a_client_certificate_is_a_credential_by_its_names() {
         PackageCatalogClient::new(channel.clone()).list_packages(request).await.unwrap_err().code()
     };
 
-    let booking = connect(&address, &authority, Some(clients.sign(dns("booking.internal")))).await.unwrap();
+    let booking = connect(&address, &authority, Some(clients.sign(dns("Booking.Internal")))).await.unwrap();
     assert_eq!((list(&booking).await, verify(&booking).await), (Code::NotFound, Err(Code::PermissionDenied)));
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();

@@ -40,7 +40,7 @@ pub fn create_fully_provisioned_response(outcome: Outcome) -> pb::CreateFullyPro
     match outcome {
         Outcome::Created(provisioned) => provisioned_response(provisioned),
         Outcome::Replayed(replay) => replayed_response(replay),
-        Outcome::Validated(provisioned) => without_identity(provisioned_response(provisioned)),
+        Outcome::Validated(outcome) => without_identity(create_fully_provisioned_response(*outcome)),
     }
 }
 
@@ -94,6 +94,7 @@ fn without_identity(response: pb::CreateFullyProvisionedResponse) -> pb::CreateF
             api_key_public: none(),
             created_at: None,
             updated_at: None,
+            deleted_at: None,
             ..tenant
         }),
         secret_key: none(),

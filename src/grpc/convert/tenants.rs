@@ -54,7 +54,7 @@ pub fn update_tenant(request: pb::UpdateTenantRequest) -> Result<UpdateTenant> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     if request.name.is_none() && request.commission_percent.is_none() && request.branding.is_none() {
-        let why = "or commission_percent or branding must be there: nothing is to be changed";
+        let why = "is required, or commission_percent, or branding: nothing is to be changed";
         fields.add("name", Invalid::new(Reason::MissingField, why));
     }
     let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));

@@ -105,11 +105,12 @@ where
     }
 }
 
-/// The DNS names and URIs of the certificate that the caller proved to be theirs, if they have one.
+/// The DNS names, in lower case, and URIs of the certificate that the caller proved to be theirs, if they have one.
 fn names_of_certificate<B>(request: &Request<B>) -> Vec<String> {
     let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = info.and_then(TlsConnectInfo::peer_certs);
     let own = certificates.as_deref().and_then(|certificates| certificates.first());
     let Some(Ok(certificate)) = own.map(webpki::EndEntityCert::try_from) else { return Vec::new() };
-    certificate.valid_dns_names().chain(certificate.valid_uri_names()).map(str::to_owned).collect()
+    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
 }

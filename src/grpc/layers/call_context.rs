@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
@@ -138,7 +138,7 @@ where
             let error = tokio::select! {
                 biased;
                 answer = answer => match answer {
-                    Ok(Ok(answer)) => return Ok(measured(answer)),
+                    Ok(Ok(answer)) => return Ok(measured(as_specified(answer))),
                     Ok(error) => return error,
                     Err(panic) => Error::internal(said_in(&*panic)),
                 },
@@ -148,6 +148,15 @@ where
         };
         Box::pin(call.instrument(span))
     }
+}
+
+/// tonic says OUT_OF_RANGE of a message that is too large, and the specification, like every other implementation,
+/// RESOURCE_EXHAUSTED (<https://grpc.io/docs/guides/status-codes/>). No RPC of ours answers the former.
+fn as_specified(mut answer: Response<Body>) -> Response<Body> {
+    if let Some(status) = answer.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
+        *status = HeaderValue::from_static("8");
+    }
+    answer
 }
 
 /// At the level of errors: whoever logs nothing else needs their trace ids all the more.
