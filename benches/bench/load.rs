@@ -1,9 +1,14 @@
 //! Callers that call as fast as they are answered.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
 
 /// What came of one window.
 #[derive(Debug, Clone, Copy)]
@@ -22,39 +27,68 @@ impl Measured {
     }
 }
 
-/// Each caller calls again and again for as long as the window is open. `call` gets the caller's number and the call's, and
-/// answers how many units of work it did.
-pub async fn drive<Call>(
+/// As many as the cores that the goals speak of, and as many as pgbench gets.
+const THREADS: u64 = 2;
+
+/// Each caller calls again and again for as long as the window is open. `call` gets a channel, the caller's number and the
+/// call's, and answers how many units of work it did.
+///
+/// Callers are spread over threads that have nothing to do with each other, as pgbench's clients are: a channel each, and
+/// nothing that is handed from one core to the other, which would count as the service's work.
+pub fn drive<Call>(
+    endpoint: &Endpoint,
     callers: u64,
     window: Duration,
-    call: impl Fn(u64, u64) -> Call + Clone + Send + 'static,
+    call: impl Fn(Channel, u64, u64) -> Call + Sync,
 ) -> Measured
 where
-    Call: Future<Output = u64> + Send,
+    Call: Future<Output = u64>,
 {
-    let mut tasks = JoinSet::new();
-    let started = Instant::now();
-    for caller in 0..callers {
-        let call = call.clone();
-        tasks.spawn(async move {
-            let mut latencies = Histogram::<u64>::new(3).unwrap();
-            let mut units = 0;
-            for number in 0.. {
-                let asked = Instant::now();
-                if asked - started > window {
-                    break;
-                }
-                units += call(caller, number).await;
-                latencies.record(u64::try_from(asked.elapsed().as_micros()).unwrap()).unwrap();
-            }
-            (latencies, units)
-        });
-    }
+    let threads = THREADS.min(callers);
+    let (connected, call) = (Barrier::new(usize::try_from(threads).unwrap()), &call);
+    let work = |thread: u64| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let channel = endpoint.connect().await.unwrap();
+            connected.wait();
+            let callers = (thread..callers).step_by(usize::try_from(threads).unwrap());
+            let started = Instant::now();
+            let calling = callers.map(|caller| call_again_and_again(&channel, caller, window, call));
+            (join_all(calling).await, started.elapsed())
+        })
+    };
+    let done: Vec<_> = thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
     let mut all = Histogram::<u64>::new(3).unwrap();
-    let mut units = 0;
-    for (latencies, done) in tasks.join_all().await {
-        all.add(latencies).unwrap();
-        units += done;
+    let (mut units, mut longest) = (0, Duration::ZERO);
+    for (callers, elapsed) in done {
+        longest = longest.max(elapsed);
+        for (latencies, done) in callers {
+            all.add(latencies).unwrap();
+            units += done;
+        }
     }
-    Measured::of(&all, units, started.elapsed())
+    Measured::of(&all, units, longest)
+}
+
+async fn call_again_and_again<Call: Future<Output = u64>>(
+    channel: &Channel,
+    caller: u64,
+    window: Duration,
+    call: &impl Fn(Channel, u64, u64) -> Call,
+) -> (Histogram<u64>, u64) {
+    let mut latencies = Histogram::<u64>::new(3).unwrap();
+    let (mut units, started) = (0, Instant::now());
+    for number in 0.. {
+        let asked = Instant::now();
+        if asked - started > window {
+            break;
+        }
+        units += call(channel.clone(), caller, number).await;
+        latencies.record(u64::try_from(asked.elapsed().as_micros()).unwrap()).unwrap();
+    }
+    (latencies, units)
 }

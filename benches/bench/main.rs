@@ -60,7 +60,7 @@ async fn run(length: Length, only: Option<&str>) {
     if only.is_some() {
         return stage.stop().await;
     }
-    let by_callers = works::by_callers(&stage, length).await;
+    let by_callers = works::by_callers(&stage, length);
     let under_load_kib = stage.peak_kib();
     let by_tenants = works::by_tenants(&stage, length).await;
     let start_ms = stage.start_again_ms();

@@ -1,4 +1,4 @@
-//! A Postgres that syncs, a server with everything on, and channels to it.
+//! A Postgres that syncs, and a server with everything on.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use turnkey::{
     embedded::{PrivatePostgres, Settings},
     store,
@@ -17,13 +17,11 @@ use turnkey::{
 
 use crate::memory::memory_kib;
 
-const CHANNELS: usize = 2;
-
 pub struct Stage {
     folder: TempDir,
     postgres: PrivatePostgres,
     server: Serving,
-    pub channels: Vec<Channel>,
+    pub endpoint: Endpoint,
     pub hands: PgPool,
     pub programs: PathBuf,
 }
@@ -52,8 +50,7 @@ impl Stage {
             sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetch_one(&hands).await.unwrap();
         let (server, address) = serve(&folder, &postgres.server_options());
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channels = (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect();
-        Self { folder, postgres, server, channels, hands, programs: programs.into() }
+        Self { folder, postgres, server, endpoint, hands, programs: programs.into() }
     }
 
     pub fn options(&self) -> PgConnectOptions {

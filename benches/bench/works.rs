@@ -1,8 +1,7 @@
 //! What is measured.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest, GetPackageRequest, ListPackagesRequest,
@@ -52,40 +51,32 @@ impl Goal {
     }
 }
 
-/// Which of the channels a caller uses.
-fn channel(channels: &[Channel], caller: u64) -> Channel {
-    channels[usize::try_from(caller).unwrap() % channels.len()].clone()
-}
-
 fn wish(slug: String) -> CreateFullyProvisionedRequest {
     let request_id = Some(Uuid::new_v4().to_string());
     CreateFullyProvisionedRequest { slug, name: "Bella Weddings".to_owned(), request_id, ..Default::default() }
 }
 
-async fn create(stage: &Stage, callers: u64, window: Duration) -> Measured {
-    let (channels, run) = (stage.channels.clone(), short_id());
-    drive(callers, window, move |caller, number| {
-        let mut client = TenantProvisioningClient::new(channel(&channels, caller));
+fn create(stage: &Stage, callers: u64, window: Duration) -> Measured {
+    let run = short_id();
+    drive(&stage.endpoint, callers, window, |channel, caller, number| {
         let slug = format!("t{run}-{caller}-{number}");
         async move {
-            client.create_fully_provisioned(wish(slug)).await.unwrap();
+            TenantProvisioningClient::new(channel).create_fully_provisioned(wish(slug)).await.unwrap();
             1
         }
     })
-    .await
 }
 
-async fn batch(stage: &Stage, callers: u64, window: Duration) -> Measured {
-    let (channels, run) = (stage.channels.clone(), short_id());
-    drive(callers, window, move |caller, number| {
-        let mut client = TenantProvisioningClient::new(channel(&channels, caller));
+fn batch(stage: &Stage, callers: u64, window: Duration) -> Measured {
+    let run = short_id();
+    drive(&stage.endpoint, callers, window, |channel, caller, number| {
         let requests = (0..BATCH).map(|item| wish(format!("b{run}-{caller}-{number}-{item}"))).collect();
+        let request = BatchCreateFullyProvisionedRequest { requests };
         async move {
-            client.batch_create_fully_provisioned(BatchCreateFullyProvisionedRequest { requests }).await.unwrap();
+            TenantProvisioningClient::new(channel).batch_create_fully_provisioned(request).await.unwrap();
             BATCH
         }
     })
-    .await
 }
 
 fn short_id() -> String {
@@ -100,7 +91,7 @@ struct Known {
 }
 
 async fn known(stage: &Stage) -> Known {
-    let mut client = TenantProvisioningClient::new(stage.channels[0].clone());
+    let mut client = TenantProvisioningClient::new(stage.endpoint.connect().await.unwrap());
     let made = client.create_fully_provisioned(wish(format!("k{}", short_id()))).await.unwrap().into_inner();
     Known { tenant_id: made.tenant.unwrap().id, package_id: made.packages[0].id.clone(), secret_key: made.secret_key }
 }
@@ -124,20 +115,20 @@ struct Table<'a> {
 
 impl Table<'_> {
     /// Service and limit in turn. `limit` gets the round's number and answers in the goal's unit.
-    async fn add(
+    fn add(
         &mut self,
         work: &'static str,
         against: &'static str,
         goal: Goal,
-        measure: impl AsyncFn() -> Measured,
-        limit: impl AsyncFn(u64) -> f64,
+        measure: impl Fn() -> Measured,
+        limit: impl Fn(u64) -> f64,
     ) {
         if self.only.is_some_and(|only| !work.contains(only)) {
             return;
         }
         let (mut measured, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..self.length.rounds {
-            let (ours, theirs) = (measure().await, limit(round).await);
+            let (ours, theirs) = (measure(), limit(round));
             ratios.push(goal.compare(&ours, theirs));
             measured.push(ours);
             limits.push(theirs);
@@ -150,95 +141,79 @@ impl Table<'_> {
 /// All works, or those that have this in their name.
 pub async fn table(stage: &Stage, length: Length, only: Option<&str>) -> Vec<Row> {
     let window = length.window;
-    let known = Arc::new(known(stage).await);
+    let known = known(stage).await;
     let mut table = Table { length, only, rows: Vec::new() };
 
-    let pgbench =
-        async |round| limits::pgbench(stage, &limits::creating(round), Protocol::Prepared, CALLERS, window).rate;
-    let work = async || create(stage, CALLERS, window).await;
-    table.add("CreateFullyProvisioned, 32 callers", "pgbench, same statement", Goal::Rate(0.7), work, pgbench).await;
+    let pgbench = |round| limits::pgbench(stage, &limits::creating(round), Protocol::Prepared, CALLERS, window).rate;
+    let work = || create(stage, CALLERS, window);
+    table.add("CreateFullyProvisioned, 32 callers", "pgbench, same statement", Goal::Rate(0.7), work, pgbench);
 
-    let pgbench =
-        async |round| limits::pgbench(stage, &limits::creating(100 + round), Protocol::Prepared, 1, window).p50_ms;
-    let work = async || create(stage, 1, window).await;
+    let pgbench = |round| limits::pgbench(stage, &limits::creating(100 + round), Protocol::Prepared, 1, window).p50_ms;
+    let work = || create(stage, 1, window);
     let goal = Goal::Latency(1.6);
-    table.add("CreateFullyProvisioned, 1 caller (p50)", "pgbench, 1 client (p50)", goal, work, pgbench).await;
+    table.add("CreateFullyProvisioned, 1 caller (p50)", "pgbench, 1 client (p50)", goal, work, pgbench);
 
-    let work = async || batch(stage, 4, window).await;
-    let single = async |_| create(stage, CALLERS, window).await.rate;
-    table.add("BatchCreateFullyProvisioned, tenants", "single calls", Goal::Rate(2.0), work, single).await;
+    let work = || batch(stage, 4, window);
+    let single = |_| create(stage, CALLERS, window).rate;
+    table.add("BatchCreateFullyProvisioned, tenants", "single calls", Goal::Rate(2.0), work, single);
 
     let (tenant, package) = (format!("'{}'", known.tenant_id), format!("'{}'", known.package_id));
     let script =
         limits::reading("LEFT JOIN packages ON packages.tenant_id = $1", &known.tenant_id, &[&tenant, &package]);
-    let pgbench = async |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
-    let work = async || get_package(stage, &known, window).await;
-    table.add("GetPackage, 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;
+    let pgbench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
+    let work = || get_package(stage, &known, window);
+    table.add("GetPackage, 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench);
 
     let values = [tenant.as_str(), "NULL", "NULL", "NULL", "NULL", "51"];
     let script = limits::reading("id = $2) AS has_segment", &known.tenant_id, &values);
-    let pgbench = async |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
-    let work = async || list_packages(stage, &known, window).await;
-    table.add("ListPackages (3), 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench).await;
+    let pgbench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
+    let work = || list_packages(stage, &known, window);
+    table.add("ListPackages (3), 32 callers", "pgbench, same trips", Goal::Rate(0.6), work, pgbench);
 
-    let work = async || verify_api_key(stage, &known, window).await;
-    let argon2 = async |_| limits::argon2(window / 2);
-    table.add("VerifyApiKey, 32 callers", "one core's Argon2", Goal::Rate(0.5), work, argon2).await;
+    let work = || verify_api_key(stage, &known, window);
+    let argon2 = |_| limits::argon2(window / 2);
+    table.add("VerifyApiKey, 32 callers", "one core's Argon2", Goal::Rate(0.5), work, argon2);
 
-    let work = async || health(stage, window).await;
-    table.add("health Check, 32 callers", "", Goal::None, work, async |_| 1.0).await;
+    let work = || health(stage, window);
+    table.add("health Check, 32 callers", "", Goal::None, work, |_| 1.0);
     table.rows
 }
 
-async fn get_package(stage: &Stage, known: &Arc<Known>, window: Duration) -> Measured {
-    let (channels, known) = (stage.channels.clone(), Arc::clone(known));
-    drive(CALLERS, window, move |caller, _| {
-        let mut client = PackageCatalogClient::new(channel(&channels, caller));
+fn get_package(stage: &Stage, known: &Known, window: Duration) -> Measured {
+    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
         let request = GetPackageRequest { tenant_id: known.tenant_id.clone(), package_id: known.package_id.clone() };
         async move {
-            client.get_package(request).await.unwrap();
+            PackageCatalogClient::new(channel).get_package(request).await.unwrap();
             1
         }
     })
-    .await
 }
 
-async fn list_packages(stage: &Stage, known: &Arc<Known>, window: Duration) -> Measured {
-    let (channels, known) = (stage.channels.clone(), Arc::clone(known));
-    drive(CALLERS, window, move |caller, _| {
-        let mut client = PackageCatalogClient::new(channel(&channels, caller));
+fn list_packages(stage: &Stage, known: &Known, window: Duration) -> Measured {
+    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
         let request = ListPackagesRequest { tenant_id: known.tenant_id.clone(), ..Default::default() };
         async move {
-            client.list_packages(request).await.unwrap();
+            PackageCatalogClient::new(channel).list_packages(request).await.unwrap();
             1
         }
     })
-    .await
 }
 
-async fn verify_api_key(stage: &Stage, known: &Arc<Known>, window: Duration) -> Measured {
-    let (channels, known) = (stage.channels.clone(), Arc::clone(known));
-    drive(CALLERS, window, move |caller, _| {
-        let mut client = TenantProvisioningClient::new(channel(&channels, caller));
+fn verify_api_key(stage: &Stage, known: &Known, window: Duration) -> Measured {
+    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
         let request = VerifyApiKeyRequest { secret_key: known.secret_key.clone() };
         async move {
-            client.verify_api_key(request).await.unwrap();
+            TenantProvisioningClient::new(channel).verify_api_key(request).await.unwrap();
             1
         }
     })
-    .await
 }
 
-async fn health(stage: &Stage, window: Duration) -> Measured {
-    let channels = stage.channels.clone();
-    drive(CALLERS, window, move |caller, _| {
-        let mut client = HealthClient::new(channel(&channels, caller));
-        async move {
-            client.check(HealthCheckRequest::default()).await.unwrap();
-            1
-        }
+fn health(stage: &Stage, window: Duration) -> Measured {
+    drive(&stage.endpoint, CALLERS, window, |channel, _, _| async move {
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
+        1
     })
-    .await
 }
 
 /// What so many creators come to, and the memory that the server holds then, in KiB.
@@ -249,10 +224,10 @@ pub struct ByCallers {
 }
 
 /// Creating by 1 … 128 callers.
-pub async fn by_callers(stage: &Stage, length: Length) -> Vec<ByCallers> {
+pub fn by_callers(stage: &Stage, length: Length) -> Vec<ByCallers> {
     let mut points = Vec::new();
     for callers in [1, 2, 4, 8, 16, 32, 64, 128] {
-        let created = create(stage, callers, length.window).await;
+        let created = create(stage, callers, length.window);
         points.push(ByCallers { callers, created, resident_kib: stage.resident_kib() });
     }
     points
@@ -269,18 +244,13 @@ pub async fn by_tenants(stage: &Stage, length: Length) -> Vec<(u64, Measured, Me
             if missing < BATCH * 4 {
                 break;
             }
-            batch(stage, 4, Duration::from_millis(missing / 20)).await;
+            batch(stage, 4, Duration::from_millis(missing / 20));
         }
-        let created = create(stage, 1, length.window).await;
-        let channels = stage.channels.clone();
-        let listed = drive(1, length.window, move |caller, _| {
-            let mut client = TenantProvisioningClient::new(channel(&channels, caller));
-            async move {
-                client.list_tenants(ListTenantsRequest::default()).await.unwrap();
-                1
-            }
-        })
-        .await;
+        let created = create(stage, 1, length.window);
+        let listed = drive(&stage.endpoint, 1, length.window, |channel, _, _| async move {
+            TenantProvisioningClient::new(channel).list_tenants(ListTenantsRequest::default()).await.unwrap();
+            1
+        });
         points.push((goal, created, listed));
     }
     points
