@@ -103,6 +103,11 @@ pub fn reading(text: &str, tenant_id: &str, values: &[&str]) -> String {
     )
 }
 
+/// The same as the service has it: one query, and so one transaction.
+pub fn in_one_trip(script: &str) -> String {
+    script.replace("BEGIN\\; ", "").replace("COMMIT;\n", "").replace("';\nEXECUTE", "'\\; EXECUTE")
+}
+
 #[derive(Debug, Clone, Copy)]
 pub enum Protocol {
     Simple,

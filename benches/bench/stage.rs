@@ -98,6 +98,7 @@ fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Serving, String) {
         .args(["serve", "--listen", "127.0.0.1:0", "--ready-file"])
         .arg(&ready)
         .env("DATABASE_URL", format!("postgres://{role}@localhost/{database}?host={}", socket.display()))
+        .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         // Everything on, the log included; nobody reads it.
         .stderr(Stdio::null())

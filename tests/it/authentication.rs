@@ -1,6 +1,10 @@
 //! Who may call what, and that the others are told so before anything is looked at.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+};
 
 use prost::Message as _;
 use sqlx::postgres::PgConnectOptions;
@@ -30,7 +34,10 @@ pub struct Tokens {
 impl Tokens {
     pub fn new() -> Self {
         let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        fs::write(folder.path().join("tokens.toml"), "").unwrap();
+        let file = folder.path().join("tokens.toml");
+        fs::write(&file, "").unwrap();
+        // Whatever the umask is.
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
         Self { folder }
     }
 

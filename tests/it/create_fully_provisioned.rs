@@ -8,7 +8,10 @@ use turnkey::grpc::pb::{
     BookingType, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, get_tenant_request::Identifier,
 };
 
-use crate::fixture::{Fixture, bella, named, reason, violations};
+use crate::{
+    fixture::{Fixture, bella, named, reason, violations},
+    request_id::sign_up,
+};
 
 #[tokio::test]
 async fn the_answer_shows_a_tenant_that_can_take_bookings() {
@@ -232,9 +235,12 @@ async fn of_50_calls_for_one_slug_at_once_one_wins_and_nothing_is_half() {
     assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
 }
 
+/// All that a sign-up with a request id writes to.
+const TABLES: [&str; 6] = ["tenants", "segments", "packages", "api_keys", "owners", "request_claims"];
+
 #[tokio::test]
 async fn an_insert_that_fails_at_any_table_leaves_nothing_at_all() {
-    for table in ["tenants", "segments", "packages", "api_keys"] {
+    for table in TABLES {
         let fixture = Fixture::start().await;
         let hands = fixture.by_hand().await;
         let sabotage = format!(
@@ -244,15 +250,17 @@ async fn an_insert_that_fails_at_any_table_leaves_nothing_at_all() {
         );
         sqlx::raw_sql(AssertSqlSafe(sabotage)).execute(&hands).await.unwrap();
 
-        let failed = fixture.create(bella()).await.unwrap_err();
+        let failed = fixture.sign_up(sign_up()).await.unwrap_err();
         assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Internal, "INTERNAL"), "{table}");
         assert!(!format!("{failed:?}").contains("fire"), "the cause stays inside");
         assert!(failed.message().contains("trace id"), "{}", failed.message());
-        assert_eq!(fixture.rows().await, [0, 0, 0, 0], "{table}");
+        for other in TABLES {
+            assert_eq!(fixture.count(other).await, 0, "{other} after {table}");
+        }
 
         let repaired = format!("DROP TRIGGER sabotage ON {table}");
         sqlx::raw_sql(AssertSqlSafe(repaired)).execute(&hands).await.unwrap();
-        assert!(fixture.create(bella()).await.is_ok(), "the slug was not used up");
+        assert!(!fixture.sign_up(sign_up()).await.unwrap().replayed, "neither slug nor request id was used up");
     }
 }
 

@@ -28,7 +28,8 @@ async fn an_absent_database_is_unavailable_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn a_lock_held_too_long_is_unavailable_and_a_pool_full_of_waiting_calls_is_overloaded() {
-    let fixture = Fixture::start().await;
+    let settings = ServerSettings { database_max_connections: 4, ..settings() };
+    let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
     let hands = fixture.by_hand().await;
     let mut holder = hands.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();

@@ -78,11 +78,9 @@ async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
     let name = superuser.get_database().unwrap();
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'turnkey' AND datname =";
     // New sessions find a database that takes no writes, as after a failover that left an old primary behind.
-    execute(
-        superuser,
-        format!("ALTER ROLE {SERVER} IN DATABASE {name} SET default_transaction_read_only = on; {cut} '{name}'"),
-    )
-    .await;
+    let read_only = "SET default_transaction_read_only = on";
+    execute(superuser, format!("ALTER ROLE {SERVER} IN DATABASE {name} {read_only}")).await;
+    execute(superuser, format!("{cut} '{name}'")).await;
     health::until_it_is(&fixture, ServingStatus::NotServing).await;
     // No session is cut now: those that can only read are left for new ones.
     execute(superuser, format!("ALTER ROLE {SERVER} IN DATABASE {name} RESET ALL")).await;

@@ -56,7 +56,7 @@ pub fn settings() -> ServerSettings {
         tls: None,
         tokens_file: None,
         reflection: true,
-        database_max_connections: 4,
+        database_max_connections: 16,
         max_calls: 1_024,
         caller_rate: None,
         max_connection_age: Duration::from_mins(30),

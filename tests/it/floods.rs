@@ -39,6 +39,7 @@ async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
         });
     }
     let packages = ListPackagesRequest { tenant_id: bella.id, ..Default::default() };
+    let mut listed = 0;
     while let Some(answer) = flood.join_next().await {
         match answer.unwrap() {
             Ok(answer) => assert_eq!(answer.verdict(), Verdict::Invalid),
@@ -47,11 +48,15 @@ async fn a_flood_of_wrong_keys_is_answered_or_refused_and_others_go_on() {
             }
         }
         match fixture.catalog.clone().list_packages(packages.clone()).await {
-            Ok(listed) => assert_eq!(listed.into_inner().packages.len(), 3),
+            Ok(answer) => {
+                assert_eq!(answer.into_inner().packages.len(), 3);
+                listed += 1;
+            }
             // Connections are shared by all; whoever gets none hears so, and comes back.
             Err(refused) => assert_eq!(reason(&refused), "OVERLOADED"),
         }
     }
+    assert!(listed > 0, "others go on meanwhile");
     fixture.catalog.clone().list_packages(packages).await.unwrap();
 }
 

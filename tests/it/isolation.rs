@@ -36,7 +36,7 @@ async fn run(connection: &mut PgConnection, sql: impl Into<String>) -> Result<u6
     done.map(|done| done.rows_affected()).map_err(|error| error.as_database_error().unwrap().code().unwrap().into())
 }
 
-/// Opens a transaction as a catalog call does.
+/// Opens a transaction as the role of catalog calls.
 async fn begin(connection: &mut PgConnection, tenant: &NewTenant) {
     begin_without_tenant(connection).await;
     run(connection, format!("SET LOCAL turnkey.tenant_id = '{}'", tenant.id)).await.unwrap();

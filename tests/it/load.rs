@@ -199,13 +199,15 @@ async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>
     (whole.map(|(id, _, key, _)| (id.to_string(), key.unwrap())).collect(), half)
 }
 
-/// Whether a repeat gets what the first call got, and the key opens that tenant.
+/// Whether the first call got what it asked for, a repeat gets the same, and the key opens that tenant.
 async fn is_answered_alike(pick: &Pick, made: &Made) -> bool {
     let mut client = pick();
     let again = client.create_fully_provisioned(made.request.clone()).await.unwrap().into_inner();
     let secret_key = made.answer.secret_key.clone();
     let owner = client.verify_api_key(VerifyApiKeyRequest { secret_key }).await.unwrap().into_inner();
+    let slug = &made.answer.tenant.as_ref().unwrap().slug;
     again == CreateFullyProvisionedResponse { replayed: true, ..made.answer.clone() }
+        && *slug == made.request.slug
         && owner.tenant_id == tenant_in(&made.answer).0
 }
 

@@ -3,6 +3,7 @@
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest,
     Verdict, batch_create_fully_provisioned_result::Result as Made,
@@ -12,6 +13,7 @@ use crate::{
     cluster::{Cluster, TestDatabase},
     create_from_signup::signup,
     fixture::{Fixture, named, reason},
+    health,
     load::{Load, Outcome},
     proxy::{Cut, Proxy},
     rotate_api_key::rotation,
@@ -24,7 +26,10 @@ async fn fixture() -> (Fixture, Proxy) {
     let database = Cluster::get().migrated().await;
     let proxy = Proxy::start(&database.server).await;
     let server = proxy.options(&database.server);
-    (Fixture::start_on(TestDatabase { server, ..database }).await, proxy)
+    let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
+    // Or the probe's first look, which has a transaction too, could go into a trap.
+    health::until_it_is(&fixture, ServingStatus::Serving).await;
+    (fixture, proxy)
 }
 
 fn id(number: u32) -> String {
@@ -144,6 +149,9 @@ pub async fn cut_lines_under_load(cuts: u32, seed: u64) -> Outcome {
     let mut load = Load::start(8, move || client.clone());
     for _ in 0..cuts {
         proxy.set_trap(PROVISIONING, if random.random() { Cut::BeforeAnswer } else { Cut::BeforeStatement });
+        while !proxy.is_sprung() {
+            load.more(1).await;
+        }
         load.more(random.random_range(1..16)).await;
     }
     load.stop(&fixture.database.superuser).await

@@ -150,8 +150,8 @@ where
     }
 }
 
-/// tonic says OUT_OF_RANGE of a message that is too large, and the specification, like every other implementation,
-/// RESOURCE_EXHAUSTED (<https://grpc.io/docs/guides/status-codes/>). No RPC of ours answers the former.
+/// tonic says `OUT_OF_RANGE` of a message that is too large, and the specification, like every other implementation,
+/// `RESOURCE_EXHAUSTED` (<https://grpc.io/docs/guides/status-codes/>). No RPC of ours answers the former.
 fn as_specified(mut answer: Response<Body>) -> Response<Body> {
     if let Some(status) = answer.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
         *status = HeaderValue::from_static("8");

@@ -14,7 +14,11 @@ use turnkey::grpc::pb::{
 use uuid::Uuid;
 
 use super::everything;
-use crate::fixture::{Fixture, reason};
+use crate::{
+    authentication::{Tokens, with},
+    cluster::execute,
+    fixture::{Fixture, named, reason},
+};
 
 /// Every RPC of `PackageCatalog`, with every field by which it can name something of a tenant's.
 const NAMED: [(&str, &str); 15] = [
@@ -92,6 +96,17 @@ fn nothing(field: &str) -> String {
 }
 
 async fn call(fixture: &Fixture, tenant_id: &str, rpc: &str, field: &str, value: &str) -> Result<(), Status> {
+    call_with(None, fixture, tenant_id, rpc, field, value).await
+}
+
+async fn call_with(
+    credential: Option<&str>,
+    fixture: &Fixture,
+    tenant_id: &str,
+    rpc: &str,
+    field: &str,
+    value: &str,
+) -> Result<(), Status> {
     let mut catalog = fixture.catalog.clone();
     let tenant_id = tenant_id.to_owned();
     let given = |name: &str| (field == name).then(|| value.to_owned());
@@ -103,7 +118,10 @@ async fn call(fixture: &Fixture, tenant_id: &str, rpc: &str, field: &str, value:
         "UpsertPackage" => {
             let (package_id, segment_id, slug) = (given("package_id"), given("segment_id"), given("slug"));
             let request = UpsertPackageRequest { tenant_id, package_id, segment_id, slug, ..Default::default() };
-            catalog.upsert_package(UpsertPackageRequest { name, base_price, ..request }).await.map(drop)
+            catalog
+                .upsert_package(with(UpsertPackageRequest { name, base_price, ..request }, credential))
+                .await
+                .map(drop)
         }
         "BatchUpsertPackages" => {
             let fine = PackageUpsert { name: Some("Fine".to_owned()), base_price: Some(1), ..PackageUpsert::default() };
@@ -111,34 +129,38 @@ async fn call(fixture: &Fixture, tenant_id: &str, rpc: &str, field: &str, value:
             let slug = given("packages.slug");
             let item = PackageUpsert { package_id, segment_id, slug, name, base_price, ..PackageUpsert::default() };
             let request = BatchUpsertPackagesRequest { tenant_id, packages: vec![fine, item] };
-            catalog.batch_upsert_packages(request).await.map(drop)
+            catalog.batch_upsert_packages(with(request, credential)).await.map(drop)
         }
-        "GetPackage" => {
-            catalog.get_package(GetPackageRequest { tenant_id, package_id: text("package_id") }).await.map(drop)
-        }
+        "GetPackage" => catalog
+            .get_package(with(GetPackageRequest { tenant_id, package_id: text("package_id") }, credential))
+            .await
+            .map(drop),
         "ListPackages" => {
             let (segment_id, page_token) = (given("segment_id"), text("page_token"));
             let request = ListPackagesRequest { tenant_id, segment_id, page_token, ..ListPackagesRequest::default() };
-            catalog.list_packages(request).await.map(drop)
+            catalog.list_packages(with(request, credential)).await.map(drop)
         }
-        "DeletePackage" => {
-            catalog.delete_package(DeletePackageRequest { tenant_id, package_id: text("package_id") }).await.map(drop)
-        }
+        "DeletePackage" => catalog
+            .delete_package(with(DeletePackageRequest { tenant_id, package_id: text("package_id") }, credential))
+            .await
+            .map(drop),
         "UpsertSegment" => {
             let (segment_id, slug) = (given("segment_id"), given("slug"));
             let request = UpsertSegmentRequest { tenant_id, segment_id, slug, name, ..UpsertSegmentRequest::default() };
-            catalog.upsert_segment(request).await.map(drop)
+            catalog.upsert_segment(with(request, credential)).await.map(drop)
         }
-        "GetSegment" => {
-            catalog.get_segment(GetSegmentRequest { tenant_id, segment_id: text("segment_id") }).await.map(drop)
-        }
+        "GetSegment" => catalog
+            .get_segment(with(GetSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
+            .await
+            .map(drop),
         "ListSegments" => {
             let request = ListSegmentsRequest { tenant_id, page_size: 0, page_token: text("page_token") };
-            catalog.list_segments(request).await.map(drop)
+            catalog.list_segments(with(request, credential)).await.map(drop)
         }
-        "DeleteSegment" => {
-            catalog.delete_segment(DeleteSegmentRequest { tenant_id, segment_id: text("segment_id") }).await.map(drop)
-        }
+        "DeleteSegment" => catalog
+            .delete_segment(with(DeleteSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
+            .await
+            .map(drop),
         _ => panic!("how is {rpc} called?"),
     }
 }
@@ -177,6 +199,44 @@ async fn the_same_calls_succeed_for_the_tenant_whose_things_they_name() {
         let answer = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
         assert!(answer.is_ok(), "{rpc} {field}: {answer:?}");
     }
+}
+
+/// The login role has every right on these tables: that catalog calls do not use it is seen only where it is shut out too.
+#[tokio::test]
+async fn every_call_works_as_the_role_that_sees_one_tenant() {
+    let fixture = Fixture::start().await;
+    let mut tenants = Vec::new();
+    for number in 0..NAMED.len() {
+        tenants.push(Tenant::create(&fixture, &format!("tenant-{number}")).await);
+    }
+    let shut_out = ["packages", "segments"].map(|table| {
+        format!(
+            "CREATE POLICY catalog_alone ON {table} AS RESTRICTIVE USING (
+                 current_user = 'turnkey_catalog'
+                 AND tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);"
+        )
+    });
+    execute(&fixture.database.superuser, shut_out.concat()).await;
+    assert!(fixture.create(named("shut-out")).await.is_err());
+    for ((rpc, field), tenant) in NAMED.into_iter().zip(&tenants) {
+        let answer = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
+        assert!(answer.is_ok(), "{rpc} {field}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_own_key_opens_no_other_tenants_catalog() {
+    let open = Fixture::start().await;
+    let (own, other) = (open.tenant("own").await, Tenant::create(&open, "other").await);
+    let closed = Fixture::start_with(open.database.clone(), Tokens::new().settings()).await;
+    let before = everything(&open).await;
+    for (rpc, field) in NAMED {
+        let value = other.value(rpc, field);
+        let refused = call_with(Some(&own.secret_key), &closed, &other.id, rpc, field, value).await.unwrap_err();
+        let expected = (Code::PermissionDenied, "PERMISSION_DENIED");
+        assert_eq!((refused.code(), reason(&refused).as_str()), expected, "{rpc} {field}");
+    }
+    assert_eq!(everything(&open).await, before);
 }
 
 #[tokio::test]

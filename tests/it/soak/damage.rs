@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use tempfile::tempdir_in;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, CheckIntegrityRequest, FindingKind,
-    tenant_provisioning_client::TenantProvisioningClient,
+    batch_create_fully_provisioned_result::Result as Made, tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::{
@@ -38,7 +38,8 @@ async fn make_tenants(fixture: &Fixture, count: usize) {
         let requests = (first..first + BATCH).map(|number| named(&format!("tenant-{number}"))).collect();
         async move {
             let request = BatchCreateFullyProvisionedRequest { requests };
-            client.batch_create_fully_provisioned(request).await.unwrap().into_inner().results.len()
+            let results = client.batch_create_fully_provisioned(request).await.unwrap().into_inner().results;
+            results.iter().filter(|result| matches!(result.result, Some(Made::Provisioned(_)))).count()
         }
     });
     let made: Vec<usize> = stream::iter(batches).buffer_unordered(3).collect().await;

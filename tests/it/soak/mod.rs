@@ -31,7 +31,13 @@ impl Table {
         Self { text: head.to_owned(), is_sound: true }
     }
 
+    /// A fault that callers cannot but notice.
     fn add(&mut self, fault: &str, times: u64, outcome: Outcome) {
+        assert!(outcome.failed_tries > 0, "{fault}: nobody noticed");
+        self.row(fault, times, outcome);
+    }
+
+    fn row(&mut self, fault: &str, times: u64, outcome: Outcome) {
         let Outcome { answered, replayed, failed_tries, longest_wait, lost, surplus, half, changed } = outcome;
         let waited = longest_wait.as_secs_f64();
         let row = format!(
@@ -67,7 +73,7 @@ async fn faults_lose_nothing_that_was_answered_and_leave_nothing_twice_or_half()
     let hung_up = hang_up_under_load(3_000, seed).await;
     table.add("callers hang up, or run out of time", hung_up.failed_tries, hung_up);
     let (flooded, peak_kib) = flood_under_load(3_000).await;
-    table.add("floods of wrong keys, sign-ups, sockets, resets", 4, flooded);
+    table.row("floods of wrong keys, sign-ups, sockets, resets", 4, flooded);
     let mut lines = vec![format!("during the floods the server took {} MiB at most", peak_kib / 1_024)];
 
     let count = setting("SOAK_TENANTS").unwrap_or(1_000_000);
