@@ -1,6 +1,6 @@
 //! The database of a run: the one of `DATABASE_URL`, or a private Postgres that lives as long as the run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -35,6 +35,19 @@ impl OpenDatabase {
                 Ok(Self { owner: private.owner_options(), server: private.server_options(), private: Some(private) })
             }
         }
+    }
+
+    /// As [`OpenDatabase::open`], for commands about what is there already: without a database they say so, instead of making
+    /// an empty one and finding nothing wrong with it.
+    pub async fn open_existing(database: Database) -> Result<Self, Error> {
+        if matches!(database, Database::Private { .. }) && !Path::new(ROOT).exists() {
+            return Err(format!("there is no DATABASE_URL, and no ./{ROOT} either").into());
+        }
+        let database = Self::open(database).await?;
+        if database.is_private() {
+            database.migrate().await?;
+        }
+        Ok(database)
     }
 
     pub async fn migrate(&self) -> Result<(), Error> {

@@ -28,10 +28,7 @@ use crate::{
 const SHOWN: usize = 1_000;
 
 pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
-    let database = OpenDatabase::open(settings.database).await?;
-    if database.is_private() {
-        database.migrate().await?;
-    }
+    let database = OpenDatabase::open_existing(settings.database).await?;
     let hashing =
         HashingSettings { key: settings.key_argon2, password: Argon2Setting::PASSWORD, workers: 1, queue_length: 1 };
     let service = Provisioning {

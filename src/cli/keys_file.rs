@@ -3,9 +3,9 @@
 
 use std::{
     collections::HashSet,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -25,7 +25,7 @@ pub struct KeysFile {
 impl KeysFile {
     /// Begins the file, or goes on at its end.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = private_file(path)?;
+        let mut file = own_file(path)?;
         let text = Zeroizing::new(whole_lines(&mut file)?);
         let mut lines = text.lines();
         match lines.next() {
@@ -58,8 +58,29 @@ impl KeysFile {
 
 /// To be read from its start and written at its end; made where it is missing, for nobody else's eyes.
 pub(super) fn private_file(path: &Path) -> Result<File, Error> {
-    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-    opened.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+    open(path).map_err(|error| cannot_write(path, &error))
+}
+
+/// The same, by one program at a time, and closed to all others also where it was there before.
+pub(super) fn own_file(path: &Path) -> Result<File, Error> {
+    let own = || -> io::Result<File> {
+        let file = open(path)?;
+        file.try_lock()?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        Ok(file)
+    };
+    own().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => cannot_write(path, &"another program does"),
+        _ => cannot_write(path, &error),
+    })
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+fn cannot_write(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    format!("cannot write {}: {why}", path.display()).into()
 }
 
 /// All lines that were written to their end. What a kill left behind the last of them is cut off.
@@ -70,4 +91,22 @@ pub(super) fn whole_lines(file: &mut File) -> io::Result<String> {
     file.set_len(u64::try_from(end).map_err(io::Error::other)?)?;
     file.seek(io::SeekFrom::End(0))?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_could_read_is_closed_to_them_and_is_written_by_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.csv");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let file = own_file(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(own_file(&path).unwrap_err().to_string().contains("another program does"));
+        drop(file);
+        assert!(own_file(&path).is_ok());
+    }
 }

@@ -18,10 +18,7 @@ const SHOWN: i64 = 20;
 pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
     let before = Clock::system().now().checked_sub(settings.older_than.try_into()?);
     let before = before.ok_or("--older-than goes back further than time does")?;
-    let database = OpenDatabase::open(settings.database).await?;
-    if database.is_private() {
-        database.migrate().await?;
-    }
+    let database = OpenDatabase::open_existing(settings.database).await?;
     let store = Store::unhurried(database.server.clone());
     let purged = purge(&store, before, settings.yes).await;
     store.close().await;

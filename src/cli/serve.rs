@@ -18,14 +18,15 @@ use crate::{
 pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
-    // One that was killed leaves its file behind.
-    remove(settings.ready_file.as_deref())?;
     // First of all, so that the first line of the log is the address, and a port in use costs no database.
     let bound = server::bind(settings.server.listen).await?;
     let database = tokio::select! {
         database = OpenDatabase::open(settings.database) => database?,
         () = &mut stopped => return Ok(()),
     };
+    // One that was killed leaves its file behind. Not before here: a second server, which cannot start, must not take away
+    // the first one's.
+    remove(settings.ready_file.as_deref())?;
     if settings.server.tokens_file.is_some() {
         tracing::info!("Callers need a token, or a tenant's own key");
     } else if settings.server.listen.ip().is_loopback() {

@@ -103,3 +103,11 @@ async fn a_doctor_that_cannot_look_says_so_with_a_code_of_its_own() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(doctor.run(&["--out", "keys.csv"]).status.code(), Some(2), "nothing is written without a repair");
 }
+
+#[test]
+fn a_doctor_without_a_database_does_not_make_one_to_find_it_sound() {
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let output = turnkey(folder.path()).arg("doctor").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!folder.path().join(".turnkey").exists());
+}

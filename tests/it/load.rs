@@ -137,10 +137,12 @@ impl Load {
         load
     }
 
-    /// Until this many more tenants were made.
+    /// Until this many more tenants were made. However long that takes, none of them takes for ever.
     pub async fn more(&mut self, count: u64) {
         let goal = *self.answered.borrow() + count;
-        timeout(PATIENCE, self.answered.wait_for(|answered| *answered >= goal)).await.expect("callers get on").unwrap();
+        while *self.answered.borrow_and_update() < goal {
+            timeout(PATIENCE, self.answered.changed()).await.expect("callers get on").unwrap();
+        }
     }
 
     pub fn failures(&self) -> Failures {

@@ -52,6 +52,7 @@ mod request_id;
 mod revoke_api_key;
 mod rolling_restart;
 mod rotate_api_key;
+mod round_trips;
 mod segments;
 mod serve;
 mod soak;

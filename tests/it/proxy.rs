@@ -42,6 +42,8 @@ pub struct Proxy {
     is_silent: Arc<watch::Sender<bool>>,
     /// The socket of the Postgres behind it.
     target: Arc<Mutex<PathBuf>>,
+    /// How often the server waited for an answer, on each line so far.
+    trips: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Proxy {
@@ -51,7 +53,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let trap = Arc::new(Mutex::new(None));
         let target = Arc::new(Mutex::new(socket(database)));
-        let proxy = Self { port, trap, is_silent: Arc::default(), target };
+        let proxy = Self { port, trap, is_silent: Arc::default(), target, trips: Arc::default() };
         let pumping = proxy.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
@@ -111,6 +113,11 @@ impl Proxy {
         self.is_silent.send_replace(false);
     }
 
+    /// Round trips on the line that has seen most of them.
+    pub fn trips(&self) -> u64 {
+        self.trips.lock().unwrap().iter().max().copied().unwrap_or_default()
+    }
+
     async fn pump(&self, client: &mut TcpStream, postgres: &mut UnixStream) -> io::Result<()> {
         let (from_client, to_client) = client.split();
         let (from_postgres, to_postgres) = postgres.split();
@@ -131,6 +138,11 @@ impl Proxy {
         let startup = content(&mut client, length).await?;
         postgres.write_u32(length).await?;
         postgres.write_all(&startup).await?;
+        let line = {
+            let mut trips = self.trips.lock().unwrap();
+            trips.push(0);
+            trips.len() - 1
+        };
         let mut statements: HashMap<String, String> = HashMap::new();
         loop {
             let (letter, length) = (client.read_u8().await?, client.read_u32().await?);
@@ -146,6 +158,10 @@ impl Proxy {
                 b'Q' => Some(next()),
                 _ => None,
             };
+            // A query, or the Sync that ends a row of messages: from here on nothing is sent before the answer is there.
+            if matches!(letter, b'Q' | b'S') {
+                self.trips.lock().unwrap()[line] += 1;
+            }
             match begins.and_then(|statement| self.spring(&statement)) {
                 Some(Cut::BeforeStatement) => return Ok(()),
                 Some(Cut::BeforeAnswer) => swallow.store(true, Ordering::SeqCst),

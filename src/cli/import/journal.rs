@@ -3,13 +3,14 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::Write as _,
     path::{Path, PathBuf},
 };
 
 use super::{Error, rows::Row};
 use crate::{
-    cli::keys_file::{private_file, whole_lines},
+    cli::keys_file::{own_file, whole_lines},
     domain::RequestId,
 };
 
@@ -17,6 +18,8 @@ const FORM: &str = "turnkey import journal 1";
 
 pub struct Journal {
     request_ids: HashMap<String, String>,
+    /// Nobody else's for as long as the import goes on.
+    _file: File,
 }
 
 impl Journal {
@@ -25,7 +28,7 @@ impl Journal {
     /// Request ids count for their caller: those of an import into a database are nothing to a server.
     pub fn open(out: &Path, target: &str, rows: &[Row]) -> Result<Self, Error> {
         let path = beside(out);
-        let mut file = private_file(&path)?;
+        let mut file = own_file(&path)?;
         let text = whole_lines(&mut file)?;
         if text.is_empty() && out.exists() {
             return Err(format!("{} exists, and is of no import that could go on", out.display()).into());
@@ -49,7 +52,7 @@ impl Journal {
         }
         file.write_all(added.as_bytes())?;
         file.sync_all()?;
-        Ok(Self { request_ids })
+        Ok(Self { request_ids, _file: file })
     }
 
     pub fn request_id(&self, slug: &str) -> Result<RequestId, Error> {

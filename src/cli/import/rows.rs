@@ -47,29 +47,68 @@ pub fn read(path: &Path) -> Result<Rows, Error> {
 ///
 /// # Errors
 /// Where there is no row of names, or not the right one; what is wrong further down is among the bad rows.
-pub fn read_from(file: impl Read) -> Result<Rows, Error> {
-    let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(file);
+pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text.as_slice());
     let columns = Columns::find(reader.headers()?)?;
     let mut rows = Rows { good: Vec::new(), bad: Vec::new() };
     let mut seen: HashMap<TenantSlug, u64> = HashMap::new();
-    for record in reader.into_records() {
-        match record {
-            Err(error) => rows.bad.push(error.to_string()),
-            Ok(record) => {
-                let line = record.position().map_or(0, csv::Position::line);
-                match columns.parse(&record, line, &seen) {
-                    Ok(row) => {
-                        seen.insert(row.slug.clone(), line);
-                        rows.good.push(row);
-                    }
-                    Err(violations) => rows.bad.extend(violations.as_slice().iter().map(|violation| {
-                        format!("line {line}: {} {}", violation.field, violation.invalid.description)
-                    })),
+    let mut record = StringRecord::new();
+    loop {
+        let line = first_line(&text, reader.position());
+        let read = reader.read_record(&mut record);
+        let place = place(line, last_line(&text, reader.position()));
+        match read {
+            Ok(false) => return Ok(rows),
+            Ok(true) => match columns.parse(&record, line, &seen) {
+                Ok(row) => {
+                    seen.insert(row.slug.clone(), line);
+                    rows.good.push(row);
                 }
-            }
+                Err(violations) => {
+                    let said = violations.as_slice().iter();
+                    let said = said.map(|violation| format!("{} {}", violation.field, violation.invalid.description));
+                    rows.bad.push(format!("{place}: {}", said.collect::<Vec<_>>().join("; ")));
+                }
+            },
+            Err(error) => rows.bad.push(format!("{place}: {}", what_is_wrong(&error))),
         }
     }
-    Ok(rows)
+}
+
+/// The line on which the next record begins: the reader's place is before the line ends that it will pass over, be they
+/// empty lines or what is left of `\r\n`.
+fn first_line(text: &[u8], position: &csv::Position) -> u64 {
+    let (_, rest) = split(text, position);
+    let passed = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
+    position.line() + passed.count() as u64
+}
+
+/// The line on which the record before ends.
+fn last_line(text: &[u8], position: &csv::Position) -> u64 {
+    let (read, _) = split(text, position);
+    position.line() - u64::from(read.ends_with(b"\n"))
+}
+
+fn split<'a>(text: &'a [u8], position: &csv::Position) -> (&'a [u8], &'a [u8]) {
+    let length = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+    text.split_at(length.min(text.len()))
+}
+
+/// A row of many lines may have swallowed others, by a quote that nobody closed.
+fn place(first: u64, last: u64) -> String {
+    if first < last { format!("lines {first} to {last}") } else { format!("line {first}") }
+}
+
+fn what_is_wrong(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("has {len} fields, and the first line {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { err, .. } => format!("is not UTF-8 in field {}", err.field() + 1),
+        _ => error.to_string(),
+    }
 }
 
 struct Columns {
@@ -141,15 +180,31 @@ mod tests {
         .unwrap();
         assert_eq!(slugs(&rows), ["bella", "omer"], "a bad row has no claim on its slug");
         let expected = [
-            "line 3: slug is reserved for the platform",
-            "line 3: name is required",
-            "line 3: commission_percent must be a number",
+            "line 3: slug is reserved for the platform; name is required; commission_percent must be a number",
             "line 4: slug is that of line 2",
             "line 5: commission_percent must be between 0 and 100",
+            "line 7: has 2 fields, and the first line 3",
+            "line 8: is not UTF-8 in field 1",
         ];
-        assert_eq!(rows.bad[..5], expected);
-        assert!(rows.bad[5].contains("line: 7") && rows.bad[5].contains("fields"), "{}", rows.bad[5]);
-        assert!(rows.bad[6].contains("line 8") && rows.bad[6].contains("utf-8"), "{}", rows.bad[6]);
+        assert_eq!(rows.bad, expected);
+    }
+
+    #[test]
+    fn lines_are_counted_whatever_they_end_with_and_empty_or_quoted_ones_too() {
+        for end in ["\n", "\r\n"] {
+            let text = ["slug,name", "", "bella,Bella", "admin,\"A", "B\"", "omer,Omer", "bella,C", "x"].join(end);
+            let rows = read_text(text.as_bytes()).unwrap();
+            assert_eq!(rows.good.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 6], "{end:?}");
+            let [reserved, again, short] = rows.bad.try_into().unwrap();
+            assert!(reserved.starts_with("lines 4 to 5: slug is reserved"), "{reserved}");
+            assert_eq!(
+                (again.as_str(), short.as_str()),
+                ("line 7: slug is that of line 3", "line 8: has 1 fields, and the first line 2",)
+            );
+        }
+        let swallowed = read_text(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n").unwrap();
+        assert_eq!(slugs(&swallowed), ["bella"]);
+        assert!(swallowed.bad[0].starts_with("lines 3 to 5: "), "{}", swallowed.bad[0]);
     }
 
     #[test]

@@ -11,7 +11,10 @@ use crate::{
     config::ImportTarget,
     domain::{Caller, CreateFullyProvisioned, Flow, TenantId, api_key::RotateApiKey, provisioning::Outcome},
     error,
-    grpc::client::{Client, ClientError},
+    grpc::{
+        client::{Client, ClientError},
+        status,
+    },
     secrets::{Hasher, HashingSettings},
     service::{Clock, Provisioning},
     store::Store,
@@ -67,8 +70,11 @@ impl Target {
                 let items = wishes.iter().cloned().map(Ok).collect();
                 for outcome in service.batch_create_fully_provisioned(Caller::import(), Flow::Import, items).await? {
                     answers.push(match outcome {
-                        Ok(outcome) => Ok(self.with_key(known(outcome)?).await?),
-                        Err(refused) => Err(refused.to_string()),
+                        Ok(outcome) => of_one_row(self.with_key(known(outcome)?).await)?,
+                        Err(refused) => {
+                            let refusal = status::describe(refused);
+                            Err(format!("{}: {}", refusal.reason(), refusal.message))
+                        }
                     });
                 }
             }
@@ -76,7 +82,7 @@ impl Target {
                 for answer in client.batch_create_fully_provisioned(wishes).await? {
                     answers.push(match answer {
                         Ok((tenant_id, public_key, secret_key)) => {
-                            Ok(self.with_key(Known { tenant_id, public_key, secret_key }).await?)
+                            of_one_row(self.with_key(Known { tenant_id, public_key, secret_key }).await)?
                         }
                         Err(refused) => Err(refused),
                     });
@@ -134,6 +140,15 @@ fn known(outcome: Outcome) -> Result<Known, error::Error> {
             secret_key: replay.secret_key,
         }),
         Outcome::Validated(_) => Err(error::Error::internal("an import validates nothing")),
+    }
+}
+
+/// What befalls one row spoils no other, unless it may pass: then all of them are asked for again.
+fn of_one_row(made: Result<Made, Failure>) -> Result<Result<Made, String>, Failure> {
+    match made {
+        Ok(made) => Ok(Ok(made)),
+        Err(failure) if failure.may_pass => Err(failure),
+        Err(failure) => Ok(Err(failure.cause.to_string())),
     }
 }
 
