@@ -92,20 +92,28 @@ pub fn creating(round: u64) -> String {
     format!("\\set n :n + 1\n{};\n", fill(&statement_with("free AS MATERIALIZED"), &values))
 }
 
-/// The trips of a catalog call that reads: begin with role and tenant, the prepared select, commit.
-pub fn reading(text: &str, tenant_id: &str, values: &[&str]) -> String {
+/// How a transaction reaches the database.
+#[derive(Debug, Clone, Copy)]
+pub enum Trips {
+    /// One query, and so one transaction, as the service has it.
+    One,
+    /// Begin with role and tenant, the select, commit.
+    Three,
+}
+
+/// A catalog call that reads, by a prepared select.
+pub fn reading(trips: Trips, text: &str, tenant_id: &str, values: &[&str]) -> String {
+    let (begin, then, end) = match trips {
+        Trips::One => ("", "\\; ", ";\n"),
+        Trips::Three => ("BEGIN\\; ", ";\n", ";\nCOMMIT;\n"),
+    };
     format!(
         "\\if :n = 0\nPREPARE reading AS {};\n\\set n 1\n\\endif\n\
-         BEGIN\\; SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = '{tenant_id}';\n\
-         EXECUTE reading({});\nCOMMIT;\n",
+         {begin}SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = '{tenant_id}'{then}\
+         EXECUTE reading({}){end}",
         statement_with(text),
         values.join(", ")
     )
-}
-
-/// The same as the service has it: one query, and so one transaction.
-pub fn in_one_trip(script: &str) -> String {
-    script.replace("BEGIN\\; ", "").replace("COMMIT;\n", "").replace("';\nEXECUTE", "'\\; EXECUTE")
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     Length,
-    limits::{self, Protocol},
+    limits::{self, Protocol, Trips},
     load::{Measured, drive},
     stage::Stage,
 };
@@ -158,18 +158,19 @@ pub async fn table(stage: &Stage, length: Length, only: Option<&str>) -> Vec<Row
     table.add("BatchCreateFullyProvisioned, tenants", "single calls", Goal::Rate(2.0), work, single);
 
     let (tenant, package) = (format!("'{}'", known.tenant_id), format!("'{}'", known.package_id));
-    let script =
-        limits::reading("LEFT JOIN packages ON packages.tenant_id = $1", &known.tenant_id, &[&tenant, &package]);
+    let (select, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant.as_str(), package.as_str()]);
+    let script = limits::reading(Trips::Three, select, &known.tenant_id, &values);
     let pgbench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = || get_package(stage, &known, window);
     table.add("GetPackage, 32 callers", "pgbench, three trips", Goal::Rate(0.6), work, pgbench);
 
-    let pgbench = |_| limits::pgbench(stage, &limits::in_one_trip(&script), Protocol::Simple, CALLERS, window).rate;
+    let script = limits::reading(Trips::One, select, &known.tenant_id, &values);
+    let pgbench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = || get_package(stage, &known, window);
     table.add("GetPackage, 32 callers", "pgbench, one trip", Goal::None, work, pgbench);
 
     let values = [tenant.as_str(), "NULL", "NULL", "NULL", "NULL", "51"];
-    let script = limits::reading("id = $2) AS has_segment", &known.tenant_id, &values);
+    let script = limits::reading(Trips::Three, "id = $2) AS has_segment", &known.tenant_id, &values);
     let pgbench = |_| limits::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
     let work = || list_packages(stage, &known, window);
     table.add("ListPackages (3), 32 callers", "pgbench, three trips", Goal::Rate(0.6), work, pgbench);

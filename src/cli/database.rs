@@ -37,17 +37,22 @@ impl OpenDatabase {
         }
     }
 
-    /// As [`OpenDatabase::open`], for commands about what is there already: without a database they say so, instead of making
-    /// an empty one and finding nothing wrong with it.
-    pub async fn open_existing(database: Database) -> Result<Self, Error> {
-        if matches!(database, Database::Private { .. }) && !Path::new(ROOT).exists() {
-            return Err(format!("there is no DATABASE_URL, and no ./{ROOT} either").into());
-        }
+    /// Opened, and migrated if it is this program's own.
+    pub async fn open_migrated(database: Database) -> Result<Self, Error> {
         let database = Self::open(database).await?;
         if database.is_private() {
             database.migrate().await?;
         }
         Ok(database)
+    }
+
+    /// The same, for commands about what is there already: without a database they say so, instead of making an empty one
+    /// and finding nothing wrong with it.
+    pub async fn open_existing(database: Database) -> Result<Self, Error> {
+        if matches!(database, Database::Private { .. }) && !Path::new(ROOT).exists() {
+            return Err(format!("there is no DATABASE_URL, and no ./{ROOT} either").into());
+        }
+        Self::open_migrated(database).await
     }
 
     pub async fn migrate(&self) -> Result<(), Error> {

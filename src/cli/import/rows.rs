@@ -58,7 +58,7 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
     loop {
         let line = first_line(&text, reader.position());
         let read = reader.read_record(&mut record);
-        let place = place(line, last_line(&text, reader.position()));
+        let last = last_line(&text, reader.position());
         match read {
             Ok(false) => return Ok(rows),
             Ok(true) => match columns.parse(&record, line, &seen) {
@@ -69,10 +69,10 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
                 Err(violations) => {
                     let said = violations.as_slice().iter();
                     let said = said.map(|violation| format!("{} {}", violation.field, violation.invalid.description));
-                    rows.bad.push(format!("{place}: {}", said.collect::<Vec<_>>().join("; ")));
+                    rows.bad.push(format!("{}: {}", place(line, last), said.collect::<Vec<_>>().join("; ")));
                 }
             },
-            Err(error) => rows.bad.push(format!("{place}: {}", what_is_wrong(&error))),
+            Err(error) => rows.bad.push(format!("{}: {}", place(line, last), what_is_wrong(&error))),
         }
     }
 }

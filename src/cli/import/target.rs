@@ -44,10 +44,7 @@ impl Target {
         match target {
             ImportTarget::Server { url, token } => Ok(Self::Server(Client::connect(&url, token).await?)),
             ImportTarget::Database { database, key_mode, key_argon2 } => {
-                let database = OpenDatabase::open(database).await?;
-                if database.is_private() {
-                    database.migrate().await?;
-                }
+                let database = OpenDatabase::open_migrated(database).await?;
                 let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
                 let hashing = HashingSettings {
                     key: key_argon2,
