@@ -9,7 +9,7 @@ use turnkey::{
     cli::import::rows,
     domain::{
         PublicKey,
-        paging::{Binding, Position},
+        paging::{Cursor, PageTokenScope},
     },
     error::Result,
     grpc::{
@@ -17,7 +17,7 @@ use turnkey::{
         layers::call_context::TraceId,
         status,
     },
-    secrets::PresentedKey,
+    secrets::ParsedSecretKey,
 };
 
 /// Clients refuse trailers above this, and details travel in one, as base64.
@@ -74,7 +74,7 @@ pub fn api_keys(data: &[u8]) {
         assert_eq!(public.as_str(), text);
         assert!(text.starts_with("pk_") && text.ends_with(public.key_id()));
     }
-    if let Some(key) = PresentedKey::parse(&SecretString::from(text)) {
+    if let Some(key) = ParsedSecretKey::parse(&SecretString::from(text)) {
         let public = text.replacen("sk_", "pk_", 1);
         let (public, _random) = public.rsplit_once('_').expect("a key has parts");
         assert_eq!(PublicKey::parse(public).expect("both halves are of one form").key_id(), key.key_id);
@@ -86,16 +86,19 @@ pub fn api_keys(data: &[u8]) {
 pub fn page_tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
-    let binding = Binding::new(list);
-    if let Ok(Some(position)) = binding.parse(token) {
-        assert_eq!(binding.token(position), token);
-        assert!(Binding::new(format!("{list}.")).parse(token).is_err(), "a token of one list is of no other");
+    let page_token_scope = PageTokenScope::new(list);
+    if let Ok(Some(position)) = page_token_scope.parse(token) {
+        assert_eq!(page_token_scope.token(position), token);
+        assert!(PageTokenScope::new(format!("{list}.")).parse(token).is_err(), "a token of one list is of no other");
     }
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));
-        let position = Position { order, id: uuid_of(id) };
-        assert_eq!(binding.parse(&binding.token(position)).expect("it is of this list"), Some(position));
+        let position = Cursor { order, id: uuid_of(id) };
+        assert_eq!(
+            page_token_scope.parse(&page_token_scope.token(position)).expect("it is of this list"),
+            Some(position)
+        );
     }
 }
 
@@ -106,7 +109,7 @@ fn uuid_of(bytes: &[u8]) -> uuid::Uuid {
 /// A file of tenants is read to its end: every row is good, or is complained of with its line.
 pub fn tenants_csv(data: &[u8]) {
     let Ok(rows) = rows::read_from(data) else { return };
-    let slugs: HashSet<&str> = rows.good.iter().map(|row| row.slug.as_str()).collect();
-    assert_eq!(slugs.len(), rows.good.len(), "a slug is imported once");
-    assert!(rows.bad.iter().all(|complaint| complaint.contains("line")), "{:?}", rows.bad);
+    let slugs: HashSet<&str> = rows.valid.iter().map(|row| row.slug.as_str()).collect();
+    assert_eq!(slugs.len(), rows.valid.len(), "a slug is imported once");
+    assert!(rows.errors.iter().all(|complaint| complaint.contains("line")), "{:?}", rows.errors);
 }

@@ -8,7 +8,7 @@ use crate::domain::Violations;
 
 pub type Result<T> = std::result::Result<T, Error>;
 /// Shared, for one failure can be the answer to several calls.
-pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -16,8 +16,8 @@ pub enum Error {
     #[error("the request has {} bad field(s)", .0.as_slice().len())]
     InvalidRequest(Violations),
     /// `name` is the slug; empty where it is nobody's business.
-    #[error("{what:?} is taken")]
-    Taken { what: Taken, name: String },
+    #[error("{field:?} already exists")]
+    AlreadyExists { field: UniqueField, value: Option<String> },
     /// `field` is the path of what named it; empty where that is plain.
     #[error("no such {resource:?}")]
     NotFound { resource: Resource, field: String },
@@ -30,16 +30,16 @@ pub enum Error {
     #[error("no such RPC")]
     Unimplemented,
     #[error("refused by rule {0:?}")]
-    Refused(Rule),
+    FailedPrecondition(Precondition),
     /// More work waits than is useful; the caller should come back.
     #[error("too much at once")]
     Overloaded,
     /// This caller calls oftener than it may; `wait` is the time until it may again.
     #[error("called too often")]
-    TooOften { wait: Duration },
+    RateLimited { retry_after: Duration },
     /// The database is away, read-only or too slow.
     #[error("the database is unavailable")]
-    DatabaseUnavailable(#[source] Cause),
+    DatabaseUnavailable(#[source] Source),
     /// The caller's deadline had passed before the work began.
     #[error("the deadline has passed")]
     DeadlineExceeded,
@@ -48,7 +48,7 @@ pub enum Error {
     Conflict,
     /// A bug. The cause goes to the log and nowhere else.
     #[error("internal error")]
-    Internal(#[source] Cause),
+    Internal(#[source] Source),
 }
 
 /// The kinds of things a caller can name.
@@ -62,7 +62,7 @@ pub enum Resource {
 
 /// What can be had by one alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum UniqueField {
     TenantSlug,
     SegmentSlug,
     PackageSlug,
@@ -71,7 +71,7 @@ pub enum Taken {
 
 /// Rules of state that a call would break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub enum Precondition {
     LastPackage,
     DefaultSegment,
     SegmentNotEmpty,
@@ -84,12 +84,12 @@ impl Error {
         Self::NotFound { resource, field: String::new() }
     }
 
-    pub fn taken(what: Taken, name: impl Into<String>) -> Self {
-        Self::Taken { what, name: name.into() }
+    pub fn already_exists(field: UniqueField, value: Option<&str>) -> Self {
+        Self::AlreadyExists { field, value: value.map(str::to_owned) }
     }
 
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Internal(Cause::from(cause.into()))
+        Self::Internal(Source::from(cause.into()))
     }
 }
 
@@ -100,9 +100,9 @@ impl From<Violations> for Error {
 }
 
 /// An error with its causes, on one line.
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+pub struct ErrorChain<'a>(pub &'a (dyn std::error::Error + 'static));
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.0.to_string();
         f.write_str(&said)?;

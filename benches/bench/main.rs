@@ -8,19 +8,19 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench may fail loudly")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
-mod limits;
+mod baselines;
+#[path = "../../tests/it/doc_markers.rs"]
+mod doc_markers;
+mod environment;
 mod load;
-#[path = "../../tests/it/marks.rs"]
-mod marks;
-#[path = "../../tests/it/memory.rs"]
-mod memory;
+#[path = "../../tests/it/process_memory.rs"]
+mod process_memory;
 mod report;
-mod stage;
-mod works;
+mod workloads;
 
 use std::time::Duration;
 
-use stage::Stage;
+use environment::BenchEnv;
 
 /// How long the parts of a run are.
 #[derive(Debug, Clone, Copy)]
@@ -53,16 +53,16 @@ fn main() {
 }
 
 async fn run(length: Length, only: Option<&str>) {
-    let stage = Stage::start().await;
+    let stage = BenchEnv::start().await;
     let at_rest_kib = stage.resident_kib();
-    let rows = works::table(&stage, length, only).await;
+    let rows = workloads::table(&stage, length, only).await;
     report::print(&rows);
     if only.is_some() {
         return stage.stop().await;
     }
-    let by_callers = works::by_callers(&stage, length);
+    let by_callers = workloads::by_callers(&stage, length);
     let under_load_kib = stage.peak_kib();
-    let by_tenants = works::by_tenants(&stage, length).await;
+    let by_tenants = workloads::by_tenants(&stage, length).await;
     let start_ms = stage.start_again_ms();
     let postgres = stage.postgres_version().await;
     let report = report::Report { postgres, rows, by_callers, by_tenants, at_rest_kib, under_load_kib, start_ms };

@@ -8,9 +8,9 @@ use plotters::prelude::{
 };
 
 use crate::{
+    doc_markers::write_between_marks,
     load::Measured,
-    marks::write_between_marks,
-    works::{ByCallers, Goal, Row},
+    workloads::{ByCallers, Goal, Row},
 };
 
 pub struct Report {

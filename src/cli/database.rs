@@ -9,7 +9,7 @@ use super::Error;
 use crate::embedded::{PrivatePostgres, Settings};
 use crate::{config::Database, store};
 #[cfg(not(feature = "embedded"))]
-use left_out::{PrivatePostgres, Settings};
+use embedded_disabled::{PrivatePostgres, Settings};
 
 const ROOT: &str = ".turnkey";
 const MAX_CONNECTIONS: u16 = 100;
@@ -78,7 +78,7 @@ impl OpenDatabase {
 
 /// Stands in for a Postgres of one's own where the build has none.
 #[cfg(not(feature = "embedded"))]
-mod left_out {
+mod embedded_disabled {
     use std::path::PathBuf;
 
     use sqlx::postgres::PgConnectOptions;

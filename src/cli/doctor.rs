@@ -16,23 +16,23 @@ use super::{Error, database::OpenDatabase, keys_file::KeysFile};
 use crate::{
     config::DoctorSettings,
     domain::{
-        Argon2Setting, TenantId,
+        Argon2Params, TenantId,
         integrity::{Finding, FindingKind},
     },
     secrets::{Hasher, HashingSettings},
-    service::{Clock, Provisioning},
+    service::{Clock, TenantService},
     store::Store,
 };
 
 /// Rows that are shown as a table; whoever has more wants them as JSON.
-const SHOWN: usize = 1_000;
+const MAX_TABLE_ROWS: usize = 1_000;
 
 pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let database = OpenDatabase::open_existing(settings.database).await?;
     let hashing =
-        HashingSettings { key: settings.key_argon2, password: Argon2Setting::PASSWORD, workers: 1, queue_length: 1 };
-    let service = Provisioning {
-        store: Store::unhurried(database.server.clone()),
+        HashingSettings { key: settings.key_argon2, password: Argon2Params::PASSWORD, workers: 1, queue_length: 1 };
+    let service = TenantService {
+        store: Store::for_batch_jobs(database.server.clone()),
         hasher: Hasher::new(hashing)?,
         key_mode: settings.key_mode,
         clock: Clock::system(),
@@ -40,7 +40,7 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let keys = settings.out.as_deref().map(KeysFile::open).transpose()?;
     let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), more: 0 } };
     let mut doctor =
-        Doctor { service: &service, repair: settings.repair, keys, report, left: 0, mended: HashSet::new() };
+        Doctor { service: &service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
     let examined = doctor.examine().await;
     let ended = examined.and_then(|tenants| doctor.finish(tenants));
     service.store.close().await;
@@ -49,14 +49,14 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
 }
 
 struct Doctor<'a> {
-    service: &'a Provisioning,
+    service: &'a TenantService,
     repair: bool,
     keys: Option<KeysFile>,
     report: Report,
     /// Findings that stay.
-    left: u64,
+    unresolved: u64,
     /// Of the step at hand: a tenant with several faults is mended once.
-    mended: HashSet<TenantId>,
+    repaired: HashSet<TenantId>,
 }
 
 enum Report {
@@ -73,9 +73,9 @@ impl Doctor<'_> {
         let mut check = self.service.check_integrity(None).await?;
         let mut tenants = 0;
         while let Some(looked) = check.next().await? {
-            self.mended.clear();
+            self.repaired.clear();
             for finding in looked.findings {
-                let outcome = self.treat(&finding).await?;
+                let outcome = self.process_finding(&finding).await?;
                 bar.suspend(|| self.report.add(&finding, outcome))?;
             }
             tenants += looked.tenants;
@@ -86,16 +86,16 @@ impl Doctor<'_> {
     }
 
     /// What became of a finding, in a word or two.
-    async fn treat(&mut self, finding: &Finding) -> Result<&'static str, Error> {
+    async fn process_finding(&mut self, finding: &Finding) -> Result<&'static str, Error> {
         let keyless = finding.kind == FindingKind::NoApiKey && self.keys.is_none();
         if !self.repair || keyless {
-            self.left += 1;
+            self.unresolved += 1;
             return Ok(if self.repair { "left: say --out for its key" } else { "" });
         }
         let is_without_tenant = finding.slug.is_empty();
         if is_without_tenant {
-            self.service.remove_strays(finding.tenant_id).await?;
-        } else if self.mended.insert(finding.tenant_id) {
+            self.service.delete_dangling_rows(finding.tenant_id).await?;
+        } else if self.repaired.insert(finding.tenant_id) {
             let repaired = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
             if let (Some((key, secret_key)), Some(keys)) = (&repaired.api_key, &mut self.keys) {
                 keys.write(&repaired.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
@@ -105,8 +105,8 @@ impl Doctor<'_> {
     }
 
     fn finish(self, tenants: u64) -> Result<ExitCode, Error> {
-        self.report.finish(tenants, self.left)?;
-        Ok(if self.left == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        self.report.finish(tenants, self.unresolved)?;
+        Ok(if self.unresolved == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
 
@@ -127,7 +127,7 @@ impl Report {
                 writeln!(io::stdout(), "{object}")
             }
             Self::Table { rows, more } => {
-                if rows.len() < SHOWN {
+                if rows.len() < MAX_TABLE_ROWS {
                     rows.push([finding.slug.clone(), tenant_id, finding.detail.clone(), outcome.to_owned()]);
                 } else {
                     *more += 1;
@@ -137,7 +137,7 @@ impl Report {
         }
     }
 
-    fn finish(self, tenants: u64, left: u64) -> io::Result<()> {
+    fn finish(self, tenants: u64, unresolved: u64) -> io::Result<()> {
         let Self::Table { rows, more } = self else { return Ok(()) };
         let mut out = io::stdout();
         if rows.is_empty() {
@@ -150,6 +150,10 @@ impl Report {
         if more > 0 {
             writeln!(out, "and {more} more: --json shows them all")?;
         }
-        writeln!(out, "{found} findings among {tenants} tenants, {} mended, {left} left.", found as u64 - left)
+        writeln!(
+            out,
+            "{found} findings among {tenants} tenants, {} mended, {unresolved} left.",
+            found as u64 - unresolved
+        )
     }
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use crate::domain::TenantId;
 
-const HEAD: &str = "slug,tenant_id,public_key,secret_key";
+const HEADER: &str = "slug,tenant_id,public_key,secret_key";
 
 pub struct KeysFile {
     file: File,
@@ -25,12 +25,12 @@ pub struct KeysFile {
 impl KeysFile {
     /// Begins the file, or goes on at its end.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = own_file(path)?;
-        let text = Zeroizing::new(whole_lines(&mut file)?);
+        let mut file = open_exclusive(path)?;
+        let text = Zeroizing::new(read_complete_lines(&mut file)?);
         let mut lines = text.lines();
         match lines.next() {
-            None => writeln!(file, "{HEAD}")?,
-            Some(HEAD) => {}
+            None => writeln!(file, "{HEADER}")?,
+            Some(HEADER) => {}
             Some(_) => return Err(format!("{} is no file of keys", path.display()).into()),
         }
         let slugs = lines.filter_map(|line| line.split(',').next()).map(str::to_owned).collect();
@@ -57,12 +57,12 @@ impl KeysFile {
 }
 
 /// To be read from its start and written at its end; made where it is missing, for nobody else's eyes.
-pub(super) fn private_file(path: &Path) -> Result<File, Error> {
+pub(super) fn open_private(path: &Path) -> Result<File, Error> {
     open(path).map_err(|error| cannot_write(path, &error))
 }
 
 /// The same, by one program at a time, and closed to all others also where it was there before.
-pub(super) fn own_file(path: &Path) -> Result<File, Error> {
+pub(super) fn open_exclusive(path: &Path) -> Result<File, Error> {
     let own = || -> io::Result<File> {
         let file = open(path)?;
         file.try_lock()?;
@@ -84,7 +84,7 @@ fn cannot_write(path: &Path, why: &dyn std::fmt::Display) -> Error {
 }
 
 /// All lines that were written to their end. What a kill left behind the last of them is cut off.
-pub(super) fn whole_lines(file: &mut File) -> io::Result<String> {
+pub(super) fn read_complete_lines(file: &mut File) -> io::Result<String> {
     let mut text = io::read_to_string(&mut *file)?;
     let end = text.rfind('\n').map_or(0, |last| last + 1);
     text.truncate(end);
@@ -103,10 +103,10 @@ mod tests {
         let path = folder.path().join("keys.csv");
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let file = own_file(&path).unwrap();
+        let file = open_exclusive(&path).unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(own_file(&path).unwrap_err().to_string().contains("another program does"));
+        assert!(open_exclusive(&path).unwrap_err().to_string().contains("another program does"));
         drop(file);
-        assert!(own_file(&path).is_ok());
+        assert!(open_exclusive(&path).is_ok());
     }
 }

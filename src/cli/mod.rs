@@ -20,10 +20,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings, Mistakes,
+        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings,
         PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
-    error::Chain,
+    error::ErrorChain,
     telemetry,
 };
 
@@ -78,20 +78,20 @@ pub fn run() -> ExitCode {
     let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Purge(_));
     let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
-        Command::Serve(args) => start(log, args.settings(), serve::run, 1),
-        Command::Migrate(args) => start(log, args.settings(), migrate::run, 1),
-        Command::Doctor(args) => start(log, args.settings(), doctor::run, 2),
-        Command::Import(args) => start(log, args.settings(), import::run, 1),
-        Command::Purge(args) => start(log, args.settings(), purge::run, 1),
-        Command::Token(TokenCommand::Create(args)) => start(log, args.settings(), token::create, 1),
-        Command::Healthcheck(args) => start(log, args.address(), healthcheck::run, 1),
+        Command::Serve(args) => run_command(log, args.settings(), serve::run, 1),
+        Command::Migrate(args) => run_command(log, args.settings(), migrate::run, 1),
+        Command::Doctor(args) => run_command(log, args.settings(), doctor::run, 2),
+        Command::Import(args) => run_command(log, args.settings(), import::run, 1),
+        Command::Purge(args) => run_command(log, args.settings(), purge::run, 1),
+        Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
+        Command::Healthcheck(args) => run_command(log, args.address(), healthcheck::run, 1),
     }
 }
 
 /// `failure` is the exit code of work that could not be done.
-fn start<Settings, Work, Done>(
-    log: Result<LogSettings, Mistakes>,
-    settings: Result<Settings, Mistakes>,
+fn run_command<Settings, Work, Done>(
+    log: Result<LogSettings, ConfigErrors>,
+    settings: Result<Settings, ConfigErrors>,
     run: impl FnOnce(Settings) -> Work,
     failure: u8,
 ) -> ExitCode
@@ -107,7 +107,7 @@ where
                 Err(error) => fail(&error, failure),
             }
         }
-        (log, settings) => fail(&Mistakes::all(log.err().into_iter().chain(settings.err())), 2),
+        (log, settings) => fail(&ConfigErrors::all(log.err().into_iter().chain(settings.err())), 2),
     }
 }
 
@@ -138,6 +138,6 @@ fn in_runtime(
 }
 
 fn fail(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    eprintln!("turnkey: {}", Chain(why));
+    eprintln!("turnkey: {}", ErrorChain(why));
     ExitCode::from(code)
 }

@@ -13,13 +13,13 @@ use crate::{config::PurgeSettings, service::Clock, store::Store};
 /// Tenants in a transaction.
 const BATCH: i64 = 100;
 /// Slugs to be shown before somebody decides.
-const SHOWN: i64 = 20;
+const PREVIEW_ROWS: i64 = 20;
 
 pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
     let before = Clock::system().now().checked_sub(settings.older_than.try_into()?);
     let before = before.ok_or("--older-than goes back further than time does")?;
     let database = OpenDatabase::open_existing(settings.database).await?;
-    let store = Store::unhurried(database.server.clone());
+    let store = Store::for_batch_jobs(database.server.clone());
     let purged = purge(&store, before, settings.yes).await;
     store.close().await;
     database.close().await?;
@@ -27,7 +27,7 @@ pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
 }
 
 async fn purge(store: &Store, before: OffsetDateTime, yes: bool) -> Result<(), Error> {
-    let (count, slugs) = store.list_purgeable(before, SHOWN).await?;
+    let (count, slugs) = store.list_purgeable(before, PREVIEW_ROWS).await?;
     let mut out = io::stdout();
     let since = before.format(&Rfc3339)?;
     if count == 0 {
@@ -38,8 +38,8 @@ async fn purge(store: &Store, before: OffsetDateTime, yes: bool) -> Result<(), E
     for slug in &slugs {
         writeln!(out, "  {slug}")?;
     }
-    if count > SHOWN {
-        writeln!(out, "  and {} more", count - SHOWN)?;
+    if count > PREVIEW_ROWS {
+        writeln!(out, "  and {} more", count - PREVIEW_ROWS)?;
     }
     if !yes && !is_confirmed()? {
         writeln!(out, "Nothing was removed. Say --yes to remove them.")?;

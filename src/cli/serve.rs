@@ -41,7 +41,7 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
 
 async fn serve(
     database: &OpenDatabase,
-    bound: server::Bound,
+    bound: server::BoundListener,
     migrate: bool,
     ready_file: Option<PathBuf>,
     settings: &crate::config::ServerSettings,

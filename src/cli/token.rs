@@ -8,10 +8,10 @@ use std::{
 use rand::rngs::SysRng;
 use secrecy::ExposeSecret as _;
 
-use super::{Error, keys_file::private_file};
+use super::{Error, keys_file::open_private};
 use crate::{
-    config::{TokenSettings, tokens},
-    domain::token::{KnownToken, hash_token},
+    config::{TokenSettings, service_credentials},
+    domain::service_credentials::{ServiceToken, hash_token},
     secrets::mint_token,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub async fn create(settings: TokenSettings) -> Result<(), Error> {
     let TokenSettings { name, roles, tokens_file } = settings;
     let token = mint_token(&name, &mut SysRng)?;
-    let entry = tokens::entry(&KnownToken { name, roles, sha256: hash_token(&token) });
+    let entry = service_credentials::entry(&ServiceToken { name, roles, sha256: hash_token(&token) });
     match tokens_file {
         Some(path) => append(&path, &entry)?,
         None => eprint!("{entry}"),
@@ -32,9 +32,9 @@ pub async fn create(settings: TokenSettings) -> Result<(), Error> {
 fn append(path: &Path, entry: &str) -> Result<(), Error> {
     if path.exists() {
         // A token in a broken file would be good for nothing.
-        tokens::read(path)?;
+        service_credentials::read(path)?;
     }
-    let mut file = private_file(path)?;
+    let mut file = open_private(path)?;
     let separator = if file.metadata()?.len() == 0 { "" } else { "\n" };
     file.write_all(format!("{separator}{entry}").as_bytes())?;
     file.sync_all()?;

@@ -10,8 +10,8 @@ use std::{
 use clap::Args;
 use secrecy::SecretString;
 
-use super::{Database, DatabaseArgs, Mistakes, key_argon2, key_mode, listen};
-use crate::domain::{Argon2Setting, KeyMode, Role, token::TokenName};
+use super::{ConfigErrors, Database, DatabaseArgs, key_argon2, key_mode, listen};
+use crate::domain::{Argon2Params, KeyMode, Role, service_credentials::ServiceName};
 
 #[derive(Clone, Args)]
 pub struct DoctorArgs {
@@ -44,7 +44,7 @@ pub struct ImportArgs {
     out: PathBuf,
     /// Go on without the rows that cannot be imported
     #[arg(long)]
-    skip_bad: bool,
+    skip_invalid: bool,
     /// Calls at a time, of 100 rows each [default: 4]
     #[arg(long, value_name = "COUNT")]
     concurrency: Option<String>,
@@ -106,20 +106,20 @@ pub struct DoctorSettings {
     pub json: bool,
     pub out: Option<PathBuf>,
     pub key_mode: KeyMode,
-    pub key_argon2: Argon2Setting,
+    pub key_argon2: Argon2Params,
 }
 
 /// What `turnkey import` needs to know.
 pub struct ImportSettings {
     pub file: PathBuf,
     pub out: PathBuf,
-    pub skip_bad: bool,
+    pub skip_invalid: bool,
     pub concurrency: NonZeroUsize,
     pub target: ImportTarget,
 }
 
 pub enum ImportTarget {
-    Database { database: Database, key_mode: KeyMode, key_argon2: Argon2Setting },
+    Database { database: Database, key_mode: KeyMode, key_argon2: Argon2Params },
     Server { url: String, token: Option<SecretString> },
 }
 
@@ -143,12 +143,12 @@ pub struct PurgeSettings {
 impl DoctorArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self) -> Result<DoctorSettings, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let database = self.database.check(&mut mistakes);
-        let key_mode = key_mode(&mut mistakes, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(&mut mistakes, self.key_argon2.as_deref());
-        mistakes.finish(|| {
+    pub fn settings(&self) -> Result<DoctorSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let database = self.database.check(&mut errors);
+        let key_mode = key_mode(&mut errors, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(&mut errors, self.key_argon2.as_deref());
+        errors.finish(|| {
             Some(DoctorSettings {
                 database: database?,
                 repair: self.repair,
@@ -164,30 +164,34 @@ impl DoctorArgs {
 impl ImportArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self) -> Result<ImportSettings, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let form = "a whole number from 1";
-        let concurrency =
-            mistakes.parse("--concurrency", self.concurrency.as_deref(), const { NonZeroUsize::new(4).unwrap() }, form);
+    pub fn settings(&self) -> Result<ImportSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let expected = "a whole number from 1";
+        let concurrency = errors.parse(
+            "--concurrency",
+            self.concurrency.as_deref(),
+            const { NonZeroUsize::new(4).unwrap() },
+            expected,
+        );
         let target = match &self.server {
             Some(url) => Some(ImportTarget::Server { url: url.clone(), token: self.token.clone().map(Into::into) }),
-            None => self.to_database(&mut mistakes),
+            None => self.database_target(&mut errors),
         };
-        mistakes.finish(|| {
+        errors.finish(|| {
             Some(ImportSettings {
                 file: self.file.clone(),
                 out: self.out.clone(),
-                skip_bad: self.skip_bad,
+                skip_invalid: self.skip_invalid,
                 concurrency: concurrency?,
                 target: target?,
             })
         })
     }
 
-    fn to_database(&self, mistakes: &mut Mistakes) -> Option<ImportTarget> {
-        let database = self.database.check(mistakes);
-        let key_mode = key_mode(mistakes, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(mistakes, self.key_argon2.as_deref());
+    fn database_target(&self, errors: &mut ConfigErrors) -> Option<ImportTarget> {
+        let database = self.database.check(errors);
+        let key_mode = key_mode(errors, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(errors, self.key_argon2.as_deref());
         Some(ImportTarget::Database { database: database?, key_mode: key_mode?, key_argon2: key_argon2? })
     }
 }
@@ -195,19 +199,19 @@ impl ImportArgs {
 impl PurgeArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self) -> Result<PurgeSettings, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let database = self.database.check(&mut mistakes);
+    pub fn settings(&self) -> Result<PurgeSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let database = self.database.check(&mut errors);
         let older_than = humantime::parse_duration(&self.older_than)
             .map_err(|why| format!("must be a duration such as 30d or 12h: {why}"));
-        let older_than = mistakes.check("--older-than", older_than);
-        mistakes.finish(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
+        let older_than = errors.check("--older-than", older_than);
+        errors.finish(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
     }
 }
 
 /// What `turnkey token create` needs to know.
 pub struct TokenSettings {
-    pub name: TokenName,
+    pub name: ServiceName,
     pub roles: Vec<Role>,
     pub tokens_file: Option<PathBuf>,
 }
@@ -215,12 +219,12 @@ pub struct TokenSettings {
 impl TokenArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self) -> Result<TokenSettings, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let name = mistakes.check("--name", TokenName::parse(&self.name).map_err(|why| why.description.into_owned()));
-        let role = |role: &String| mistakes.check("--role", role.parse::<Role>().map_err(str::to_owned));
+    pub fn settings(&self) -> Result<TokenSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let name = errors.check("--name", ServiceName::parse(&self.name).map_err(|why| why.description.into_owned()));
+        let role = |role: &String| errors.check("--role", role.parse::<Role>().map_err(str::to_owned));
         let roles: Vec<Role> = self.roles.iter().filter_map(role).collect();
-        mistakes.finish(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
+        errors.finish(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
     }
 }
 
@@ -229,10 +233,10 @@ impl HealthcheckArgs {
     ///
     /// # Errors
     /// All that is wrong.
-    pub fn address(&self) -> Result<SocketAddr, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let address = listen(&mut mistakes, self.health_listen.as_deref().or(self.listen.as_deref()));
-        mistakes.finish(|| {
+    pub fn address(&self) -> Result<SocketAddr, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let address = listen(&mut errors, self.health_listen.as_deref().or(self.listen.as_deref()));
+        errors.finish(|| {
             let mut address = address?;
             if address.ip().is_unspecified() {
                 address.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -11,11 +11,12 @@ use std::{
 use clap::Args;
 
 use super::{
-    ARGON2_FORM, Database, DatabaseArgs, HEALTH_LISTEN, Mistakes, address, flag, key_argon2, key_mode, listen, tokens,
+    ARGON2_FORMAT, ConfigErrors, Database, DatabaseArgs, HEALTH_LISTEN, address, flag, key_argon2, key_mode, listen,
+    service_credentials,
 };
 use crate::{
-    domain::{Argon2Setting, KeyMode},
-    error::Chain,
+    domain::{Argon2Params, KeyMode},
+    error::ErrorChain,
 };
 
 #[derive(Clone, Args)]
@@ -59,11 +60,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNKEY_DATABASE_MAX_CONNECTIONS", value_name = "COUNT")]
     database_max_connections: Option<String>,
     /// Calls at work at a time before callers are refused; health is outside [default: 1024]
-    #[arg(long, env = "TURNKEY_MAX_CALLS", value_name = "COUNT")]
-    max_calls: Option<String>,
+    #[arg(long, env = "TURNKEY_MAX_CONCURRENT_CALLS", value_name = "COUNT")]
+    max_concurrent_calls: Option<String>,
     /// Calls a second that one caller may make before it is refused; a second's worth may come at once [default: no limit]
-    #[arg(long, env = "TURNKEY_CALLER_RATE", value_name = "COUNT")]
-    caller_rate: Option<String>,
+    #[arg(long, env = "TURNKEY_RATE_LIMIT_PER_CALLER", value_name = "COUNT")]
+    rate_limit_per_caller: Option<String>,
     /// Connections are ended gently after this, so that callers spread over new replicas [default: 30m]
     #[arg(long, env = "TURNKEY_MAX_CONNECTION_AGE", value_name = "DURATION")]
     max_connection_age: Option<String>,
@@ -80,8 +81,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNKEY_PASSWORD_ARGON2", value_name = "SETTING")]
     password_argon2: Option<String>,
     /// Seconds between NOT_SERVING and the end of new calls, when stopped [default: 0 on a loopback address, else 5]
-    #[arg(long, env = "TURNKEY_SHUTDOWN_PAUSE", value_name = "SECONDS")]
-    shutdown_pause: Option<String>,
+    #[arg(long, env = "TURNKEY_SHUTDOWN_DELAY", value_name = "SECONDS")]
+    shutdown_delay: Option<String>,
 }
 
 /// What `turnkey serve` needs to know.
@@ -109,26 +110,26 @@ pub struct ServerSettings {
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
-    pub max_calls: usize,
+    pub max_concurrent_calls: usize,
     /// Calls a second; none for no limit.
-    pub caller_rate: Option<NonZeroU32>,
+    pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
     pub hashing_queue: usize,
     pub key_mode: KeyMode,
-    pub key_argon2: Argon2Setting,
-    pub password_argon2: Argon2Setting,
-    pub shutdown_pause: Duration,
+    pub key_argon2: Argon2Params,
+    pub password_argon2: Argon2Params,
+    pub shutdown_delay: Duration,
 }
 
 impl ServeArgs {
     /// # Errors
     /// All that is wrong.
-    pub fn settings(&self) -> Result<ServeSettings, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let database = self.database.check(&mut mistakes);
-        let migrate = flag(&mut mistakes, "--migrate / TURNKEY_MIGRATE", self.migrate.as_deref(), false);
-        let server = self.server_settings(&mut mistakes);
-        mistakes.finish(|| {
+    pub fn settings(&self) -> Result<ServeSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let database = self.database.check(&mut errors);
+        let migrate = flag(&mut errors, "--migrate / TURNKEY_MIGRATE", self.migrate.as_deref(), false);
+        let server = self.server_settings(&mut errors);
+        errors.finish(|| {
             Some(ServeSettings {
                 database: database?,
                 ready_file: self.ready_file.clone(),
@@ -139,10 +140,10 @@ impl ServeArgs {
     }
 
     /// None for plaintext, and where a mistake was noted.
-    fn tls(&self, mistakes: &mut Mistakes) -> Option<TlsSettings> {
+    fn tls(&self, errors: &mut ConfigErrors) -> Option<TlsSettings> {
         if self.tls_client_ca.is_some() && self.tokens_file.is_none() {
             let why = "needs --tokens-file, which says whose the certificates are";
-            mistakes.check::<()>("--tls-client-ca / TURNKEY_TLS_CLIENT_CA", Err(why.to_owned()));
+            errors.check::<()>("--tls-client-ca / TURNKEY_TLS_CLIENT_CA", Err(why.to_owned()));
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
@@ -151,90 +152,91 @@ impl ServeArgs {
             (None, None) if self.tls_client_ca.is_none() => None,
             _ => {
                 let why = "the certificate and its key go together, and a client CA with both";
-                mistakes.check("--tls-cert / TURNKEY_TLS_CERT", Err(why.to_owned()))
+                errors.check("--tls-cert / TURNKEY_TLS_CERT", Err(why.to_owned()))
             }
         }
     }
 
-    fn server_settings(&self, mistakes: &mut Mistakes) -> Option<ServerSettings> {
-        let listen = listen(mistakes, self.listen.as_deref());
+    fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
+        let listen = listen(errors, self.listen.as_deref());
         let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
         let allow_unauthenticated = flag(
-            mistakes,
+            errors,
             "--allow-unauthenticated / TURNKEY_ALLOW_UNAUTHENTICATED",
             self.allow_unauthenticated.as_deref(),
             false,
         );
-        if let Some(Err(why)) = self.tokens_file.as_deref().map(tokens::read) {
-            mistakes.check::<()>("--tokens-file / TURNKEY_TOKENS_FILE", Err(Chain(&why).to_string()));
+        if let Some(Err(why)) = self.tokens_file.as_deref().map(service_credentials::read) {
+            errors.check::<()>("--tokens-file / TURNKEY_TOKENS_FILE", Err(ErrorChain(&why).to_string()));
         }
         if !on_loopback && self.tokens_file.is_none() && allow_unauthenticated == Some(false) {
             let why = "others can reach this address, and callers need no credential: say --tokens-file, \
                        listen on a loopback address, or say --allow-unauthenticated";
-            mistakes.check::<()>("--listen / TURNKEY_LISTEN", Err(why.to_owned()));
+            errors.check::<()>("--listen / TURNKEY_LISTEN", Err(why.to_owned()));
         }
-        let reflection = flag(mistakes, "--reflection / TURNKEY_REFLECTION", self.reflection.as_deref(), on_loopback);
-        let database_max_connections = mistakes.parse(
+        let reflection = flag(errors, "--reflection / TURNKEY_REFLECTION", self.reflection.as_deref(), on_loopback);
+        let database_max_connections = errors.parse(
             "--database-max-connections / TURNKEY_DATABASE_MAX_CONNECTIONS",
             self.database_max_connections.as_deref(),
             NonZeroU32::new(16)?,
             "a whole number from 1",
         );
-        let max_calls = mistakes.parse(
-            "--max-calls / TURNKEY_MAX_CALLS",
-            self.max_calls.as_deref(),
+        let max_concurrent_calls = errors.parse(
+            "--max-concurrent-calls / TURNKEY_MAX_CONCURRENT_CALLS",
+            self.max_concurrent_calls.as_deref(),
             NonZeroU16::new(1_024)?,
             "a whole number from 1 to 65535",
         );
-        let caller_rate = match self.caller_rate.as_deref().map(str::parse) {
+        let rate_limit_per_caller = match self.rate_limit_per_caller.as_deref().map(str::parse) {
             None => Some(None),
             Some(Ok(rate)) => Some(Some(rate)),
-            Some(Err(_)) => {
-                mistakes.check("--caller-rate / TURNKEY_CALLER_RATE", Err("must be a whole number from 1".to_owned()))
-            }
+            Some(Err(_)) => errors.check(
+                "--rate-limit-per-caller / TURNKEY_RATE_LIMIT_PER_CALLER",
+                Err("must be a whole number from 1".to_owned()),
+            ),
         };
-        let max_connection_age = mistakes.parse(
+        let max_connection_age = errors.parse(
             "--max-connection-age / TURNKEY_MAX_CONNECTION_AGE",
             self.max_connection_age.as_deref(),
             ConnectionAge(Duration::from_mins(30)),
             "a duration from 1s, such as 30m",
         );
-        let hashing_queue = mistakes.parse(
+        let hashing_queue = errors.parse(
             "--hashing-queue / TURNKEY_HASHING_QUEUE",
             self.hashing_queue.as_deref(),
             64_u16,
             "a whole number from 0 to 65535",
         );
-        let key_mode = key_mode(mistakes, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(mistakes, self.key_argon2.as_deref());
-        let password_argon2 = mistakes.parse(
+        let key_mode = key_mode(errors, self.key_mode.as_deref());
+        let key_argon2 = key_argon2(errors, self.key_argon2.as_deref());
+        let password_argon2 = errors.parse(
             "--password-argon2 / TURNKEY_PASSWORD_ARGON2",
             self.password_argon2.as_deref(),
-            Argon2Setting::PASSWORD,
-            ARGON2_FORM,
+            Argon2Params::PASSWORD,
+            ARGON2_FORMAT,
         );
-        let pause = mistakes.parse(
-            "--shutdown-pause / TURNKEY_SHUTDOWN_PAUSE",
-            self.shutdown_pause.as_deref(),
-            PauseSeconds(if on_loopback { 0 } else { 5 }),
+        let pause = errors.parse(
+            "--shutdown-delay / TURNKEY_SHUTDOWN_DELAY",
+            self.shutdown_delay.as_deref(),
+            ShutdownDelay(if on_loopback { 0 } else { 5 }),
             "a whole number of seconds from 0 to 10",
         );
-        let health_listen = self.health_listen.as_deref().and_then(|text| address(mistakes, HEALTH_LISTEN, text));
+        let health_listen = self.health_listen.as_deref().and_then(|text| address(errors, HEALTH_LISTEN, text));
         Some(ServerSettings {
             listen: listen?,
             health_listen,
-            tls: self.tls(mistakes),
+            tls: self.tls(errors),
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),
-            max_calls: max_calls?.get().into(),
-            caller_rate: caller_rate?,
+            max_concurrent_calls: max_concurrent_calls?.get().into(),
+            rate_limit_per_caller: rate_limit_per_caller?,
             max_connection_age: max_connection_age?.0,
             hashing_queue: hashing_queue?.into(),
             key_mode: key_mode?,
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
-            shutdown_pause: Duration::from_secs(pause?.0),
+            shutdown_delay: Duration::from_secs(pause?.0),
         })
     }
 }
@@ -251,9 +253,9 @@ impl FromStr for ConnectionAge {
 }
 
 /// Short enough that a stop ends within the 25 s that operators rely on.
-struct PauseSeconds(u64);
+struct ShutdownDelay(u64);
 
-impl FromStr for PauseSeconds {
+impl FromStr for ShutdownDelay {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {

@@ -4,10 +4,10 @@ use secrecy::SecretString;
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    claim::Fingerprint,
+    idempotency::Fingerprint,
     ids::TenantId,
     request_id::RequestId,
-    violation::{Invalid, Reason},
+    validation::{InvalidValue, Reason},
 };
 
 /// Base62 digits of a key's id.
@@ -47,13 +47,13 @@ impl std::str::FromStr for KeyMode {
 
 /// The id in a key without its `pk_` or `sk_` and without its secret: `<mode>_<stem>_<keyid>`.
 #[must_use]
-pub fn key_id_in(name: &str) -> Option<&str> {
+pub fn parse_key_id(name: &str) -> Option<&str> {
     let mut parts = name.split('_');
     let (mode, stem, key_id) = (parts.next()?, parts.next()?, parts.next()?);
     let is_well_formed = parts.next().is_none()
         && mode.parse::<KeyMode>().is_ok()
         && (1..=STEM_MAX_LENGTH).contains(&stem.len())
-        && stem.bytes().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit())
+        && stem.bytes().all(|ch| ch.is_ascii_lowercase() || ch.is_ascii_digit())
         && key_id.len() == KEY_ID_LENGTH
         && key_id.bytes().all(|digit| digit.is_ascii_alphanumeric());
     is_well_formed.then_some(key_id)
@@ -68,15 +68,16 @@ impl PublicKey {
 
     /// # Errors
     /// `BAD_FORMAT`; the sentence never repeats the text, which may be a secret key by mistake.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
-            return Err(Invalid::missing());
+            return Err(InvalidValue::missing());
         }
-        match text.strip_prefix(Self::PREFIX).and_then(key_id_in) {
+        match text.strip_prefix(Self::PREFIX).and_then(parse_key_id) {
             Some(_) => Ok(Self(text.to_owned())),
-            None => {
-                Err(Invalid::new(Reason::BadFormat, "must be a public key, such as pk_live_bella_4fT9cQ2mXw7LzR1k"))
-            }
+            None => Err(InvalidValue::new(
+                Reason::BadFormat,
+                "must be a public key, such as pk_live_bella_4fT9cQ2mXw7LzR1k",
+            )),
         }
     }
 
@@ -115,22 +116,22 @@ impl RotateApiKey {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let overlap = self.overlap.whole_nanoseconds().to_be_bytes();
-        Fingerprint::of(&[self.tenant_id.as_uuid().as_bytes(), &overlap])
+        Fingerprint::compute(&[self.tenant_id.as_uuid().as_bytes(), &overlap])
     }
 }
 
 /// What came of that.
 #[derive(Debug)]
-pub struct Rotated {
+pub struct KeyRotation {
     pub api_key: ApiKey,
     /// `None` where a repeat comes too late for it.
     pub secret_key: Option<SecretString>,
-    pub is_replay: bool,
+    pub replayed: bool,
 }
 
 /// A key that was found by its id, with all that a verdict hangs on.
 #[derive(Debug, Clone)]
-pub struct FoundKey {
+pub struct StoredApiKey {
     pub key: ApiKey,
     pub tenant_slug: String,
     /// Argon2id in PHC form.
@@ -144,8 +145,8 @@ pub struct FoundKey {
 pub enum KeyVerdict {
     /// Malformed, unknown, wrong, or of a deleted tenant. Which of these is not told.
     Invalid,
-    Known {
-        standing: Standing,
+    Authentic {
+        status: KeyStatus,
         tenant_id: TenantId,
         tenant_slug: String,
         public_key: String,
@@ -154,31 +155,31 @@ pub enum KeyVerdict {
 
 /// What the right secret of a living tenant is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum KeyStatus {
     Valid,
     Expired,
     Revoked,
     TenantSuspended,
 }
 
-impl FoundKey {
+impl StoredApiKey {
     /// The verdict on the right secret of this key at this moment. What is final comes before what may pass.
     #[must_use]
     pub fn verdict(self, now: OffsetDateTime) -> KeyVerdict {
         if self.tenant_is_deleted {
             return KeyVerdict::Invalid;
         }
-        let standing = if self.key.revoked_at.is_some() {
-            Standing::Revoked
+        let status = if self.key.revoked_at.is_some() {
+            KeyStatus::Revoked
         } else if self.key.expires_at.is_some_and(|end| end <= now) {
-            Standing::Expired
+            KeyStatus::Expired
         } else if self.tenant_is_active {
-            Standing::Valid
+            KeyStatus::Valid
         } else {
-            Standing::TenantSuspended
+            KeyStatus::TenantSuspended
         };
         let ApiKey { tenant_id, public_key, .. } = self.key;
-        KeyVerdict::Known { standing, tenant_id, tenant_slug: self.tenant_slug, public_key }
+        KeyVerdict::Authentic { status, tenant_id, tenant_slug: self.tenant_slug, public_key }
     }
 }
 
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    fn found(expires: Option<i64>, is_revoked: bool, is_active: bool, is_deleted: bool) -> Option<Standing> {
+    fn found(expires: Option<i64>, is_revoked: bool, is_active: bool, is_deleted: bool) -> Option<KeyStatus> {
         let now = OffsetDateTime::UNIX_EPOCH;
         let key = ApiKey {
             public_key: "pk".to_owned(),
@@ -219,7 +220,7 @@ mod tests {
             expires_at: expires.map(|micros| now + Duration::microseconds(micros)),
             revoked_at: is_revoked.then_some(now),
         };
-        let found = FoundKey {
+        let found = StoredApiKey {
             key,
             tenant_slug: "bella".to_owned(),
             secret_hash: String::new(),
@@ -228,22 +229,22 @@ mod tests {
         };
         match found.verdict(now) {
             KeyVerdict::Invalid => None,
-            KeyVerdict::Known { standing, .. } => Some(standing),
+            KeyVerdict::Authentic { status, .. } => Some(status),
         }
     }
 
     #[test]
     fn a_key_is_good_up_to_the_moment_it_expires() {
-        assert_eq!(found(None, false, true, false), Some(Standing::Valid));
-        assert_eq!(found(Some(1), false, true, false), Some(Standing::Valid));
-        assert_eq!(found(Some(0), false, true, false), Some(Standing::Expired));
+        assert_eq!(found(None, false, true, false), Some(KeyStatus::Valid));
+        assert_eq!(found(Some(1), false, true, false), Some(KeyStatus::Valid));
+        assert_eq!(found(Some(0), false, true, false), Some(KeyStatus::Expired));
     }
 
     #[test]
     fn what_is_final_comes_before_what_may_pass() {
-        assert_eq!(found(None, false, false, false), Some(Standing::TenantSuspended));
-        assert_eq!(found(Some(-1), false, false, false), Some(Standing::Expired));
-        assert_eq!(found(Some(-1), true, false, false), Some(Standing::Revoked));
+        assert_eq!(found(None, false, false, false), Some(KeyStatus::TenantSuspended));
+        assert_eq!(found(Some(-1), false, false, false), Some(KeyStatus::Expired));
+        assert_eq!(found(Some(-1), true, false, false), Some(KeyStatus::Revoked));
         assert_eq!(found(Some(-1), true, false, true), None, "a deleted tenant's key tells nothing");
     }
 }

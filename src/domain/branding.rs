@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A JSON object of at most 64 KiB and 16 levels, without NUL characters, which the database could not keep.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,31 +11,31 @@ pub struct Branding(Map<String, Value>);
 impl Branding {
     pub const MAX_BYTES: usize = 64 * 1024;
     /// The object itself is the first.
-    pub const MAX_LEVELS: usize = 16;
+    pub const MAX_DEPTH: usize = 16;
 
     /// # Errors
     /// `TOO_LONG` beyond 64 KiB of JSON, `OUT_OF_RANGE` beyond 16 levels, `BAD_FORMAT` for a NUL character.
-    pub fn parse(object: Map<String, Value>) -> Result<Self, Invalid> {
-        if levels(object.values()) > Self::MAX_LEVELS {
+    pub fn parse(object: Map<String, Value>) -> Result<Self, InvalidValue> {
+        if depth(object.values()) > Self::MAX_DEPTH {
             return Err(Self::too_deep());
         }
         if has_nul(&object) {
-            return Err(Invalid::new(Reason::BadFormat, "must not hold NUL characters"));
+            return Err(InvalidValue::new(Reason::BadFormat, "must not hold NUL characters"));
         }
-        let written_out: usize = object.values().map(written_out_beyond_json).sum();
+        let written_out: usize = object.values().map(expanded_number_bytes).sum();
         let object = Value::Object(object);
         if object.to_string().len() + written_out > Self::MAX_BYTES {
-            return Err(Invalid::new(Reason::TooLong, "must have at most 64 KiB as JSON"));
+            return Err(InvalidValue::new(Reason::TooLong, "must have at most 64 KiB as JSON"));
         }
         match object {
             Value::Object(object) => Ok(Self(object)),
-            _ => Err(Invalid::new(Reason::BadFormat, "must be an object")),
+            _ => Err(InvalidValue::new(Reason::BadFormat, "must be an object")),
         }
     }
 
     #[must_use]
-    pub fn too_deep() -> Invalid {
-        Invalid::new(Reason::OutOfRange, "must have at most 16 levels")
+    pub fn too_deep() -> InvalidValue {
+        InvalidValue::new(Reason::OutOfRange, "must have at most 16 levels")
     }
 
     #[must_use]
@@ -44,24 +44,24 @@ impl Branding {
     }
 }
 
-fn levels<'a>(members: impl Iterator<Item = &'a Value>) -> usize {
+fn depth<'a>(members: impl Iterator<Item = &'a Value>) -> usize {
     let inner = |member: &Value| match member {
-        Value::Object(object) => levels(object.values()),
-        Value::Array(items) => levels(items.iter()),
+        Value::Object(object) => depth(object.values()),
+        Value::Array(items) => depth(items.iter()),
         _ => 0,
     };
     1 + members.map(inner).max().unwrap_or(0)
 }
 
 /// By how much it is longer as the database writes it: numbers without an exponent.
-fn written_out_beyond_json(value: &Value) -> usize {
+fn expanded_number_bytes(value: &Value) -> usize {
     match value {
         Value::Number(number) => {
             let written_out = number.as_f64().map_or(0, |number| format!("{number}").len());
             written_out.saturating_sub(number.to_string().len())
         }
-        Value::Array(items) => items.iter().map(written_out_beyond_json).sum(),
-        Value::Object(object) => object.values().map(written_out_beyond_json).sum(),
+        Value::Array(items) => items.iter().map(expanded_number_bytes).sum(),
+        Value::Object(object) => object.values().map(expanded_number_bytes).sum(),
         Value::Null | Value::Bool(_) | Value::String(_) => 0,
     }
 }
@@ -89,8 +89,8 @@ mod tests {
         Branding::parse(object).err().map(|invalid| invalid.reason)
     }
 
-    fn nested(levels: usize) -> Value {
-        (1..levels).fold(json!({}), |inner, _| json!({ "in": inner }))
+    fn nested(depth: usize) -> Value {
+        (1..depth).fold(json!({}), |inner, _| json!({ "in": inner }))
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Caller {
 
     /// Whether this tenant's catalog is open to them; that they may call at all is another matter.
     #[must_use]
-    pub fn may_act_for(&self, tenant_id: TenantId) -> bool {
+    pub fn can_access_tenant(&self, tenant_id: TenantId) -> bool {
         match self.authority {
             Authority::Tenant(own) => own == tenant_id,
             Authority::All | Authority::Roles(_) => true,

@@ -5,7 +5,7 @@ use super::{
     derived_slug::SlugStem,
     ids::{PackageId, SegmentId, TenantId},
     package::Package,
-    paging::{Binding, PageSize, Position},
+    paging::{Cursor, PageSize, PageTokenScope},
     price::Price,
     slug::Slug,
     text::{Description, DisplayName},
@@ -13,29 +13,29 @@ use super::{
 
 /// What an upsert is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target<Id> {
+pub enum UpsertTarget<Id> {
     /// This one, which must exist; with a slug it is renamed.
-    Existing(Id, Option<Slug>),
+    ById(Id, Option<Slug>),
     /// The one with this slug, or a new one.
-    Named(Slug),
+    BySlug(Slug),
     /// A new one, whose slug is made from its name.
     New(SlugStem),
 }
 
-impl<Id: Copy> Target<Id> {
+impl<Id: Copy> UpsertTarget<Id> {
     #[must_use]
     pub const fn id(&self) -> Option<Id> {
         match self {
-            Self::Existing(id, _) => Some(*id),
-            Self::Named(_) | Self::New(_) => None,
+            Self::ById(id, _) => Some(*id),
+            Self::BySlug(_) | Self::New(_) => None,
         }
     }
 
     #[must_use]
     pub fn slug(&self) -> Option<&str> {
         match self {
-            Self::Existing(_, slug) => slug.as_ref().map(Slug::as_str),
-            Self::Named(slug) => Some(slug.as_str()),
+            Self::ById(_, slug) => slug.as_ref().map(Slug::as_str),
+            Self::BySlug(slug) => Some(slug.as_str()),
             Self::New(_) => None,
         }
     }
@@ -44,7 +44,7 @@ impl<Id: Copy> Target<Id> {
     pub const fn stem(&self) -> Option<&SlugStem> {
         match self {
             Self::New(stem) => Some(stem),
-            Self::Existing(..) | Self::Named(_) => None,
+            Self::ById(..) | Self::BySlug(_) => None,
         }
     }
 }
@@ -52,7 +52,7 @@ impl<Id: Copy> Target<Id> {
 /// A package to be created or changed. What is absent stays as it is, or gets its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageUpsert {
-    pub target: Target<PackageId>,
+    pub target: UpsertTarget<PackageId>,
     pub name: Option<DisplayName>,
     pub description: Option<Description>,
     pub base_price: Option<Price>,
@@ -65,7 +65,7 @@ pub struct PackageUpsert {
 /// A segment to be created or changed. What is absent stays as it is, or gets its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentUpsert {
-    pub target: Target<SegmentId>,
+    pub target: UpsertTarget<SegmentId>,
     pub name: Option<DisplayName>,
     pub hero_title: Option<DisplayName>,
     pub description: Option<Description>,
@@ -75,7 +75,7 @@ pub struct SegmentUpsert {
 
 /// A thing as it is after an upsert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upserted<T> {
+pub struct UpsertResult<T> {
     pub created: bool,
     pub item: T,
 }
@@ -92,16 +92,16 @@ pub enum Problem {
     /// It would take a slug that another one has.
     SlugTaken,
     /// An item before it is about the same thing.
-    Repeated,
+    Duplicate,
     /// It would rename the General segment.
     DefaultSegment,
 }
 
 /// What became of an upsert of packages: all done, or all refused with every item that is to blame.
 #[derive(Debug)]
-pub enum PackageUpserts {
+pub enum PackageBatchOutcome {
     Done {
-        packages: Vec<Upserted<Package>>,
+        packages: Vec<UpsertResult<Package>>,
         /// The General segment, where it was missing and had to be made again.
         recreated_general: Option<SegmentId>,
     },
@@ -114,7 +114,7 @@ pub struct ListPackages {
     pub tenant_id: TenantId,
     pub filter: PackageFilter,
     pub size: PageSize,
-    pub after: Option<Position>,
+    pub after: Option<Cursor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +125,8 @@ pub struct PackageFilter {
 
 impl PackageFilter {
     #[must_use]
-    pub fn binding(self, tenant_id: TenantId) -> Binding {
-        Binding::new(format!("ListPackages/{tenant_id}/{:?}/{:?}", self.segment_id, self.active))
+    pub fn page_token_scope(self, tenant_id: TenantId) -> PageTokenScope {
+        PageTokenScope::new(format!("ListPackages/{tenant_id}/{:?}/{:?}", self.segment_id, self.active))
     }
 }
 
@@ -135,12 +135,12 @@ impl PackageFilter {
 pub struct ListSegments {
     pub tenant_id: TenantId,
     pub size: PageSize,
-    pub after: Option<Position>,
+    pub after: Option<Cursor>,
 }
 
 impl ListSegments {
     #[must_use]
-    pub fn binding(tenant_id: TenantId) -> Binding {
-        Binding::new(format!("ListSegments/{tenant_id}"))
+    pub fn page_token_scope(tenant_id: TenantId) -> PageTokenScope {
+        PageTokenScope::new(format!("ListSegments/{tenant_id}"))
     }
 }

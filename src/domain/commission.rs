@@ -1,6 +1,6 @@
 //! The platform's share of a booking.
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A commission in percent, 0.00 … 100.00, exact to two decimals.
 ///
@@ -21,12 +21,12 @@ impl CommissionPercent {
 
     /// # Errors
     /// `OUT_OF_RANGE` outside 0 … 100, `BAD_FORMAT` for more than two decimals and for what is no number.
-    pub fn parse(percent: f64) -> Result<Self, Invalid> {
+    pub fn parse(percent: f64) -> Result<Self, InvalidValue> {
         if percent.is_nan() {
-            return Err(Invalid::new(Reason::BadFormat, "must be a number"));
+            return Err(InvalidValue::new(Reason::BadFormat, "must be a number"));
         }
         if !(0.0..=100.0).contains(&percent) {
-            return Err(Invalid::new(Reason::OutOfRange, "must be between 0 and 100"));
+            return Err(InvalidValue::new(Reason::OutOfRange, "must be between 0 and 100"));
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range check leaves 0 … 10000")]
         let parsed = Self { hundredths: (percent * 100.0).round() as u16 };
@@ -37,7 +37,7 @@ impl CommissionPercent {
         if has_two_decimals {
             Ok(parsed)
         } else {
-            Err(Invalid::new(Reason::BadFormat, "must have at most two decimals"))
+            Err(InvalidValue::new(Reason::BadFormat, "must have at most two decimals"))
         }
     }
 

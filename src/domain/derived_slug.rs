@@ -4,7 +4,7 @@ use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
 use super::{
     slug::{MAX_LENGTH, Slug, TenantSlug},
-    violation::{Invalid, Reason},
+    validation::{InvalidValue, Reason},
 };
 
 /// What a name gives for a slug: letters folded to ASCII, apostrophes dropped, every other run of characters one `-`, an
@@ -17,15 +17,15 @@ pub struct SlugStem(String);
 impl SlugStem {
     /// # Errors
     /// `BAD_FORMAT` where the name has nothing that a slug could be made of.
-    pub fn of(name: &str) -> Result<Self, Invalid> {
+    pub fn from_name(name: &str) -> Result<Self, InvalidValue> {
         let mut stem = fold(name);
         if stem.is_empty() {
-            return Err(Invalid::new(Reason::BadFormat, "has no letter or digit that a slug could be made of"));
+            return Err(InvalidValue::new(Reason::BadFormat, "has no letter or digit that a slug could be made of"));
         }
         if stem.starts_with(|first: char| first.is_ascii_digit()) {
             stem.insert_str(0, "s-");
         }
-        cut_at_word(&mut stem, MAX_LENGTH);
+        truncate_at_word_boundary(&mut stem, MAX_LENGTH);
         Ok(Self(stem))
     }
 
@@ -42,10 +42,10 @@ impl SlugStem {
 
     /// With this behind it, and cut at a word where it would become too long. `None` where the ending itself is no part of a slug.
     #[must_use]
-    pub fn with_ending(&self, ending: &str) -> Option<TenantSlug> {
+    pub fn with_suffix(&self, suffix: &str) -> Option<TenantSlug> {
         let mut slug = self.0.clone();
-        cut_at_word(&mut slug, MAX_LENGTH.checked_sub(ending.len() + 1)?);
-        TenantSlug::parse(&format!("{slug}-{ending}")).ok()
+        truncate_at_word_boundary(&mut slug, MAX_LENGTH.checked_sub(suffix.len() + 1)?);
+        TenantSlug::parse(&format!("{slug}-{suffix}")).ok()
     }
 
     /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
@@ -57,44 +57,44 @@ impl SlugStem {
 
 fn fold(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
-    let mut at_gap = false;
-    let mut push = |letter: char, folded: &mut String| {
-        if letter.is_ascii_alphanumeric() {
-            if at_gap && !folded.is_empty() {
+    let mut pending_separator = false;
+    let mut push = |ch: char, folded: &mut String| {
+        if ch.is_ascii_alphanumeric() {
+            if pending_separator && !folded.is_empty() {
                 folded.push('-');
             }
-            at_gap = false;
-            folded.push(letter.to_ascii_lowercase());
-        } else if !is_apostrophe(letter) {
-            at_gap = true;
+            pending_separator = false;
+            folded.push(ch.to_ascii_lowercase());
+        } else if !is_apostrophe(ch) {
+            pending_separator = true;
         }
     };
     // Compatibility forms first: they turn full-width letters and ligatures into plain ones, and letters that were typed
     // with a combining accent into one character. Apostrophes go before that: some would become a space and an accent.
     // And so do symbols, some of which would become letters.
-    let letters = name.chars().filter(|&letter| !is_apostrophe(letter));
-    let letters = letters.map(|letter| if is_lettered_symbol(letter) { ' ' } else { letter });
+    let letters = name.chars().filter(|&ch| !is_apostrophe(ch));
+    let letters = letters.map(|ch| if is_letterlike_symbol(ch) { ' ' } else { ch });
     // A vowel sign is a mark that is a letter as well.
-    for letter in letters.nfkc().filter(|&letter| letter.is_alphanumeric() || !is_combining_mark(letter)) {
-        match deunicode::deunicode_char(letter) {
+    for ch in letters.nfkc().filter(|&ch| ch.is_alphanumeric() || !is_combining_mark(ch)) {
+        match deunicode::deunicode_char(ch) {
             // Only letters and digits: deunicode would also name emoji and symbols.
-            Some(ascii) if letter.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
+            Some(ascii) if ch.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
             _ => push(' ', &mut folded),
         }
     }
     folded
 }
 
-const fn is_apostrophe(letter: char) -> bool {
-    matches!(letter, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
+const fn is_apostrophe(ch: char) -> bool {
+    matches!(ch, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
 }
 
 /// Trade marks, circled and squared letters and the like, by their blocks.
-const fn is_lettered_symbol(letter: char) -> bool {
-    matches!(letter, '\u{2100}'..='\u{214f}' | '\u{2460}'..='\u{24ff}' | '\u{3200}'..='\u{33ff}' | '\u{1f100}'..='\u{1f2ff}')
+const fn is_letterlike_symbol(ch: char) -> bool {
+    matches!(ch, '\u{2100}'..='\u{214f}' | '\u{2460}'..='\u{24ff}' | '\u{3200}'..='\u{33ff}' | '\u{1f100}'..='\u{1f2ff}')
 }
 
-fn cut_at_word(stem: &mut String, max_length: usize) {
+fn truncate_at_word_boundary(stem: &mut String, max_length: usize) {
     if stem.len() <= max_length {
         return;
     }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn stem(name: &str) -> String {
-        SlugStem::of(name).unwrap().0
+        SlugStem::from_name(name).unwrap().0
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_name_with_nothing_usable_is_refused() {
         for name in ["🎂🎂", "---", "&%$", "'", "\u{301}"] {
-            assert_eq!(SlugStem::of(name).unwrap_err().reason, Reason::BadFormat, "{name}");
+            assert_eq!(SlugStem::from_name(name).unwrap_err().reason, Reason::BadFormat, "{name}");
         }
     }
 
@@ -168,18 +168,18 @@ mod tests {
     #[test]
     fn what_is_no_slug_by_itself_needs_a_number() {
         for (name, suffix) in [("Bella", 1), ("Q", 2), ("ab", 2), ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 2)] {
-            assert_eq!(SlugStem::of(name).unwrap().first_suffix(), suffix, "{name}");
+            assert_eq!(SlugStem::from_name(name).unwrap().first_suffix(), suffix, "{name}");
         }
     }
 
     #[test]
     fn a_tenants_slug_gets_an_ending_where_the_stem_will_not_do() {
-        let slug = |name: &str| SlugStem::of(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
+        let slug = |name: &str| SlugStem::from_name(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
         assert_eq!(slug("Bella"), Some("bella".to_owned()));
         for no_slug in ["Admin", "Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
             assert_eq!(slug(no_slug), None, "{no_slug}");
         }
-        let ended = |name: &str| SlugStem::of(name).unwrap().with_ending("x7k2pd").unwrap().to_string();
+        let ended = |name: &str| SlugStem::from_name(name).unwrap().with_suffix("x7k2pd").unwrap().to_string();
         assert_eq!(ended("Admin"), "admin-x7k2pd");
         assert_eq!(ended("Q"), "q-x7k2pd");
         assert_eq!(ended(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
@@ -190,14 +190,14 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_name_the_stem_with_an_ending_is_a_tenants_slug(name in "\\PC{0,120}") {
-            if let Ok(stem) = SlugStem::of(&name) {
-                prop_assert!(stem.with_ending("x7k2pd").is_some(), "{}", stem.as_str());
+            if let Ok(stem) = SlugStem::from_name(&name) {
+                prop_assert!(stem.with_suffix("x7k2pd").is_some(), "{}", stem.as_str());
             }
         }
 
         #[test]
         fn whatever_the_name_the_stem_with_a_number_is_a_slug(name in "\\PC{0,120}") {
-            if let Ok(stem) = SlugStem::of(&name) {
+            if let Ok(stem) = SlugStem::from_name(&name) {
                 prop_assert!(stem.as_str().len() <= MAX_LENGTH);
                 if stem.first_suffix() == 1 {
                     prop_assert!(Slug::parse(stem.as_str()).is_ok());

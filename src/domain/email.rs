@@ -3,7 +3,7 @@
 use email_address::{EmailAddress, Options};
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// The address an owner signed up with: trimmed, its domain in lower case, at most 254 characters (RFC 5321, 4.5.3.1.3
 /// with erratum 1690), with a domain of at least two labels.
@@ -18,25 +18,25 @@ impl Email {
 
     /// # Errors
     /// `BAD_FORMAT` for what is no address, `TOO_LONG` for more than 254 characters, or more than 64 bytes before the `@`.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
-            return Err(Invalid::missing());
+            return Err(InvalidValue::missing());
         }
         // One spelling of letters with accents, as RFC 6532 (3.1) asks for.
         let trimmed: String = text.trim().nfc().collect();
         if trimmed.chars().count() > Self::MAX_LENGTH {
-            return Err(Invalid::new(Reason::TooLong, "must have at most 254 characters"));
+            return Err(InvalidValue::new(Reason::TooLong, "must have at most 254 characters"));
         }
         let options = Options { minimum_sub_domains: 2, allow_domain_literal: false, allow_display_text: false };
-        let no_address = || Invalid::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
+        let invalid = || InvalidValue::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
         match EmailAddress::parse_with_options(&trimmed, options) {
-            Ok(_) if trimmed.chars().any(|letter| letter.is_control() || letter.is_whitespace()) => Err(no_address()),
-            Ok(address) if !is_host_name(address.domain()) => Err(no_address()),
+            Ok(_) if trimmed.chars().any(|ch| ch.is_control() || ch.is_whitespace()) => Err(invalid()),
+            Ok(address) if !is_host_name(address.domain()) => Err(invalid()),
             Ok(address) => Ok(Self(normalized(address.local_part(), address.domain()))),
             Err(email_address::Error::LocalPartTooLong) => {
-                Err(Invalid::new(Reason::TooLong, "must have at most 64 bytes before the @"))
+                Err(InvalidValue::new(Reason::TooLong, "must have at most 64 bytes before the @"))
             }
-            Err(_) => Err(no_address()),
+            Err(_) => Err(invalid()),
         }
     }
 
@@ -48,21 +48,21 @@ impl Email {
 
 /// Whether it holds nothing but what names of hosts do: the library takes all that may stand before the `@`.
 fn is_host_name(domain: &str) -> bool {
-    domain.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '.'))
+    domain.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '-' | '.'))
 }
 
 fn normalized(local_part: &str, domain: &str) -> String {
     let mut address = String::with_capacity(local_part.len() + domain.len() + 1);
-    address.extend(local_part.chars().map(|letter| if letter.is_ascii() { letter } else { lower_case(letter) }));
+    address.extend(local_part.chars().map(|ch| if ch.is_ascii() { ch } else { to_lowercase_single(ch) }));
     address.push('@');
-    address.extend(domain.chars().map(lower_case));
+    address.extend(domain.chars().map(to_lowercase_single));
     address
 }
 
 /// A letter whose other case takes more than one (`İ`) stays as it is: what came out would be no address any more.
-fn lower_case(letter: char) -> char {
-    let mut lower = letter.to_lowercase();
-    lower.next().filter(|_| lower.next().is_none()).unwrap_or(letter)
+fn to_lowercase_single(ch: char) -> char {
+    let mut lower = ch.to_lowercase();
+    lower.next().filter(|_| lower.next().is_none()).unwrap_or(ch)
 }
 
 #[cfg(test)]

@@ -4,17 +4,17 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// The hyphenated lower-case form and no other, of any version: an id that Turnkey never made is merely unknown.
-fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
+fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
     if text.is_empty() {
-        return Err(Invalid::missing());
+        return Err(InvalidValue::missing());
     }
     let mut spelling = Uuid::encode_buffer();
     match Uuid::try_parse(text) {
         Ok(uuid) if uuid.hyphenated().encode_lower(&mut spelling) == text => Ok(uuid),
-        _ => Err(Invalid::new(Reason::BadFormat, "must be a UUID in lower-case text with hyphens")),
+        _ => Err(InvalidValue::new(Reason::BadFormat, "must be a UUID in lower-case text with hyphens")),
     }
 }
 
@@ -27,7 +27,7 @@ macro_rules! id {
         impl $name {
             /// # Errors
             /// `MISSING_FIELD` for the empty text, `BAD_FORMAT` for what is no lower-case UUID.
-            pub fn parse(text: &str) -> Result<Self, Invalid> {
+            pub fn parse(text: &str) -> Result<Self, InvalidValue> {
                 parse_uuid(text).map(Self)
             }
 

@@ -26,7 +26,7 @@ pub enum FindingKind {
     PackageInForeignSegment,
     OwnerWithoutTenant,
     SignupWithoutOwner,
-    DanglingClaim,
+    DanglingIdempotencyRecord,
 }
 
 impl FindingKind {
@@ -38,7 +38,7 @@ impl FindingKind {
         Self::PackageInForeignSegment,
         Self::OwnerWithoutTenant,
         Self::SignupWithoutOwner,
-        Self::DanglingClaim,
+        Self::DanglingIdempotencyRecord,
     ];
 
     /// By the name it has in the API, without the enum's.
@@ -52,7 +52,7 @@ impl FindingKind {
             Self::PackageInForeignSegment => "PACKAGE_IN_FOREIGN_SEGMENT",
             Self::OwnerWithoutTenant => "OWNER_WITHOUT_TENANT",
             Self::SignupWithoutOwner => "SIGNUP_WITHOUT_OWNER",
-            Self::DanglingClaim => "DANGLING_CLAIM",
+            Self::DanglingIdempotencyRecord => "DANGLING_IDEMPOTENCY_RECORD",
         }
     }
 
@@ -72,14 +72,16 @@ impl FindingKind {
             Self::PackageInForeignSegment => format!("The package {what} is in a segment of another tenant."),
             Self::OwnerWithoutTenant => "There is an owner's address and password, and no such tenant.".to_owned(),
             Self::SignupWithoutOwner => "The tenant came by a sign-up and has no owner to log in.".to_owned(),
-            Self::DanglingClaim => format!("A request id of {what} points at a tenant or key that is not there."),
+            Self::DanglingIdempotencyRecord => {
+                format!("A request id of {what} points at a tenant or key that is not there.")
+            }
         }
     }
 }
 
 /// What a look at the database comes to, little by little.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Looked {
+pub struct IntegrityChunk {
     /// Tenants that were looked at since the last time.
     pub tenants: u64,
     pub findings: Vec<Finding>,
@@ -87,7 +89,7 @@ pub struct Looked {
 
 /// What a repair made. On a sound tenant that is nothing.
 #[derive(Debug)]
-pub struct Repaired {
+pub struct RepairReport {
     pub tenant: Tenant,
     pub segment: Option<Segment>,
     pub packages: Vec<Package>,

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::{
     booking_type::BookingType,
     ids::{PackageId, SegmentId, TenantId},
-    paging::Weigh,
+    paging::ApproximateSize,
 };
 
 /// What a customer books; always in a segment of its own tenant.
@@ -26,7 +26,7 @@ pub struct Package {
     pub updated_at: OffsetDateTime,
 }
 
-impl Weigh for Package {
+impl ApproximateSize for Package {
     fn bytes(&self) -> usize {
         self.name.len() + self.description.len()
     }

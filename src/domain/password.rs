@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A password as it is hashed: 8–128 characters after NFKC, so that one that is typed on another keyboard is the same one
 /// (NIST SP 800-63B, 5.1.1.2). No rules on which characters it must have: those make passwords no harder to guess.
@@ -21,26 +21,26 @@ impl Password {
 
     /// # Errors
     /// `TOO_SHORT`, `TOO_LONG`.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
-            return Err(Invalid::missing());
+            return Err(InvalidValue::missing());
         }
-        let too_long = || Invalid::new(Reason::TooLong, "must have at most 128 characters");
+        let too_long = || InvalidValue::new(Reason::TooLong, "must have at most 128 characters");
         if text.len() > Self::MAX_BYTES {
             return Err(too_long());
         }
         // Room for all of it at once: a string that grew would leave copies behind.
         let mut normalized = Zeroizing::new(String::with_capacity((Self::MAX_LENGTH + 1) * 4));
         let mut length = 0;
-        for letter in text.nfkc().take(Self::MAX_LENGTH + 1) {
-            normalized.push(letter);
+        for ch in text.nfkc().take(Self::MAX_LENGTH + 1) {
+            normalized.push(ch);
             length += 1;
         }
         if length > Self::MAX_LENGTH {
             return Err(too_long());
         }
         if length < Self::MIN_LENGTH {
-            return Err(Invalid::new(Reason::TooShort, "must have at least 8 characters"));
+            return Err(InvalidValue::new(Reason::TooShort, "must have at least 8 characters"));
         }
         Ok(Self(SecretString::from(normalized.as_str())))
     }

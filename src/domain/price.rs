@@ -1,6 +1,6 @@
 //! Money.
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A price in minor units (cents), 0 … 1,000,000,000,000. 0 is a real price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -9,11 +9,11 @@ pub struct Price(i64);
 impl Price {
     pub const MAX: i64 = 1_000_000_000_000;
 
-    pub fn parse(minor_units: i64) -> Result<Self, Invalid> {
+    pub fn parse(minor_units: i64) -> Result<Self, InvalidValue> {
         if (0..=Self::MAX).contains(&minor_units) {
             Ok(Self(minor_units))
         } else {
-            Err(Invalid::new(Reason::OutOfRange, "must be between 0 and 1,000,000,000,000"))
+            Err(InvalidValue::new(Reason::OutOfRange, "must be between 0 and 1,000,000,000,000"))
         }
     }
 

@@ -5,10 +5,10 @@ use serde_json::Map;
 use time::OffsetDateTime;
 
 use super::{
-    claim::{Fingerprint, NewClaim, Replay},
     commission::CommissionPercent,
     defaults,
     email::Email,
+    idempotency::{Fingerprint, NewIdempotencyRecord, Replay},
     ids::{PackageId, SegmentId, TenantId},
     package::Package,
     request_id::RequestId,
@@ -33,20 +33,20 @@ impl CreateFullyProvisioned {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let commission = self.commission.hundredths().to_be_bytes();
-        Fingerprint::of(&[self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission])
+        Fingerprint::compute(&[self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission])
     }
 }
 
 /// By which way a tenant came; for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
+pub enum ProvisioningSource {
     Admin,
     Signup,
     Batch,
     Import,
 }
 
-impl Flow {
+impl ProvisioningSource {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -99,15 +99,15 @@ pub struct NewApiKey {
 
 /// Everything that one statement writes of a tenant.
 #[derive(Debug, Clone)]
-pub struct NewProvisioning {
+pub struct TenantInsert {
     pub tenant: NewTenant,
     pub key: NewApiKey,
-    pub claim: Option<NewClaim>,
+    pub claim: Option<NewIdempotencyRecord>,
 }
 
 /// A tenant that can take bookings at once.
 #[derive(Debug)]
-pub struct Provisioned {
+pub struct ProvisionedTenant {
     pub tenant: Tenant,
     pub segment: Segment,
     pub packages: Vec<Package>,
@@ -117,19 +117,19 @@ pub struct Provisioned {
 
 /// What became of a wish.
 #[derive(Debug)]
-pub enum Outcome {
-    Created(Provisioned),
+pub enum CreateOutcome {
+    Created(ProvisionedTenant),
     /// Made before, by a call of the same request id.
     Replayed(Replay),
     /// As it would be, one of the others. Nothing was written, so ids, keys and times are left out of the answer.
-    Validated(Box<Outcome>),
+    Validated(Box<CreateOutcome>),
 }
 
 impl NewTenant {
     /// The tenant as the database has it, or will have it, once these parts are written.
     #[must_use]
-    pub fn provisioned(self, public_key: String, secret_key: SecretString) -> Provisioned {
-        Provisioned {
+    pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
+        ProvisionedTenant {
             segment: default_segment(self.id, self.segment_id, self.created_at),
             packages: default_packages(self.id, self.segment_id, self.package_ids, self.created_at),
             tenant: self.tenant(public_key),
@@ -157,15 +157,15 @@ impl NewTenant {
 /// The General segment as it is made.
 #[must_use]
 pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
-    let preset = &defaults::SEGMENT;
+    let default = &defaults::SEGMENT;
     Segment {
         id,
         tenant_id,
-        slug: preset.slug.to_owned(),
-        name: preset.name.to_owned(),
-        hero_title: preset.hero_title.to_owned(),
-        description: preset.description.to_owned(),
-        sort_order: preset.sort_order,
+        slug: default.slug.to_owned(),
+        name: default.name.to_owned(),
+        hero_title: default.hero_title.to_owned(),
+        description: default.description.to_owned(),
+        sort_order: default.sort_order,
         active: true,
         created_at,
         updated_at: created_at,
@@ -179,16 +179,16 @@ pub fn default_packages(
     ids: impl IntoIterator<Item = PackageId>,
     created_at: OffsetDateTime,
 ) -> Vec<Package> {
-    let package = |(id, preset): (PackageId, &defaults::DefaultPackage)| Package {
+    let package = |(id, default): (PackageId, &defaults::DefaultPackage)| Package {
         id,
         tenant_id,
         segment_id,
-        slug: preset.slug.to_owned(),
-        name: preset.name.to_owned(),
-        description: preset.description.to_owned(),
-        base_price: preset.base_price,
+        slug: default.slug.to_owned(),
+        name: default.name.to_owned(),
+        description: default.description.to_owned(),
+        base_price: default.base_price,
         booking_type: defaults::BOOKING_TYPE,
-        grouping_order: preset.grouping_order,
+        grouping_order: default.grouping_order,
         active: true,
         created_at,
         updated_at: created_at,

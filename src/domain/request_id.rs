@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::{Uuid, Variant};
 use zeroize::ZeroizeOnDrop;
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A UUIDv4 chosen by the caller. It can bring a key's secret back for 24 hours, so it is a secret itself: it has no
 /// `Display`, its `Debug` shows nothing and its memory is wiped.
@@ -16,7 +16,7 @@ pub struct RequestId([u8; 16]);
 impl RequestId {
     /// # Errors
     /// `BAD_FORMAT` for everything but a hyphenated UUID of version 4, in either case.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         const HYPHENATED_LENGTH: usize = 36;
         match Uuid::try_parse(text) {
             Ok(uuid)
@@ -26,7 +26,7 @@ impl RequestId {
             {
                 Ok(Self(uuid.into_bytes()))
             }
-            _ => Err(Invalid::new(Reason::BadFormat, "must be a UUID of version 4")),
+            _ => Err(InvalidValue::new(Reason::BadFormat, "must be a UUID of version 4")),
         }
     }
 }

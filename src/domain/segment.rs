@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     ids::{SegmentId, TenantId},
-    paging::Weigh,
+    paging::ApproximateSize,
 };
 
 /// A group of offers on a tenant's storefront.
@@ -22,7 +22,7 @@ pub struct Segment {
     pub updated_at: OffsetDateTime,
 }
 
-impl Weigh for Segment {
+impl ApproximateSize for Segment {
     fn bytes(&self) -> usize {
         self.name.len() + self.hero_title.len() + self.description.len()
     }

@@ -1,14 +1,14 @@
 //! A business that signs itself up.
 
 use super::{
-    claim::Fingerprint,
     derived_slug::SlugStem,
     email::Email,
+    idempotency::Fingerprint,
     password::Password,
     request_id::RequestId,
     slug::TenantSlug,
     text::DisplayName,
-    violation::{Invalid, Reason, Violations},
+    validation::{InvalidValue, Reason, Violations},
 };
 
 /// A sign-up whose fields are parsed, and whose password has yet to be tried.
@@ -38,7 +38,7 @@ pub struct CreateFromSignup {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignupSlug {
-    Given(TenantSlug),
+    Requested(TenantSlug),
     /// From the name; made unique with a random ending where it has to be.
     Derived(SlugStem),
 }
@@ -48,7 +48,7 @@ impl SignupForm {
     /// All that is wrong.
     pub fn finish(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
         if password_is_guessable {
-            self.violations.add("password", Invalid::new(Reason::WeakPassword, "is too easy to guess"));
+            self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
         }
         self.violations.finish(|| {
             Some(CreateFromSignup {
@@ -63,7 +63,7 @@ impl SignupForm {
 
     /// What this person's password would be guessed from first.
     #[must_use]
-    pub fn hints(&self) -> Vec<String> {
+    pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
         let email = self.email.iter().flat_map(|email| {
             let address = email.as_str();
@@ -78,21 +78,21 @@ impl CreateFromSignup {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
-            SignupSlug::Given(slug) => slug.as_str(),
+            SignupSlug::Requested(slug) => slug.as_str(),
             SignupSlug::Derived(_) => "",
         };
-        Fingerprint::of(&[self.business_name.as_str().as_bytes(), self.email.as_str().as_bytes(), slug.as_bytes()])
+        Fingerprint::compute(&[self.business_name.as_str().as_bytes(), self.email.as_str().as_bytes(), slug.as_bytes()])
     }
 }
 
 impl SignupSlug {
     /// The slug to try, the first time without the ending.
     #[must_use]
-    pub fn candidate(&self, is_first: bool, ending: &str) -> Option<TenantSlug> {
+    pub fn candidate(&self, is_first: bool, suffix: &str) -> Option<TenantSlug> {
         match self {
-            Self::Given(slug) => Some(slug.clone()),
-            Self::Derived(stem) if is_first => stem.as_tenant_slug().or_else(|| stem.with_ending(ending)),
-            Self::Derived(stem) => stem.with_ending(ending),
+            Self::Requested(slug) => Some(slug.clone()),
+            Self::Derived(stem) if is_first => stem.as_tenant_slug().or_else(|| stem.with_suffix(suffix)),
+            Self::Derived(stem) => stem.with_suffix(suffix),
         }
     }
 }

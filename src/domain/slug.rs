@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 pub const MIN_LENGTH: usize = 3;
 pub const MAX_LENGTH: usize = 63;
@@ -15,19 +15,19 @@ pub const MAX_LENGTH: usize = 63;
 pub struct Slug(String);
 
 impl Slug {
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
-            return Err(Invalid::missing());
+            return Err(InvalidValue::missing());
         }
-        let bad_format = |description| Err(Invalid::new(Reason::BadFormat, description));
+        let bad_format = |description| Err(InvalidValue::new(Reason::BadFormat, description));
         if !text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
             return bad_format("may hold only lower-case letters a-z, digits and hyphens");
         }
         if text.len() < MIN_LENGTH {
-            return Err(Invalid::new(Reason::TooShort, "must have at least 3 characters"));
+            return Err(InvalidValue::new(Reason::TooShort, "must have at least 3 characters"));
         }
         if text.len() > MAX_LENGTH {
-            return Err(Invalid::new(Reason::TooLong, "must have at most 63 characters"));
+            return Err(InvalidValue::new(Reason::TooLong, "must have at most 63 characters"));
         }
         if !text.starts_with(|first: char| first.is_ascii_lowercase()) {
             return bad_format("must start with a letter");
@@ -61,10 +61,10 @@ impl fmt::Display for Slug {
 pub struct TenantSlug(Slug);
 
 impl TenantSlug {
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let slug = Slug::parse(text)?;
         if is_reserved(slug.as_str()) {
-            return Err(Invalid::new(Reason::Reserved, "is reserved for the platform"));
+            return Err(InvalidValue::new(Reason::Reserved, "is reserved for the platform"));
         }
         Ok(Self(slug))
     }

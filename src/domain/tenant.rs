@@ -8,9 +8,9 @@ use super::{
     branding::Branding,
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{Binding, PageSize, Position, Weigh},
+    paging::{ApproximateSize, Cursor, PageSize, PageTokenScope},
     text::DisplayName,
-    violation::Invalid,
+    validation::InvalidValue,
 };
 
 /// One business on the platform.
@@ -45,7 +45,7 @@ pub struct UpdateTenant {
 pub struct ListTenants {
     pub filter: TenantFilter,
     pub size: PageSize,
-    pub after: Option<TenantPosition>,
+    pub after: Option<TenantCursor>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub struct TenantFilter {
 
 /// A place in the order of creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TenantPosition {
+pub struct TenantCursor {
     pub created_at: OffsetDateTime,
     pub id: Uuid,
 }
@@ -66,30 +66,30 @@ pub struct TenantPosition {
 impl TenantFilter {
     /// What a page token is bound to.
     #[must_use]
-    pub fn binding(&self) -> Binding {
+    pub fn page_token_scope(&self) -> PageTokenScope {
         let Self { is_active, slug_prefix, show_deleted } = self;
-        Binding::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
+        PageTokenScope::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
     }
 
     /// Whether a slug can begin with the prefix at all; a text may hold what the database does not even take.
     #[must_use]
-    pub fn can_match(&self) -> bool {
-        self.slug_prefix.bytes().all(|letter| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    pub fn has_valid_prefix(&self) -> bool {
+        self.slug_prefix.bytes().all(|ch| matches!(ch, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     }
 
     /// # Errors
     /// `BAD_FORMAT` for what is no token of this list.
-    pub fn position(&self, token: &str) -> Result<Option<TenantPosition>, Invalid> {
-        let Some(position) = self.binding().parse(token)? else { return Ok(None) };
+    pub fn position(&self, token: &str) -> Result<Option<TenantCursor>, InvalidValue> {
+        let Some(position) = self.page_token_scope().parse(token)? else { return Ok(None) };
         let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(position.order) * 1_000);
         // Nothing was made before there was a clock for it, and the database knows no year so far back as a token can.
         let created_at = created_at.ok().filter(|&moment| moment >= OffsetDateTime::UNIX_EPOCH);
-        let created_at = created_at.ok_or_else(Binding::not_of_this_list)?;
-        Ok(Some(TenantPosition { created_at, id: position.id }))
+        let created_at = created_at.ok_or_else(PageTokenScope::invalid_page_token)?;
+        Ok(Some(TenantCursor { created_at, id: position.id }))
     }
 }
 
-impl Weigh for Tenant {
+impl ApproximateSize for Tenant {
     fn bytes(&self) -> usize {
         self.name.len() + json_bytes(self.branding.iter())
     }
@@ -113,9 +113,9 @@ fn json_bytes<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usi
 impl Tenant {
     /// Its place in a list, to the microsecond, as Postgres keeps it.
     #[must_use]
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> Cursor {
         let micros = self.created_at.unix_timestamp_nanos() / 1_000;
         // 64 bits hold 290,000 years of microseconds, and Postgres' own count of them is no wider.
-        Position { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id.as_uuid() }
+        Cursor { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id.as_uuid() }
     }
 }

@@ -1,6 +1,6 @@
 //! Text for people: names, titles and descriptions.
 
-use super::violation::{Invalid, Reason};
+use super::validation::{InvalidValue, Reason};
 
 /// A name or title: trimmed, 1–200 characters (Unicode scalar values), no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,19 +9,19 @@ pub struct DisplayName(String);
 impl DisplayName {
     pub const MAX_LENGTH: usize = 200;
 
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
-            return Err(Invalid::missing());
+            return Err(InvalidValue::missing());
         }
         let trimmed = text.trim();
         if trimmed.is_empty() {
-            return Err(Invalid::new(Reason::TooShort, "must have at least 1 character that is not a space"));
+            return Err(InvalidValue::new(Reason::TooShort, "must have at least 1 character that is not a space"));
         }
         if trimmed.chars().count() > Self::MAX_LENGTH {
-            return Err(Invalid::new(Reason::TooLong, "must have at most 200 characters"));
+            return Err(InvalidValue::new(Reason::TooLong, "must have at most 200 characters"));
         }
         if trimmed.chars().any(char::is_control) {
-            return Err(Invalid::new(Reason::BadFormat, "must not hold control characters"));
+            return Err(InvalidValue::new(Reason::BadFormat, "must not hold control characters"));
         }
         Ok(Self(trimmed.to_owned()))
     }
@@ -44,12 +44,12 @@ pub struct Description(String);
 impl Description {
     pub const MAX_LENGTH: usize = 2_000;
 
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.chars().count() > Self::MAX_LENGTH {
-            return Err(Invalid::new(Reason::TooLong, "must have at most 2,000 characters"));
+            return Err(InvalidValue::new(Reason::TooLong, "must have at most 2,000 characters"));
         }
-        if text.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\t')) {
-            return Err(Invalid::new(Reason::BadFormat, "must not hold control characters but newline and tab"));
+        if text.chars().any(|ch| ch.is_control() && !matches!(ch, '\n' | '\t')) {
+            return Err(InvalidValue::new(Reason::BadFormat, "must not hold control characters but newline and tab"));
         }
         Ok(Self(text.to_owned()))
     }

@@ -8,17 +8,17 @@ use tokio::sync::watch;
 
 use crate::{
     domain::{
-        Caller, KeyVerdict, Standing,
+        Caller, KeyStatus, KeyVerdict,
         caller::Role::{self, Catalog, Provisioner, Verifier},
-        token::KnownCallers,
+        service_credentials::ServiceCredentials,
     },
     error::{Error, Result},
-    grpc::{Calls, layers::admission::Place},
-    service::Provisioning,
+    grpc::{CallTasks, layers::concurrency_limit::CallPermit},
+    service::TenantService,
 };
 
 /// The RPCs, and the roles of which one is needed. A tenant's own key opens `PackageCatalog` too, for that tenant.
-pub const RULES: [(&str, &[Role]); 26] = [
+pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -48,31 +48,31 @@ pub const RULES: [(&str, &[Role]); 26] = [
 ];
 
 /// Health, which says nothing of anyone, and reflection, which is not served where it should not be.
-const OPEN: [&str; 3] =
+const PUBLIC_SERVICES: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Whether anyone may call it, as often as they like.
 #[must_use]
-pub fn is_open(path: &str) -> bool {
-    OPEN.iter().any(|open| path.starts_with(open))
+pub fn is_public(path: &str) -> bool {
+    PUBLIC_SERVICES.iter().any(|open| path.starts_with(open))
 }
 
 /// The RPC of this path, without its leading slash, if it is one of ours.
 #[must_use]
-pub fn rpc_at(path: &str) -> Option<&'static str> {
-    rule_of(path).map(|(rpc, _)| &rpc[1..])
+pub fn rpc_method(path: &str) -> Option<&'static str> {
+    required_roles(path).map(|(rpc, _)| &rpc[1..])
 }
 
-fn rule_of(path: &str) -> Option<(&'static str, &'static [Role])> {
-    RULES.into_iter().find(|(rpc, _)| *rpc == path)
+fn required_roles(path: &str) -> Option<(&'static str, &'static [Role])> {
+    REQUIRED_ROLES.into_iter().find(|(rpc, _)| *rpc == path)
 }
 
 /// Knows callers by their credential.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    pub known: watch::Receiver<Arc<KnownCallers>>,
-    pub provisioning: Arc<Provisioning>,
-    pub calls: Calls,
+    pub known: watch::Receiver<Arc<ServiceCredentials>>,
+    pub provisioning: Arc<TenantService>,
+    pub calls: CallTasks,
 }
 
 impl Authenticator {
@@ -86,41 +86,41 @@ impl Authenticator {
         path: &str,
         headers: &HeaderMap,
         sans: &[String],
-        place: Option<Place>,
+        permit: Option<CallPermit>,
     ) -> Result<Caller> {
-        if is_open(path) {
+        if is_public(path) {
             return Ok(Caller::anonymous());
         }
-        let rule = rule_of(path).map(|(_, roles)| roles);
-        let Some(credential) = bearer(headers) else {
+        let rule = required_roles(path).map(|(_, roles)| roles);
+        let Some(credential) = bearer_token(headers) else {
             // No token; but perhaps a certificate that was verified when hands were shaken.
             let caller = self.known.borrow().by_certificate(sans).ok_or(Error::Unauthenticated)?;
-            return permitted(caller, rule);
+            return authorize(caller, rule);
         };
         if credential.expose_secret().starts_with("sk_") {
             let is_catalog = rule.is_some_and(|roles| roles == [Catalog]);
-            return self.tenant(credential, is_catalog, place).await;
+            return self.tenant(credential, is_catalog, permit).await;
         }
         let caller = self.known.borrow().by_token(&credential).ok_or(Error::Unauthenticated)?;
-        permitted(caller, rule)
+        authorize(caller, rule)
     }
 
-    async fn tenant(&self, secret_key: SecretString, is_catalog: bool, place: Option<Place>) -> Result<Caller> {
+    async fn tenant(&self, secret_key: SecretString, is_catalog: bool, permit: Option<CallPermit>) -> Result<Caller> {
         if !is_catalog {
             // Whoever's it is, it opens nothing here; whether it is anyone's is not looked up for that.
             let is_key = self.provisioning.is_key(&secret_key);
             return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
         }
         let provisioning = Arc::clone(&self.provisioning);
-        let verdict = self.calls.run(place, async move { provisioning.verify_api_key(secret_key).await });
+        let verdict = self.calls.run(permit, async move { provisioning.verify_api_key(secret_key).await });
         match verdict.await? {
-            KeyVerdict::Known { standing: Standing::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
+            KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
             _ => Err(Error::Unauthenticated),
         }
     }
 }
 
-fn permitted(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
+fn authorize(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
     match rule {
         Some(roles) if caller.has_any(roles) => Ok(caller),
         Some(_) => Err(Error::PermissionDenied),
@@ -129,7 +129,7 @@ fn permitted(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
 }
 
 /// The one credential that is there. Of two nobody could say which is meant.
-fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+fn bearer_token(headers: &HeaderMap) -> Option<SecretString> {
     let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
     let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
     let (scheme, credential) = value.split_once(' ')?;
@@ -154,20 +154,20 @@ mod tests {
             .flat_map(|service| service.method.iter().map(move |rpc| (service.name(), rpc.name())))
             .map(|(service, rpc)| format!("/turnkey.v1.{service}/{rpc}"))
             .collect();
-        assert_eq!(rpcs, RULES.iter().map(|(rpc, _)| (*rpc).to_owned()).collect());
+        assert_eq!(rpcs, REQUIRED_ROLES.iter().map(|(rpc, _)| (*rpc).to_owned()).collect());
     }
 
     #[test]
     fn a_bearer_is_read_whatever_the_case_of_its_scheme() {
         let of = |value: &str| {
             let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value.parse().unwrap())]);
-            bearer(&headers).map(|credential| credential.expose_secret().to_owned())
+            bearer_token(&headers).map(|credential| credential.expose_secret().to_owned())
         };
         assert_eq!(of("Bearer svc_x").as_deref(), Some("svc_x"));
         assert_eq!(of("bearer  svc_x ").as_deref(), Some("svc_x"));
         for none in ["svc_x", "Basic svc_x", ""] {
             assert_eq!(of(none), None, "{none}");
         }
-        assert!(bearer(&HeaderMap::new()).is_none());
+        assert!(bearer_token(&HeaderMap::new()).is_none());
     }
 }

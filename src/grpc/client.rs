@@ -25,20 +25,21 @@ pub enum ClientError {
     #[error("the token holds characters that no header can")]
     Token,
     #[error("the server answered {}: {}", code_name(.0.code()), .0.message())]
-    Refused(Status),
+    Status(Status),
     #[error("the server's answer makes no sense: {0}")]
-    Nonsense(&'static str),
+    InvalidResponse(&'static str),
 }
 
 impl ClientError {
     /// Whether the same call may do better a little later.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
-        const PASSING: [Code; 4] = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];
+    pub fn is_retryable(&self) -> bool {
+        const RETRYABLE_CODES: [Code; 4] =
+            [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];
         match self {
             Self::Connect(_) => true,
-            Self::Refused(status) => PASSING.contains(&status.code()) || is_broken_connection(status),
-            Self::Token | Self::Nonsense(_) => false,
+            Self::Status(status) => RETRYABLE_CODES.contains(&status.code()) || is_broken_connection(status),
+            Self::Token | Self::InvalidResponse(_) => false,
         }
     }
 }
@@ -46,7 +47,7 @@ impl ClientError {
 // Not by `#[from]`, which would make a source of it too: it is told in full already.
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        Self::Refused(status)
+        Self::Status(status)
     }
 }
 
@@ -92,30 +93,30 @@ impl Client {
     /// Those that befall the whole call.
     pub async fn batch_create_fully_provisioned(
         &self,
-        wishes: &[CreateFullyProvisioned],
+        requests: &[CreateFullyProvisioned],
     ) -> Result<Vec<Result<Provisioned, String>>, ClientError> {
-        use pb::batch_create_fully_provisioned_result::Result as Made;
+        use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
-        let requests = wishes.iter().map(|wish| pb::CreateFullyProvisionedRequest {
-            slug: wish.slug.to_string(),
-            name: wish.name.as_str().to_owned(),
-            commission_percent: Some(wish.commission.as_f64()),
-            request_id: wish.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
-            validate_only: wish.validate_only,
+        let items = requests.iter().map(|request| pb::CreateFullyProvisionedRequest {
+            slug: request.slug.to_string(),
+            name: request.name.as_str().to_owned(),
+            commission_percent: Some(request.commission.as_f64()),
+            request_id: request.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
+            validate_only: request.validate_only,
         });
-        let request = pb::BatchCreateFullyProvisionedRequest { requests: requests.collect() };
+        let request = pb::BatchCreateFullyProvisionedRequest { requests: items.collect() };
         let answer = self.provisioning.clone().batch_create_fully_provisioned(self.authorized(request)).await?;
         let results = answer.into_inner().results;
-        if results.len() != wishes.len() {
-            return Err(ClientError::Nonsense("not every item has a result"));
+        if results.len() != requests.len() {
+            return Err(ClientError::InvalidResponse("not every item has a result"));
         }
         let provisioned = |result: pb::BatchCreateFullyProvisionedResult| match result.result {
-            Some(Made::Provisioned(made)) => {
-                let tenant = made.tenant.ok_or(ClientError::Nonsense("no tenant"))?;
+            Some(BatchResult::Provisioned(made)) => {
+                let tenant = made.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
                 Ok(Ok((tenant_id(&tenant.id)?, tenant.api_key_public, secret(made.secret_key))))
             }
-            Some(Made::Error(error)) => Ok(Err(format!("{}: {}", error.reason, error.message))),
-            None => Err(ClientError::Nonsense("an empty result")),
+            Some(BatchResult::Error(error)) => Ok(Err(format!("{}: {}", error.reason, error.message))),
+            None => Err(ClientError::InvalidResponse("an empty result")),
         };
         results.into_iter().map(provisioned).collect()
     }
@@ -134,7 +135,7 @@ impl Client {
             request_id: rotation.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
         };
         let answer = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
-        let key = answer.api_key.ok_or(ClientError::Nonsense("no key"))?;
+        let key = answer.api_key.ok_or(ClientError::InvalidResponse("no key"))?;
         Ok((key.public_key, secret(answer.secret_key)))
     }
 
@@ -152,5 +153,5 @@ fn secret(text: String) -> Option<SecretString> {
 }
 
 fn tenant_id(text: &str) -> Result<TenantId, ClientError> {
-    TenantId::parse(text).map_err(|_unfit| ClientError::Nonsense("no tenant id"))
+    TenantId::parse(text).map_err(|_unfit| ClientError::InvalidResponse("no tenant id"))
 }

@@ -5,14 +5,16 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether the server at this address (`host:port`) is SERVING.
 ///
 /// # Errors
 /// Why it could not be asked.
 pub async fn is_serving(address: &str) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(HEALTHCHECK_TIMEOUT)
+        .timeout(HEALTHCHECK_TIMEOUT);
     let mut client = HealthClient::new(endpoint.connect().await?);
     let reply = client.check(HealthCheckRequest { service: String::new() }).await?.into_inner();
     Ok(reply.status() == ServingStatus::Serving)

@@ -4,20 +4,20 @@
 //! `server`, and nowhere else.
 
 mod auth;
-mod call;
-mod caller_rate;
+mod call_tasks;
 pub mod client;
 pub mod convert;
 pub mod health;
 pub mod layers;
 mod package_catalog;
+mod rate_limit;
 pub mod status;
 mod tenant_provisioning;
 
 pub use auth::Authenticator;
-pub use call::Calls;
-pub use caller_rate::CallerRate;
+pub use call_tasks::CallTasks;
 pub use package_catalog::PackageCatalogHandler;
+pub use rate_limit::CallerRateLimiter;
 pub use tenant_provisioning::TenantProvisioningHandler;
 
 /// The generated messages, clients and servers.

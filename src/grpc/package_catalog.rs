@@ -5,22 +5,22 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    call::Calls,
+    call_tasks::CallTasks,
     convert::catalog as convert,
     pb::{self, package_catalog_server::PackageCatalog},
 };
-use crate::service::Catalog;
+use crate::service::CatalogService;
 
 /// Serves the RPCs; the work is done in [`Catalog`].
 #[derive(Debug)]
 pub struct PackageCatalogHandler {
-    service: Arc<Catalog>,
-    calls: Calls,
+    service: Arc<CatalogService>,
+    calls: CallTasks,
 }
 
 impl PackageCatalogHandler {
     #[must_use]
-    pub fn new(service: Catalog, calls: Calls) -> Self {
+    pub fn new(service: CatalogService, calls: CallTasks) -> Self {
         Self { service: Arc::new(service), calls }
     }
 }

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 use super::layers::call_context::TraceId;
 use crate::{
     domain::{Violation, Violations},
-    error::{Chain, Error, Resource, Rule, Taken},
+    error::{Error, ErrorChain, Precondition, Resource, UniqueField},
 };
 
 const DOMAIN: &str = "turnkey";
@@ -20,19 +20,19 @@ const DOMAIN: &str = "turnkey";
 const MAX_DETAILS_BYTES: usize = 6 * 1024;
 const MAX_VIOLATIONS: usize = 50;
 /// The field of the violation that counts those left out.
-const MORE: &str = "…";
+const TRUNCATION_FIELD: &str = "…";
 const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 
 /// A failure as callers see it, on its own or within the answer to a batch.
-pub struct Failure {
+pub struct RpcError {
     code: Code,
     pub message: String,
     details: ErrorDetails,
 }
 
-impl Failure {
+impl RpcError {
     #[must_use]
     pub const fn code_name(&self) -> &'static str {
         code_name(self.code)
@@ -81,12 +81,12 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     Status::with_error_details(failure.code, failure.message, failure.details)
 }
 
-pub fn describe(error: Error) -> Failure {
+pub fn describe(error: Error) -> RpcError {
     match error {
         Error::InvalidRequest(violations) => invalid_request(&violations),
-        Error::Taken { what, name } => taken(what, name),
+        Error::AlreadyExists { field, value } => already_exists(field, value),
         Error::NotFound { resource, field } => not_found(resource, &field),
-        Error::Refused(rule) => refused(rule),
+        Error::FailedPrecondition(rule) => refused(rule),
         Error::Unauthenticated => failure(Code::Unauthenticated, "no valid credential", error_info("UNAUTHENTICATED")),
         Error::PermissionDenied => {
             failure(Code::PermissionDenied, "not this caller's to do", error_info("PERMISSION_DENIED"))
@@ -94,9 +94,11 @@ pub fn describe(error: Error) -> Failure {
         // gRPC says so itself where nobody is asked who they are, and says no more than that.
         Error::Unimplemented => failure(Code::Unimplemented, "", ErrorDetails::new()),
         Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
-        Error::TooOften { wait } => retry_later(Code::ResourceExhausted, "OVERLOADED", "called too often", wait),
+        Error::RateLimited { retry_after } => {
+            retry_later(Code::ResourceExhausted, "OVERLOADED", "called too often", retry_after)
+        }
         Error::DatabaseUnavailable(cause) => {
-            tracing::warn!(cause = %Chain(&*cause), "The database is unavailable");
+            tracing::warn!(cause = %ErrorChain(&*cause), "The database is unavailable");
             let message = "the database is unavailable";
             retry_later(Code::Unavailable, "DATABASE_UNAVAILABLE", message, RETRY_UNAVAILABLE)
         }
@@ -105,46 +107,46 @@ pub fn describe(error: Error) -> Failure {
         }
         Error::Conflict => retry_later(Code::Aborted, "CONFLICT", "lost a race after retries", RETRY_CONFLICT),
         Error::Internal(cause) => {
-            tracing::error!(cause = %Chain(&*cause), "A call failed by a bug");
+            tracing::error!(cause = %ErrorChain(&*cause), "A call failed by a bug");
             failure(Code::Internal, "internal error", error_info("INTERNAL"))
         }
     }
 }
 
-fn failure(code: Code, message: impl Into<String>, details: ErrorDetails) -> Failure {
-    Failure { code, message: message.into(), details }
+fn failure(code: Code, message: impl Into<String>, details: ErrorDetails) -> RpcError {
+    RpcError { code, message: message.into(), details }
 }
 
 fn error_info(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
 }
 
-fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> Failure {
+fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> RpcError {
     let mut details = error_info(reason);
     details.set_retry_info(Some(delay));
     failure(code, message, details)
 }
 
-fn taken(what: Taken, name: String) -> Failure {
-    let (reason, of, message, description) = match what {
-        Taken::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "the slug is taken", "A tenant has this slug."),
-        Taken::SegmentSlug => {
+fn already_exists(field: UniqueField, value: Option<String>) -> RpcError {
+    let (reason, resource, message, description) = match field {
+        UniqueField::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "the slug is taken", "A tenant has this slug."),
+        UniqueField::SegmentSlug => {
             ("SEGMENT_SLUG_TAKEN", Resource::Segment, "the slug is taken", "Another segment has this slug.")
         }
-        Taken::PackageSlug => {
+        UniqueField::PackageSlug => {
             ("PACKAGE_SLUG_TAKEN", Resource::Package, "the slug is taken", "Another package has this slug.")
         }
-        Taken::OwnerEmail => {
+        UniqueField::OwnerEmail => {
             ("EMAIL_TAKEN", Resource::Tenant, "the e-mail address is taken", "A tenant's owner has this address.")
         }
     };
     let mut details = error_info(reason);
-    details.set_resource_info(resource_type(of), name, "", description);
+    details.set_resource_info(resource_type(resource), value.unwrap_or_default(), "", description);
     failure(Code::AlreadyExists, message, details)
 }
 
 /// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
-fn not_found(resource: Resource, field: &str) -> Failure {
+fn not_found(resource: Resource, field: &str) -> RpcError {
     let (reason, message, hint) = match resource {
         Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
         Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
@@ -160,14 +162,14 @@ fn not_found(resource: Resource, field: &str) -> Failure {
     failure(Code::NotFound, message, details)
 }
 
-fn refused(rule: Rule) -> Failure {
+fn refused(rule: Precondition) -> RpcError {
     let (reason, subject, message) = match rule {
-        Rule::LastPackage => ("LAST_PACKAGE", "package", "the last package of a tenant stays"),
-        Rule::DefaultSegment => ("DEFAULT_SEGMENT", "segment", "the General segment stays, and keeps its slug"),
-        Rule::RequestIdReused => {
+        Precondition::LastPackage => ("LAST_PACKAGE", "package", "the last package of a tenant stays"),
+        Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment", "the General segment stays, and keeps its slug"),
+        Precondition::RequestIdReused => {
             ("REQUEST_ID_REUSED", "request_id", "this request_id was used with a different request")
         }
-        Rule::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment", "a segment with packages stays"),
+        Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment", "a segment with packages stays"),
     };
     let mut details = error_info(reason);
     details.add_precondition_failure_violation(reason, subject, message);
@@ -183,9 +185,9 @@ const fn resource_type(resource: Resource) -> &'static str {
     }
 }
 
-fn invalid_request(violations: &Violations) -> Failure {
+fn invalid_request(violations: &Violations) -> RpcError {
     let mut details = error_info("INVALID_REQUEST");
-    details.set_bad_request(capped(violations));
+    details.set_bad_request(truncated_violations(violations));
     let message = match violations.as_slice() {
         [only] => format!("{} {}", only.field, only.invalid.description),
         all => format!("{} fields are missing or bad", all.len()),
@@ -194,7 +196,7 @@ fn invalid_request(violations: &Violations) -> Failure {
 }
 
 /// The first violation of each field, as many as fit, and one more that counts the rest.
-fn capped(violations: &Violations) -> Vec<FieldViolation> {
+fn truncated_violations(violations: &Violations) -> Vec<FieldViolation> {
     // What the status has beside the violations: its message, ErrorInfo and the frames around them.
     const RESERVE_BYTES: usize = 512;
     let mut seen = std::collections::HashSet::new();
@@ -212,7 +214,10 @@ fn capped(violations: &Violations) -> Vec<FieldViolation> {
     if kept.len() < distinct.len() {
         kept.truncate(MAX_VIOLATIONS - 1);
         let more = distinct.len() - kept.len();
-        kept.push(FieldViolation { reason: String::new(), ..FieldViolation::new(MORE, format!("and {more} more")) });
+        kept.push(FieldViolation {
+            reason: String::new(),
+            ..FieldViolation::new(TRUNCATION_FIELD, format!("and {more} more"))
+        });
     }
     kept
 }
@@ -227,13 +232,13 @@ fn field_violation(violation: &Violation) -> FieldViolation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Invalid, Reason};
+    use crate::domain::{InvalidValue, Reason};
 
     fn violations(count: usize, field_length: usize) -> Violations {
         let mut violations = Violations::default();
         for number in 0..count {
             let field = format!("{number:0>field_length$}");
-            violations.add(field, Invalid::new(Reason::TooShort, "must have at least 3 characters"));
+            violations.add(field, InvalidValue::new(Reason::TooShort, "must have at least 3 characters"));
         }
         violations
     }
@@ -248,14 +253,14 @@ mod tests {
     fn fifty_violations_are_all_told() {
         let (_, told) = answered(violations(50, 4));
         assert_eq!(told.len(), 50);
-        assert!(told.iter().all(|violation| violation.field != MORE));
+        assert!(told.iter().all(|violation| violation.field != TRUNCATION_FIELD));
     }
 
     #[test]
     fn the_fifty_first_is_counted() {
         let (_, told) = answered(violations(53, 4));
         assert_eq!(told.len(), 50);
-        assert_eq!((told[49].field.as_str(), told[49].description.as_str()), (MORE, "and 4 more"));
+        assert_eq!((told[49].field.as_str(), told[49].description.as_str()), (TRUNCATION_FIELD, "and 4 more"));
     }
 
     #[test]
@@ -275,7 +280,7 @@ mod tests {
     #[test]
     fn a_field_is_named_once() {
         let mut twice = violations(1, 4);
-        twice.add("0000", Invalid::missing());
+        twice.add("0000", InvalidValue::missing());
         assert_eq!(answered(twice).1.len(), 1);
     }
 

@@ -5,29 +5,29 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    call::{Calls, Replies, Sink, caller},
+    call_tasks::{CallTasks, ResponseSender, ResponseStream, caller},
     convert::{api_keys, batches, integrity, passwords, provisioning, tenants},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
-use crate::{domain::Flow, service::Provisioning};
+use crate::{domain::ProvisioningSource, service::TenantService};
 
-/// Serves the RPCs; the work is done in [`Provisioning`].
+/// Serves the RPCs; the work is done in [`TenantService`].
 #[derive(Debug)]
 pub struct TenantProvisioningHandler {
-    service: Arc<Provisioning>,
-    calls: Calls,
+    service: Arc<TenantService>,
+    calls: CallTasks,
 }
 
 impl TenantProvisioningHandler {
     #[must_use]
-    pub const fn new(service: Arc<Provisioning>, calls: Calls) -> Self {
+    pub const fn new(service: Arc<TenantService>, calls: CallTasks) -> Self {
         Self { service, calls }
     }
 }
 
 #[async_trait]
 impl TenantProvisioning for TenantProvisioningHandler {
-    type CheckIntegrityStream = Replies<pb::CheckIntegrityResponse>;
+    type CheckIntegrityStream = ResponseStream<pb::CheckIntegrityResponse>;
 
     async fn create_fully_provisioned(
         &self,
@@ -64,7 +64,9 @@ impl TenantProvisioning for TenantProvisioningHandler {
     ) -> Result<Response<pb::BatchCreateFullyProvisionedResponse>, Status> {
         let service = Arc::clone(&self.service);
         let caller = caller(&request);
-        let work = |items| async move { service.batch_create_fully_provisioned(caller, Flow::Batch, items).await };
+        let work = |items| async move {
+            service.batch_create_fully_provisioned(caller, ProvisioningSource::Batch, items).await
+        };
         let parse = batches::batch_create_fully_provisioned;
         self.calls.answer(request, parse, work, batches::batch_create_fully_provisioned_response).await
     }
@@ -183,7 +185,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::CheckIntegrityRequest>,
     ) -> Result<Response<Self::CheckIntegrityStream>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |only, sink: Sink<_>| async move {
+        let work = |only, sink: ResponseSender<_>| async move {
             let mut check = service.check_integrity(only).await?;
             while let Some(looked) = check.next().await? {
                 for finding in looked.findings {

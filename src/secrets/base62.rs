@@ -53,7 +53,7 @@ mod tests {
     fn it_agrees_with_arithmetic_on_128_bits() {
         let number = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128;
         let value = digits(&number.to_be_bytes(), 22).bytes().fold(0_u128, |value, digit| {
-            let position = ALPHABET.iter().position(|&letter| letter == digit).unwrap();
+            let position = ALPHABET.iter().position(|&ch| ch == digit).unwrap();
             value * 62 + u128::try_from(position).unwrap()
         });
         assert_eq!(value, number);

@@ -4,9 +4,9 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::key_format::SecretNumber;
+use super::key_format::KeyEntropy;
 use crate::{
-    domain::{RequestId, claim::Bytes32},
+    domain::{RequestId, idempotency::Bytes32},
     error::{Error, Result},
 };
 
@@ -17,7 +17,7 @@ const INFO: &[u8] = b"turnkey API key secret, version 1";
 ///
 /// # Errors
 /// None that can happen: the output is shorter than HKDF's limit.
-pub fn derive_secret(request_id: &RequestId, salt: &Bytes32) -> Result<SecretNumber> {
+pub fn derive_secret(request_id: &RequestId, salt: &Bytes32) -> Result<KeyEntropy> {
     let mut number = Zeroizing::new([0_u8; 32]);
     Hkdf::<Sha256>::new(Some(salt), request_id.expose()).expand(INFO, number.as_mut()).map_err(Error::internal)?;
     Ok(number)

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::base62::push_digits;
 use crate::domain::{
     KeyMode,
-    api_key::{KEY_ID_LENGTH, STEM_MAX_LENGTH, key_id_in},
+    api_key::{KEY_ID_LENGTH, STEM_MAX_LENGTH, parse_key_id},
 };
 
 const RANDOM_DIGITS: usize = 43;
@@ -28,11 +28,11 @@ pub struct MintedKey {
 }
 
 /// The 256 bits that make a key a secret.
-pub type SecretNumber = Zeroizing<[u8; 32]>;
+pub type KeyEntropy = Zeroizing<[u8; 32]>;
 
 /// # Errors
 /// Those of the random number generator.
-pub fn random_secret<R: TryCryptoRng>(rng: &mut R) -> Result<SecretNumber, R::Error> {
+pub fn random_secret<R: TryCryptoRng>(rng: &mut R) -> Result<KeyEntropy, R::Error> {
     let mut number = Zeroizing::new([0_u8; 32]);
     rng.try_fill_bytes(number.as_mut())?;
     Ok(number)
@@ -45,7 +45,7 @@ pub fn random_secret<R: TryCryptoRng>(rng: &mut R) -> Result<SecretNumber, R::Er
 pub fn mint_key<R: TryCryptoRng>(
     mode: KeyMode,
     slug: &str,
-    secret: SecretNumber,
+    secret: KeyEntropy,
     rng: &mut R,
 ) -> Result<MintedKey, R::Error> {
     let mut key_number = [0_u8; 16];
@@ -53,14 +53,14 @@ pub fn mint_key<R: TryCryptoRng>(
     let mut key_id = String::with_capacity(KEY_ID_LENGTH);
     push_digits(&mut key_id, &mut key_number, KEY_ID_LENGTH);
     let public_key = format!("pk_{}_{}_{key_id}", mode.as_str(), stem(slug));
-    let secret_key = secret_key_again(&public_key, secret);
+    let secret_key = assemble_secret_key(&public_key, secret);
     let random_part = secret_key.expose_secret().rsplit('_').next().unwrap_or_default();
     Ok(MintedKey { key_id, random_part: SecretString::from(random_part), public_key, secret_key })
 }
 
 /// The secret half of the key with this public half and this secret.
 #[must_use]
-pub fn secret_key_again(public_key: &str, mut secret: SecretNumber) -> SecretString {
+pub fn assemble_secret_key(public_key: &str, mut secret: KeyEntropy) -> SecretString {
     // Room for all of it at once: a string that grew would leave copies of the secret behind.
     let mut key = Zeroizing::new(String::with_capacity(public_key.len() + 1 + RANDOM_DIGITS + CHECKSUM_DIGITS));
     key.push_str("sk_");
@@ -74,17 +74,17 @@ pub fn secret_key_again(public_key: &str, mut secret: SecretNumber) -> SecretStr
 
 /// A secret key as somebody presents it: of the right form, and not mistyped.
 #[derive(Debug)]
-pub struct PresentedKey {
+pub struct ParsedSecretKey {
     pub key_id: String,
     pub random_part: SecretString,
 }
 
-impl PresentedKey {
+impl ParsedSecretKey {
     /// `None` for what cannot be a key: told without a look at any database.
     #[must_use]
     pub fn parse(text: &SecretString) -> Option<Self> {
         let (name, random_part) = text.expose_secret().strip_prefix("sk_")?.rsplit_once('_')?;
-        let key_id = key_id_in(name)?;
+        let key_id = parse_key_id(name)?;
         let is_well_formed = random_part.len() == RANDOM_DIGITS + CHECKSUM_DIGITS
             && random_part.bytes().all(|digit| digit.is_ascii_alphanumeric());
         if !is_well_formed {
@@ -143,8 +143,8 @@ mod tests {
         assert_eq!(checksum, expected);
     }
 
-    fn presented(text: &str) -> Option<PresentedKey> {
-        PresentedKey::parse(&SecretString::from(text))
+    fn presented(text: &str) -> Option<ParsedSecretKey> {
+        ParsedSecretKey::parse(&SecretString::from(text))
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
     fn a_secret_key_is_spelled_again_from_its_public_half_and_its_number() {
         let number = random_secret(&mut StdRng::seed_from_u64(8)).unwrap();
         let key = mint_key(KeyMode::Test, "bella", number.clone(), &mut StdRng::seed_from_u64(9)).unwrap();
-        assert_eq!(secret_key_again(&key.public_key, number).expose_secret(), key.secret_key.expose_secret());
+        assert_eq!(assemble_secret_key(&key.public_key, number).expose_secret(), key.secret_key.expose_secret());
     }
 
     #[test]

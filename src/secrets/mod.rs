@@ -6,12 +6,12 @@ mod argon2id;
 mod base62;
 mod derivation;
 mod hasher;
+mod hashing_pool;
 mod key_format;
-mod lane;
-mod strength;
-mod token;
+mod password_strength;
+mod service_token;
 
 pub use derivation::derive_secret;
 pub use hasher::{Hasher, HashingSettings};
-pub use key_format::{MintedKey, PresentedKey, SecretNumber, mint_key, random_secret, secret_key_again};
-pub use token::mint_token;
+pub use key_format::{KeyEntropy, MintedKey, ParsedSecretKey, assemble_secret_key, mint_key, random_secret};
+pub use service_token::mint_token;

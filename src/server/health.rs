@@ -11,7 +11,7 @@ use tonic_health::{
 };
 
 use crate::{
-    error::Chain,
+    error::ErrorChain,
     store::{Probe, Store},
 };
 
@@ -26,7 +26,7 @@ const LIVENESS: &str = "live";
 pub(super) struct Health {
     reporter: HealthReporter,
     ready: watch::Receiver<bool>,
-    watching: JoinHandle<()>,
+    probe_task: JoinHandle<()>,
 }
 
 impl Health {
@@ -36,8 +36,8 @@ impl Health {
         report(&reporter, false).await;
         reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (sender, ready) = watch::channel(false);
-        let watching = tokio::spawn(follow(Probe::new(database), store, reporter.clone(), sender));
-        Self { reporter, ready, watching }
+        let probe_task = tokio::spawn(run_probe(Probe::new(database), store, reporter.clone(), sender));
+        Self { reporter, ready, probe_task }
     }
 
     pub fn service(&self) -> HealthServer<HealthService> {
@@ -50,9 +50,9 @@ impl Health {
 
     /// NOT_SERVING from here on.
     pub async fn stop(&mut self) {
-        self.watching.abort();
+        self.probe_task.abort();
         // Or it could still say the opposite, should it be in the middle of that.
-        let _ = (&mut self.watching).await;
+        let _ = (&mut self.probe_task).await;
         report(&self.reporter, false).await;
     }
 
@@ -64,25 +64,25 @@ impl Health {
     }
 }
 
-async fn follow(mut probe: Probe, store: Store, reporter: HealthReporter, ready: watch::Sender<bool>) {
-    let mut told = None;
+async fn run_probe(mut probe: Probe, store: Store, reporter: HealthReporter, ready: watch::Sender<bool>) {
+    let mut last_logged = None;
     let mut checked_privilege = false;
     loop {
         let answer = probe.check().await;
         let is_ready = answer.is_ok();
-        store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_absence()));
+        store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_unreachable()));
         // Whoever watches is told of changes alone; and whoever waits for readiness, when all others know.
         let has_changed = *ready.borrow() != is_ready;
         if has_changed {
             report(&reporter, is_ready).await;
         }
-        let tells = answer.err().map(|why| Chain(&why).to_string());
-        if told.as_ref() != Some(&tells) {
-            match &tells {
+        let reason = answer.err().map(|why| ErrorChain(&why).to_string());
+        if last_logged.as_ref() != Some(&reason) {
+            match &reason {
                 None => tracing::info!("Serving"),
                 Some(why) => tracing::warn!("Not serving: {why}"),
             }
-            told = Some(tells);
+            last_logged = Some(reason);
         }
         if has_changed {
             ready.send_replace(is_ready);

@@ -1,9 +1,9 @@
 //! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
 
 mod accept;
-mod files;
 mod health;
 mod preface;
+mod reload;
 mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
@@ -19,18 +19,21 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server as TonicServer};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
-use self::preface::Speaking;
+use self::preface::PrefacedStream;
 use crate::{
-    config::{ServerSettings, tokens},
-    error::Chain,
+    config::{ServerSettings, service_credentials},
+    error::ErrorChain,
     grpc::{
-        Authenticator, CallerRate, Calls, PackageCatalogHandler, TenantProvisioningHandler,
-        layers::{admission::AdmissionLayer, authentication::AuthenticationLayer, call_context::CallContextLayer},
+        Authenticator, CallTasks, CallerRateLimiter, PackageCatalogHandler, TenantProvisioningHandler,
+        layers::{
+            authentication::AuthenticationLayer, call_context::CallContextLayer,
+            concurrency_limit::ConcurrencyLimitLayer,
+        },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
     secrets::{Hasher, HashingSettings},
-    service::{Catalog, Clock, Provisioning},
+    service::{CatalogService, Clock, TenantService},
     store::Store,
     telemetry::metrics,
 };
@@ -43,13 +46,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often is looked for what nobody needs any more.
-const TIDYING_INTERVAL: Duration = Duration::from_mins(1);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Stopping in parts that add up to less than 25 s, the pause before and telemetry's last second included, whatever the
 /// clients do.
-const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-const TASKS_LIMIT: Duration = Duration::from_secs(4);
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+const TASKS_TIMEOUT: Duration = Duration::from_secs(4);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -58,7 +61,7 @@ pub enum StartError {
     #[error("cannot hash")]
     Hasher(#[from] crate::error::Error),
     #[error("cannot know callers")]
-    Tokens(#[from] crate::config::tokens::TokensError),
+    Tokens(#[from] crate::config::service_credentials::TokensError),
     #[error("cannot serve TLS")]
     Tls(#[from] tls::TlsError),
     #[error("cannot serve reflection")]
@@ -67,36 +70,36 @@ pub enum StartError {
 
 /// A socket that callers can already reach; they wait until a server takes it over.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundListener {
     listener: TcpListener,
     pub address: SocketAddr,
 }
 
 /// # Errors
 /// Where the address cannot be had.
-pub async fn bind(listen: SocketAddr) -> Result<Bound, StartError> {
+pub async fn bind(listen: SocketAddr) -> Result<BoundListener, StartError> {
     let bound = listen_on(listen).await?;
     tracing::info!(address = %bound.address, "Turnkey listens on {}", bound.address);
     Ok(bound)
 }
 
-async fn listen_on(listen: SocketAddr) -> Result<Bound, StartError> {
+async fn listen_on(listen: SocketAddr) -> Result<BoundListener, StartError> {
     let refused = |source| StartError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    Ok(Bound { listener, address })
+    Ok(BoundListener { listener, address })
 }
 
 /// A running server. Dropping it without [`Server::stop`] leaves it running.
 pub struct Server {
     pub address: SocketAddr,
     store: Store,
-    calls: Calls,
+    calls: CallTasks,
     health: health::Health,
-    pause: Duration,
+    shutdown_delay: Duration,
     background: Vec<JoinHandle<()>>,
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serve_task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 /// Serves until it is stopped. The database may still be away: health says so, and calls answer UNAVAILABLE.
@@ -104,7 +107,7 @@ pub struct Server {
 /// # Errors
 /// Where a setting does not fit, or health's own address cannot be had.
 pub async fn start(
-    bound: Bound,
+    bound: BoundListener,
     database: PgConnectOptions,
     settings: &ServerSettings,
     clock: Clock,
@@ -114,26 +117,27 @@ pub async fn start(
         None => None,
     };
     let store = Store::new(database.clone(), settings.database_max_connections);
-    let calls = Calls::default();
+    let calls = CallTasks::default();
     let provisioning = Arc::new(provisioning(&store, settings, clock.clone())?);
     let mut background = Vec::new();
     let authenticator = match &settings.tokens_file {
         None => None,
         Some(path) => {
             let file = path.clone();
-            let (known, following) = files::follow(vec![path.clone()], "tokens", move || tokens::read(&file))?;
+            let (known, following) =
+                reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&file))?;
             background.push(following);
             Some(Authenticator { known, provisioning: Arc::clone(&provisioning), calls: calls.clone() })
         }
     };
-    let caller_rate = settings.caller_rate.map(CallerRate::new);
-    background.push(tokio::spawn(tidy(Arc::clone(&provisioning), caller_rate.clone())));
+    let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
+    background.push(tokio::spawn(run_maintenance(Arc::clone(&provisioning), rate_limiter.clone())));
     let health = health::Health::start(database, store.clone()).await;
     let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(&provisioning));
-    metrics::observe(move || *readiness.borrow(), move || pool.pool_use(), move || hashing.hasher.usage());
+    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hasher.stats());
     background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
 
-    let catalog = Catalog { store: store.clone(), clock };
+    let catalog = CatalogService { store: store.clone(), clock };
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())))
             .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
@@ -147,28 +151,28 @@ pub async fn start(
         // Without a grace, which would cut connections in the middle of a call: GOAWAY, and those in flight finish.
         .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
-        .layer(AdmissionLayer::new(settings.max_calls))
-        .layer(AuthenticationLayer { authenticator, caller_rate })
+        .layer(ConcurrencyLimitLayer::new(settings.max_concurrent_calls))
+        .layer(AuthenticationLayer { authenticator, rate_limiter })
         .add_routes(routes);
     // A sender that is gone stops the server as well.
     let stopped = async { drop(stopped.await) };
-    let serving = match &settings.tls {
+    let serve_task = match &settings.tls {
         None => tokio::spawn(services.serve_with_incoming_shutdown(plaintext(bound), stopped)),
         Some(tls) => {
             let paths = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned().collect();
             let read_from = tls.clone();
-            let (config, following) = files::follow(paths, "certificates", move || tls::read(&read_from))?;
+            let (config, following) = reload::watch_files(paths, "certificates", move || tls::read(&read_from))?;
             background.push(following);
             tokio::spawn(
                 services
-                    .serve_with_incoming_shutdown(accept::incoming(bound.listener, tls::shake_hands(config)), stopped),
+                    .serve_with_incoming_shutdown(accept::incoming(bound.listener, tls::handshake(config)), stopped),
             )
         }
     };
-    Ok(Server { address, store, calls, health, pause: settings.shutdown_pause, background, stop, serving })
+    Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
 }
 
-async fn serve_health(bound: Bound, health: HealthServer<HealthService>) {
+async fn serve_health(bound: BoundListener, health: HealthServer<HealthService>) {
     tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
     let connections = plaintext(bound);
     if let Err(error) = builder().add_service(health).serve_with_incoming(connections).await {
@@ -176,18 +180,18 @@ async fn serve_health(bound: Bound, health: HealthServer<HealthService>) {
     }
 }
 
-fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<Provisioning, StartError> {
+fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
     let hasher = Hasher::new(HashingSettings {
         key: settings.key_argon2,
         password: settings.password_argon2,
         workers: available_parallelism().map_or(1, usize::from),
         queue_length: settings.hashing_queue,
     })?;
-    Ok(Provisioning { store: store.clone(), hasher, key_mode: settings.key_mode, clock })
+    Ok(TenantService { store: store.clone(), hasher, key_mode: settings.key_mode, clock })
 }
 
 /// No hands to shake.
-fn plaintext(bound: Bound) -> ReceiverStream<io::Result<Speaking<TcpStream>>> {
+fn plaintext(bound: BoundListener) -> ReceiverStream<io::Result<PrefacedStream<TcpStream>>> {
     accept::incoming(bound.listener, |connection| std::future::ready(Ok(connection)))
 }
 
@@ -210,12 +214,12 @@ impl Server {
     /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
     pub async fn stop(mut self) {
         self.health.stop().await;
-        tokio::time::sleep(self.pause).await;
+        tokio::time::sleep(self.shutdown_delay).await;
         self.health.end_streams().await;
         self.background.iter().for_each(JoinHandle::abort);
         let _ = self.stop.send(());
-        let abort = self.serving.abort_handle();
-        match timeout(DRAIN_LIMIT, self.serving).await {
+        let abort = self.serve_task.abort_handle();
+        match timeout(DRAIN_TIMEOUT, self.serve_task).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::warn!(%error, "The server ended with an error"),
             Ok(Err(error)) => tracing::warn!(%error, "The server ended with an error"),
@@ -224,10 +228,10 @@ impl Server {
                 tracing::warn!("Some connections did not close in time and end with the process");
             }
         }
-        if timeout(TASKS_LIMIT, self.calls.finished()).await.is_err() {
+        if timeout(TASKS_TIMEOUT, self.calls.wait_until_idle()).await.is_err() {
             tracing::warn!("Some calls did not end in time");
         }
-        if timeout(CLOSE_LIMIT, self.store.close()).await.is_err() {
+        if timeout(CLOSE_TIMEOUT, self.store.close()).await.is_err() {
             tracing::warn!("Some connections to the database did not close in time");
         }
         tracing::info!("Turnkey has stopped");
@@ -236,13 +240,13 @@ impl Server {
 
 /// Claims whose time is over, of which every replica tries to be the one that forgets them; callers that call no more;
 /// connections that nobody used.
-async fn tidy(provisioning: Arc<Provisioning>, caller_rate: Option<CallerRate>) {
+async fn run_maintenance(provisioning: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
     loop {
-        tokio::time::sleep(TIDYING_INTERVAL).await;
-        caller_rate.iter().for_each(CallerRate::forget_idle);
+        tokio::time::sleep(MAINTENANCE_INTERVAL).await;
+        rate_limiter.iter().for_each(CallerRateLimiter::evict_idle);
         provisioning.store.close_idle_connections();
-        if let Err(error) = provisioning.forget_claims().await {
-            tracing::warn!(cause = %Chain(&error), "Claims on request ids could not be forgotten now");
+        if let Err(error) = provisioning.delete_expired_idempotency_records().await {
+            tracing::warn!(cause = %ErrorChain(&error), "Claims on request ids could not be forgotten now");
         }
     }
 }

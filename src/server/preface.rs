@@ -17,46 +17,46 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Says the preface once more to whoever reads from here on.
 #[derive(Debug)]
-pub struct Speaking<Io> {
+pub struct PrefacedStream<Io> {
     io: Io,
     /// Of the preface, what is still to be said.
-    rest: &'static [u8],
+    unread_preface: &'static [u8],
     /// The connection's place among all.
     _place: OwnedSemaphorePermit,
 }
 
-impl<Io: AsyncRead + Unpin> Speaking<Io> {
+impl<Io: AsyncRead + Unpin> PrefacedStream<Io> {
     /// Waits for the preface.
     ///
     /// # Errors
     /// Where something else is said; those of the connection.
-    pub async fn await_preface(mut io: Io, place: OwnedSemaphorePermit) -> io::Result<Self> {
-        let mut said = [0; PREFACE.len()];
-        io.read_exact(&mut said).await?;
-        if said != *PREFACE {
+    pub async fn read_preface(mut io: Io, place: OwnedSemaphorePermit) -> io::Result<Self> {
+        let mut received = [0; PREFACE.len()];
+        io.read_exact(&mut received).await?;
+        if received != *PREFACE {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP/2"));
         }
-        Ok(Self { io, rest: PREFACE, _place: place })
+        Ok(Self { io, unread_preface: PREFACE, _place: place })
     }
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Speaking<Io> {
+impl<Io: AsyncRead + Unpin> AsyncRead for PrefacedStream<Io> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.rest.is_empty() {
+        if self.unread_preface.is_empty() {
             return Pin::new(&mut self.io).poll_read(context, buffer);
         }
-        let (now, later) = self.rest.split_at(self.rest.len().min(buffer.remaining()));
+        let (now, later) = self.unread_preface.split_at(self.unread_preface.len().min(buffer.remaining()));
         buffer.put_slice(now);
-        self.rest = later;
+        self.unread_preface = later;
         Poll::Ready(Ok(()))
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Speaking<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for PrefacedStream<Io> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
@@ -82,7 +82,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Speaking<Io> {
     }
 }
 
-impl<Io: Connected> Connected for Speaking<Io> {
+impl<Io: Connected> Connected for PrefacedStream<Io> {
     type ConnectInfo = Io::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {

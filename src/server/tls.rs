@@ -63,7 +63,7 @@ fn unreadable(path: &std::path::Path, source: pem::Error) -> TlsError {
 }
 
 /// Shakes hands with the certificates that are in force at that moment.
-pub(super) fn shake_hands(
+pub(super) fn handshake(
     config: watch::Receiver<Arc<ServerConfig>>,
 ) -> impl Fn(TcpStream) -> Accept<TcpStream> + Send + 'static {
     move |connection| TlsAcceptor::from(Arc::clone(&config.borrow())).accept(connection)

@@ -2,20 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::{Provisioning, provisioning::Wish};
+use super::{TenantService, provisioning::TenantSpec};
 use crate::{
     domain::{
-        Caller, CreateFullyProvisioned, Flow, RequestId, TenantSlug, Violations,
-        claim::{Bytes32, ClaimedRpc, Scope},
-        provisioning::Outcome,
+        Caller, CreateFullyProvisioned, ProvisioningSource, RequestId, TenantSlug, Violations,
+        idempotency::{Bytes32, IdempotencyScope, IdempotentRpc},
+        provisioning::CreateOutcome,
     },
-    error::{Error, Result, Rule},
+    error::{Error, Precondition, Result},
 };
 
 /// A wish and its place in the batch.
-type Placed = (usize, Wish);
+type Placed = (usize, TenantSpec);
 
-impl Provisioning {
+impl TenantService {
     /// Makes each tenant whole or not at all; one that cannot be made spoils no other. The outcomes are in the order of
     /// the items.
     ///
@@ -27,16 +27,16 @@ impl Provisioning {
     pub async fn batch_create_fully_provisioned(
         &self,
         caller: Caller,
-        flow: Flow,
+        flow: ProvisioningSource,
         items: Vec<std::result::Result<CreateFullyProvisioned, Violations>>,
-    ) -> Result<Vec<Result<Outcome>>> {
-        let scope = Scope { caller, rpc: ClaimedRpc::CreateFullyProvisioned };
-        let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::with_capacity(items.len());
+    ) -> Result<Vec<Result<CreateOutcome>>> {
+        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
+        let mut outcomes: Vec<Option<Result<CreateOutcome>>> = Vec::with_capacity(items.len());
         let mut waiting: Vec<Placed> = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
             outcomes.push(match item {
-                Ok(wish) => {
-                    waiting.push((place, wish.into()));
+                Ok(spec) => {
+                    waiting.push((place, spec.into()));
                     None
                 }
                 Err(violations) => Some(Err(violations.into())),
@@ -47,10 +47,10 @@ impl Provisioning {
             let (places, turn, later) = next_turn(waiting, &taken);
             waiting = later;
             let outcomes_of_turn = self.provision(&scope, flow, &turn).await?;
-            for ((place, wish), outcome) in places.into_iter().zip(turn).zip(outcomes_of_turn) {
+            for ((place, spec), outcome) in places.into_iter().zip(turn).zip(outcomes_of_turn) {
                 // Whatever else came of it, its slug is somebody's now.
-                if !matches!(outcome, Err(Error::Refused(Rule::RequestIdReused))) {
-                    taken.insert(wish.slug);
+                if !matches!(outcome, Err(Error::FailedPrecondition(Precondition::RequestIdReused))) {
+                    taken.insert(spec.slug);
                 }
                 outcomes[place] = Some(outcome);
             }
@@ -62,18 +62,18 @@ impl Provisioning {
 
 /// Of those that wait, the first of each slug and each request id, in an order that all batches keep, so that no two wait
 /// for each other; and the rest. A slug that is known to be taken stands in nobody's way.
-fn next_turn(waiting: Vec<Placed>, taken: &HashSet<TenantSlug>) -> (Vec<usize>, Vec<Wish>, Vec<Placed>) {
+fn next_turn(waiting: Vec<Placed>, taken: &HashSet<TenantSlug>) -> (Vec<usize>, Vec<TenantSpec>, Vec<Placed>) {
     let mut slugs = HashSet::new();
     let mut request_ids: HashSet<Bytes32> = HashSet::new();
     let mut later = Vec::new();
     let mut turn = Vec::with_capacity(waiting.len());
-    for (place, wish) in waiting {
-        let hash = wish.request_id.as_ref().map(RequestId::hash);
-        let is_repeated = (!taken.contains(&wish.slug) && slugs.contains(&wish.slug))
+    for (place, spec) in waiting {
+        let hash = spec.request_id.as_ref().map(RequestId::hash);
+        let is_repeated = (!taken.contains(&spec.slug) && slugs.contains(&spec.slug))
             || hash.is_some_and(|hash| request_ids.contains(&hash));
-        slugs.insert(wish.slug.clone());
+        slugs.insert(spec.slug.clone());
         request_ids.extend(hash);
-        if is_repeated { later.push((place, wish)) } else { turn.push((place, wish)) }
+        if is_repeated { later.push((place, spec)) } else { turn.push((place, spec)) }
     }
     turn.sort_by(|(_, one), (_, other)| one.slug.cmp(&other.slug));
     let (places, turn) = turn.into_iter().unzip();

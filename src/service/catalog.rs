@@ -2,28 +2,30 @@
 
 use rand::rngs::SysRng;
 
-use super::{clock::Clock, identity::new_id, retry::retrying};
+use super::{clock::Clock, ids::new_id, retry::retry_on_conflict};
 use crate::{
     domain::{
-        Invalid, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
-        catalog::{ListPackages, ListSegments, PackageUpsert, PackageUpserts, Problem, SegmentUpsert, Upserted},
-        paging::{Page, Position},
+        InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
+        catalog::{
+            ListPackages, ListSegments, PackageBatchOutcome, PackageUpsert, Problem, SegmentUpsert, UpsertResult,
+        },
+        paging::{Cursor, Page},
     },
-    error::{Error, Resource, Result, Rule, Taken},
+    error::{Error, Precondition, Resource, Result, UniqueField},
     store::{NewIds, Store},
 };
 
 /// The use cases of `PackageCatalog`.
 #[derive(Debug)]
-pub struct Catalog {
+pub struct CatalogService {
     pub store: Store,
     pub clock: Clock,
 }
 
-impl Catalog {
+impl CatalogService {
     /// # Errors
     /// What stands against it; those of the store.
-    pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<Upserted<Package>> {
+    pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
         let done = self.upsert_all(tenant_id, std::slice::from_ref(&upsert), |_| String::new()).await?;
         done.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package answered none"))
     }
@@ -36,7 +38,7 @@ impl Catalog {
         &self,
         tenant_id: TenantId,
         upserts: Vec<PackageUpsert>,
-    ) -> Result<Vec<Upserted<Package>>> {
+    ) -> Result<Vec<UpsertResult<Package>>> {
         self.upsert_all(tenant_id, &upserts, |index| format!("packages[{index}].")).await
     }
 
@@ -45,17 +47,17 @@ impl Catalog {
         tenant_id: TenantId,
         upserts: &[PackageUpsert],
         path: impl Fn(usize) -> String,
-    ) -> Result<Vec<Upserted<Package>>> {
+    ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
         let id = || new_id(now, &mut SysRng).map_err(Error::internal);
         let packages = upserts.iter().map(|_| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
         let ids = NewIds { packages, general: SegmentId::from_uuid(id()?) };
-        match retrying(|| self.store.upsert_packages(tenant_id, upserts, &ids, now)).await? {
-            PackageUpserts::Done { packages, recreated_general } => {
+        match retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &ids, now)).await? {
+            PackageBatchOutcome::Done { packages, recreated_general } => {
                 log_segments(tenant_id, upserts, &packages, recreated_general);
                 Ok(packages)
             }
-            PackageUpserts::Refused(problems) => Err(refusal(&problems, upserts, path)),
+            PackageBatchOutcome::Refused(problems) => Err(upsert_error(&problems, upserts, path)),
         }
     }
 
@@ -69,31 +71,31 @@ impl Catalog {
     /// [`Error::NotFound`]; those of the store.
     pub async fn list_packages(&self, list: ListPackages) -> Result<Page<Package>> {
         let rows = self.store.list_packages(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |package: &Package| Position { order: package.grouping_order.into(), id: package.id.as_uuid() };
-        Ok(Page::cut(rows, list.size, &list.filter.binding(list.tenant_id), position))
+        let position = |package: &Package| Cursor { order: package.grouping_order.into(), id: package.id.as_uuid() };
+        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(list.tenant_id), position))
     }
 
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Refused`]; those of the store.
+    /// [`Error::NotFound`], [`Error::FailedPrecondition`]; those of the store.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        retrying(|| self.store.delete_package(tenant_id, package_id)).await
+        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await
     }
 
     /// # Errors
     /// What stands against it; those of the store.
-    pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<Upserted<Segment>> {
+    pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
         let new_id = SegmentId::from_uuid(new_id(now, &mut SysRng).map_err(Error::internal)?);
-        let outcome = retrying(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
+        let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
         outcome.map_err(|problem| match problem {
             Problem::Incomplete => {
                 let mut violations = Violations::default();
-                violations.add("name", Invalid::missing());
+                violations.add("name", InvalidValue::missing());
                 violations.into()
             }
-            Problem::SlugTaken => taken(Taken::SegmentSlug, upsert.target.slug()),
-            Problem::DefaultSegment => Error::Refused(Rule::DefaultSegment),
-            Problem::NotFound | Problem::SegmentNotFound | Problem::Repeated => Error::not_found(Resource::Segment),
+            Problem::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
+            Problem::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
+            Problem::NotFound | Problem::SegmentNotFound | Problem::Duplicate => Error::not_found(Resource::Segment),
         })
     }
 
@@ -107,34 +109,34 @@ impl Catalog {
     /// [`Error::NotFound`]; those of the store.
     pub async fn list_segments(&self, list: ListSegments) -> Result<Page<Segment>> {
         let rows = self.store.list_segments(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |segment: &Segment| Position { order: segment.sort_order.into(), id: segment.id.as_uuid() };
-        Ok(Page::cut(rows, list.size, &ListSegments::binding(list.tenant_id), position))
+        let position = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
+        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(list.tenant_id), position))
     }
 
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Refused`]; those of the store.
+    /// [`Error::NotFound`], [`Error::FailedPrecondition`]; those of the store.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        retrying(|| self.store.delete_segment(tenant_id, segment_id)).await
+        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await
     }
 }
 
 /// All missing fields of all items, or else the first thing that stands against it.
-fn refusal(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl Fn(usize) -> String) -> Error {
+fn upsert_error(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl Fn(usize) -> String) -> Error {
     let mut violations = Violations::default();
     for &(index, problem) in problems {
         let (path, upsert) = (path(index), &upserts[index]);
         match problem {
             Problem::Incomplete => {
                 if upsert.name.is_none() {
-                    violations.add(format!("{path}name"), Invalid::missing());
+                    violations.add(format!("{path}name"), InvalidValue::missing());
                 }
                 if upsert.base_price.is_none() {
-                    violations.add(format!("{path}base_price"), Invalid::missing());
+                    violations.add(format!("{path}base_price"), InvalidValue::missing());
                 }
             }
-            Problem::Repeated => {
+            Problem::Duplicate => {
                 let field = if upsert.target.id().is_some() { "package_id" } else { "slug" };
-                let why = Invalid::new(Reason::BadFormat, "is about the same package as an item before it");
+                let why = InvalidValue::new(Reason::BadFormat, "is about the same package as an item before it");
                 violations.add(format!("{path}{field}"), why);
             }
             _ => {}
@@ -149,22 +151,18 @@ fn refusal(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl 
     let missing = |resource, field| Error::NotFound { resource, field: format!("{}{field}", path(index)) };
     match problem {
         Problem::SegmentNotFound => missing(Resource::Segment, "segment_id"),
-        Problem::SlugTaken => taken(Taken::PackageSlug, upserts[index].target.slug()),
-        Problem::NotFound | Problem::Incomplete | Problem::Repeated | Problem::DefaultSegment => {
+        Problem::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upserts[index].target.slug()),
+        Problem::NotFound | Problem::Incomplete | Problem::Duplicate | Problem::DefaultSegment => {
             missing(Resource::Package, "package_id")
         }
     }
-}
-
-fn taken(what: Taken, slug: Option<&str>) -> Error {
-    Error::taken(what, slug.unwrap_or_default())
 }
 
 /// Lines that operators count.
 fn log_segments(
     tenant_id: TenantId,
     upserts: &[PackageUpsert],
-    packages: &[Upserted<Package>],
+    packages: &[UpsertResult<Package>],
     recreated_general: Option<SegmentId>,
 ) {
     if recreated_general.is_some() {

@@ -5,16 +5,16 @@ use std::ops::RangeInclusive;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::{Provisioning, identity::new_id, retry::retrying};
+use super::{TenantService, ids::new_id, retry::retry_on_conflict};
 use crate::{
     domain::{
         ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
-        integrity::{Looked, Repaired},
+        integrity::{IntegrityChunk, RepairReport},
         provisioning::{NewApiKey, default_packages, default_segment},
     },
     error::{Error, Resource, Result},
     secrets::{mint_key, random_secret},
-    store::Remedies,
+    store::RepairPlan,
     telemetry::metrics,
 };
 
@@ -31,7 +31,7 @@ enum Pass {
 /// Where a look at the database goes on.
 #[derive(Debug)]
 pub struct IntegrityCheck<'a> {
-    service: &'a Provisioning,
+    service: &'a TenantService,
     ids: RangeInclusive<Uuid>,
     passes: std::slice::Iter<'static, Pass>,
     pass: Option<Pass>,
@@ -39,7 +39,7 @@ pub struct IntegrityCheck<'a> {
     next_id: Uuid,
 }
 
-impl Provisioning {
+impl TenantService {
     /// Looks at the whole database, or at one tenant, step by step.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Provisioning {
     ///
     /// # Errors
     /// [`Error::NotFound`]; those of the hasher and of the store.
-    pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<Repaired> {
+    pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<RepairReport> {
         let now = self.clock.now();
         let identifier = TenantIdentifier::Id(tenant_id);
         let found = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
@@ -74,31 +74,31 @@ impl Provisioning {
             public_key: key.public_key.clone(),
             secret_hash: self.hasher.hash_key(key.random_part).await?,
         };
-        let remedies = Remedies {
+        let plan = RepairPlan {
             segment_id: new_id()?,
             package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
             key: with_key.then_some(new_key),
         };
-        let mended = retrying(|| self.store.repair_tenant(tenant_id, &remedies, now)).await?;
-        let mended = mended.ok_or(Error::not_found(Resource::Tenant))?;
+        let repair = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
+        let repair = repair.ok_or(Error::not_found(Resource::Tenant))?;
         let tenant = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
 
-        let general_id = SegmentId::from_uuid(mended.general_id);
-        let package_ids = remedies.package_ids.into_iter().map(PackageId::from_uuid);
-        let repaired = Repaired {
-            segment: mended.has_new_segment.then(|| default_segment(tenant_id, general_id, now)),
-            packages: if mended.has_new_packages {
+        let general_id = SegmentId::from_uuid(repair.general_id);
+        let package_ids = plan.package_ids.into_iter().map(PackageId::from_uuid);
+        let repaired = RepairReport {
+            segment: repair.has_new_segment.then(|| default_segment(tenant_id, general_id, now)),
+            packages: if repair.has_new_packages {
                 default_packages(tenant_id, general_id, package_ids, now)
             } else {
                 Vec::new()
             },
-            api_key: mended.has_new_key.then(|| {
+            api_key: repair.has_new_key.then(|| {
                 let (public_key, created_at) = (key.public_key, now);
                 (ApiKey { public_key, tenant_id, created_at, expires_at: None, revoked_at: None }, key.secret_key)
             }),
             tenant,
         };
-        log_repaired(&repaired, mended.packages_moved);
+        log_repaired(&repaired, repair.packages_moved);
         Ok(repaired)
     }
 
@@ -106,8 +106,8 @@ impl Provisioning {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn remove_strays(&self, tenant_id: TenantId) -> Result<()> {
-        self.store.remove_strays(tenant_id).await
+    pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
+        self.store.delete_dangling_rows(tenant_id).await
     }
 }
 
@@ -116,7 +116,7 @@ impl IntegrityCheck<'_> {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn next(&mut self) -> Result<Option<Looked>> {
+    pub async fn next(&mut self) -> Result<Option<IntegrityChunk>> {
         let Some(pass) = self.pass else { return Ok(None) };
         let (store, ids) = (&self.service.store, self.next_id..=*self.ids.end());
         let (looked, last_id) = match pass {
@@ -136,7 +136,7 @@ impl IntegrityCheck<'_> {
     }
 }
 
-fn log_repaired(repaired: &Repaired, packages_moved: i64) {
+fn log_repaired(repaired: &RepairReport, packages_moved: i64) {
     let created_segment = repaired.segment.is_some();
     let created_api_key = repaired.api_key.is_some();
     if created_segment || created_api_key || !repaired.packages.is_empty() || packages_moved > 0 {
@@ -147,7 +147,7 @@ fn log_repaired(repaired: &Repaired, packages_moved: i64) {
             packages_created = repaired.packages.len(),
             packages_moved,
             created_api_key,
-            "Repaired a half tenant"
+            "RepairReport a half tenant"
         );
     }
 }

@@ -3,16 +3,16 @@
 mod api_keys;
 mod batch;
 mod catalog;
-mod claims;
 mod clock;
-mod identity;
+mod idempotency;
+mod ids;
 mod integrity;
 mod passwords;
 mod provisioning;
 mod retry;
 mod tenants;
 
-pub use catalog::Catalog;
+pub use catalog::CatalogService;
 pub use clock::Clock;
 pub use integrity::IntegrityCheck;
 
@@ -20,7 +20,7 @@ use crate::{domain::KeyMode, secrets::Hasher, store::Store};
 
 /// The use cases of `TenantProvisioning`, a file for each of what they are about.
 #[derive(Debug)]
-pub struct Provisioning {
+pub struct TenantService {
     pub store: Store,
     pub hasher: Hasher,
     pub key_mode: KeyMode,

@@ -1,13 +1,13 @@
 //! Passwords of owners.
 
-use super::Provisioning;
+use super::TenantService;
 use crate::{
     domain::{Email, Password, TenantId},
-    error::{Chain, Result},
+    error::{ErrorChain, Result},
     store::Owner,
 };
 
-impl Provisioning {
+impl TenantService {
     /// The tenant whose owner has this address and this password. `None` for what cannot be an address or a password,
     /// too, and after the same hashing whatever it is that does not fit.
     ///
@@ -18,10 +18,10 @@ impl Provisioning {
             Some(email) => self.store.find_owner(email).await?,
             None => None,
         };
-        let stored = owner.as_ref().map(|owner| owner.password_hash.clone());
-        let verified = self.hasher.verify_password(password.clone(), stored).await?;
-        let Some((owner, password)) = owner.zip(password).filter(|_| verified.is_right) else { return Ok(None) };
-        if verified.is_outdated {
+        let stored_hash = owner.as_ref().map(|owner| owner.password_hash.clone());
+        let verified = self.hasher.verify_password(password.clone(), stored_hash).await?;
+        let Some((owner, password)) = owner.zip(password).filter(|_| verified.matches) else { return Ok(None) };
+        if verified.needs_rehash {
             self.rehash(&owner, password).await;
         }
         Ok(Some(owner.tenant_id))
@@ -35,7 +35,7 @@ impl Provisioning {
         };
         match replaced.await {
             Ok(()) => tracing::debug!(tenant_id = %owner.tenant_id, "Hashed a password anew, with today's setting"),
-            Err(error) => tracing::warn!(cause = %Chain(&error), "Could not hash a password anew"),
+            Err(error) => tracing::warn!(cause = %ErrorChain(&error), "Could not hash a password anew"),
         }
     }
 }

@@ -5,20 +5,19 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Provisioning,
-    claims::replayed_secret,
-    identity::{new_id, slug_ending},
-    retry::retrying,
+    TenantService,
+    idempotency::replayed_secret,
+    ids::{new_id, random_slug_suffix},
+    retry::retry_on_conflict,
 };
 use crate::{
     domain::{
-        Caller, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, Flow, PackageId, Provisioned,
-        RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug,
-        claim::{ClaimedRpc, Fingerprint, FoundClaim, MadeTenant, Replay, Scope},
-        defaults,
-        provisioning::{NewApiKey, NewOwner, NewProvisioning, NewTenant, Outcome},
+        Caller, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, PackageId, ProvisionedTenant,
+        ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug, defaults,
+        idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
+        provisioning::{CreateOutcome, NewApiKey, NewOwner, NewTenant, TenantInsert},
     },
-    error::{Error, Result, Rule, Taken},
+    error::{Error, Precondition, Result, UniqueField},
     secrets::{MintedKey, mint_key},
     telemetry::metrics,
 };
@@ -28,7 +27,7 @@ use crate::{
 const SLUG_ATTEMPTS: usize = 5;
 
 /// A tenant that somebody wishes for, whichever way the wish came.
-pub(super) struct Wish {
+pub(super) struct TenantSpec {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
@@ -37,36 +36,40 @@ pub(super) struct Wish {
     pub fingerprint: Fingerprint,
 }
 
-impl Provisioning {
+impl TenantService {
     /// Makes a tenant with its General segment, packages and key, or nothing.
     ///
     /// # Errors
-    /// [`Error::Taken`], [`Error::Refused`]; those of the hasher and of the store.
-    pub async fn create_fully_provisioned(&self, caller: Caller, wish: CreateFullyProvisioned) -> Result<Outcome> {
-        let scope = Scope { caller, rpc: ClaimedRpc::CreateFullyProvisioned };
-        if wish.validate_only {
-            return self.validate(&scope, wish.into()).await;
+    /// [`Error::AlreadyExists`], [`Error::FailedPrecondition`]; those of the hasher and of the store.
+    pub async fn create_fully_provisioned(
+        &self,
+        caller: Caller,
+        spec: CreateFullyProvisioned,
+    ) -> Result<CreateOutcome> {
+        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
+        if spec.validate_only {
+            return self.validate(&scope, spec.into()).await;
         }
-        self.provision_one(&scope, Flow::Admin, wish.into()).await
+        self.provision_one(&scope, ProvisioningSource::Admin, spec.into()).await
     }
 
     /// Makes the same for a business that signs itself up, together with its owner.
     ///
     /// # Errors
-    /// All that is wrong with the form; [`Error::Taken`], [`Error::Refused`]; those of the hasher and of the store.
-    pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<Outcome> {
+    /// All that is wrong with the form; [`Error::AlreadyExists`], [`Error::FailedPrecondition`]; those of the hasher and of the store.
+    pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<CreateOutcome> {
         let is_guessable = match &form.password {
-            Some(password) => self.hasher.is_guessable(password.clone(), form.hints()).await?,
+            Some(password) => self.hasher.is_guessable(password.clone(), form.user_inputs()).await?,
             None => false,
         };
         let signup = form.finish(is_guessable)?;
         let fingerprint = signup.fingerprint();
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
         let owner = NewOwner { email, password_hash: self.hasher.hash_password(password.clone()).await? };
-        let scope = Scope { caller, rpc: ClaimedRpc::CreateFromSignup };
+        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
         for attempt in 0..SLUG_ATTEMPTS {
-            let candidate = slug.candidate(attempt == 0, &slug_ending(&mut SysRng).map_err(Error::internal)?);
-            let wish = Wish {
+            let candidate = slug.candidate(attempt == 0, &random_slug_suffix(&mut SysRng).map_err(Error::internal)?);
+            let spec = TenantSpec {
                 slug: candidate.ok_or_else(|| Error::internal("a name gave no slug"))?,
                 name: name.clone(),
                 commission: defaults::COMMISSION,
@@ -74,14 +77,15 @@ impl Provisioning {
                 request_id: request_id.clone(),
                 fingerprint,
             };
-            match self.provision_one(&scope, Flow::Signup, wish).await {
-                Err(Error::Taken { what: Taken::TenantSlug, .. }) if matches!(slug, SignupSlug::Derived(_)) => {}
-                Ok(Outcome::Replayed(replay)) => {
+            match self.provision_one(&scope, ProvisioningSource::Signup, spec).await {
+                Err(Error::AlreadyExists { field: UniqueField::TenantSlug, .. })
+                    if matches!(slug, SignupSlug::Derived(_)) => {}
+                Ok(CreateOutcome::Replayed(replay)) => {
                     // The password is not in the fingerprint: a fast hash of it would undo the slow one.
                     let stored = replay.made.password_hash.clone();
                     let verified = self.hasher.verify_password(Some(password), stored).await?;
-                    let reused = Error::Refused(Rule::RequestIdReused);
-                    return if verified.is_right { Ok(Outcome::Replayed(replay)) } else { Err(reused) };
+                    let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
+                    return if verified.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }
                 outcome => return outcome,
             }
@@ -89,19 +93,24 @@ impl Provisioning {
         Err(Error::Conflict)
     }
 
-    async fn validate(&self, scope: &Scope, wish: Wish) -> Result<Outcome> {
-        let claims = self.find_claims(scope, std::iter::once(&wish)).await?;
-        let outcome = if !claims.is_empty() || self.store.is_slug_taken(&wish.slug).await? {
-            self.replay(scope, &wish, &claims)?
+    async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
+        let claims = self.find_claims(scope, std::iter::once(&spec)).await?;
+        let outcome = if !claims.is_empty() || self.store.is_slug_taken(&spec.slug).await? {
+            self.replay(scope, &spec, &claims)?
         } else {
-            let (new, key) = self.draft(&wish, self.clock.now())?;
-            Outcome::Created(new.tenant.provisioned(key.public_key, key.secret_key))
+            let (new, key) = self.prepare(&spec, self.clock.now())?;
+            CreateOutcome::Created(new.tenant.into_provisioned(key.public_key, key.secret_key))
         };
-        Ok(Outcome::Validated(Box::new(outcome)))
+        Ok(CreateOutcome::Validated(Box::new(outcome)))
     }
 
-    async fn provision_one(&self, scope: &Scope, flow: Flow, wish: Wish) -> Result<Outcome> {
-        let outcomes = self.provision(scope, flow, std::slice::from_ref(&wish)).await?;
+    async fn provision_one(
+        &self,
+        scope: &IdempotencyScope,
+        flow: ProvisioningSource,
+        spec: TenantSpec,
+    ) -> Result<CreateOutcome> {
+        let outcomes = self.provision(scope, flow, std::slice::from_ref(&spec)).await?;
         outcomes.into_iter().next().ok_or_else(|| Error::internal("one wish had no outcome"))?
     }
 
@@ -112,78 +121,88 @@ impl Provisioning {
     ///
     /// # Errors
     /// Those that befall all: of the hasher and of the store.
-    pub(super) async fn provision(&self, scope: &Scope, flow: Flow, wishes: &[Wish]) -> Result<Vec<Result<Outcome>>> {
+    pub(super) async fn provision(
+        &self,
+        scope: &IdempotencyScope,
+        flow: ProvisioningSource,
+        specs: &[TenantSpec],
+    ) -> Result<Vec<Result<CreateOutcome>>> {
         let now = self.clock.now();
-        let drafts = wishes.iter().map(|wish| self.draft(wish, now)).collect::<Result<Vec<_>>>()?;
-        let (mut new, keys): (Vec<NewProvisioning>, Vec<MintedKey>) = drafts.into_iter().unzip();
+        let drafts = specs.iter().map(|spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
+        let (mut new, keys): (Vec<TenantInsert>, Vec<MintedKey>) = drafts.into_iter().unzip();
         let random_parts = keys.iter().map(|key| key.random_part.clone()).collect();
         for (new, secret_hash) in new.iter_mut().zip(self.hasher.hash_keys(random_parts).await?) {
             new.key.secret_hash = secret_hash;
         }
-        let made = retrying(|| self.store.create_fully_provisioned(scope, &new)).await?;
+        let made = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &new)).await?;
 
         let is_made = made.iter().copied();
-        let not_made = wishes.iter().zip(is_made.clone()).filter(|&(_, is_made)| !is_made).map(|(wish, _)| wish);
+        let not_made = specs.iter().zip(is_made.clone()).filter(|&(_, is_made)| !is_made).map(|(spec, _)| spec);
         let claims = self.find_claims(scope, not_made).await?;
-        let outcomes = wishes.iter().zip(new).zip(keys).zip(is_made).map(|(((wish, new), key), is_made)| {
+        let outcomes = specs.iter().zip(new).zip(keys).zip(is_made).map(|(((spec, new), key), is_made)| {
             if !is_made {
-                return self.replay(scope, wish, &claims);
+                return self.replay(scope, spec, &claims);
             }
-            let provisioned = new.tenant.provisioned(key.public_key, key.secret_key);
+            let provisioned = new.tenant.into_provisioned(key.public_key, key.secret_key);
             log_provisioned(&provisioned, flow);
-            Ok(Outcome::Created(provisioned))
+            Ok(CreateOutcome::Created(provisioned))
         });
         Ok(outcomes.collect())
     }
 
     async fn find_claims<'a>(
         &self,
-        scope: &Scope,
-        wishes: impl Iterator<Item = &'a Wish>,
-    ) -> Result<Vec<FoundClaim<MadeTenant>>> {
-        let hashes: Vec<_> = wishes.filter_map(|wish| wish.request_id.as_ref()).map(RequestId::hash).collect();
+        scope: &IdempotencyScope,
+        specs: impl Iterator<Item = &'a TenantSpec>,
+    ) -> Result<Vec<IdempotencyRecord<CreatedTenant>>> {
+        let hashes: Vec<_> = specs.filter_map(|spec| spec.request_id.as_ref()).map(RequestId::hash).collect();
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        self.store.find_creations(scope, &hashes, self.clock.now()).await
+        self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
     }
 
-    fn replay(&self, scope: &Scope, wish: &Wish, claims: &[FoundClaim<MadeTenant>]) -> Result<Outcome> {
-        let hash = wish.request_id.as_ref().map(RequestId::hash);
+    fn replay(
+        &self,
+        scope: &IdempotencyScope,
+        spec: &TenantSpec,
+        claims: &[IdempotencyRecord<CreatedTenant>],
+    ) -> Result<CreateOutcome> {
+        let hash = spec.request_id.as_ref().map(RequestId::hash);
         let claim = claims.iter().find(|claim| Some(claim.request_hash) == hash);
-        let Some((claim, request_id)) = claim.zip(wish.request_id.as_ref()) else {
-            return Err(Error::taken(Taken::TenantSlug, wish.slug.as_str()));
+        let Some((claim, request_id)) = claim.zip(spec.request_id.as_ref()) else {
+            return Err(Error::already_exists(UniqueField::TenantSlug, Some(spec.slug.as_str())));
         };
-        let secret_key = replayed_secret(scope.rpc, claim, request_id, wish.fingerprint, self.clock.now())?;
-        Ok(Outcome::Replayed(Replay { made: claim.made.clone(), secret_key }))
+        let secret_key = replayed_secret(scope.rpc, claim, request_id, spec.fingerprint, self.clock.now())?;
+        Ok(CreateOutcome::Replayed(Replay { made: claim.made.clone(), secret_key }))
     }
 
     /// Settles every identity before anything is written, so that one statement can write it all. The key's hash is still
     /// missing.
-    fn draft(&self, wish: &Wish, created_at: OffsetDateTime) -> Result<(NewProvisioning, MintedKey)> {
-        let (secret, claim) = Self::new_secret(wish.request_id.as_ref(), wish.fingerprint)?;
-        let key = mint_key(self.key_mode, wish.slug.as_str(), secret, &mut SysRng).map_err(Error::internal)?;
+    fn prepare(&self, spec: &TenantSpec, created_at: OffsetDateTime) -> Result<(TenantInsert, MintedKey)> {
+        let (secret, claim) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
+        let key = mint_key(self.key_mode, spec.slug.as_str(), secret, &mut SysRng).map_err(Error::internal)?;
         let (id, segment_id, package_ids) = new_ids(created_at, &mut SysRng).map_err(Error::internal)?;
         let tenant = NewTenant {
             id,
-            slug: wish.slug.clone(),
-            name: wish.name.clone(),
-            commission: wish.commission,
+            slug: spec.slug.clone(),
+            name: spec.name.clone(),
+            commission: spec.commission,
             segment_id,
             package_ids,
-            owner: wish.owner.clone(),
+            owner: spec.owner.clone(),
             created_at,
         };
         let new_key =
             NewApiKey { key_id: key.key_id.clone(), public_key: key.public_key.clone(), secret_hash: String::new() };
-        Ok((NewProvisioning { tenant, key: new_key, claim }, key))
+        Ok((TenantInsert { tenant, key: new_key, claim }, key))
     }
 }
 
-impl From<CreateFullyProvisioned> for Wish {
-    fn from(wish: CreateFullyProvisioned) -> Self {
-        let fingerprint = wish.fingerprint();
-        let CreateFullyProvisioned { slug, name, commission, request_id, .. } = wish;
+impl From<CreateFullyProvisioned> for TenantSpec {
+    fn from(spec: CreateFullyProvisioned) -> Self {
+        let fingerprint = spec.fingerprint();
+        let CreateFullyProvisioned { slug, name, commission, request_id, .. } = spec;
         Self { slug, name, commission, owner: None, request_id, fingerprint }
     }
 }
@@ -201,7 +220,7 @@ fn new_ids<R: TryRng>(now: OffsetDateTime, rng: &mut R) -> std::result::Result<N
 }
 
 /// A line that operators count; never a secret.
-fn log_provisioned(provisioned: &Provisioned, flow: Flow) {
+fn log_provisioned(provisioned: &ProvisionedTenant, flow: ProvisioningSource) {
     tracing::info!(
         tenant_id = %provisioned.tenant.id,
         slug = provisioned.tenant.slug,

@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 
 /// Tries after the first.
 const RETRIES: u32 = 2;
-const FIRST_PAUSE_MICROS: u64 = 5_000;
+const INITIAL_BACKOFF_US: u64 = 5_000;
 
 /// Repeats what lost a race: a deadlock (40P01) or a serialization failure (40001), of which the database has undone
 /// everything. After an uneven pause, so that those who met do not meet again.
 ///
 /// # Errors
 /// [`Error::Conflict`] where the last try lost too; those of the work.
-pub(super) async fn retrying<T, Work>(mut attempt: impl FnMut() -> Work) -> Result<T>
+pub(super) async fn retry_on_conflict<T, Work>(mut attempt: impl FnMut() -> Work) -> Result<T>
 where
     Work: Future<Output = Result<T>>,
 {
@@ -24,9 +24,9 @@ where
             Err(Error::Conflict) => {}
             done => return done,
         }
-        let longest = FIRST_PAUSE_MICROS << (2 * retry);
-        let pause = longest / 2 + SysRng.try_next_u64().map_err(Error::internal)? % longest;
-        tokio::time::sleep(Duration::from_micros(pause)).await;
+        let max_delay_us = INITIAL_BACKOFF_US << (2 * retry);
+        let delay = max_delay_us / 2 + SysRng.try_next_u64().map_err(Error::internal)? % max_delay_us;
+        tokio::time::sleep(Duration::from_micros(delay)).await;
     }
     attempt().await
 }
@@ -37,7 +37,7 @@ mod tests {
 
     async fn tried(losses: u32) -> (bool, u32) {
         let mut tries = 0;
-        let done = retrying(|| {
+        let done = retry_on_conflict(|| {
             tries += 1;
             let outcome = if tries > losses { Ok(()) } else { Err(Error::Conflict) };
             async move { outcome }
@@ -56,7 +56,7 @@ mod tests {
     async fn pauses_are_uneven_and_the_second_is_longer() {
         for _ in 0..50 {
             let mut tries = Vec::new();
-            let lost = retrying::<(), _>(|| {
+            let lost = retry_on_conflict::<(), _>(|| {
                 tries.push(tokio::time::Instant::now());
                 async { Err(Error::Conflict) }
             });
@@ -71,7 +71,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_lost_race_is_not_repeated() {
         let mut tries = 0;
-        let failed = retrying::<(), _>(|| {
+        let failed = retry_on_conflict::<(), _>(|| {
             tries += 1;
             async { Err(Error::Overloaded) }
         });

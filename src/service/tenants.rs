@@ -1,12 +1,12 @@
 //! A tenant's life after its creation.
 
-use super::{Provisioning, retry::retrying};
+use super::{TenantService, retry::retry_on_conflict};
 use crate::{
     domain::{ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant, paging::Page},
     error::{Error, Resource, Result},
 };
 
-impl Provisioning {
+impl TenantService {
     /// # Errors
     /// [`Error::NotFound`]; those of the store.
     pub async fn get_tenant(&self, identifier: TenantIdentifier) -> Result<Tenant> {
@@ -17,41 +17,41 @@ impl Provisioning {
     /// # Errors
     /// Those of the store.
     pub async fn list_tenants(&self, list: ListTenants) -> Result<Page<Tenant>> {
-        let rows = if list.filter.can_match() {
+        let rows = if list.filter.has_valid_prefix() {
             self.store.list_tenants(&list, list.size.get() + 1, self.clock.now()).await?
         } else {
             Vec::new()
         };
-        Ok(Page::cut(rows, list.size, &list.filter.binding(), Tenant::position))
+        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(), Tenant::position))
     }
 
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn update_tenant(&self, update: UpdateTenant) -> Result<Tenant> {
-        retrying(|| self.store.update_tenant(&update, self.clock.now())).await
+        retry_on_conflict(|| self.store.update_tenant(&update, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn suspend_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retrying(|| self.store.suspend_tenant(tenant_id, self.clock.now())).await
+        retry_on_conflict(|| self.store.suspend_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; those of the store.
     pub async fn reactivate_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retrying(|| self.store.reactivate_tenant(tenant_id, self.clock.now())).await
+        retry_on_conflict(|| self.store.reactivate_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`]; those of the store.
     pub async fn delete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retrying(|| self.store.delete_tenant(tenant_id, self.clock.now())).await
+        retry_on_conflict(|| self.store.delete_tenant(tenant_id, self.clock.now())).await
     }
 
     /// # Errors
     /// [`Error::NotFound`]; those of the store.
     pub async fn undelete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retrying(|| self.store.undelete_tenant(tenant_id, self.clock.now())).await
+        retry_on_conflict(|| self.store.undelete_tenant(tenant_id, self.clock.now())).await
     }
 }

@@ -9,68 +9,68 @@ use tokio::sync::{
 };
 use tracing::{Instrument as _, Span};
 
-use super::{Connections, Store, error::from_sqlx};
+use super::{ConnectionPool, Store, error::from_sqlx};
 use crate::{
-    domain::{ApiKey, TenantId, api_key::FoundKey},
+    domain::{ApiKey, TenantId, api_key::StoredApiKey},
     error::{Error, Result},
 };
 
-/// Lookups by one statement.
-const MOST_TOGETHER: usize = 128;
+/// KeyLookupQueue by one statement.
+const MAX_BATCH_SIZE: usize = 128;
 
 #[derive(Debug)]
 struct Lookup {
     key_id: String,
     /// Of the call that waits for it.
     span: Span,
-    answer: oneshot::Sender<Result<Option<FoundKey>>>,
+    reply: oneshot::Sender<Result<Option<StoredApiKey>>>,
 }
 
 /// Where lookups wait for their turn. Begins to look at the first of them.
 #[derive(Debug, Default)]
-pub(super) struct Lookups(OnceLock<UnboundedSender<Lookup>>);
+pub(super) struct KeyLookupQueue(OnceLock<UnboundedSender<Lookup>>);
 
 impl Store {
     /// The key with this id, and what a verdict on it hangs on.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn find_api_key(&self, key_id: String) -> Result<Option<FoundKey>> {
+    pub async fn find_api_key(&self, key_id: String) -> Result<Option<StoredApiKey>> {
         let lookups = self.lookups.0.get_or_init(|| {
             let (sender, lookups) = mpsc::unbounded_channel();
-            tokio::spawn(look_up_all(self.connections.clone(), lookups));
+            tokio::spawn(run_lookup_worker(self.pool.clone(), lookups));
             sender
         });
-        let (answer, found) = oneshot::channel();
+        let (reply, found) = oneshot::channel();
         // No more wait in line than calls are let in.
-        lookups.send(Lookup { key_id, span: Span::current(), answer }).map_err(Error::internal)?;
+        lookups.send(Lookup { key_id, span: Span::current(), reply }).map_err(Error::internal)?;
         found.await.map_err(Error::internal)?
     }
 }
 
 /// Ends with the last store that it looks for.
-async fn look_up_all(connections: Connections, mut lookups: UnboundedReceiver<Lookup>) {
-    let mut together = Vec::new();
-    while lookups.recv_many(&mut together, MOST_TOGETHER).await > 0 {
-        let looking = look_up(connections.clone(), std::mem::take(&mut together));
+async fn run_lookup_worker(pool: ConnectionPool, mut lookups: UnboundedReceiver<Lookup>) {
+    let mut batch = Vec::new();
+    while lookups.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
+        let looking = look_up(pool.clone(), std::mem::take(&mut batch));
         // In a task of its own: should it panic, those who wait for it hear that nothing came, and the next are served.
         let _ = tokio::spawn(looking).await;
     }
 }
 
-async fn look_up(connections: Connections, lookups: Vec<Lookup>) {
+async fn look_up(pool: ConnectionPool, lookups: Vec<Lookup>) {
     let key_ids: Vec<String> = lookups.iter().map(|lookup| lookup.key_id.clone()).collect();
     // Told of in the trace of the first.
     let span = lookups.first().map_or_else(Span::none, |lookup| lookup.span.clone());
-    let found = find_api_keys(&connections, &key_ids).instrument(span).await;
-    let found = found.map_err(|error| from_sqlx(error, connections.is_reachable()));
-    for Lookup { key_id, answer, .. } in lookups {
+    let found = find_api_keys(&pool, &key_ids).instrument(span).await;
+    let found = found.map_err(|error| from_sqlx(error, pool.is_reachable()));
+    for Lookup { key_id, reply, .. } in lookups {
         // Whoever does not wait any more needs no answer.
-        let _ = answer.send(found.as_ref().map(|keys| keys.get(&key_id).cloned()).map_err(Clone::clone));
+        let _ = reply.send(found.as_ref().map(|keys| keys.get(&key_id).cloned()).map_err(Clone::clone));
     }
 }
 
-async fn find_api_keys(connections: &Connections, key_ids: &[String]) -> sqlx::Result<HashMap<String, FoundKey>> {
+async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> sqlx::Result<HashMap<String, StoredApiKey>> {
     let rows = sqlx::query!(
         r#"
         SELECT found.key_id, tenant_id, public_key, secret_hash, found.created_at, expires_at, revoked_at, slug,
@@ -86,7 +86,7 @@ async fn find_api_keys(connections: &Connections, key_ids: &[String]) -> sqlx::R
         "#,
         key_ids,
     )
-    .fetch_all(&mut connections.lend("find_api_key").await?)
+    .fetch_all(&mut pool.acquire("find_api_key").await?)
     .await?;
     let found = rows.into_iter().map(|row| {
         let key = ApiKey {
@@ -96,7 +96,7 @@ async fn find_api_keys(connections: &Connections, key_ids: &[String]) -> sqlx::R
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
         };
-        let found = FoundKey {
+        let found = StoredApiKey {
             key,
             tenant_slug: row.slug,
             secret_hash: row.secret_hash,

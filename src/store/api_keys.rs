@@ -7,7 +7,7 @@ use super::Store;
 use crate::{
     domain::{
         ApiKey, PublicKey, TenantId,
-        claim::{CLAIM_LIFETIME, NewClaim, Scope},
+        idempotency::{IdempotencyScope, NewIdempotencyRecord, RECORD_LIFETIME},
         provisioning::NewApiKey,
     },
     error::{Error, Resource, Result},
@@ -20,7 +20,7 @@ impl Store {
     /// [`Error::NotFound`]; those of the database.
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
-            .fetch_optional(&mut self.connection("find_slug").await?)
+            .fetch_optional(&mut self.acquire("find_slug").await?)
             .await
             .map_err(|error| self.error(error))?
             .ok_or(Error::not_found(Resource::Tenant))
@@ -37,24 +37,24 @@ impl Store {
     /// Those of the database.
     pub async fn rotate_api_key(
         &self,
-        scope: &Scope,
+        scope: &IdempotencyScope,
         tenant_id: TenantId,
         new_key: &NewApiKey,
-        claim: Option<&NewClaim>,
+        claim: Option<&NewIdempotencyRecord>,
         overlap: Duration,
         now: OffsetDateTime,
     ) -> Result<Option<ApiKey>> {
-        let mut transaction = self.begin_alone("rotate_api_key", tenant_id).await?;
+        let mut transaction = self.begin_as_provisioner("rotate_api_key", tenant_id).await?;
         let row = sqlx::query_as!(
             ApiKeyRow,
             r#"
             WITH tenant AS (
                 SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NULL
             ), claimed AS (
-                INSERT INTO request_claims AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
+                INSERT INTO idempotency_records AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
                                                      created_at)
                 SELECT $7, $8, $9, $10, $11, id, $2, $5 FROM tenant WHERE $9::bytea IS NOT NULL
-                ON CONFLICT ON CONSTRAINT request_claims_pkey DO UPDATE
+                ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
                    SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                        key_id = excluded.key_id, created_at = excluded.created_at
                  WHERE claim.created_at <= $12
@@ -84,7 +84,7 @@ impl Store {
             claim.map(|claim| claim.request_hash.as_slice()),
             claim.map(|claim| claim.fingerprint.0.as_slice()),
             claim.map(|claim| claim.salt.as_slice()),
-            now - CLAIM_LIFETIME,
+            now - RECORD_LIFETIME,
         )
         .fetch_optional(transaction.connection())
         .await
@@ -110,7 +110,7 @@ impl Store {
             "#,
             tenant_id.as_uuid(),
         )
-        .fetch_all(&mut self.connection("list_api_keys").await?)
+        .fetch_all(&mut self.acquire("list_api_keys").await?)
         .await
         .map_err(|error| self.error(error))?;
         if rows.is_empty() {
@@ -144,7 +144,7 @@ impl Store {
             key.as_str(),
             now,
         )
-        .fetch_optional(&mut self.connection("revoke_api_key").await?)
+        .fetch_optional(&mut self.acquire("revoke_api_key").await?)
         .await
         .map_err(|error| self.error(error))?
         .ok_or(Error::not_found(Resource::Tenant))?;

@@ -10,7 +10,7 @@ use super::tenants::TenantRow;
 use crate::{
     domain::{
         ApiKey, BookingType, Package, PackageId, Segment, SegmentId, TenantId,
-        claim::{Bytes32, Fingerprint, FoundClaim, MadeTenant},
+        idempotency::{Bytes32, CreatedTenant, Fingerprint, IdempotencyRecord},
     },
     error::{Error, Result},
 };
@@ -93,7 +93,7 @@ pub(super) struct PackageJson {
 }
 
 impl CreationRow {
-    pub(super) fn into_claim(self) -> Result<FoundClaim<MadeTenant>> {
+    pub(super) fn into_claim(self) -> Result<IdempotencyRecord<CreatedTenant>> {
         let packages = self.packages.map_or_else(Vec::new, |packages| packages.0);
         let tenant = TenantRow {
             id: self.id,
@@ -108,13 +108,13 @@ impl CreationRow {
             owner_email: self.owner_email,
             api_key_public: self.api_key_public,
         };
-        Ok(FoundClaim {
-            request_hash: bytes_32(self.request_hash)?,
-            fingerprint: Fingerprint(bytes_32(self.fingerprint)?),
-            salt: self.salt.map(bytes_32).transpose()?,
+        Ok(IdempotencyRecord {
+            request_hash: to_array(self.request_hash)?,
+            fingerprint: Fingerprint(to_array(self.fingerprint)?),
+            salt: self.salt.map(to_array).transpose()?,
             created_at: self.claimed_at,
             key: self.api_key.map(|key| key.0.into_api_key()),
-            made: MadeTenant {
+            made: CreatedTenant {
                 tenant: tenant.into_tenant()?,
                 segment: self.segment.map(|segment| segment.0.into_segment()),
                 packages: packages.into_iter().map(PackageJson::into_package).collect::<Result<_>>()?,
@@ -125,11 +125,11 @@ impl CreationRow {
 }
 
 impl RotationRow {
-    pub(super) fn into_claim(self) -> Result<FoundClaim<()>> {
-        Ok(FoundClaim {
-            request_hash: bytes_32(self.request_hash)?,
-            fingerprint: Fingerprint(bytes_32(self.fingerprint)?),
-            salt: self.salt.map(bytes_32).transpose()?,
+    pub(super) fn into_claim(self) -> Result<IdempotencyRecord<()>> {
+        Ok(IdempotencyRecord {
+            request_hash: to_array(self.request_hash)?,
+            fingerprint: Fingerprint(to_array(self.fingerprint)?),
+            salt: self.salt.map(to_array).transpose()?,
             created_at: self.created_at,
             key: self.api_key.map(|key| key.0.into_api_key()),
             made: (),
@@ -186,6 +186,6 @@ impl PackageJson {
     }
 }
 
-fn bytes_32(bytes: Vec<u8>) -> Result<Bytes32> {
+fn to_array(bytes: Vec<u8>) -> Result<Bytes32> {
     bytes.try_into().map_err(|_unfit| Error::internal("a claim's bytes are not 32"))
 }

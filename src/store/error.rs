@@ -21,14 +21,14 @@ pub(super) fn from_sqlx(error: sqlx::Error, reachable: bool) -> Error {
         | sqlx::Error::Protocol(_) => Error::DatabaseUnavailable(Arc::new(error)),
         sqlx::Error::Database(reply) => match reply.code().as_deref() {
             Some("40001" | "40P01") => Error::Conflict,
-            Some(code) if means_unavailable(code) => Error::DatabaseUnavailable(Arc::new(error)),
+            Some(code) if is_unavailable_sqlstate(code) => Error::DatabaseUnavailable(Arc::new(error)),
             _ => Error::internal(error),
         },
         _ => Error::internal(error),
     }
 }
 
-fn means_unavailable(code: &str) -> bool {
+fn is_unavailable_sqlstate(code: &str) -> bool {
     const CONNECTION_EXCEPTION: &str = "08";
     const INVALID_AUTHORIZATION: &str = "28";
     const INSUFFICIENT_RESOURCES: &str = "53";
@@ -51,12 +51,12 @@ fn means_unavailable(code: &str) -> bool {
 }
 
 /// Whether this is the violation of the constraint of that name.
-pub(super) fn violates(error: &sqlx::Error, constraint: &str) -> bool {
+pub(super) fn is_constraint_violation(error: &sqlx::Error, constraint: &str) -> bool {
     error.as_database_error().is_some_and(|reply| reply.constraint() == Some(constraint))
 }
 
 /// Whether the session does not know the statement yet (26000), or not any more. Whoever asked tells it, and asks again.
-pub(super) fn is_unprepared(error: &sqlx::Error) -> bool {
+pub(super) fn is_unknown_prepared_statement(error: &sqlx::Error) -> bool {
     const INVALID_SQL_STATEMENT_NAME: &str = "26000";
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(INVALID_SQL_STATEMENT_NAME)
 }
@@ -80,16 +80,16 @@ mod tests {
 
     #[test]
     fn only_the_database_can_say_that_it_does_not_know_a_statement() {
-        assert!(!is_unprepared(&sqlx::Error::PoolTimedOut));
+        assert!(!is_unknown_prepared_statement(&sqlx::Error::PoolTimedOut));
     }
 
     #[test]
     fn codes_of_absence_are_told_from_codes_of_bugs() {
         for code in ["08006", "25006", "28P01", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"] {
-            assert!(means_unavailable(code), "{code}");
+            assert!(is_unavailable_sqlstate(code), "{code}");
         }
         for code in ["23505", "23514", "42601", "22P02", "XX000", "4"] {
-            assert!(!means_unavailable(code), "{code}");
+            assert!(!is_unavailable_sqlstate(code), "{code}");
         }
     }
 }

@@ -11,7 +11,7 @@ use super::Store;
 use crate::{
     domain::{
         TenantId,
-        integrity::{Finding, FindingKind, Looked},
+        integrity::{Finding, FindingKind, IntegrityChunk},
     },
     error::{Error, Result},
 };
@@ -24,8 +24,8 @@ struct FindingRow {
     tenant_id: Option<Uuid>,
     slug: Option<String>,
     kind: Option<String>,
-    what: Option<String>,
-    looked_at: Option<i64>,
+    subject: Option<String>,
+    checked_count: Option<i64>,
 }
 
 impl FindingRow {
@@ -37,7 +37,7 @@ impl FindingRow {
             tenant_id: TenantId::from_uuid(tenant_id),
             slug: self.slug.unwrap_or_default(),
             kind,
-            detail: kind.detail(&self.what.unwrap_or_default()),
+            detail: kind.detail(&self.subject.unwrap_or_default()),
         })
     }
 }
@@ -48,7 +48,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
@@ -58,17 +58,17 @@ impl Store {
                  WHERE id BETWEEN $1 AND $2
                  ORDER BY id
                  LIMIT $3
-            ), stray AS MATERIALIZED (
+            ), orphaned_package AS MATERIALIZED (
                 SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
                   FROM chunk
                   JOIN packages ON packages.tenant_id = chunk.id
                   LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
                  WHERE segments.id IS NULL
             ), foreign_segment AS MATERIALIZED (
-                -- Segments have no index by their id alone: they are gone through once, and only if there is a stray.
-                SELECT id FROM segments WHERE id IN (SELECT segment_id FROM stray)
+                -- Segments have no index by their id alone: they are gone through once, and only if there is a orphaned_package.
+                SELECT id FROM segments WHERE id IN (SELECT segment_id FROM orphaned_package)
             ), finding AS (
-                SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS what
+                SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
                   FROM chunk
                  WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = chunk.id AND segments.slug = 'general')
                 UNION ALL
@@ -88,9 +88,9 @@ impl Store {
                        CASE WHEN segment_id IN (SELECT id FROM foreign_segment) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
                             ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
                        slug
-                  FROM stray
+                  FROM orphaned_package
             )
-            (SELECT id AS tenant_id, slug, kind, what, NULL::int8 AS looked_at FROM finding ORDER BY id, kind, what)
+            (SELECT id AS tenant_id, slug, kind, subject, NULL::int8 AS checked_count FROM finding ORDER BY id, kind, subject)
             UNION ALL
             (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
             "#,
@@ -98,17 +98,17 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection("check_tenants").await?)
+        .fetch_all(&mut self.acquire("check_tenants").await?)
         .await
         .map_err(|error| self.error(error))?;
-        looked(rows)
+        into_chunk(rows)
     }
 
     /// The same for owners whose tenant is missing.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
@@ -119,7 +119,7 @@ impl Store {
                  ORDER BY tenant_id
                  LIMIT $3
             )
-            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS what, NULL::int8 AS looked_at
+            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject, NULL::int8 AS checked_count
                FROM chunk
               WHERE NOT EXISTS (SELECT FROM tenants WHERE id = chunk.tenant_id)
               ORDER BY tenant_id)
@@ -130,32 +130,32 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection("check_owners").await?)
+        .fetch_all(&mut self.acquire("check_owners").await?)
         .await
         .map_err(|error| self.error(error))?;
-        looked(rows)
+        into_chunk(rows)
     }
 
     /// The same for claims whose tenant or key is missing, tenant by tenant.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_claims(&self, ids: RangeInclusive<Uuid>) -> Result<(Looked, Option<Uuid>)> {
+    pub async fn check_claims(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
         // By tenant, of which a claim without a tenant has one too: whole tenants, so that none is cut in two.
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
             WITH chunk AS MATERIALIZED (
                 SELECT DISTINCT tenant_id
-                  FROM request_claims
+                  FROM idempotency_records
                  WHERE tenant_id BETWEEN $1 AND $2
                  ORDER BY tenant_id
                  LIMIT $3
             )
-            (SELECT chunk.tenant_id, tenants.slug AS "slug?", 'DANGLING_CLAIM' AS kind, rpc AS what,
-                    NULL::int8 AS looked_at
+            (SELECT chunk.tenant_id, tenants.slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind, rpc AS subject,
+                    NULL::int8 AS checked_count
                FROM chunk
-               JOIN request_claims AS claim ON claim.tenant_id = chunk.tenant_id
+               JOIN idempotency_records AS claim ON claim.tenant_id = chunk.tenant_id
                LEFT JOIN tenants ON tenants.id = chunk.tenant_id
               WHERE tenants.id IS NULL
                  -- That all of its keys are gone is a finding of its own.
@@ -169,10 +169,10 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.connection("check_claims").await?)
+        .fetch_all(&mut self.acquire("check_claims").await?)
         .await
         .map_err(|error| self.error(error))?;
-        looked(rows)
+        into_chunk(rows)
     }
 
     /// How many tenants there are, for whoever wants to know how far along a pass is.
@@ -181,17 +181,17 @@ impl Store {
     /// Those of the database.
     pub async fn count_tenants(&self) -> Result<u64> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#)
-            .fetch_one(&mut self.connection("count_tenants").await?)
+            .fetch_one(&mut self.acquire("count_tenants").await?)
             .await;
         count.map(i64::unsigned_abs).map_err(|error| self.error(error))
     }
 }
 
-fn looked(rows: Vec<FindingRow>) -> Result<(Looked, Option<Uuid>)> {
+fn into_chunk(rows: Vec<FindingRow>) -> Result<(IntegrityChunk, Option<Uuid>)> {
     let (ends, findings): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.kind.is_none());
     let findings = findings.into_iter().map(FindingRow::into_finding).collect::<Result<_>>()?;
     // None where there was nothing left to look at.
     let end = ends.into_iter().next();
-    let tenants = end.as_ref().and_then(|end| end.looked_at).unwrap_or_default().unsigned_abs();
-    Ok((Looked { tenants, findings }, end.and_then(|end| end.tenant_id)))
+    let tenants = end.as_ref().and_then(|end| end.checked_count).unwrap_or_default().unsigned_abs();
+    Ok((IntegrityChunk { tenants, findings }, end.and_then(|end| end.tenant_id)))
 }

@@ -6,22 +6,22 @@
 
 mod api_key_lookups;
 mod api_keys;
+mod catalog_read;
 mod claim_rows;
-mod claims;
-mod connections;
 mod error;
+mod executor;
+mod idempotency;
 mod integrity;
 mod migrate;
 mod owners;
 mod package_upsert;
 mod packages;
+mod pool;
 mod probe;
 mod provisioning;
 mod purge;
 mod repair;
 mod segments;
-mod statements;
-mod tenant_read;
 mod tenant_transaction;
 mod tenants;
 
@@ -33,16 +33,16 @@ pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewIds;
 pub use probe::{NotReady, Probe};
-pub use repair::Remedies;
+pub use repair::RepairPlan;
 
 use self::{
-    api_key_lookups::Lookups,
-    connections::{Connections, Lent},
-    statements::PATIENCE,
+    api_key_lookups::KeyLookupQueue,
+    executor::STATEMENT_RESPONSE_TIMEOUT,
+    pool::{ConnectionPool, PooledConnection},
 };
 use crate::{
     error::{Error, Result},
-    telemetry::metrics::PoolUse,
+    telemetry::metrics::PoolStats,
 };
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
@@ -50,8 +50,8 @@ const STATEMENT_TIMEOUT_MS: &str = "4000";
 /// The database behind its connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    connections: Connections,
-    lookups: Arc<Lookups>,
+    pool: ConnectionPool,
+    lookups: Arc<KeyLookupQueue>,
 }
 
 impl Store {
@@ -59,45 +59,49 @@ impl Store {
     #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
         Self {
-            connections: Connections::new(session(options), max_connections, Some(PATIENCE)),
+            pool: ConnectionPool::new(
+                with_session_settings(options),
+                max_connections,
+                Some(STATEMENT_RESPONSE_TIMEOUT),
+            ),
             lookups: Arc::default(),
         }
     }
 
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
     #[must_use]
-    pub fn unhurried(options: PgConnectOptions) -> Self {
-        let options = session(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
-        Self { connections: Connections::new(options, 1, None), lookups: Arc::default() }
+    pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
+        let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
+        Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default() }
     }
 
     /// What the probe saw last. A pool that gives no connection is full if the database is there, and empty if not; the
     /// pool itself cannot tell which.
     pub fn set_reachable(&self, reachable: bool) {
-        self.connections.set_reachable(reachable);
+        self.pool.set_reachable(reachable);
     }
 
     /// To be called now and then.
     pub fn close_idle_connections(&self) {
-        self.connections.close_idle();
+        self.pool.close_idle();
     }
 
     #[must_use]
-    pub fn pool_use(&self) -> PoolUse {
-        self.connections.usage()
+    pub fn pool_stats(&self) -> PoolStats {
+        self.pool.stats()
     }
 
     pub async fn close(&self) {
-        self.connections.close().await;
+        self.pool.close().await;
     }
 
     /// A connection for a statement on its own, or for a transaction, and for whose sake: the name of the method.
-    async fn connection(&self, operation: &'static str) -> Result<Lent> {
-        self.connections.lend(operation).await.map_err(|error| self.error(error))
+    async fn acquire(&self, operation: &'static str) -> Result<PooledConnection> {
+        self.pool.acquire(operation).await.map_err(|error| self.error(error))
     }
 
     fn error(&self, error: sqlx::Error) -> Error {
-        error::from_sqlx(error, self.connections.is_reachable())
+        error::from_sqlx(error, self.pool.is_reachable())
     }
 }
 
@@ -111,7 +115,7 @@ const SESSION_SETTINGS: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "5000"),
 ];
 
-fn session(options: PgConnectOptions) -> PgConnectOptions {
+fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("turnkey").options(SESSION_SETTINGS).options([
         // Compiling a statement takes longer than any of these.
         ("jit", "off"),

@@ -35,7 +35,7 @@ impl Store {
               WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")"#,
             email.as_str(),
         )
-        .fetch_optional(&mut self.connection("find_owner").await?)
+        .fetch_optional(&mut self.acquire("find_owner").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(row.map(|row| Owner { tenant_id: TenantId::from_uuid(row.tenant_id), password_hash: row.password_hash }))
@@ -52,7 +52,7 @@ impl Store {
             owner.password_hash,
             new_hash,
         )
-        .execute(&mut self.connection("replace_password_hash").await?)
+        .execute(&mut self.acquire("replace_password_hash").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(())

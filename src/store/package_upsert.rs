@@ -3,11 +3,11 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, connections::Lent, error::violates, packages::package_in};
+use super::{Store, error::is_constraint_violation, packages::package_from_row, pool::PooledConnection};
 use crate::{
     domain::{
         BookingType, Description, DisplayName, Package, PackageId, Price, SegmentId, SlugStem, TenantId,
-        catalog::{PackageUpsert, PackageUpserts, Problem, Upserted},
+        catalog::{PackageBatchOutcome, PackageUpsert, Problem, UpsertResult},
         defaults,
     },
     error::{Error, Resource, Result},
@@ -33,14 +33,15 @@ impl Store {
         items: &[PackageUpsert],
         ids: &NewIds,
         now: OffsetDateTime,
-    ) -> Result<PackageUpserts> {
-        let mut transaction = self.begin_for("upsert_packages", tenant_id).await?;
-        let rows = match Columns::new(items, ids).upsert(transaction.connection(), tenant_id, ids.general, now).await {
-            Err(error) if violates(&error, "packages_slug_key") => return Err(Error::Conflict),
-            rows => rows.map_err(|error| self.error(error))?,
-        };
+    ) -> Result<PackageBatchOutcome> {
+        let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
+        let rows =
+            match UnnestColumns::new(items, ids).upsert(transaction.connection(), tenant_id, ids.general, now).await {
+                Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
+                rows => rows.map_err(|error| self.error(error))?,
+            };
         let outcome = outcome(rows);
-        let ended = if matches!(outcome, Ok(PackageUpserts::Done { .. })) {
+        let ended = if matches!(outcome, Ok(PackageBatchOutcome::Done { .. })) {
             transaction.commit().await
         } else {
             transaction.rollback().await
@@ -52,7 +53,7 @@ impl Store {
 
 /// The items as columns, the way `unnest` takes them.
 #[derive(Default)]
-struct Columns<'a> {
+struct UnnestColumns<'a> {
     new_ids: Vec<Uuid>,
     package_ids: Vec<Option<Uuid>>,
     slugs: Vec<Option<&'a str>>,
@@ -67,7 +68,7 @@ struct Columns<'a> {
     segment_ids: Vec<Option<Uuid>>,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> UnnestColumns<'a> {
     fn new(items: &'a [PackageUpsert], ids: &NewIds) -> Self {
         let mut columns = Self { new_ids: ids.packages.iter().map(|id| id.as_uuid()).collect(), ..Self::default() };
         for item in items {
@@ -100,11 +101,11 @@ impl<'a> Columns<'a> {
     #[expect(clippy::too_many_lines, reason = "it is one statement")]
     async fn upsert(
         &self,
-        connection: &mut Lent,
+        connection: &mut PooledConnection,
         tenant_id: TenantId,
         new_general_id: SegmentId,
         now: OffsetDateTime,
-    ) -> sqlx::Result<Vec<Judged>> {
+    ) -> sqlx::Result<Vec<UpsertRow>> {
         let general = &defaults::SEGMENT;
         let rows = sqlx::query!(
             r#"
@@ -259,25 +260,25 @@ impl<'a> Columns<'a> {
         )
         .fetch_all(connection)
         .await?;
-        let judged = rows.into_iter().map(|row| Judged {
+        let judged = rows.into_iter().map(|row| UpsertRow {
             problem: row.problem.clone(),
             created: row.created,
             recreated_general: row.recreated_general.map(SegmentId::from_uuid),
-            package: package_in!(row, tenant_id),
+            package: package_from_row!(row, tenant_id),
         });
         Ok(judged.collect())
     }
 }
 
 /// What the statement says of one item.
-struct Judged {
+struct UpsertRow {
     problem: Option<String>,
     created: bool,
     recreated_general: Option<SegmentId>,
     package: Option<Package>,
 }
 
-fn outcome(rows: Vec<Judged>) -> Result<PackageUpserts> {
+fn outcome(rows: Vec<UpsertRow>) -> Result<PackageBatchOutcome> {
     let Some(first) = rows.first() else {
         return Err(Error::not_found(Resource::Tenant));
     };
@@ -286,26 +287,26 @@ fn outcome(rows: Vec<Judged>) -> Result<PackageUpserts> {
     let mut packages = Vec::with_capacity(rows.len());
     for (index, row) in rows.into_iter().enumerate() {
         match (row.problem, row.package) {
-            (Some(problem), _) => refused.push((index, problem_named(&problem)?)),
-            (None, Some(item)) => packages.push(Upserted { created: row.created, item }),
+            (Some(problem), _) => refused.push((index, parse_upsert_error(&problem)?)),
+            (None, Some(item)) => packages.push(UpsertResult { created: row.created, item }),
             (None, None) => return Err(Error::internal("an upsert without a problem left no package")),
         }
     }
     if refused.is_empty() {
-        Ok(PackageUpserts::Done { packages, recreated_general })
+        Ok(PackageBatchOutcome::Done { packages, recreated_general })
     } else {
-        Ok(PackageUpserts::Refused(refused))
+        Ok(PackageBatchOutcome::Refused(refused))
     }
 }
 
 /// Problems as the statements spell them.
-pub(super) fn problem_named(name: &str) -> Result<Problem> {
+pub(super) fn parse_upsert_error(name: &str) -> Result<Problem> {
     match name {
         "NOT_FOUND" => Ok(Problem::NotFound),
         "SEGMENT_NOT_FOUND" => Ok(Problem::SegmentNotFound),
         "INCOMPLETE" => Ok(Problem::Incomplete),
         "SLUG_TAKEN" => Ok(Problem::SlugTaken),
-        "REPEATED" => Ok(Problem::Repeated),
+        "REPEATED" => Ok(Problem::Duplicate),
         "DEFAULT_SEGMENT" => Ok(Problem::DefaultSegment),
         unknown => Err(Error::internal(format!("unknown problem {unknown}"))),
     }

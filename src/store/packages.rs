@@ -3,14 +3,14 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, tenant_read::read};
+use super::{Store, catalog_read::catalog_query};
 use crate::{
     domain::{BookingType, Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
-    error::{Error, Resource, Result, Rule},
+    error::{Error, Precondition, Resource, Result},
 };
 
 /// The package in a row, whatever else the row has; `None` where an outer join found none.
-macro_rules! package_in {
+macro_rules! package_from_row {
     ($row:expr, $tenant_id:expr) => {
         (|| {
             Some(Package {
@@ -30,13 +30,13 @@ macro_rules! package_in {
         })()
     };
 }
-pub(super) use package_in;
+pub(super) use package_from_row;
 
 impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package; those of the database.
     pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
-        let rows = read!(
+        let rows = catalog_query!(
             self,
             "get_package",
             tenant_id,
@@ -44,14 +44,14 @@ impl Store {
             "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
                    created_at, updated_at, true AS has_segment
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
             ",
             package_id.as_uuid(),
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        package_in!(row, tenant_id).ok_or(Error::not_found(Resource::Package))
+        package_from_row!(row, tenant_id).ok_or(Error::not_found(Resource::Package))
     }
 
     /// Up to `limit` packages by `grouping_order`, then by id.
@@ -60,7 +60,7 @@ impl Store {
     /// [`Error::NotFound`] for the tenant or the segment of the filter; those of the database.
     pub async fn list_packages(&self, tenant_id: TenantId, list: &ListPackages, limit: usize) -> Result<Vec<Package>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
-        let rows = read!(
+        let rows = catalog_query!(
             self,
             "list_packages",
             tenant_id,
@@ -68,7 +68,7 @@ impl Store {
             "
             SELECT $2::uuid IS NULL OR EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2) AS has_segment,
                    package.*
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
                            created_at, updated_at
@@ -93,15 +93,15 @@ impl Store {
         if first.has_segment == Some(false) {
             return Err(Error::not_found(Resource::Segment));
         }
-        Ok(rows.into_iter().filter_map(|row| package_in!(row, tenant_id)).collect())
+        Ok(rows.into_iter().filter_map(|row| package_from_row!(row, tenant_id)).collect())
     }
 
     /// Deletes a package that is not the tenant's last.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Error::Refused`]; those of the database.
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`]; those of the database.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        let mut transaction = self.begin_for("delete_package", tenant_id).await?;
+        let mut transaction = self.begin_as_catalog("delete_package", tenant_id).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (
@@ -112,7 +112,7 @@ impl Store {
                 RETURNING id
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
-                   EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "was_there!",
+                   EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
                    EXISTS (SELECT FROM deleted) AS "is_deleted!"
             "#,
             tenant_id.as_uuid(),
@@ -122,10 +122,10 @@ impl Store {
         .await
         .map_err(|error| self.error(error))?;
         transaction.commit().await?;
-        match (row.has_tenant, row.was_there, row.is_deleted) {
+        match (row.has_tenant, row.existed, row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, false, _) => Err(Error::not_found(Resource::Package)),
-            (true, true, false) => Err(Error::Refused(Rule::LastPackage)),
+            (true, true, false) => Err(Error::FailedPrecondition(Precondition::LastPackage)),
             (true, true, true) => Ok(()),
         }
     }

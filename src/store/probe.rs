@@ -6,19 +6,19 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{SESSION_SETTINGS, error::is_unprepared, migrate::MIGRATIONS, session};
+use super::{SESSION_SETTINGS, error::is_unknown_prepared_statement, migrate::MIGRATIONS, with_session_settings};
 
 /// No answer within this is an answer too.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a new session, which takes some twenty trips to look around.
-const PATIENCE_WITH_THE_NEW: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
     #[error("the database cannot be reached")]
     Unreachable(#[from] sqlx::Error),
     #[error("the database does not answer")]
-    Silent,
+    Unresponsive,
     #[error("the database is read-only")]
     ReadOnly,
     #[error("the database is not migrated: run `turnkey migrate`")]
@@ -30,18 +30,18 @@ pub enum NotReady {
     )]
     SettingsRefused,
     #[error("a pooler in between drops this service's settings: run {0}")]
-    SettingsLost(String),
+    SettingsDropped(String),
     #[error(
         "a pooler in between drops prepared statements: pool sessions, or let it keep them (max_prepared_statements)"
     )]
-    StatementsLost,
+    PreparedStatementsDropped,
 }
 
 impl NotReady {
     /// Whether no session can be had, as opposed to one that is of no use.
     #[must_use]
-    pub const fn is_absence(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Silent)
+    pub const fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Unresponsive)
     }
 }
 
@@ -54,27 +54,28 @@ pub struct Probe {
 impl Probe {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options: session(options), connection: None }
+        Self { options: with_session_settings(options), connection: None }
     }
 
     /// # Errors
     /// Why the database cannot serve now.
     pub async fn check(&mut self) -> Result<(), NotReady> {
-        // Taken out: a connection whose question went unanswered must not be asked the next one.
+        // UniqueField out: a connection whose question went unanswered must not be asked the next one.
         let known = self.connection.take();
-        let patience = if known.is_some() { PATIENCE } else { PATIENCE_WITH_THE_NEW };
-        let connection = timeout(patience, self.ask(known)).await.map_err(|_elapsed| NotReady::Silent)??;
+        let response_timeout = if known.is_some() { PROBE_TIMEOUT } else { CONNECT_TIMEOUT };
+        let connection =
+            timeout(response_timeout, self.run_check(known)).await.map_err(|_elapsed| NotReady::Unresponsive)??;
         self.connection = Some(connection);
         Ok(())
     }
 
-    async fn ask(&self, known: Option<PgConnection>) -> Result<PgConnection, NotReady> {
+    async fn run_check(&self, known: Option<PgConnection>) -> Result<PgConnection, NotReady> {
         let mut connection = if let Some(connection) = known {
             connection
         } else {
-            let mut connection = self.options.connect().await.map_err(no_session)?;
-            ask_once(&mut connection).await?;
-            self.try_sessions(&mut connection).await?;
+            let mut connection = self.options.connect().await.map_err(connect_error)?;
+            check_schema_and_role(&mut connection).await?;
+            self.check_pooler(&mut connection).await?;
             connection
         };
         let read_only = sqlx::query_scalar!(
@@ -87,20 +88,20 @@ impl Probe {
 
     /// Sessions are relied upon: for what was set when they began, and for the statements prepared in them. A pooler such as
     /// `PgBouncer` that lends them for a transaction alone can lose both; most calls would go well, and some not.
-    async fn try_sessions(&self, connection: &mut PgConnection) -> Result<(), NotReady> {
-        let (role, lost) = lost_settings(connection).await?;
+    async fn check_pooler(&self, connection: &mut PgConnection) -> Result<(), NotReady> {
+        let (role, lost) = missing_settings(connection).await?;
         if !lost.is_empty() {
             let all = lost.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
-            return Err(NotReady::SettingsLost(all.collect::<Vec<_>>().join(", ")));
+            return Err(NotReady::SettingsDropped(all.collect::<Vec<_>>().join(", ")));
         }
         // Takes the place behind this connection, if it is free to be taken.
         let mut other = self.options.connect().await?;
         sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-        let answer = lost_settings(connection).await;
+        let answer = missing_settings(connection).await;
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
         other.close().await?;
         match answer {
-            Err(error) if is_unprepared(&error) => Err(NotReady::StatementsLost),
+            Err(error) if is_unknown_prepared_statement(&error) => Err(NotReady::PreparedStatementsDropped),
             answer => Ok(answer.map(drop)?),
         }
     }
@@ -128,7 +129,7 @@ impl Probe {
     }
 }
 
-fn no_session(error: sqlx::Error) -> NotReady {
+fn connect_error(error: sqlx::Error) -> NotReady {
     const PROTOCOL_VIOLATION: &str = "08P01";
     // Postgres itself has no objection of this kind.
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
@@ -136,7 +137,7 @@ fn no_session(error: sqlx::Error) -> NotReady {
 }
 
 /// Who this is, and the settings that did not take.
-async fn lost_settings(
+async fn missing_settings(
     connection: &mut PgConnection,
 ) -> Result<(String, Vec<(&'static str, &'static str)>), sqlx::Error> {
     let names: Vec<String> = SESSION_SETTINGS.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -156,7 +157,7 @@ async fn lost_settings(
 }
 
 /// What does not change under a connection: the schema's version and the role's membership.
-async fn ask_once(connection: &mut PgConnection) -> Result<(), NotReady> {
+async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotReady> {
     let server = sqlx::query!(
         r#"
         SELECT current_user::text AS "role!",

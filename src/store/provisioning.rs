@@ -3,20 +3,19 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, connections::Lent, error::violates};
+use super::{Store, error::is_constraint_violation, pool::PooledConnection};
 use crate::{
     domain::{
-        TenantSlug,
-        claim::{CLAIM_LIFETIME, Scope},
-        defaults,
-        provisioning::NewProvisioning,
+        TenantSlug, defaults,
+        idempotency::{IdempotencyScope, RECORD_LIFETIME},
+        provisioning::TenantInsert,
     },
-    error::{Error, Result, Taken},
+    error::{Error, Result, UniqueField},
 };
 
 /// A slug that was free when the statement looked can be taken when it writes. Looking again settles it, unless yet
 /// another slug of the batch is lost in between: so a few times, not for ever.
-const ATTEMPTS: usize = 5;
+const MAX_SLUG_RACE_RETRIES: usize = 5;
 
 impl Store {
     /// Makes each tenant with its General segment, packages and key, its owner and its claim, if any, in one statement
@@ -26,14 +25,18 @@ impl Store {
     /// Slugs that are free, and request ids, are distinct; all tenants are of one moment.
     ///
     /// # Errors
-    /// [`Error::Taken`] for an owner's e-mail address; [`Error::Conflict`] where races were lost again and again; else
+    /// [`Error::AlreadyExists`] for an owner's e-mail address; [`Error::Conflict`] where races were lost again and again; else
     /// those of the database.
-    pub async fn create_fully_provisioned(&self, scope: &Scope, tenants: &[NewProvisioning]) -> Result<Vec<bool>> {
+    pub async fn create_fully_provisioned(
+        &self,
+        scope: &IdempotencyScope,
+        tenants: &[TenantInsert],
+    ) -> Result<Vec<bool>> {
         let Some(first) = tenants.first() else { return Ok(Vec::new()) };
-        let items = Items::new(tenants);
-        for _ in 0..ATTEMPTS {
+        let items = UnnestColumns::new(tenants);
+        for _ in 0..MAX_SLUG_RACE_RETRIES {
             match items
-                .insert(&mut self.connection("create_fully_provisioned").await?, scope, first.tenant.created_at)
+                .insert(&mut self.acquire("create_fully_provisioned").await?, scope, first.tenant.created_at)
                 .await
             {
                 Ok(made) => {
@@ -44,8 +47,10 @@ impl Store {
                     }
                     return Ok(created);
                 }
-                Err(error) if violates(&error, "tenants_slug_key") => {}
-                Err(error) if violates(&error, "owners_email_key") => return Err(Error::taken(Taken::OwnerEmail, "")),
+                Err(error) if is_constraint_violation(&error, "tenants_slug_key") => {}
+                Err(error) if is_constraint_violation(&error, "owners_email_key") => {
+                    return Err(Error::already_exists(UniqueField::OwnerEmail, None));
+                }
                 Err(error) => return Err(self.error(error)),
             }
         }
@@ -58,7 +63,7 @@ impl Store {
     /// Those of the database.
     pub async fn is_slug_taken(&self, slug: &TenantSlug) -> Result<bool> {
         sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "taken!""#, slug.as_str())
-            .fetch_one(&mut self.connection("is_slug_taken").await?)
+            .fetch_one(&mut self.acquire("is_slug_taken").await?)
             .await
             .map_err(|error| self.error(error))
     }
@@ -66,7 +71,7 @@ impl Store {
 
 /// The tenants as columns, the way `unnest` takes them.
 #[derive(Default)]
-struct Items<'a> {
+struct UnnestColumns<'a> {
     tenant_ids: Vec<Uuid>,
     slugs: Vec<&'a str>,
     names: Vec<&'a str>,
@@ -84,10 +89,10 @@ struct Items<'a> {
     salts: Vec<Option<&'a [u8]>>,
 }
 
-impl<'a> Items<'a> {
-    fn new(tenants: &'a [NewProvisioning]) -> Self {
+impl<'a> UnnestColumns<'a> {
+    fn new(tenants: &'a [TenantInsert]) -> Self {
         let mut items = Self::default();
-        for NewProvisioning { tenant, key, claim } in tenants {
+        for TenantInsert { tenant, key, claim } in tenants {
             items.tenant_ids.push(tenant.id.as_uuid());
             items.slugs.push(tenant.slug.as_str());
             items.names.push(tenant.name.as_str());
@@ -117,7 +122,12 @@ impl<'a> Items<'a> {
     /// Tenants go in without ON CONFLICT: the parts are inserted from the same list, so one that was skipped there would
     /// get a segment without a tenant, and a claim for nothing. A slug lost to a race fails the statement instead, by the
     /// constraint's name.
-    async fn insert(&self, connection: &mut Lent, scope: &Scope, created_at: OffsetDateTime) -> sqlx::Result<Vec<i64>> {
+    async fn insert(
+        &self,
+        connection: &mut PooledConnection,
+        scope: &IdempotencyScope,
+        created_at: OffsetDateTime,
+    ) -> sqlx::Result<Vec<i64>> {
         let segment = &defaults::SEGMENT;
         let package = &defaults::PACKAGES;
         sqlx::query_scalar!(
@@ -132,14 +142,14 @@ impl<'a> Items<'a> {
             ), free AS MATERIALIZED (
                 SELECT * FROM item WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = item.slug)
             ), claimed AS (
-                INSERT INTO request_claims AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
+                INSERT INTO idempotency_records AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
                                                      segment_id, package_ids, created_at)
                 SELECT $27, $28, request_hash, fingerprint, salt, tenant_id, key_id, segment_id,
                        ($15::uuid[])[(number - 1) * cardinality($16::text[]) + 1 : number * cardinality($16::text[])], $9
                   FROM free
                  WHERE request_hash IS NOT NULL
                  ORDER BY request_hash
-                ON CONFLICT ON CONSTRAINT request_claims_pkey DO UPDATE
+                ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
                    SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                        key_id = excluded.key_id, segment_id = excluded.segment_id,
                        package_ids = excluded.package_ids, created_at = excluded.created_at
@@ -202,7 +212,7 @@ impl<'a> Items<'a> {
             &self.salts as _,
             scope.caller.name(),
             scope.rpc.as_str(),
-            created_at - CLAIM_LIFETIME,
+            created_at - RECORD_LIFETIME,
         )
         .fetch_all(connection)
         .await

@@ -3,7 +3,7 @@
 use sqlx::error::DatabaseError;
 use time::OffsetDateTime;
 
-use super::{Store, connections::Lent};
+use super::{Store, pool::PooledConnection};
 use crate::error::{Error, Result};
 
 /// A call that found the tenant alive may write a last row that the statement does not see. The next one does.
@@ -16,7 +16,7 @@ impl Store {
     /// Those of the database.
     pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
-            .fetch_one(&mut self.connection("list_purgeable").await?)
+            .fetch_one(&mut self.acquire("list_purgeable").await?)
             .await
             .map_err(|error| self.error(error))?;
         let slugs = sqlx::query_scalar!(
@@ -24,7 +24,7 @@ impl Store {
             before,
             limit,
         )
-        .fetch_all(&mut self.connection("list_purgeable").await?)
+        .fetch_all(&mut self.acquire("list_purgeable").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok((count, slugs))
@@ -38,7 +38,7 @@ impl Store {
     /// Those of the database.
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
         for _ in 0..ATTEMPTS {
-            match try_purge(&mut self.connection("purge_tenants").await?, before, limit).await {
+            match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
                 removed => return removed.map_err(|error| self.error(error)),
             }
@@ -47,24 +47,24 @@ impl Store {
     }
 }
 
-async fn try_purge(connection: &mut Lent, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
+async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
     // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
     let removed = sqlx::query_scalar!(
         r#"
-        WITH doomed AS (
+        WITH purged AS (
             SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
-        ), gone_packages AS (
-            DELETE FROM packages USING doomed WHERE packages.tenant_id = doomed.id
-        ), gone_segments AS (
-            DELETE FROM segments USING doomed WHERE segments.tenant_id = doomed.id
-        ), gone_keys AS (
-            DELETE FROM api_keys USING doomed WHERE api_keys.tenant_id = doomed.id
-        ), gone_owners AS (
-            DELETE FROM owners USING doomed WHERE owners.tenant_id = doomed.id
-        ), gone AS (
-            DELETE FROM tenants USING doomed WHERE tenants.id = doomed.id RETURNING tenants.id
+        ), deleted_packages AS (
+            DELETE FROM packages USING purged WHERE packages.tenant_id = purged.id
+        ), deleted_segments AS (
+            DELETE FROM segments USING purged WHERE segments.tenant_id = purged.id
+        ), deleted_keys AS (
+            DELETE FROM api_keys USING purged WHERE api_keys.tenant_id = purged.id
+        ), deleted_owners AS (
+            DELETE FROM owners USING purged WHERE owners.tenant_id = purged.id
+        ), deleted_tenant AS (
+            DELETE FROM tenants USING purged WHERE tenants.id = purged.id RETURNING tenants.id
         )
-        SELECT count(*) AS "count!" FROM gone
+        SELECT count(*) AS "count!" FROM deleted_tenant
         "#,
         before,
         limit,

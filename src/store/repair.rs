@@ -11,7 +11,7 @@ use crate::{
 
 /// What a repair may need.
 #[derive(Debug)]
-pub struct Remedies {
+pub struct RepairPlan {
     pub segment_id: Uuid,
     pub package_ids: Vec<Uuid>,
     /// Without one no key is made.
@@ -20,7 +20,7 @@ pub struct Remedies {
 
 /// What a repair made.
 #[derive(Debug)]
-pub struct Mended {
+pub struct RepairResult {
     /// The General segment, found or made.
     pub general_id: Uuid,
     pub has_new_segment: bool,
@@ -39,13 +39,13 @@ impl Store {
     pub async fn repair_tenant(
         &self,
         tenant_id: TenantId,
-        remedies: &Remedies,
+        plan: &RepairPlan,
         now: OffsetDateTime,
-    ) -> Result<Option<Mended>> {
-        let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, remedies.key.as_ref());
-        let mut transaction = self.begin_alone("repair_tenant", tenant_id).await?;
-        let mended = sqlx::query_as!(
-            Mended,
+    ) -> Result<Option<RepairResult>> {
+        let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, plan.key.as_ref());
+        let mut transaction = self.begin_as_provisioner("repair_tenant", tenant_id).await?;
+        let repair = sqlx::query_as!(
+            RepairResult,
             r#"
             WITH tenant AS (
                 UPDATE tenants
@@ -59,12 +59,12 @@ impl Store {
                                       created_at, updated_at)
                 SELECT id, $2, $3, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
                 RETURNING id
-            ), home AS MATERIALIZED (
+            ), target_segment AS MATERIALIZED (
                 SELECT id FROM general UNION ALL SELECT id FROM new_segment
             ), moved AS (
                 UPDATE packages
-                   SET segment_id = home.id, updated_at = $8
-                  FROM home
+                   SET segment_id = target_segment.id, updated_at = $8
+                  FROM target_segment
                  WHERE tenant_id = $1
                    AND NOT EXISTS (SELECT FROM segments
                                     WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
@@ -72,9 +72,9 @@ impl Store {
             ), new_package AS (
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
-                SELECT $1, preset.id, home.id, preset.slug, preset.name, preset.description, preset.base_price, $9,
+                SELECT $1, preset.id, target_segment.id, preset.slug, preset.name, preset.description, preset.base_price, $9,
                        preset.grouping_order, true, $8, $8
-                  FROM home
+                  FROM target_segment
                  CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
                        AS preset (id, slug, name, description, base_price, grouping_order)
                  WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
@@ -86,19 +86,19 @@ impl Store {
                  WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
                 RETURNING 1
             ), forgotten AS (
-                DELETE FROM request_claims AS claim USING tenant
+                DELETE FROM idempotency_records AS claim USING tenant
                  WHERE claim.tenant_id = tenant.id
                    AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = claim.key_id)
             )
-            SELECT home.id AS "general_id!",
+            SELECT target_segment.id AS "general_id!",
                    EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
                    EXISTS (SELECT FROM new_package) AS "has_new_packages!",
                    EXISTS (SELECT FROM new_key) AS "has_new_key!",
                    (SELECT count(*) FROM moved) AS "packages_moved!"
-              FROM home
+              FROM target_segment
             "#,
             tenant_id.as_uuid(),
-            remedies.segment_id,
+            plan.segment_id,
             segment.slug,
             segment.name,
             segment.hero_title,
@@ -106,7 +106,7 @@ impl Store {
             segment.sort_order,
             now,
             defaults::BOOKING_TYPE.as_str(),
-            &remedies.package_ids,
+            &plan.package_ids,
             &packages.each_ref().map(|preset| preset.slug) as _,
             &packages.each_ref().map(|preset| preset.name) as _,
             &packages.each_ref().map(|preset| preset.description) as _,
@@ -120,24 +120,24 @@ impl Store {
         .await
         .map_err(|error| self.error(error))?;
         transaction.commit().await?;
-        Ok(mended)
+        Ok(repair)
     }
 
     /// Removes what points at this tenant although there is none: an owner, and claims.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn remove_strays(&self, tenant_id: TenantId) -> Result<()> {
+    pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
         sqlx::query!(
-            "WITH nobody AS (
+            "WITH missing_tenant AS (
                 SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT FROM tenants WHERE id = $1)
-            ), gone_owner AS (
-                DELETE FROM owners USING nobody WHERE owners.tenant_id = nobody.id
+            ), deleted_owner AS (
+                DELETE FROM owners USING missing_tenant WHERE owners.tenant_id = missing_tenant.id
             )
-            DELETE FROM request_claims USING nobody WHERE request_claims.tenant_id = nobody.id",
+            DELETE FROM idempotency_records USING missing_tenant WHERE idempotency_records.tenant_id = missing_tenant.id",
             tenant_id.as_uuid(),
         )
-        .execute(&mut self.connection("remove_strays").await?)
+        .execute(&mut self.acquire("delete_dangling_rows").await?)
         .await
         .map_err(|error| self.error(error))?;
         Ok(())

@@ -3,18 +3,21 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, connections::Lent, error::violates, package_upsert::problem_named, tenant_read::read};
+use super::{
+    Store, catalog_read::catalog_query, error::is_constraint_violation, package_upsert::parse_upsert_error,
+    pool::PooledConnection,
+};
 use crate::{
     domain::{
         Segment, SegmentId, TenantId,
-        catalog::{ListSegments, Problem, SegmentUpsert, Upserted},
+        catalog::{ListSegments, Problem, SegmentUpsert, UpsertResult},
         defaults,
     },
-    error::{Error, Resource, Result, Rule},
+    error::{Error, Precondition, Resource, Result},
 };
 
 /// The segment in a row, whatever else the row has; `None` where an outer join found none.
-macro_rules! segment_in {
+macro_rules! segment_from_row {
     ($row:expr, $tenant_id:expr) => {
         (|| {
             Some(Segment {
@@ -45,15 +48,15 @@ impl Store {
         upsert: &SegmentUpsert,
         new_id: SegmentId,
         now: OffsetDateTime,
-    ) -> Result<std::result::Result<Upserted<Segment>, Problem>> {
-        let mut transaction = self.begin_for("upsert_segment", tenant_id).await?;
-        let judged = judge_and_write(transaction.connection(), tenant_id, upsert, new_id, now).await;
+    ) -> Result<std::result::Result<UpsertResult<Segment>, Problem>> {
+        let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
+        let judged = upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await;
         let outcome = match judged {
-            Err(error) if violates(&error, "segments_slug_key") => return Err(Error::Conflict),
+            Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             Err(error) => return Err(self.error(error)),
             Ok(None) => Err(Error::not_found(Resource::Tenant)),
-            Ok(Some(Judged { problem: Some(problem), .. })) => problem_named(&problem).map(Err),
-            Ok(Some(Judged { created, segment: Some(item), .. })) => Ok(Ok(Upserted { created, item })),
+            Ok(Some(UpsertRow { problem: Some(problem), .. })) => parse_upsert_error(&problem).map(Err),
+            Ok(Some(UpsertRow { created, segment: Some(item), .. })) => Ok(Ok(UpsertResult { created, item })),
             Ok(Some(_)) => Err(Error::internal("an upsert without a problem left no segment")),
         };
         let ended =
@@ -65,21 +68,21 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment; those of the database.
     pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
-        let rows = read!(
+        let rows = catalog_query!(
             self,
             "get_segment",
             tenant_id,
             SegmentRow,
             "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
             segment_id.as_uuid(),
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        segment_in!(row, tenant_id).ok_or(Error::not_found(Resource::Segment))
+        segment_from_row!(row, tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
 
     /// Up to `limit` segments by `sort_order`, then by id.
@@ -88,14 +91,14 @@ impl Store {
     /// [`Error::NotFound`] for the tenant; those of the database.
     pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
-        let rows = read!(
+        let rows = catalog_query!(
             self,
             "list_segments",
             tenant_id,
             SegmentRow,
             "
             SELECT segment.*
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS living
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
                       FROM segments
@@ -113,15 +116,15 @@ impl Store {
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        Ok(rows.into_iter().filter_map(|row| segment_in!(row, tenant_id)).collect())
+        Ok(rows.into_iter().filter_map(|row| segment_from_row!(row, tenant_id)).collect())
     }
 
     /// Deletes a segment that is empty and not General.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Error::Refused`]; those of the database.
+    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`]; those of the database.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        let mut transaction = self.begin_for("delete_segment", tenant_id).await?;
+        let mut transaction = self.begin_as_catalog("delete_segment", tenant_id).await?;
         let row = sqlx::query!(
             r#"
             WITH deleted AS (
@@ -143,8 +146,8 @@ impl Store {
         .await;
         let row = match row {
             // Hands in psql put a package in meanwhile.
-            Err(error) if violates(&error, "packages_segment_id_fkey") => {
-                return Err(Error::Refused(Rule::SegmentNotEmpty));
+            Err(error) if is_constraint_violation(&error, "packages_segment_id_fkey") => {
+                return Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty));
             }
             row => row.map_err(|error| self.error(error))?,
         };
@@ -152,8 +155,10 @@ impl Store {
         match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, None, _) => Err(Error::not_found(Resource::Segment)),
-            (true, Some(slug), false) if slug == defaults::SEGMENT.slug => Err(Error::Refused(Rule::DefaultSegment)),
-            (true, Some(_), false) => Err(Error::Refused(Rule::SegmentNotEmpty)),
+            (true, Some(slug), false) if slug == defaults::SEGMENT.slug => {
+                Err(Error::FailedPrecondition(Precondition::DefaultSegment))
+            }
+            (true, Some(_), false) => Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty)),
             (true, Some(_), true) => Ok(()),
         }
     }
@@ -174,20 +179,20 @@ struct SegmentRow {
 }
 
 /// What the statement says.
-struct Judged {
+struct UpsertRow {
     problem: Option<String>,
     created: bool,
     segment: Option<Segment>,
 }
 
 /// `None` where there is no such tenant. What has a problem is not written.
-async fn judge_and_write(
-    connection: &mut Lent,
+async fn upsert_row(
+    connection: &mut PooledConnection,
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
     new_id: SegmentId,
     now: OffsetDateTime,
-) -> sqlx::Result<Option<Judged>> {
+) -> sqlx::Result<Option<UpsertRow>> {
     let row = sqlx::query!(
         r#"
         WITH target AS (
@@ -277,9 +282,9 @@ async fn judge_and_write(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| Judged {
+    Ok(row.map(|row| UpsertRow {
         problem: row.problem.clone(),
         created: row.created,
-        segment: segment_in!(row, tenant_id),
+        segment: segment_from_row!(row, tenant_id),
     }))
 }

@@ -3,10 +3,10 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Store, connections::Lent, error::violates};
+use super::{Store, error::is_constraint_violation, pool::PooledConnection};
 use crate::{
     domain::TenantId,
-    error::{Error, Result, Rule},
+    error::{Error, Precondition, Result},
 };
 
 /// A transaction about one tenant.
@@ -16,23 +16,31 @@ use crate::{
 /// a transaction open that sqlx does not know of.
 pub(super) struct TenantTransaction {
     store: Store,
-    connection: Lent,
+    connection: PooledConnection,
     has_ended: bool,
 }
 
 /// From here to the end of the transaction: as the catalog role, under row-level security that shows it this tenant alone.
-pub(super) fn becoming_catalog_of(tenant_id: TenantId) -> String {
+pub(super) fn set_catalog_role_sql(tenant_id: TenantId) -> String {
     format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'")
 }
 
 impl Store {
     /// Begins to change a tenant's catalog, as the role that may do nothing else.
-    pub(super) async fn begin_for(&self, operation: &'static str, tenant_id: TenantId) -> Result<TenantTransaction> {
-        self.begin(operation, &format!("{}; ", becoming_catalog_of(tenant_id)), tenant_id).await
+    pub(super) async fn begin_as_catalog(
+        &self,
+        operation: &'static str,
+        tenant_id: TenantId,
+    ) -> Result<TenantTransaction> {
+        self.begin(operation, &format!("{}; ", set_catalog_role_sql(tenant_id)), tenant_id).await
     }
 
     /// Begins as the service itself, which may do more than keep a catalog.
-    pub(super) async fn begin_alone(&self, operation: &'static str, tenant_id: TenantId) -> Result<TenantTransaction> {
+    pub(super) async fn begin_as_provisioner(
+        &self,
+        operation: &'static str,
+        tenant_id: TenantId,
+    ) -> Result<TenantTransaction> {
         self.begin(operation, "", tenant_id).await
     }
 
@@ -40,25 +48,25 @@ impl Store {
     /// made up) hold only if one at a time looks and writes. The lock comes before the statement that looks: taken inside
     /// it, it would come after its snapshot.
     async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
-        let connection = self.connection("BEGIN").await?;
+        let connection = self.acquire("BEGIN").await?;
         let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
         let lock = lock_key(tenant_id);
         // Several statements in one query take no parameters; a UUID and a number need no quoting.
         let opening = AssertSqlSafe(format!("BEGIN; {role}SELECT pg_advisory_xact_lock({lock})"));
         let opened = sqlx::raw_sql(opening).execute(transaction.connection()).await;
         opened.map_err(|error| self.error(error))?;
-        transaction.connection.name(operation);
+        transaction.connection.set_operation(operation);
         Ok(transaction)
     }
 }
 
 impl TenantTransaction {
-    pub(super) fn connection(&mut self) -> &mut Lent {
+    pub(super) fn connection(&mut self) -> &mut PooledConnection {
         &mut self.connection
     }
 
     /// # Errors
-    /// [`Error::Refused`] where hands in psql took away meanwhile what would have been left; those of the database.
+    /// [`Error::FailedPrecondition`] where hands in psql took away meanwhile what would have been left; those of the database.
     pub(super) async fn commit(self) -> Result<()> {
         self.end("COMMIT").await
     }
@@ -68,13 +76,15 @@ impl TenantTransaction {
     }
 
     async fn end(mut self, statement: &'static str) -> Result<()> {
-        self.connection.name(statement);
+        self.connection.set_operation(statement);
         match sqlx::raw_sql(statement).execute(self.connection()).await {
             Ok(_) => {
                 self.has_ended = true;
                 Ok(())
             }
-            Err(error) if violates(&error, "tenant_fully_provisioned") => Err(Error::Refused(Rule::LastPackage)),
+            Err(error) if is_constraint_violation(&error, "tenant_fully_provisioned") => {
+                Err(Error::FailedPrecondition(Precondition::LastPackage))
+            }
             Err(error) => Err(self.store.error(error)),
         }
     }
@@ -83,7 +93,7 @@ impl TenantTransaction {
 impl Drop for TenantTransaction {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.connection.forsake();
+            self.connection.close_on_drop();
         }
     }
 }

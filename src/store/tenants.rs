@@ -12,7 +12,7 @@ use crate::{
 
 /// A query for tenants: what is read of one is the same wherever it comes `FROM`, whatever was done `WITH` it before, and
 /// whatever more is in its row. `$1` is the time, on which hangs which of its keys is usable.
-macro_rules! tenants {
+macro_rules! select_tenants {
     ($row:ident, $with:tt, $more:tt, $from:tt, $($argument:expr),* $(,)?) => {
         sqlx::query_as!(
             $row,
@@ -33,7 +33,7 @@ macro_rules! tenants {
     };
 }
 
-pub(super) use tenants;
+pub(super) use select_tenants;
 
 impl Store {
     /// The tenant, deleted or not, as it is at `now`.
@@ -45,7 +45,7 @@ impl Store {
             TenantIdentifier::Id(id) => (Some(id.as_uuid()), None),
             TenantIdentifier::Slug(slug) => (None, Some(slug.as_str())),
         };
-        let row = tenants!(
+        let row = select_tenants!(
             TenantRow,
             "",
             "",
@@ -56,7 +56,7 @@ impl Store {
             slug,
         );
         let row =
-            row.fetch_optional(&mut self.connection("get_tenant").await?).await.map_err(|error| self.error(error))?;
+            row.fetch_optional(&mut self.acquire("get_tenant").await?).await.map_err(|error| self.error(error))?;
         row.map(TenantRow::into_tenant).transpose()
     }
 
@@ -66,7 +66,7 @@ impl Store {
     /// Those of the database.
     pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
         let prefix = list.filter.slug_prefix.as_str();
-        let rows = tenants!(
+        let rows = select_tenants!(
             TenantRow,
             "",
             "",
@@ -75,7 +75,7 @@ impl Store {
                     WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
                       AND ($4::bool IS NULL OR is_active = $4)
                       AND ($5::bool OR deleted_at IS NULL)
-                      -- As a range, which can use the index: no letter of a slug is beyond z.
+                      -- As a range, which can use the index: no ch of a slug is beyond z.
                       AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
                     ORDER BY created_at, id
                     LIMIT $7) AS tenants
@@ -89,8 +89,7 @@ impl Store {
             prefix,
             i64::try_from(limit).map_err(Error::internal)?,
         );
-        let rows =
-            rows.fetch_all(&mut self.connection("list_tenants").await?).await.map_err(|error| self.error(error))?;
+        let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await.map_err(|error| self.error(error))?;
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
@@ -132,7 +131,7 @@ impl Store {
 
     /// One statement, so that what it answers is what it wrote. What is as it should be leaves `updated_at` alone.
     async fn change_tenant(&self, tenant_id: TenantId, changes: Changes<'_>, now: OffsetDateTime) -> Result<Tenant> {
-        let row = tenants!(
+        let row = select_tenants!(
             TenantRow,
             "WITH changed AS (
                 UPDATE tenants
@@ -159,10 +158,8 @@ impl Store {
             changes.is_active,
             changes.is_deleted,
         );
-        let row = row
-            .fetch_optional(&mut self.connection("change_tenant").await?)
-            .await
-            .map_err(|error| self.error(error))?;
+        let row =
+            row.fetch_optional(&mut self.acquire("change_tenant").await?).await.map_err(|error| self.error(error))?;
         row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
     }
 }

@@ -7,8 +7,8 @@ use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider, trace::SdkTracerPro
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
-use super::fresh::Fresh;
-use crate::config::Exports;
+use super::uncached_filter::Uncached;
+use crate::config::ExporterSettings;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot export telemetry")]
@@ -21,7 +21,7 @@ pub(super) struct Providers {
 
 impl Providers {
     /// Those of the signals that go somewhere.
-    pub fn build(exports: Exports) -> Result<Self, ExportError> {
+    pub fn build(exports: ExporterSettings) -> Result<Self, ExportError> {
         let resource = resource();
         let mut providers = Self { tracer: None, meter: None };
         if exports.metrics {
@@ -60,7 +60,7 @@ where
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_filter(Fresh(Targets::new().with_target("turnkey", LevelFilter::DEBUG)))
+        .with_filter(Uncached(Targets::new().with_target("turnkey", LevelFilter::DEBUG)))
 }
 
 fn resource() -> Resource {

@@ -19,7 +19,7 @@ struct Instruments {
     call_duration: Histogram<f64>,
     statement_duration: Histogram<f64>,
     tenants_provisioned: Counter<u64>,
-    calls_replayed: Counter<u64>,
+    requests_replayed: Counter<u64>,
     deprecated_fields_used: Counter<u64>,
     integrity_findings: Counter<u64>,
 }
@@ -35,10 +35,17 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
         meter.u64_counter(name).with_unit(unit).with_description(description).build()
     };
     Instruments {
-        call_duration: duration("rpc.server.call.duration", "Calls, from their first byte to the end of their answer."),
+        call_duration: duration(
+            "rpc.server.call.duration",
+            "CallTasks, from their first byte to the end of their answer.",
+        ),
         statement_duration: duration("db.client.operation.duration", "Statements, from sending to their answer."),
         tenants_provisioned: counter("turnkey.tenants.provisioned", "{tenant}", "Tenants made, whole."),
-        calls_replayed: counter("turnkey.calls.replayed", "{call}", "Calls answered with what an earlier one made."),
+        requests_replayed: counter(
+            "turnkey.requests.replayed",
+            "{request}",
+            "CallTasks answered with what an earlier one made.",
+        ),
         deprecated_fields_used: counter("turnkey.deprecated_fields.used", "{field}", "Old names used by callers."),
         integrity_findings: counter("turnkey.integrity.findings", "{finding}", "Damage found, each time it is found."),
     }
@@ -68,24 +75,26 @@ pub fn statement_ended(operation: &'static str, failure: Option<String>, duratio
 }
 
 pub fn tenant_provisioned(flow: &'static str) {
-    INSTRUMENTS.tenants_provisioned.add(1, &[KeyValue::new("flow", flow)]);
+    INSTRUMENTS.tenants_provisioned.add(1, &[KeyValue::new("turnkey.flow", flow)]);
 }
 
-pub fn call_replayed(rpc: &'static str) {
-    INSTRUMENTS.calls_replayed.add(1, &[KeyValue::new("rpc.method", format!("turnkey.v1.TenantProvisioning/{rpc}"))]);
+pub fn request_replayed(rpc: &'static str) {
+    INSTRUMENTS
+        .requests_replayed
+        .add(1, &[KeyValue::new("rpc.method", format!("turnkey.v1.TenantProvisioning/{rpc}"))]);
 }
 
 pub fn deprecated_field_used(field: &'static str) {
-    INSTRUMENTS.deprecated_fields_used.add(1, &[KeyValue::new("field", field)]);
+    INSTRUMENTS.deprecated_fields_used.add(1, &[KeyValue::new("turnkey.field", field)]);
 }
 
 pub fn integrity_finding(kind: &'static str) {
-    INSTRUMENTS.integrity_findings.add(1, &[KeyValue::new("kind", kind)]);
+    INSTRUMENTS.integrity_findings.add(1, &[KeyValue::new("turnkey.finding.kind", kind)]);
 }
 
 /// How full a pool of connections is.
 #[derive(Debug, Clone, Copy)]
-pub struct PoolUse {
+pub struct PoolStats {
     pub used: u64,
     pub idle: u64,
     pub max: u64,
@@ -95,17 +104,17 @@ pub struct PoolUse {
 
 /// How full a queue for hashing is.
 #[derive(Debug, Clone, Copy)]
-pub struct QueueUse {
-    pub lane: &'static str,
+pub struct QueueStats {
+    pub pool: &'static str,
     pub waiting: u64,
     pub capacity: u64,
 }
 
 /// Asks for these whenever metrics are sent, from now to the end of the process.
-pub fn observe(
+pub fn register_gauges(
     ready: impl Fn() -> bool + Send + Sync + 'static,
-    pool: impl Fn() -> PoolUse + Clone + Send + Sync + 'static,
-    queues: impl Fn() -> Vec<QueueUse> + Clone + Send + Sync + 'static,
+    pool: impl Fn() -> PoolStats + Clone + Send + Sync + 'static,
+    queues: impl Fn() -> Vec<QueueStats> + Clone + Send + Sync + 'static,
 ) {
     let meter = meter();
     let gauge = |name: &'static str, unit: &'static str, description: &'static str| {
@@ -134,17 +143,17 @@ pub fn observe(
         .build();
 
     let now = queues.clone();
-    gauge("turnkey.hashing.waiting", "{hash}", "Hashes that wait for a core.")
+    gauge("turnkey.hashing.queue.length", "{hash}", "Hashes that wait for a core.")
         .with_callback(move |observer| {
             for queue in now() {
-                observer.observe(queue.waiting, &[KeyValue::new("lane", queue.lane)]);
+                observer.observe(queue.waiting, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
             }
         })
         .build();
-    gauge("turnkey.hashing.capacity", "{hash}", "Hashes that may wait before callers are refused.")
+    gauge("turnkey.hashing.queue.limit", "{hash}", "Hashes that may wait before callers are refused.")
         .with_callback(move |observer| {
             for queue in queues() {
-                observer.observe(queue.capacity, &[KeyValue::new("lane", queue.lane)]);
+                observer.observe(queue.capacity, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
             }
         })
         .build();

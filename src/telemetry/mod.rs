@@ -2,9 +2,9 @@
 //! is named, traces and metrics by OTLP. What is measured is in [`metrics`].
 
 mod export;
-mod fresh;
 pub mod metrics;
 pub mod trace;
+mod uncached_filter;
 
 use std::{sync::mpsc, time::Duration};
 
@@ -12,7 +12,7 @@ use tracing::Subscriber;
 use tracing_subscriber::{Layer, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _};
 
 pub use self::export::ExportError;
-use self::{export::Providers, fresh::Fresh};
+use self::{export::Providers, uncached_filter::Uncached};
 use crate::config::{LogFormat, LogSettings};
 
 /// What waits to be sent when the program ends may take this long; a collector that is away must not hold it up.
@@ -30,7 +30,7 @@ pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
     let installed = match &providers.tracer {
         None => tracing_subscriber::registry().with(settings.filter).with(lines(settings.format)).try_init(),
         Some(tracer) => tracing_subscriber::registry()
-            .with(lines(settings.format).with_filter(Fresh(settings.filter)))
+            .with(lines(settings.format).with_filter(Uncached(settings.filter)))
             .with(export::layer(tracer))
             .try_init(),
     };

@@ -22,8 +22,8 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, TestDatabase},
-    fixture::{Fixture, bella, channel, made_up_secret, misspelt, reason, settings},
-    program::{Program, serving, turnkey, url},
+    fixture::{Fixture, bella, channel, reason, settings, unknown_secret_key, with_last_char_changed},
+    process::{Program, serving, turnkey, url},
 };
 
 /// A folder with a file of tokens, made as an operator makes it.
@@ -109,7 +109,7 @@ async fn every_rpc_is_closed_to_all_but_those_it_is_for() {
     let fixture = Fixture::start_with(database, tokens.settings()).await;
     let channel = channel(&fixture.server.address.to_string()).await;
 
-    let wrong = misspelt(&catalog);
+    let wrong = with_last_char_changed(&catalog);
     let (no_one, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
     assert_eq!(rpcs().len(), 26);
     for rpc in rpcs() {
@@ -271,9 +271,9 @@ async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection
     let tokens = Tokens::new();
     let settings = ServerSettings { database_max_connections: 4, ..tokens.settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, settings.clone()).await;
-    let secret = made_up_secret("pk_live_bella_0123456789abcdef");
-    let hands = fixture.by_hand().await;
-    let mut holder = hands.begin().await.unwrap();
+    let secret = unknown_secret_key("pk_live_bella_0123456789abcdef");
+    let superuser = fixture.superuser_pool().await;
+    let mut holder = superuser.begin().await.unwrap();
     sqlx::query("LOCK TABLE api_keys").execute(&mut *holder).await.unwrap();
     for _ in 0..20 {
         let mut request = with(ListPackagesRequest::default(), Some(&secret));
@@ -283,7 +283,7 @@ async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection
     let sessions: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'turnkey'",
     )
-    .fetch_one(&hands)
+    .fetch_one(&superuser)
     .await
     .unwrap();
     holder.rollback().await.unwrap();
@@ -294,7 +294,7 @@ async fn a_lookup_of_a_key_that_its_caller_does_not_wait_for_costs_no_connection
 #[tokio::test]
 async fn health_is_open_to_everybody_as_often_as_they_like() {
     let tokens = Tokens::new();
-    let limited = ServerSettings { caller_rate: Some(1.try_into().unwrap()), ..tokens.settings() };
+    let limited = ServerSettings { rate_limit_per_caller: Some(1.try_into().unwrap()), ..tokens.settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, limited).await;
     let mut health = HealthClient::new(channel(&fixture.server.address.to_string()).await);
     for _ in 0..20 {

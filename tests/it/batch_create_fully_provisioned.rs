@@ -4,35 +4,35 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedError, BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest,
-    CreateFullyProvisionedResponse, Verdict, batch_create_fully_provisioned_result::Result as Made,
+    CreateFullyProvisionedResponse, Verdict, batch_create_fully_provisioned_result::Result as BatchResult,
 };
 
-use crate::fixture::{Fixture, named, reason, violations};
+use crate::fixture::{Fixture, ONE_TENANT, named, reason, violations};
 
 impl Fixture {
-    async fn batch_create(&self, requests: Vec<CreateFullyProvisionedRequest>) -> Result<Vec<Made>, Status> {
+    async fn batch_create(&self, requests: Vec<CreateFullyProvisionedRequest>) -> Result<Vec<BatchResult>, Status> {
         let request = BatchCreateFullyProvisionedRequest { requests };
         let answer = self.provisioning.clone().batch_create_fully_provisioned(request).await?.into_inner();
         Ok(answer.results.into_iter().map(|result| result.result.unwrap()).collect())
     }
 }
 
-fn made(result: &Made) -> &CreateFullyProvisionedResponse {
+fn made(result: &BatchResult) -> &CreateFullyProvisionedResponse {
     match result {
-        Made::Provisioned(made) => made,
-        Made::Error(error) => panic!("{error:?}"),
+        BatchResult::Provisioned(made) => made,
+        BatchResult::Error(error) => panic!("{error:?}"),
     }
 }
 
-fn error(result: &Made) -> &BatchCreateFullyProvisionedError {
+fn error(result: &BatchResult) -> &BatchCreateFullyProvisionedError {
     match result {
-        Made::Provisioned(made) => panic!("{made:?}"),
-        Made::Error(error) => error,
+        BatchResult::Provisioned(made) => panic!("{made:?}"),
+        BatchResult::Error(error) => error,
     }
 }
 
 /// The code and the reason of an item that failed.
-fn why(result: &Made) -> (&str, &str) {
+fn why(result: &BatchResult) -> (&str, &str) {
     (error(result).code.as_str(), error(result).reason.as_str())
 }
 
@@ -57,7 +57,7 @@ async fn all_are_made_in_order_each_with_a_key_that_works() {
         secrets.insert(&made.secret_key);
     }
     assert_eq!(secrets.len(), 20);
-    assert_eq!(fixture.rows().await, [20, 20, 60, 20]);
+    assert_eq!(fixture.row_counts().await, [20, 20, 60, 20]);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn one_bad_item_spoils_no_other_and_says_what_it_would_have_said_alone() {
     assert_eq!(why(&results[3]), ("INVALID_ARGUMENT", "INVALID_REQUEST"));
     assert_eq!(error(&results[3]).field_violations[0].field, "validate_only");
     assert!(results[1..4].iter().all(|result| !error(result).message.is_empty()));
-    assert_eq!(fixture.rows().await, [3, 3, 9, 3]);
+    assert_eq!(fixture.row_counts().await, [3, 3, 9, 3]);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn two_items_with_one_request_id_are_one_where_they_say_the_same_and_a_mis
     let first = made(&results[0]);
     assert_eq!(*made(&results[1]), CreateFullyProvisionedResponse { replayed: true, ..first.clone() });
     assert_eq!(why(&results[2]), ("FAILED_PRECONDITION", "REQUEST_ID_REUSED"));
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn batches_that_overlap_in_any_order_make_each_tenant_once() {
         assert_eq!(*known, made.secret_key);
     }
     assert_eq!((fresh, secrets.len()), (40, 40));
-    assert_eq!(fixture.rows().await, [40, 40, 120, 40]);
+    assert_eq!(fixture.row_counts().await, [40, 40, 120, 40]);
     let secret = secrets.values().next().unwrap();
     assert_eq!(fixture.verify(secret).await.verdict(), Verdict::Valid);
 }
@@ -177,7 +177,7 @@ async fn five_hundred_are_taken_and_one_more_or_none_are_not() {
     let fixture = Fixture::start().await;
     let many = |count: u32| (0..count).map(|number| named(&format!("tenant-{number}"))).collect();
     assert_eq!(fixture.batch_create(many(500)).await.unwrap().len(), 500);
-    assert_eq!(fixture.rows().await, [500, 500, 1_500, 500]);
+    assert_eq!(fixture.row_counts().await, [500, 500, 1_500, 500]);
     for (count, why) in [(501, "TOO_LONG"), (0, "MISSING_FIELD")] {
         let refused = fixture.batch_create(many(count)).await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));

@@ -1,4 +1,4 @@
-//! Callers that hang up or run out of time in the middle: nothing of theirs stays open in the database.
+//! CallerBehavior that hang up or run out of time in the middle: nothing of theirs stays open in the database.
 //!
 //! The server has one connection, so that whatever one call leaves on it the next one meets.
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     cluster::Cluster,
     fixture::{Fixture, NewTenant, named, reason, settings},
-    load::{Callers, Load, Outcome},
+    load::{CallerBehavior, Load, Outcome},
     upsert_package::gold,
 };
 
@@ -59,8 +59,8 @@ async fn call(fixture: &Fixture, tenant: &NewTenant, number: usize, deadline: Op
     }
 }
 
-/// All calls of a storm through `one`, some at a time.
-async fn storm<One: Future>(one: impl Fn(usize) -> One) -> Vec<One::Output> {
+/// All calls of a run_concurrently through `one`, some at a time.
+async fn run_concurrently<One: Future>(one: impl Fn(usize) -> One) -> Vec<One::Output> {
     stream::iter(0..CALLS).map(one).buffer_unordered(AT_ONCE).collect().await
 }
 
@@ -71,16 +71,16 @@ async fn assert_it_recovers(fixture: &Fixture, tenant: &NewTenant) {
         assert_eq!(failed.code(), Code::ResourceExhausted, "{failed:?}");
     }
     fixture.upsert(gold(tenant)).await.unwrap();
-    assert_eq!(left_open(&fixture.by_hand().await).await, (0, 0));
+    assert_eq!(open_transactions_and_locks(&fixture.superuser_pool().await).await, (0, 0));
 }
 
 /// The server's sessions inside a transaction, and its advisory locks.
-async fn left_open(hands: &PgPool) -> (i64, i64) {
+async fn open_transactions_and_locks(superuser: &PgPool) -> (i64, i64) {
     let sql = "SELECT (SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND state LIKE 'idle in transaction%'),
                       (SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
                         WHERE datname = current_database() AND locktype = 'advisory')";
-    sqlx::query_as(sql).fetch_one(hands).await.unwrap()
+    sqlx::query_as(sql).fetch_one(superuser).await.unwrap()
 }
 
 /// These hear what the others leave behind.
@@ -97,7 +97,7 @@ fn assert_no_bug_was_heard(answers: &[Result<(), Status>]) {
 async fn a_thousand_calls_that_run_out_of_time_leave_no_transaction_open() {
     let fixture = start().await;
     let tenant = fixture.tenant("bella").await;
-    let answers = storm(|number| {
+    let answers = run_concurrently(|number| {
         let deadline = (!is_patient(number)).then_some(Duration::from_millis(1));
         call(&fixture, &tenant, number, deadline)
     });
@@ -112,7 +112,7 @@ async fn a_thousand_calls_that_run_out_of_time_leave_no_transaction_open() {
 async fn a_thousand_calls_that_are_dropped_leave_no_transaction_open() {
     let fixture = start().await;
     let tenant = fixture.tenant("bella").await;
-    let answers = storm(async |number| {
+    let answers = run_concurrently(async |number| {
         // Each drops its call a little later than the one before: at once, while it runs, or too late.
         let patience = async {
             for _ in 0..number {
@@ -139,7 +139,7 @@ async fn a_thousand_calls_that_are_dropped_leave_no_transaction_open() {
 pub async fn hang_up_under_load(tenants: u64, seed: u64) -> Outcome {
     let fixture = start().await;
     let client = fixture.provisioning.clone();
-    let mut load = Load::start_with(AT_ONCE, Callers::Impatient { seed }, move || client.clone());
+    let mut load = Load::start_with(AT_ONCE, CallerBehavior::HangsUp { seed }, move || client.clone());
     load.more(tenants).await;
     load.stop(&fixture.database.superuser).await
 }
@@ -152,16 +152,16 @@ async fn callers_that_hang_up_and_ask_again_get_one_tenant_each() {
 }
 
 /// Until a call waits for its turn at a tenant's lock.
-async fn some_call_waits(hands: &PgPool) {
+async fn some_call_waits(superuser: &PgPool) {
     let sql = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
                                WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)";
-    while !sqlx::query_scalar::<_, bool>(sql).fetch_one(hands).await.unwrap() {}
+    while !sqlx::query_scalar::<_, bool>(sql).fetch_one(superuser).await.unwrap() {}
 }
 
 /// By hand, the lock at which changes of one tenant's catalog take turns.
-async fn hold_turn(hands: &PgPool, tenant: &NewTenant) -> PgConnection {
+async fn hold_tenant_lock(superuser: &PgPool, tenant: &NewTenant) -> PgConnection {
     let key = Uuid::parse_str(&tenant.id).unwrap().as_u64_pair().1.cast_signed();
-    let mut holder = hands.acquire().await.unwrap().detach();
+    let mut holder = superuser.acquire().await.unwrap().detach();
     sqlx::query("SELECT pg_advisory_lock($1)").bind(key).execute(&mut holder).await.unwrap();
     holder
 }
@@ -170,25 +170,25 @@ async fn hold_turn(hands: &PgPool, tenant: &NewTenant) -> PgConnection {
 async fn a_call_that_is_dropped_at_the_tenants_lock_still_does_its_work() {
     let fixture = start().await;
     let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
-    let hands = fixture.by_hand().await;
-    let holder = hold_turn(&hands, &tenant).await;
+    let superuser = fixture.superuser_pool().await;
+    let holder = hold_tenant_lock(&superuser, &tenant).await;
     select! {
         answer = fixture.upsert(gold(&tenant)) => panic!("{answer:?} while another has its turn"),
-        () = some_call_waits(&hands) => {}
+        () = some_call_waits(&superuser) => {}
     }
     holder.close().await.unwrap();
     // On the one connection, so after it.
     fixture.upsert(gold(&other)).await.unwrap();
     assert_eq!(fixture.count("packages").await, 8);
-    assert_eq!(left_open(&hands).await, (0, 0));
+    assert_eq!(open_transactions_and_locks(&superuser).await, (0, 0));
 }
 
 #[tokio::test]
 async fn a_call_that_waits_too_long_for_its_turn_leaves_no_failed_transaction() {
     let fixture = start().await;
     let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
-    let hands = fixture.by_hand().await;
-    let holder = hold_turn(&hands, &tenant).await;
+    let superuser = fixture.superuser_pool().await;
+    let holder = hold_tenant_lock(&superuser, &tenant).await;
     let failed = fixture.upsert(gold(&tenant)).await.unwrap_err();
     assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
     fixture.upsert(gold(&other)).await.unwrap();

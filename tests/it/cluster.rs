@@ -36,7 +36,7 @@ pub struct TestDatabase {
     pub owner: PgConnectOptions,
     /// Serves; a member of `turnkey_provisioner` and nothing else.
     pub server: PgConnectOptions,
-    /// May do everything; what hands in psql do.
+    /// May do everything; what superuser in psql do.
     pub superuser: PgConnectOptions,
 }
 
@@ -89,8 +89,8 @@ impl TestDatabase {
     }
 }
 
-/// The folder of Postgres' own programs.
-pub async fn programs(superuser: &PgConnectOptions) -> PathBuf {
+/// The directory of Postgres' programs.
+pub async fn postgres_bin_dir(superuser: &PgConnectOptions) -> PathBuf {
     let mut connection = superuser.connect().await.unwrap();
     let folder: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
         .fetch_one(&mut connection)

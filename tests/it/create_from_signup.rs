@@ -9,7 +9,7 @@ use turnkey::grpc::pb::{
     CreateFromSignupRequest, CreateFromSignupResponse, Package, Segment, Tenant, get_tenant_request::Identifier,
 };
 
-use crate::fixture::{Fixture, named, reason, violations};
+use crate::fixture::{Fixture, ONE_TENANT, named, reason, violations};
 
 pub const PASSWORD: &str = "tulips under a lamp";
 
@@ -83,7 +83,7 @@ async fn the_owner_is_kept_with_a_normalized_address_and_an_argon2id_hash() {
     assert_eq!(made.owner_email.as_deref(), Some("Bella.Rossi@example.com"));
     let (tenant_id, email, hash): (String, String, String) =
         sqlx::query_as("SELECT tenant_id::text, email, password_hash FROM owners")
-            .fetch_one(&fixture.by_hand().await)
+            .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
     assert_eq!((tenant_id, email.as_str()), (made.id, "Bella.Rossi@example.com"));
@@ -136,7 +136,7 @@ async fn fifty_signups_of_one_name_at_once_all_get_a_slug_of_their_own() {
     let slugs: HashSet<String> = calls.join_all().await.into_iter().collect();
     assert_eq!(slugs.len(), 50);
     assert!(slugs.contains("bella-weddings") && slugs.iter().all(|slug| slug.starts_with("bella-weddings")));
-    assert_eq!(fixture.rows().await, [50, 50, 150, 50]);
+    assert_eq!(fixture.row_counts().await, [50, 50, 150, 50]);
 }
 
 #[tokio::test]
@@ -159,13 +159,13 @@ async fn an_address_is_one_owners_whatever_its_case_and_whether_or_not_its_tenan
     let fixture = Fixture::start().await;
     fixture.sign_up(signup("Bella", "Bella@example.com")).await.unwrap();
     fixture.sign_up(signup("Omer", "Ömer@example.com")).await.unwrap();
-    sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.by_hand().await).await.unwrap();
-    let before = fixture.rows().await;
+    sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.superuser_pool().await).await.unwrap();
+    let before = fixture.row_counts().await;
     for taken in ["Bella@example.com", "bella@EXAMPLE.com", " BELLA@example.com", "öMER@example.com"] {
         let refused = fixture.sign_up(signup("Somebody Else", taken)).await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{taken}");
     }
-    assert_eq!(fixture.rows().await, before);
+    assert_eq!(fixture.row_counts().await, before);
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn of_fifty_signups_of_one_address_at_once_one_is_made_and_nothing_half() 
     for refused in answers.into_iter().filter_map(Result::err) {
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"));
     }
-    assert_eq!((fixture.rows().await, fixture.count("owners").await), ([1, 1, 3, 1], 1));
+    assert_eq!((fixture.row_counts().await, fixture.count("owners").await), (ONE_TENANT, 1));
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn everything_that_is_wrong_is_said_at_once_a_weak_password_included() {
     let refused = fixture.sign_up(CreateFromSignupRequest::default()).await.unwrap_err();
     let missing = ["business_name", "email", "password"].map(|field| (field.to_owned(), "MISSING_FIELD".to_owned()));
     assert_eq!(violations(&refused), missing);
-    assert_eq!(fixture.rows().await, [0; 4]);
+    assert_eq!(fixture.row_counts().await, [0; 4]);
 }
 
 #[tokio::test]

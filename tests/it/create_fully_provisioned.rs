@@ -9,7 +9,7 @@ use turnkey::grpc::pb::{
 };
 
 use crate::{
-    fixture::{Fixture, bella, named, reason, violations},
+    fixture::{Fixture, ONE_TENANT, bella, named, reason, violations},
     request_id::sign_up,
 };
 
@@ -63,11 +63,11 @@ async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
     let tenant = answer.tenant.clone().unwrap();
     assert_eq!(fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap(), tenant);
 
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let row: (String, String, String, String, i32, bool) = sqlx::query_as(
         "SELECT id::text, slug, name, hero_title || '|' || description, sort_order, active FROM segments",
     )
-    .fetch_one(&hands)
+    .fetch_one(&superuser)
     .await
     .unwrap();
     let segment = answer.segment.unwrap();
@@ -79,7 +79,7 @@ async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
                           active)
            FROM packages ORDER BY grouping_order",
     )
-    .fetch_all(&hands)
+    .fetch_all(&superuser)
     .await
     .unwrap();
     let answered: Vec<String> = answer
@@ -109,7 +109,7 @@ async fn a_key_has_the_documented_form_and_its_secret_verifies_against_the_store
     let (stored, of_tenant): (String, String) =
         sqlx::query_as("SELECT secret_hash, public_key FROM api_keys WHERE key_id = $1")
             .bind(key_id)
-            .fetch_one(&fixture.by_hand().await)
+            .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
     assert_eq!(of_tenant, public);
@@ -133,7 +133,7 @@ async fn commission_is_10_unless_said_and_kept_exactly() {
         assert_eq!(format!("{:.2}", tenant.commission_percent), kept);
         let stored: String = sqlx::query_scalar("SELECT commission_percent::text FROM tenants WHERE slug = $1")
             .bind(slug)
-            .fetch_one(&fixture.by_hand().await)
+            .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
         assert_eq!(stored, kept);
@@ -169,7 +169,7 @@ async fn every_slug_rule_has_its_reason() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{slug}");
         assert_eq!(violations(&refused), [("slug".to_owned(), why.to_owned())], "{slug}");
     }
-    assert_eq!(fixture.rows().await, [0, 0, 0, 0]);
+    assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_taken_slug_is_already_exists_and_leaves_the_first_as_it_was() {
         ("turnkey.v1.Tenant", "bella-weddings")
     );
     assert_eq!(fixture.get(Identifier::TenantId(first.id.clone())).await.unwrap(), first);
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]
@@ -232,23 +232,23 @@ async fn of_50_calls_for_one_slug_at_once_one_wins_and_nothing_is_half() {
         let refused = refused.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
     }
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 /// All that a sign-up with a request id writes to.
-const TABLES: [&str; 6] = ["tenants", "segments", "packages", "api_keys", "owners", "request_claims"];
+const TABLES: [&str; 6] = ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records"];
 
 #[tokio::test]
 async fn an_insert_that_fails_at_any_table_leaves_nothing_at_all() {
     for table in TABLES {
         let fixture = Fixture::start().await;
-        let hands = fixture.by_hand().await;
+        let superuser = fixture.superuser_pool().await;
         let sabotage = format!(
             "CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS
                  $$ BEGIN RAISE EXCEPTION 'the disk of table {table} is on fire'; END $$;
              CREATE TRIGGER sabotage AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION sabotage()"
         );
-        sqlx::raw_sql(AssertSqlSafe(sabotage)).execute(&hands).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sabotage)).execute(&superuser).await.unwrap();
 
         let failed = fixture.sign_up(sign_up()).await.unwrap_err();
         assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Internal, "INTERNAL"), "{table}");
@@ -259,7 +259,7 @@ async fn an_insert_that_fails_at_any_table_leaves_nothing_at_all() {
         }
 
         let repaired = format!("DROP TRIGGER sabotage ON {table}");
-        sqlx::raw_sql(AssertSqlSafe(repaired)).execute(&hands).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(repaired)).execute(&superuser).await.unwrap();
         assert!(!fixture.sign_up(sign_up()).await.unwrap().replayed, "neither slug nor request id was used up");
     }
 }
@@ -269,10 +269,10 @@ async fn validate_only_answers_as_it_would_and_writes_nothing() {
     let fixture = Fixture::start().await;
     let dry = CreateFullyProvisionedRequest { validate_only: true, ..bella() };
     let answer = fixture.create(dry.clone()).await.unwrap();
-    assert_eq!(fixture.rows().await, [0, 0, 0, 0]);
+    assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 
     let real = fixture.create(bella()).await.unwrap();
-    assert_eq!(answer, without_identity(real));
+    assert_eq!(answer, clear_generated_fields(real));
 
     let taken = fixture.create(dry.clone()).await.unwrap_err();
     assert_eq!((taken.code(), reason(&taken).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
@@ -280,7 +280,7 @@ async fn validate_only_answers_as_it_would_and_writes_nothing() {
     assert_eq!(fixture.create(bad).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
-pub fn without_identity(mut answer: CreateFullyProvisionedResponse) -> CreateFullyProvisionedResponse {
+pub fn clear_generated_fields(mut answer: CreateFullyProvisionedResponse) -> CreateFullyProvisionedResponse {
     answer.secret_key.clear();
     let tenant = answer.tenant.as_mut().unwrap();
     tenant.id.clear();

@@ -48,17 +48,17 @@ async fn of_all_packages_deleted_at_once_one_stays() {
 async fn a_delete_that_waits_for_hands_in_psql_sees_what_they_left() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let pool = fixture.by_hand().await;
-    let mut hands = pool.begin().await.unwrap();
-    sqlx::query("DELETE FROM packages WHERE slug <> 'basic-package'").execute(&mut *hands).await.unwrap();
-    sqlx::query("SELECT FROM tenants FOR UPDATE").execute(&mut *hands).await.unwrap();
+    let pool = fixture.superuser_pool().await;
+    let mut superuser = pool.begin().await.unwrap();
+    sqlx::query("DELETE FROM packages WHERE slug <> 'basic-package'").execute(&mut *superuser).await.unwrap();
+    sqlx::query("SELECT FROM tenants FOR UPDATE").execute(&mut *superuser).await.unwrap();
     let ours = fixture.delete(&tenant, &tenant.package_ids[0]);
     let theirs = async {
         // The service has deleted, and waits at COMMIT for the tenant's row.
         let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND query = 'COMMIT')";
         while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
-        hands.commit().await.unwrap();
+        superuser.commit().await.unwrap();
     };
     let (refused, ()) = tokio::join!(ours, theirs);
     let refused = refused.unwrap_err();

@@ -8,7 +8,7 @@ use turnkey::grpc::pb::FindingKind;
 use crate::{
     fixture::Fixture,
     integrity::{Expected, every_kind_of_damage, told},
-    program::{turnkey, url},
+    process::{turnkey, url},
 };
 
 struct Doctor<'a> {

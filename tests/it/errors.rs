@@ -30,8 +30,8 @@ async fn an_absent_database_is_unavailable_and_says_when_to_come_back() {
 async fn a_lock_held_too_long_is_unavailable_and_a_pool_full_of_waiting_calls_is_overloaded() {
     let settings = ServerSettings { database_max_connections: 4, ..settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
-    let hands = fixture.by_hand().await;
-    let mut holder = hands.begin().await.unwrap();
+    let superuser = fixture.superuser_pool().await;
+    let mut holder = superuser.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
 
     let mut calls = JoinSet::new();
@@ -60,8 +60,8 @@ async fn a_lock_held_too_long_is_unavailable_and_a_pool_full_of_waiting_calls_is
 #[tokio::test]
 async fn a_call_that_is_cut_off_still_ends_its_work_and_frees_its_connection() {
     let fixture = Fixture::start().await;
-    let hands = fixture.by_hand().await;
-    let mut holder = hands.begin().await.unwrap();
+    let superuser = fixture.superuser_pool().await;
+    let mut holder = superuser.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
     for number in 0..4 {
         let mut request = Request::new(named(&format!("tenant-{number}")));
@@ -73,7 +73,7 @@ async fn a_call_that_is_cut_off_still_ends_its_work_and_frees_its_connection() {
     let in_transaction: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
     )
-    .fetch_one(&hands)
+    .fetch_one(&superuser)
     .await
     .unwrap();
     assert_eq!(in_transaction, 0);
@@ -102,9 +102,9 @@ async fn a_text_with_a_nul_is_refused_before_it_reaches_the_database() {
 
 #[tokio::test]
 async fn beyond_the_bound_on_calls_callers_are_refused_at_once_and_health_goes_on() {
-    let settings = ServerSettings { max_calls: 1, ..settings() };
+    let settings = ServerSettings { max_concurrent_calls: 1, ..settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
-    let mut holder = fixture.by_hand().await.begin().await.unwrap();
+    let mut holder = fixture.superuser_pool().await.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
     let mut client = fixture.provisioning.clone();
     let waiting = tokio::spawn(async move { client.create_fully_provisioned(bella()).await });

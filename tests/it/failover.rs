@@ -1,4 +1,4 @@
-//! The database stops, changes hands and comes back under load: nothing that was answered is lost, and the service needs no
+//! The database stops, changes superuser and comes back under load: nothing that was answered is lost, and the service needs no
 //! restart.
 
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::{
     health,
     load::{Load, Outcome},
     proxy::Proxy,
-    standby::Pair,
+    replicated_cluster::ReplicatedCluster,
 };
 
 /// That many times, after that many answers as come up.
@@ -60,9 +60,9 @@ pub async fn fall_silent_under_load(silences: u32, seed: u64) -> Outcome {
     let mut load = Load::start(8, move || client.clone());
     for _ in 0..silences {
         load.more(random.random_range(1..100)).await;
-        proxy.fall_silent();
+        proxy.blackhole();
         health::until_it_is(&fixture, ServingStatus::NotServing).await;
-        proxy.speak_again();
+        proxy.restore();
         load.more(50).await;
     }
     load.stop(&fixture.database.superuser).await
@@ -95,7 +95,7 @@ async fn a_primary_that_turns_read_only_and_back_needs_no_restart() {
 /// A primary is lost under load and its synchronous standby promoted.
 pub async fn promote_under_load(seed: u64) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
-    let pair = Pair::start().await;
+    let pair = ReplicatedCluster::start().await;
     let superuser = pair.superuser(0);
     let roles = format!("CREATE ROLE {SERVER} LOGIN");
     execute(&superuser, roles).await;
@@ -112,7 +112,7 @@ pub async fn promote_under_load(seed: u64) -> Outcome {
     pair.lose_primary();
     health::until_it_is(&fixture, ServingStatus::NotServing).await;
     pair.promote_standby();
-    proxy.lead_to(&pair.superuser(1));
+    proxy.redirect_to(&pair.superuser(1));
     load.more(500).await;
     assert!(load.failures().keys().all(|(code, _)| code == "Unavailable"), "{:?}", load.failures());
     load.stop(&pair.superuser(1)).await

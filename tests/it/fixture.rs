@@ -15,13 +15,13 @@ use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use turnkey::{
     config::ServerSettings,
-    domain::{Argon2Setting, KeyMode},
+    domain::{Argon2Params, KeyMode},
     grpc::pb::{
         CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, GetTenantRequest, Tenant,
         get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
         tenant_provisioning_client::TenantProvisioningClient,
     },
-    secrets::{random_secret, secret_key_again},
+    secrets::{assemble_secret_key, random_secret},
     server::{self, Server},
     service::Clock,
 };
@@ -37,6 +37,9 @@ pub struct Fixture {
     /// Microseconds that the server's clock is ahead of the machine's.
     ahead: Arc<AtomicI64>,
 }
+
+/// Rows of one tenant in tenants, segments, packages and api_keys.
+pub const ONE_TENANT: [i64; 4] = [1, 1, 3, 1];
 
 /// The ids of a tenant that was just made.
 #[derive(Debug, Clone)]
@@ -57,14 +60,14 @@ pub fn settings() -> ServerSettings {
         tokens_file: None,
         reflection: true,
         database_max_connections: 16,
-        max_calls: 1_024,
-        caller_rate: None,
+        max_concurrent_calls: 1_024,
+        rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
         hashing_queue: 64,
         key_mode: KeyMode::Live,
-        key_argon2: Argon2Setting::KEY,
-        password_argon2: Argon2Setting::PASSWORD,
-        shutdown_pause: Duration::ZERO,
+        key_argon2: Argon2Params::KEY,
+        password_argon2: Argon2Params::PASSWORD,
+        shutdown_delay: Duration::ZERO,
     }
 }
 
@@ -90,7 +93,7 @@ impl Fixture {
     }
 
     /// Moves the server's clock on.
-    pub fn wait(&self, duration: time::Duration) {
+    pub fn advance_clock(&self, duration: time::Duration) {
         let micros = i64::try_from(duration.whole_microseconds()).unwrap();
         self.ahead.fetch_add(micros, Ordering::Relaxed);
     }
@@ -122,18 +125,18 @@ impl Fixture {
         Ok(reply.into_inner().tenant.unwrap())
     }
 
-    /// A pool of the hands that type into psql.
-    pub async fn by_hand(&self) -> PgPool {
+    /// A pool of the superuser that type into psql.
+    pub async fn superuser_pool(&self) -> PgPool {
         PgPoolOptions::new().max_connections(4).connect_with(self.database.superuser.clone()).await.unwrap()
     }
 
     pub async fn count(&self, table: &'static str) -> i64 {
         let sql = format!("SELECT count(*) FROM {table}");
-        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.by_hand().await).await.unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.superuser_pool().await).await.unwrap()
     }
 
     /// Rows in tenants, segments, packages and keys.
-    pub async fn rows(&self) -> [i64; 4] {
+    pub async fn row_counts(&self) -> [i64; 4] {
         let mut rows = [0; 4];
         for (count, table) in rows.iter_mut().zip(["tenants", "segments", "packages", "api_keys"]) {
             *count = self.count(table).await;
@@ -159,13 +162,13 @@ pub fn named(slug: &str) -> CreateFullyProvisionedRequest {
 }
 
 /// A secret key that nobody has, with this public half: well formed, so that it has to be looked up and hashed.
-pub fn made_up_secret(public_key: &str) -> String {
+pub fn unknown_secret_key(public_key: &str) -> String {
     let secret = random_secret(&mut SysRng).unwrap();
-    secret_key_again(public_key, secret).expose_secret().to_owned()
+    assemble_secret_key(public_key, secret).expose_secret().to_owned()
 }
 
 /// The text with another last letter, whichever that is.
-pub fn misspelt(text: &str) -> String {
+pub fn with_last_char_changed(text: &str) -> String {
     let (rest, last) = text.split_at(text.len() - 1);
     format!("{rest}{}", if last == "A" { "B" } else { "A" })
 }

@@ -17,7 +17,7 @@ async fn a_tenant_is_found_by_id_and_by_slug() {
 async fn a_deleted_tenant_is_found_too() {
     let fixture = Fixture::start().await;
     let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap();
-    sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.by_hand().await).await.unwrap();
+    sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.superuser_pool().await).await.unwrap();
     assert!(fixture.get(Identifier::TenantId(tenant.id)).await.unwrap().deleted_at.is_some());
 }
 
@@ -25,7 +25,7 @@ async fn a_deleted_tenant_is_found_too() {
 async fn the_public_key_is_the_newest_usable_ones_else_the_newest() {
     let fixture = Fixture::start().await;
     let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap();
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let newest_is = async |expected: &str| {
         let found = fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
         assert_eq!(found.api_key_public, expected);
@@ -39,10 +39,10 @@ async fn the_public_key_is_the_newest_usable_ones_else_the_newest() {
             "INSERT INTO api_keys SELECT '{key_id}', id, 'pk_live_bella_{key_id}', '$argon2id$', now() + interval '{age}',
                                          {expires}, {revoked} FROM tenants"
         );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&hands).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&superuser).await.unwrap();
     }
     newest_is("pk_live_bella_AAAAAAAAAAAAAAAA").await;
-    sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&hands).await.unwrap();
+    sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&superuser).await.unwrap();
     newest_is("pk_live_bella_CCCCCCCCCCCCCCCC").await;
 }
 

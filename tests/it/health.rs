@@ -18,7 +18,7 @@ use turnkey::{
 use crate::{
     cluster::{Cluster, TestDatabase},
     fixture::{Fixture, bella, channel, named, reason},
-    program::{Program, turnkey, url},
+    process::{Program, turnkey, url},
     proxy::Proxy,
 };
 
@@ -81,7 +81,7 @@ async fn a_database_that_goes_and_comes_back_turns_readiness_and_needs_no_restar
     let postgres = start().await.unwrap();
     until(&mut changes, ServingStatus::Serving).await;
     fixture.create(named("afterwards")).await.unwrap();
-    assert_eq!(fixture.rows().await, [2, 2, 6, 2]);
+    assert_eq!(fixture.row_counts().await, [2, 2, 6, 2]);
     postgres.stop().await.unwrap();
 }
 
@@ -93,14 +93,14 @@ async fn a_watcher_is_told_of_changes_only_and_its_stream_does_not_hold_up_a_sto
     let everything = HealthCheckRequest { service: String::new() };
     let mut changes = client.watch(everything).await.unwrap().into_inner();
     let mut told = vec![changes.message().await.unwrap().unwrap().status()];
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let mut probed_at = HashSet::new();
     while probed_at.len() < 3 {
         let asked: Vec<String> = sqlx::query_scalar(
             "SELECT query_start::text FROM pg_stat_activity
               WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_is_in_recovery%'",
         )
-        .fetch_all(&hands)
+        .fetch_all(&superuser)
         .await
         .unwrap();
         probed_at.extend(asked);
@@ -124,7 +124,7 @@ async fn a_database_that_falls_silent_is_noticed_and_its_dead_lines_are_left_for
     until(&mut changes, ServingStatus::Serving).await;
     let bella = fixture.tenant("bella").await;
 
-    proxy.fall_silent();
+    proxy.blackhole();
     // More than there are connections, some in transactions: what waits inside the pool hears the same.
     let mut calls = JoinSet::new();
     for number in 0..12 {
@@ -153,7 +153,7 @@ async fn a_database_that_falls_silent_is_noticed_and_its_dead_lines_are_left_for
     let failed = fixture.create(named("meanwhile")).await.unwrap_err();
     assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
 
-    proxy.speak_again();
+    proxy.restore();
     until(&mut changes, ServingStatus::Serving).await;
     for number in 0..8 {
         fixture.create(named(&format!("afterwards-{number}"))).await.unwrap();

@@ -18,7 +18,7 @@ use crate::{
     authentication::Tokens,
     cluster::{Cluster, execute},
     fixture::{Fixture, named},
-    program::{Program, turnkey, url},
+    process::{Program, turnkey, url},
 };
 
 /// A folder with a file of tenants to import.
@@ -104,13 +104,13 @@ async fn every_row_becomes_a_tenant_with_a_key_in_a_file_for_nobody_elses_eyes()
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("250 rows: 250 imported, 0 refused"), "{}", said(&output));
     import.assert_all_keys_work(250).await;
-    assert_eq!(fixture.rows().await, [250, 250, 750, 250]);
+    assert_eq!(fixture.row_counts().await, [250, 250, 750, 250]);
     for file in ["keys.csv", "keys.csv.journal"] {
         assert_eq!(mode(&import.path(file)), 0o600, "{file}");
     }
     let (name, commission): (String, String) =
         sqlx::query_as("SELECT name, commission_percent::text FROM tenants WHERE slug = 'tenant-7'")
-            .fetch_one(&fixture.by_hand().await)
+            .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
     assert_eq!((name.as_str(), commission.as_str()), ("Tenant, Number 7", "12.50"));
@@ -142,10 +142,10 @@ async fn bad_rows_are_all_named_before_anything_is_written_and_can_be_skipped() 
     {
         assert!(said(&output).contains(complaint), "{}", said(&output));
     }
-    assert_eq!(fixture.rows().await, [0; 4]);
+    assert_eq!(fixture.row_counts().await, [0; 4]);
     assert!(!import.path("keys.csv").exists() && !import.path("keys.csv.journal").exists());
 
-    let output = import.run(&["--skip-bad"]);
+    let output = import.run(&["--skip-invalid"]);
     assert!(output.status.success(), "{}", said(&output));
     import.assert_all_keys_work(1).await;
 }
@@ -169,7 +169,7 @@ async fn a_file_of_keys_that_is_none_of_an_import_is_not_touched() {
     let output = import.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_to_string(import.path("keys.csv")).unwrap(), "dear diary\n");
-    assert_eq!(fixture.rows().await, [0; 4]);
+    assert_eq!(fixture.row_counts().await, [0; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +182,7 @@ async fn a_server_that_knows_its_callers_wants_a_token_and_names_what_it_refuses
     let output = import.run(&["--server", &server]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(said(&output), "turnkey: the server answered UNAUTHENTICATED: no valid credential\n");
-    assert_eq!(fixture.rows().await, [0; 4]);
+    assert_eq!(fixture.row_counts().await, [0; 4]);
     let by_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
     assert!(by_token().status.success());
     assert_eq!(import.keys().len(), 3);
@@ -205,14 +205,14 @@ async fn go_on_after_a_day(by_server: bool) {
     let text = fs::read_to_string(import.path("keys.csv")).unwrap();
     let five: Vec<&str> = text.lines().take(6).collect();
     fs::write(import.path("keys.csv"), format!("{}\ntenant-", five.join("\n"))).unwrap();
-    sqlx::query("UPDATE request_claims SET created_at = created_at - interval '25 hours'")
-        .execute(&fixture.by_hand().await)
+    sqlx::query("UPDATE idempotency_records SET created_at = created_at - interval '25 hours'")
+        .execute(&fixture.superuser_pool().await)
         .await
         .unwrap();
     let output = import.run(arguments);
     assert!(output.status.success(), "{}", said(&output));
     import.assert_all_keys_work(10).await;
-    assert_eq!(fixture.rows().await, [10, 10, 30, 15], "five keys were changed");
+    assert_eq!(fixture.row_counts().await, [10, 10, 30, 15], "five keys were changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,7 @@ async fn a_run_that_goes_on_after_24_hours_changes_the_keys_that_nobody_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_does_one_by_way_of_a_server() {
+async fn an_import_through_a_server_survives_kills() {
     go_on_after_a_day(true).await;
 }
 
@@ -273,7 +273,7 @@ async fn kill_and_go_on(rows: u32, kills: u32, by_server: bool) {
     assert!(output.status.success(), "{}", said(&output));
     import.assert_all_keys_work(rows.try_into().unwrap()).await;
     let count = i64::from(rows);
-    assert_eq!(fixture.rows().await, [count, count, 3 * count, count]);
+    assert_eq!(fixture.row_counts().await, [count, count, 3 * count, count]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use turnkey::grpc::pb::{
 use crate::{
     cluster::execute,
     create_from_signup::signup,
-    fixture::{Fixture, NewTenant, named, reason, violations},
+    fixture::{Fixture, NewTenant, ONE_TENANT, named, reason, violations},
 };
 
 impl Fixture {
@@ -31,7 +31,7 @@ impl Fixture {
         self.provisioning.clone().repair_tenant(request).await.map(tonic::Response::into_inner)
     }
 
-    /// What dumps restored with triggers off and hands in psql can do.
+    /// What dumps restored with triggers off and superuser in psql can do.
     pub async fn damage(&self, sql: &str) {
         execute(&self.database.superuser, format!("SET session_replication_role = replica; {sql}")).await;
     }
@@ -83,17 +83,17 @@ pub async fn every_kind_of_damage(fixture: &Fixture) -> Expected {
                                             created_at FROM api_keys WHERE tenant_id = ";
     let key = claimed.api_key_public.rsplit('_').next().unwrap().to_owned();
     fixture.damage(&format!("{other} '{}'; DELETE FROM api_keys WHERE key_id = '{key}'", claimed.id)).await;
-    expected.push(("dangling-claim".to_owned(), Kind::DanglingClaim));
+    expected.push(("dangling-claim".to_owned(), Kind::DanglingIdempotencyRecord));
 
     fixture
         .damage(&format!(
             "INSERT INTO owners VALUES ('{NOBODY}', 'nobody@example.com', '$argon2id$');
-             INSERT INTO request_claims (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+             INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
              VALUES ('anonymous', 'CreateFullyProvisioned', sha256('x'), sha256('y'), '{NOBODY}', 'x', now())"
         ))
         .await;
     expected.push((String::new(), Kind::OwnerWithoutTenant));
-    expected.push((String::new(), Kind::DanglingClaim));
+    expected.push((String::new(), Kind::DanglingIdempotencyRecord));
     expected.sort();
     expected
 }
@@ -183,7 +183,7 @@ async fn a_repair_makes_what_is_missing_once_and_from_the_same_defaults() {
 
     let again = fixture.repair(&tenant.id).await.unwrap();
     assert_eq!(again, RepairTenantResponse { tenant: Some(tenant_now), ..RepairTenantResponse::default() });
-    assert_eq!(fixture.rows().await, [2, 2, 6, 2]);
+    assert_eq!(fixture.row_counts().await, [2, 2, 6, 2]);
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn ten_repairs_at_once_do_it_once() {
     assert_eq!(repaired.iter().filter(|answer| answer.created_segment.is_some()).count(), 1);
     assert_eq!(repaired.iter().filter(|answer| answer.secret_key.is_some()).count(), 1);
     assert_eq!(repaired.iter().map(|answer| answer.created_packages.len()).sum::<usize>(), 3);
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]

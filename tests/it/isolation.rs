@@ -165,14 +165,14 @@ async fn without_a_tenant_there_are_no_rows_at_all() {
 }
 
 /// The names that a query by a superuser answers.
-async fn names(hands: &PgPool, sql: &'static str) -> Vec<String> {
-    sqlx::query_scalar(sql).fetch_all(hands).await.unwrap()
+async fn names(superuser: &PgPool, sql: &'static str) -> Vec<String> {
+    sqlx::query_scalar(sql).fetch_all(superuser).await.unwrap()
 }
 
 #[tokio::test]
 async fn the_catalog_role_has_no_right_on_anything_else() {
     let (fixture, tenant, _other, mut connections) = start().await;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let mut forbidden: Vec<String> = [
         "SELECT * FROM tenants",
         "SELECT id FROM tenants FOR UPDATE",
@@ -189,13 +189,13 @@ async fn the_catalog_role_has_no_right_on_anything_else() {
     .into();
     let columns = "SELECT attname::text FROM pg_attribute
                     WHERE attrelid = 'tenants'::regclass AND attnum > 0 AND attname NOT IN ('id', 'deleted_at')";
-    for column in names(&hands, columns).await {
+    for column in names(&superuser, columns).await {
         forbidden.push(format!("SELECT {column} FROM tenants"));
         forbidden.push(format!("UPDATE tenants SET {column} = {column}"));
     }
     let tables = "SELECT tablename::text FROM pg_tables
                    WHERE schemaname = 'public' AND tablename NOT IN ('tenants', 'segments', 'packages')";
-    let tables = names(&hands, tables).await;
+    let tables = names(&superuser, tables).await;
     assert!(["api_keys", "owners", "_sqlx_migrations"].iter().all(|known| tables.iter().any(|table| table == known)));
     for table in tables {
         for statement in ["SELECT FROM", "SELECT count(*) FROM", "DELETE FROM", "TRUNCATE"] {
@@ -203,7 +203,7 @@ async fn the_catalog_role_has_no_right_on_anything_else() {
         }
         forbidden.push(format!("INSERT INTO {table} DEFAULT VALUES"));
         let column = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1::regclass AND attnum = 1";
-        let column: String = sqlx::query_scalar(column).bind(&table).fetch_one(&hands).await.unwrap();
+        let column: String = sqlx::query_scalar(column).bind(&table).fetch_one(&superuser).await.unwrap();
         forbidden.push(format!("UPDATE {table} SET {column} = {column}"));
     }
     for statement in forbidden {
@@ -216,24 +216,24 @@ async fn the_catalog_role_has_no_right_on_anything_else() {
 #[tokio::test]
 async fn the_roles_that_serve_are_no_more_than_they_need_to_be() {
     let fixture = Fixture::start().await;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let powers = "SELECT rolname::text FROM pg_roles
                    WHERE rolname IN ('turnkey_server', 'turnkey_provisioner', 'turnkey_catalog')
                      AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)";
-    assert!(names(&hands, powers).await.is_empty());
+    assert!(names(&superuser, powers).await.is_empty());
     let logins = "SELECT rolname::text FROM pg_roles
                    WHERE rolname IN ('turnkey_server', 'turnkey_provisioner', 'turnkey_catalog') AND rolcanlogin";
-    assert_eq!(names(&hands, logins).await, [SERVER]);
+    assert_eq!(names(&superuser, logins).await, [SERVER]);
     let owned = "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
                   WHERE deptype = 'o' AND refclassid = 'pg_authid'::regclass
                     AND refobjid IN ('turnkey_server'::regrole, 'turnkey_provisioner'::regrole,
                                      'turnkey_catalog'::regrole)
                     AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))";
-    assert!(names(&hands, owned).await.is_empty());
+    assert!(names(&superuser, owned).await.is_empty());
     let memberships = "SELECT member::regrole || ' in ' || roleid::regrole FROM pg_auth_members
                         WHERE member IN ('turnkey_server'::regrole, 'turnkey_provisioner'::regrole,
                                          'turnkey_catalog'::regrole)
                         ORDER BY 1";
     let expected = ["turnkey_provisioner in turnkey_catalog", "turnkey_server in turnkey_provisioner"];
-    assert_eq!(names(&hands, memberships).await, expected);
+    assert_eq!(names(&superuser, memberships).await, expected);
 }

@@ -22,7 +22,7 @@ use turnkey::{
 use crate::{
     authentication::{Tokens, with},
     cluster::Cluster,
-    fixture::{Fixture, bella, channel, reason, settings, violations},
+    fixture::{Fixture, ONE_TENANT, bella, channel, reason, settings, violations},
 };
 
 pub const CREATE: &str = "/turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
@@ -106,14 +106,14 @@ async fn five_hundred_bad_items_at_once_get_an_answer_that_clients_can_read() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(violations(&refused).last().unwrap().0, "…");
     assert!(refused.details().len() <= 6 * 1024);
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]
 async fn a_caller_that_calls_oftener_than_it_may_is_told_when_to_come_back_and_others_are_not_held_up() {
     let tokens = Tokens::new();
     let (eager, calm) = (tokens.create("eager", &["provisioner"]), tokens.create("calm", &["provisioner"]));
-    let limited = ServerSettings { caller_rate: Some(5.try_into().unwrap()), ..tokens.settings() };
+    let limited = ServerSettings { rate_limit_per_caller: Some(5.try_into().unwrap()), ..tokens.settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, limited).await;
     let get = async |token: &str| {
         let identifier = Some(Identifier::Slug("nobody".to_owned()));

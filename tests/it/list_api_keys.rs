@@ -21,9 +21,9 @@ async fn keys_come_newest_first_with_expired_and_revoked_ones_and_nobody_elses()
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.tenant("omers-cafe").await;
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     let second = fixture.rotate(&tenant, Some(Duration::ZERO)).await.api_key.unwrap();
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     let third = fixture.rotate(&tenant, None).await.api_key.unwrap();
     fixture.revoke(&tenant.id, &second.public_key).await.unwrap();
 

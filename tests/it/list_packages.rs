@@ -6,7 +6,7 @@ use turnkey::grpc::pb::{
 };
 
 use crate::{
-    fixture::{Fixture, NewTenant, misspelt, violations},
+    fixture::{Fixture, NewTenant, violations, with_last_char_changed},
     upsert_package::gold,
 };
 
@@ -113,7 +113,7 @@ async fn a_token_is_good_for_its_own_list_only() {
     for elsewhere in [page(&other, 1), active, segment] {
         assert_eq!(violations(&fixture.list(with(elsewhere, &token)).await.unwrap_err()), refused);
     }
-    for forged in ["x", "====", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &misspelt(&token), "\u{0}"] {
+    for forged in ["x", "====", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &with_last_char_changed(&token), "\u{0}"] {
         let answer = fixture.list(with(page(&tenant, 1), forged)).await.unwrap_err();
         assert_eq!(violations(&answer), refused, "{forged}");
     }
@@ -147,7 +147,7 @@ async fn heavy_packages_come_in_pages_that_clients_accept() {
            FROM packages, generate_series(1, 600) AS number
           WHERE slug = 'basic-package'",
     )
-    .execute(&fixture.by_hand().await)
+    .execute(&fixture.superuser_pool().await)
     .await
     .unwrap();
     let first = fixture.list(page(&tenant, 500)).await.unwrap();

@@ -49,7 +49,7 @@ async fn pages_neither_repeat_nor_hide_a_tenant_that_is_created_or_deleted_meanw
     }
     // Two of one moment are told apart by their ids.
     sqlx::query("UPDATE tenants SET created_at = (SELECT min(created_at) FROM tenants) WHERE slug < 'tenant-3'")
-        .execute(&fixture.by_hand().await)
+        .execute(&fixture.superuser_pool().await)
         .await
         .unwrap();
     let mut request = ListTenantsRequest { page_size: 2, ..all() };
@@ -143,7 +143,7 @@ async fn a_token_is_good_for_its_own_filters_only() {
 #[tokio::test]
 async fn heavy_brandings_come_in_pages_that_clients_accept_and_that_are_worth_a_call() {
     let fixture = Fixture::start().await;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let members: Map<String, Value> = (0..4_000).map(|number| (format!("member{number}"), json!(1))).collect();
     for (prefix, count, branding) in [
         ("texts", 70, json!({"text": "a".repeat(65_000)})),
@@ -154,7 +154,7 @@ async fn heavy_brandings_come_in_pages_that_clients_accept_and_that_are_worth_a_
         let batch = BatchCreateFullyProvisionedRequest { requests };
         fixture.provisioning.clone().batch_create_fully_provisioned(batch).await.unwrap();
         let dress = "UPDATE tenants SET branding = $1 WHERE starts_with(slug, $2)";
-        sqlx::query(dress).bind(Json(branding)).bind(prefix).execute(&hands).await.unwrap();
+        sqlx::query(dress).bind(Json(branding)).bind(prefix).execute(&superuser).await.unwrap();
         let request = ListTenantsRequest { page_size: 500, slug_prefix: prefix.to_owned(), ..all() };
         let page = fixture.list_tenants(request).await.unwrap();
         let bytes = page.encoded_len();

@@ -1,4 +1,4 @@
-//! Callers that go on creating tenants whatever happens, and keep every answer: what was answered must be there in the
+//! CallerBehavior that go on creating tenants whatever happens, and keep every answer: what was answered must be there in the
 //! end, once and whole, and a repeat must be answered alike.
 
 use std::{
@@ -39,13 +39,13 @@ const LITTLE_PATIENCE_US: u64 = 12_000;
 const AT_ONCE: usize = 8;
 
 pub type Client = TenantProvisioningClient<Channel>;
-type Pick = Arc<dyn Fn() -> Client + Send + Sync>;
+type ClientFactory = Arc<dyn Fn() -> Client + Send + Sync>;
 
 /// Codes and messages of failed tries, and how many of each.
 pub type Failures = BTreeMap<(String, String), u64>;
 
 /// A call that was answered in the end.
-struct Made {
+struct AnsweredCall {
     request: CreateFullyProvisionedRequest,
     answer: CreateFullyProvisionedResponse,
     /// Since it was first asked, all tries included.
@@ -54,10 +54,10 @@ struct Made {
 
 /// How long callers wait for an answer before they ask again.
 #[derive(Debug, Clone, Copy)]
-pub enum Callers {
-    Patient,
+pub enum CallerBehavior {
+    Waits,
     /// They hang up, or set a deadline, after some milliseconds: as many as come up.
-    Impatient {
+    HangsUp {
         seed: u64,
     },
 }
@@ -104,8 +104,8 @@ impl Add for Outcome {
 }
 
 pub struct Load {
-    callers: JoinSet<Vec<Made>>,
-    pick: Pick,
+    callers: JoinSet<Vec<AnsweredCall>>,
+    pick: ClientFactory,
     answered: watch::Receiver<u64>,
     failures: Arc<Mutex<Failures>>,
     is_over: Arc<AtomicBool>,
@@ -115,10 +115,14 @@ impl Load {
     /// Each caller makes one tenant after another, each with a request id, and repeats what failed until it is done. Every
     /// call goes to whom `pick` names.
     pub fn start(count: usize, pick: impl Fn() -> Client + Send + Sync + 'static) -> Self {
-        Self::start_with(count, Callers::Patient, pick)
+        Self::start_with(count, CallerBehavior::Waits, pick)
     }
 
-    pub fn start_with(count: usize, callers: Callers, pick: impl Fn() -> Client + Send + Sync + 'static) -> Self {
+    pub fn start_with(
+        count: usize,
+        callers: CallerBehavior,
+        pick: impl Fn() -> Client + Send + Sync + 'static,
+    ) -> Self {
         let (sender, answered) = watch::channel(0);
         let (failures, is_over) = (Arc::default(), Arc::default());
         let mut load = Self { callers: JoinSet::new(), pick: Arc::new(pick), answered, failures, is_over };
@@ -153,7 +157,7 @@ impl Load {
     pub async fn stop(mut self, superuser: &PgConnectOptions) -> Outcome {
         self.is_over.store(true, Ordering::Relaxed);
         let made = timeout(PATIENCE, std::mem::take(&mut self.callers).join_all()).await.expect("callers end");
-        let made: Vec<Made> = made.into_iter().flatten().collect();
+        let made: Vec<AnsweredCall> = made.into_iter().flatten().collect();
         let answered: BTreeSet<_> = made.iter().map(|made| tenant_in(&made.answer)).collect();
         let (whole, half) = tenants_in(superuser).await;
         let repeats = stream::iter(&made).map(|made| is_answered_alike(&self.pick, made)).buffer_unordered(AT_ONCE);
@@ -185,7 +189,7 @@ fn tenant_in(answer: &CreateFullyProvisionedResponse) -> (String, String) {
 
 /// Those of the callers here that are whole, by id and public key, and how many of anybody's are not.
 async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>, usize) {
-    let hands = PgPool::connect_with(superuser.clone()).await.unwrap();
+    let superuser = PgPool::connect_with(superuser.clone()).await.unwrap();
     let tenants: Vec<(Uuid, String, Option<String>, bool)> = sqlx::query_as(
         "SELECT id, slug, (SELECT min(public_key) FROM api_keys WHERE tenant_id = tenants.id),
                 (SELECT count(*) FROM segments WHERE tenant_id = tenants.id) = 1
@@ -193,7 +197,7 @@ async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>
                 AND (SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id) = 1
            FROM tenants",
     )
-    .fetch_all(&hands)
+    .fetch_all(&superuser)
     .await
     .unwrap();
     let half = tenants.iter().filter(|(.., is_whole)| !is_whole).count();
@@ -202,7 +206,7 @@ async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>
 }
 
 /// Whether the first call got what it asked for, a repeat gets the same, and the key opens that tenant.
-async fn is_answered_alike(pick: &Pick, made: &Made) -> bool {
+async fn is_answered_alike(pick: &ClientFactory, made: &AnsweredCall) -> bool {
     let mut client = pick();
     let again = client.create_fully_provisioned(made.request.clone()).await.unwrap().into_inner();
     let secret_key = made.answer.secret_key.clone();
@@ -214,27 +218,27 @@ async fn is_answered_alike(pick: &Pick, made: &Made) -> bool {
 }
 
 struct Caller {
-    pick: Pick,
+    pick: ClientFactory,
     failures: Arc<Mutex<Failures>>,
     /// None with all the patience it takes.
     random: Option<StdRng>,
 }
 
 impl Caller {
-    fn new(number: usize, callers: Callers, load: &Load) -> Self {
+    fn new(number: usize, callers: CallerBehavior, load: &Load) -> Self {
         let random = match callers {
-            Callers::Patient => None,
-            Callers::Impatient { seed } => Some(StdRng::seed_from_u64(seed.wrapping_add(number as u64))),
+            CallerBehavior::Waits => None,
+            CallerBehavior::HangsUp { seed } => Some(StdRng::seed_from_u64(seed.wrapping_add(number as u64))),
         };
         Self { pick: Arc::clone(&load.pick), failures: Arc::clone(&load.failures), random }
     }
 
-    async fn create(&mut self, slug: &str) -> Made {
+    async fn create(&mut self, slug: &str) -> AnsweredCall {
         let request = CreateFullyProvisionedRequest { request_id: Some(Uuid::new_v4().to_string()), ..named(slug) };
         let asked = Instant::now();
         for tries in 1.. {
             match self.ask(request.clone(), tries).await {
-                Ok(answer) => return Made { request, answer, waited: asked.elapsed() },
+                Ok(answer) => return AnsweredCall { request, answer, waited: asked.elapsed() },
                 Err((code, message)) => {
                     *self.failures.lock().unwrap().entry((code, message)).or_default() += 1;
                     if self.random.is_none() {

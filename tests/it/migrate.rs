@@ -11,7 +11,7 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, execute},
-    program::{Program, turnkey, url},
+    process::{Program, turnkey, url},
 };
 
 #[tokio::test]

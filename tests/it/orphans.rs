@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::fixture::{Fixture, bella, named};
+use crate::fixture::{Fixture, ONE_TENANT, bella, named};
 
 const TENANT: &str = "INSERT INTO tenants VALUES
     ('11111111-1111-7111-8111-111111111111', 'by-hand', 'By Hand', 10, '{}', true, now(), now(), NULL);";
@@ -16,9 +16,9 @@ const KEY: &str = "INSERT INTO api_keys VALUES
     ('AAAAAAAAAAAAAAAA', '11111111-1111-7111-8111-111111111111', 'pk_live_by_AAAAAAAAAAAAAAAA', '$argon2id$', now());";
 
 /// Runs all of it in one transaction and answers the constraint that refused it, if one did.
-async fn commit(hands: &PgPool, statements: &str) -> Result<(), String> {
+async fn commit(superuser: &PgPool, statements: &str) -> Result<(), String> {
     let sql = format!("BEGIN; {statements} COMMIT;");
-    let mut connection = hands.acquire().await.unwrap();
+    let mut connection = superuser.acquire().await.unwrap();
     let ended = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
     ended.map(drop).map_err(|error| error.as_database_error().unwrap().constraint().unwrap_or("none").to_owned())
@@ -30,27 +30,27 @@ fn refused() -> Result<(), String> {
 
 #[tokio::test]
 async fn a_tenant_typed_in_whole_is_committed() {
-    let hands = Fixture::start().await.by_hand().await;
-    assert_eq!(commit(&hands, &[TENANT, SEGMENT, PACKAGE, KEY].concat()).await, Ok(()));
+    let superuser = Fixture::start().await.superuser_pool().await;
+    assert_eq!(commit(&superuser, &[TENANT, SEGMENT, PACKAGE, KEY].concat()).await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_tenant_typed_in_without_a_part_is_refused_at_commit() {
     let fixture = Fixture::start().await;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     for parts in [&[TENANT][..], &[TENANT, SEGMENT, PACKAGE], &[TENANT, SEGMENT, KEY], &[TENANT, KEY]] {
-        assert_eq!(commit(&hands, &parts.concat()).await, refused());
+        assert_eq!(commit(&superuser, &parts.concat()).await, refused());
     }
     let other_segment = SEGMENT.replace("'general'", "'special'");
-    assert_eq!(commit(&hands, &[TENANT, &other_segment, PACKAGE, KEY].concat()).await, refused());
-    assert_eq!(fixture.rows().await, [0, 0, 0, 0]);
+    assert_eq!(commit(&superuser, &[TENANT, &other_segment, PACKAGE, KEY].concat()).await, refused());
+    assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 }
 
 #[tokio::test]
 async fn the_last_of_each_part_cannot_be_taken_away() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     for statement in [
         "DELETE FROM packages;",
         "DELETE FROM packages; DELETE FROM segments;",
@@ -61,10 +61,10 @@ async fn the_last_of_each_part_cannot_be_taken_away() {
         "TRUNCATE api_keys;",
         "TRUNCATE segments CASCADE;",
     ] {
-        assert_eq!(commit(&hands, statement).await, refused(), "{statement}");
+        assert_eq!(commit(&superuser, statement).await, refused(), "{statement}");
     }
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
-    assert_eq!(commit(&hands, "DELETE FROM packages WHERE slug <> 'basic-package';").await, Ok(()));
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
+    assert_eq!(commit(&superuser, "DELETE FROM packages WHERE slug <> 'basic-package';").await, Ok(()));
 }
 
 #[tokio::test]
@@ -72,12 +72,12 @@ async fn a_part_cannot_be_moved_to_another_tenant_if_it_was_the_last() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let other = fixture.create(named("other")).await.unwrap().tenant.unwrap().id;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let moved = format!(
         "UPDATE api_keys SET tenant_id = '{other}'
           WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'bella-weddings');"
     );
-    assert_eq!(commit(&hands, &moved).await, refused());
+    assert_eq!(commit(&superuser, &moved).await, refused());
 }
 
 #[tokio::test]
@@ -85,24 +85,25 @@ async fn a_package_cannot_stand_in_another_tenants_segment() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let foreign = fixture.create(named("other")).await.unwrap().segment.unwrap().id;
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let moved = format!(
         "UPDATE packages SET segment_id = '{foreign}'
           WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'bella-weddings');"
     );
-    assert_eq!(commit(&hands, &moved).await, Err("packages_segment_id_fkey".to_owned()));
+    assert_eq!(commit(&superuser, &moved).await, Err("packages_segment_id_fkey".to_owned()));
 }
 
 #[tokio::test]
 async fn a_whole_tenant_can_be_removed_part_by_part_in_one_transaction() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
-    let hands = fixture.by_hand().await;
+    let superuser = fixture.superuser_pool().await;
     let all = "DELETE FROM packages; DELETE FROM segments; DELETE FROM api_keys; DELETE FROM tenants;";
-    assert_eq!(commit(&hands, all).await, Ok(()));
-    for all in ["TRUNCATE tenants, segments, packages, api_keys, owners, request_claims;", "TRUNCATE tenants CASCADE;"]
+    assert_eq!(commit(&superuser, all).await, Ok(()));
+    for all in
+        ["TRUNCATE tenants, segments, packages, api_keys, owners, idempotency_records;", "TRUNCATE tenants CASCADE;"]
     {
-        assert_eq!(commit(&hands, all).await, Ok(()), "{all}");
+        assert_eq!(commit(&superuser, all).await, Ok(()), "{all}");
     }
 }
 
@@ -112,10 +113,10 @@ async fn two_transactions_cannot_each_take_away_one_of_the_last_two() {
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         let fixture = Fixture::start().await;
         fixture.create(bella()).await.unwrap();
-        let hands = fixture.by_hand().await;
-        assert_eq!(commit(&hands, "DELETE FROM packages WHERE slug = 'basic-package';").await, Ok(()));
+        let superuser = fixture.superuser_pool().await;
+        assert_eq!(commit(&superuser, "DELETE FROM packages WHERE slug = 'basic-package';").await, Ok(()));
 
-        let (mut one, mut two) = (hands.acquire().await.unwrap(), hands.acquire().await.unwrap());
+        let (mut one, mut two) = (superuser.acquire().await.unwrap(), superuser.acquire().await.unwrap());
         for (session, slug) in [(&mut one, "standard-package"), (&mut two, "premium-package")] {
             let sql = format!("BEGIN ISOLATION LEVEL {isolation}; DELETE FROM packages WHERE slug = '{slug}'");
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **session).await.unwrap();
@@ -145,5 +146,5 @@ async fn the_catalog_role_is_held_by_the_same_rule_although_it_may_not_see_keys(
     assert_eq!(commit(&server, &format!("{as_catalog} DELETE FROM packages;")).await, refused());
     let allowed = format!("{as_catalog} DELETE FROM packages WHERE slug = 'basic-package';");
     assert_eq!(commit(&server, &allowed).await, Ok(()));
-    assert_eq!(fixture.rows().await, [1, 1, 2, 1]);
+    assert_eq!(fixture.row_counts().await, [1, 1, 2, 1]);
 }

@@ -11,7 +11,7 @@ use turnkey::grpc::pb::ListPackagesRequest;
 use crate::{
     cluster::{Cluster, SERVER, TestDatabase, execute},
     fixture::{Fixture, named},
-    program::{Program, turnkey},
+    process::{Program, turnkey},
     proxy::Proxy,
 };
 

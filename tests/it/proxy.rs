@@ -29,7 +29,7 @@ pub enum Cut {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Trap {
+struct Fault {
     /// Stands in the statement that is meant.
     text: &'static str,
     cut: Cut,
@@ -38,7 +38,7 @@ struct Trap {
 #[derive(Clone)]
 pub struct Proxy {
     port: u16,
-    trap: Arc<Mutex<Option<Trap>>>,
+    trap: Arc<Mutex<Option<Fault>>>,
     is_silent: Arc<watch::Sender<bool>>,
     /// The socket of the Postgres behind it.
     target: Arc<Mutex<PathBuf>>,
@@ -89,32 +89,32 @@ impl Proxy {
     }
 
     /// From here on new lines lead to another Postgres, as when a name is moved.
-    pub fn lead_to(&self, database: &PgConnectOptions) {
+    pub fn redirect_to(&self, database: &PgConnectOptions) {
         *self.target.lock().unwrap() = socket(database);
     }
 
     /// Cuts the line at the next statement that holds this text.
-    pub fn set_trap(&self, text: &'static str, cut: Cut) {
-        *self.trap.lock().unwrap() = Some(Trap { text, cut });
+    pub fn inject(&self, text: &'static str, cut: Cut) {
+        *self.trap.lock().unwrap() = Some(Fault { text, cut });
     }
 
     /// Whether a statement has gone into the trap.
-    pub fn is_sprung(&self) -> bool {
+    pub fn was_triggered(&self) -> bool {
         self.trap.lock().unwrap().is_none()
     }
 
     /// From here on nothing comes through and nothing is closed, on the lines there are and on new ones.
-    pub fn fall_silent(&self) {
+    pub fn blackhole(&self) {
         self.is_silent.send_replace(true);
     }
 
     /// New lines work again. The old ones stay dead.
-    pub fn speak_again(&self) {
+    pub fn restore(&self) {
         self.is_silent.send_replace(false);
     }
 
     /// Round trips on the line that has seen most of them.
-    pub fn trips(&self) -> u64 {
+    pub fn round_trips(&self) -> u64 {
         self.trips.lock().unwrap().iter().max().copied().unwrap_or_default()
     }
 
@@ -162,7 +162,7 @@ impl Proxy {
             if matches!(letter, b'Q' | b'S') {
                 self.trips.lock().unwrap()[line] += 1;
             }
-            match begins.and_then(|statement| self.spring(&statement)) {
+            match begins.and_then(|statement| self.trigger(&statement)) {
                 Some(Cut::BeforeStatement) => return Ok(()),
                 Some(Cut::BeforeAnswer) => swallow.store(true, Ordering::SeqCst),
                 None => {}
@@ -171,7 +171,7 @@ impl Proxy {
         }
     }
 
-    fn spring(&self, statement: &str) -> Option<Cut> {
+    fn trigger(&self, statement: &str) -> Option<Cut> {
         let mut trap = self.trap.lock().unwrap();
         trap.take_if(|trap| statement.contains(trap.text)).map(|trap| trap.cut)
     }

@@ -9,8 +9,8 @@ use turnkey::grpc::pb::get_tenant_request::Identifier;
 use crate::{
     cluster::execute,
     create_from_signup::signup,
-    fixture::{Fixture, named, reason},
-    program::{turnkey, url},
+    fixture::{Fixture, ONE_TENANT, named, reason},
+    process::{turnkey, url},
 };
 
 impl Fixture {
@@ -40,11 +40,11 @@ async fn it_says_what_it_would_remove_and_removes_nothing() {
     let fixture = Fixture::start().await;
     fixture.deleted(&["bella", "omers-cafe"], 31).await;
     fixture.deleted(&["recent"], 29).await;
-    let before = fixture.rows().await;
+    let before = fixture.row_counts().await;
     let said = said(&fixture.purge(&["--older-than", "30d"]));
     assert!(said.contains("bella\n") && said.contains("omers-cafe\n") && said.contains("--yes"), "{said}");
     assert!(!said.contains("recent"), "{said}");
-    assert_eq!(fixture.rows().await, before);
+    assert_eq!(fixture.row_counts().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +75,7 @@ async fn with_yes_it_removes_those_alone_with_all_they_had_and_frees_their_slug_
     .await;
     fixture.deleted(&["recent"], 29).await;
     assert!(said(&fixture.purge(&["--older-than", "30d", "--yes"])).contains("Removed for good: 1"));
-    assert_eq!((fixture.rows().await, fixture.count("owners").await), ([2, 2, 6, 2], 0));
+    assert_eq!((fixture.row_counts().await, fixture.count("owners").await), ([2, 2, 6, 2], 0));
     let gone = fixture.get(Identifier::Slug("bella".to_owned())).await.unwrap_err();
     assert_eq!(reason(&gone), "TENANT_NOT_FOUND");
     assert!(fixture.get(Identifier::Slug("recent".to_owned())).await.is_ok());
@@ -104,14 +104,14 @@ async fn hundreds_go_in_small_transactions_and_two_purges_at_once_get_on() {
         template.id
     );
     execute(&fixture.database.superuser, many).await;
-    assert_eq!(fixture.rows().await, [451, 451, 1_353, 451]);
+    assert_eq!(fixture.row_counts().await, [451, 451, 1_353, 451]);
     let (one, other) = std::thread::scope(|scope| {
         let other = scope.spawn(|| fixture.purge(&["--older-than", "1day 6h", "--yes"]));
         (fixture.purge(&["--older-than", "1day 6h", "--yes"]), other.join().unwrap())
     });
     assert!(one.status.success() && other.status.success(), "{one:?} {other:?}");
     said(&fixture.purge(&["--older-than", "1day", "--yes"]));
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,10 +18,10 @@ use turnkey::grpc::pb::{
 
 use crate::{
     authentication::Tokens,
-    cluster::{Cluster, programs},
+    cluster::{Cluster, postgres_bin_dir},
     create_from_signup::signup,
     fixture::{bella, channel},
-    program::{Program, serving, url},
+    process::{Program, serving, url},
     rotate_api_key::rotation,
 };
 
@@ -160,7 +160,7 @@ async fn call_with_secrets(
 
 /// All of the database, as `pg_dump` writes it.
 async fn dump(superuser: &PgConnectOptions) -> String {
-    let pg_dump = programs(superuser).await.join("pg_dump");
+    let pg_dump = postgres_bin_dir(superuser).await.join("pg_dump");
     let output = Command::new(pg_dump).arg("--dbname").arg(url(superuser)).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -12,8 +12,8 @@ use turnkey::grpc::pb::{
 
 use crate::{
     create_from_signup::signup,
-    create_fully_provisioned::without_identity,
-    fixture::{Fixture, bella, named, reason},
+    create_fully_provisioned::clear_generated_fields,
+    fixture::{Fixture, ONE_TENANT, bella, named, reason},
     rotate_api_key::rotation,
 };
 
@@ -51,7 +51,7 @@ async fn a_repeated_creation_gets_the_same_tenant_the_same_key_and_the_same_secr
     let shouted = CreateFullyProvisionedRequest { request_id: Some(ID.to_uppercase()), ..bella() };
     assert_eq!(fixture.create(shouted).await.unwrap(), replayed(first.clone()));
     assert_eq!(fixture.verify(&first.secret_key).await.verdict(), Verdict::Valid);
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_repeated_rotation_gets_the_same_key_and_rotates_nothing() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let first = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
-    fixture.wait(Duration::hours(1));
+    fixture.advance_clock(Duration::hours(1));
     let again = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
     assert!(!first.replayed && again.replayed);
     assert_eq!((&again.api_key, &again.secret_key), (&first.api_key, &first.secret_key));
@@ -108,7 +108,7 @@ async fn fifty_identical_creations_at_once_make_one_tenant_and_get_fifty_identic
     let first = replayed(answers[0].clone());
     assert!(!first.secret_key.is_empty());
     assert!(answers.into_iter().all(|answer| replayed(answer) == first));
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn twenty_identical_rotations_and_signups_at_once_are_one_each() {
     let one = &signups[0];
     assert!(signups.iter().all(|other| (&other.tenant, &other.secret_key) == (&one.tenant, &one.secret_key)));
     assert_eq!(signups.iter().filter(|answer| !answer.replayed).count(), 1);
-    assert_eq!(fixture.rows().await, [2, 2, 6, 3]);
+    assert_eq!(fixture.row_counts().await, [2, 2, 6, 3]);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn the_same_id_with_another_payload_is_refused_and_makes_nothing() {
     ] {
         assert_reused(&fixture.create(other).await.unwrap_err());
     }
-    assert_eq!(fixture.rows().await, [1, 1, 3, 1]);
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
     let said_otherwise = CreateFullyProvisionedRequest {
         name: " Bella Weddings ".to_owned(),
         commission_percent: Some(10.0),
@@ -158,7 +158,7 @@ async fn an_id_counts_for_one_rpc_only() {
     let tenant_id = fixture.create(create()).await.unwrap().tenant.unwrap().id;
     assert!(!fixture.sign_up(sign_up()).await.unwrap().replayed);
     assert!(!fixture.try_rotate(rotate(&tenant_id)).await.unwrap().replayed);
-    assert_eq!(fixture.count("request_claims").await, 3);
+    assert_eq!(fixture.count("idempotency_records").await, 3);
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_call_that_fails_does_not_use_its_id_up() {
     assert!(!fixture.create(other).await.unwrap().replayed);
     let nobody = uuid::Uuid::new_v4().to_string();
     assert_eq!(reason(&fixture.try_rotate(rotate(&nobody)).await.unwrap_err()), "TENANT_NOT_FOUND");
-    assert_eq!(fixture.count("request_claims").await, 1);
+    assert_eq!(fixture.count("idempotency_records").await, 1);
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn validate_only_tells_what_the_request_id_would_come_to() {
     let fixture = Fixture::start().await;
     let first = fixture.create(create()).await.unwrap();
     let dry = CreateFullyProvisionedRequest { validate_only: true, ..create() };
-    assert_eq!(fixture.create(dry.clone()).await.unwrap(), replayed(without_identity(first)));
+    assert_eq!(fixture.create(dry.clone()).await.unwrap(), replayed(clear_generated_fields(first)));
     let reused = CreateFullyProvisionedRequest { slug: "bella-two".to_owned(), ..dry };
     assert_eq!(reason(&fixture.create(reused).await.unwrap_err()), "REQUEST_ID_REUSED");
 }
@@ -225,16 +225,16 @@ async fn after_24_hours_the_secret_is_gone_and_after_30_days_the_claim() {
     let tenant = fixture.tenant("omers-cafe").await;
     let first = fixture.create(create()).await.unwrap();
     let rotated = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
-    fixture.wait(Duration::hours(24) - Duration::minutes(1));
+    fixture.advance_clock(Duration::hours(24) - Duration::minutes(1));
     assert_eq!(fixture.create(create()).await.unwrap().secret_key, first.secret_key);
     assert_eq!(fixture.try_rotate(rotate(&tenant.id)).await.unwrap().secret_key, rotated.secret_key);
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     let late = fixture.create(create()).await.unwrap();
     assert_eq!(late, CreateFullyProvisionedResponse { secret_key: String::new(), ..replayed(first) });
     let late = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
     assert_eq!((late.replayed, late.secret_key.as_str(), &late.api_key), (true, "", &rotated.api_key));
 
-    fixture.wait(Duration::days(29));
+    fixture.advance_clock(Duration::days(29));
     assert_eq!(reason(&fixture.create(create()).await.unwrap_err()), "SLUG_TAKEN", "it is a new call");
     let anew = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
     assert!(!anew.replayed && anew.api_key != rotated.api_key);
@@ -263,8 +263,8 @@ async fn once_its_key_was_rotated_or_revoked_a_repeat_has_no_secret() {
 async fn the_table_holds_a_hash_of_the_id_and_not_the_id() {
     let fixture = Fixture::start().await;
     let first = fixture.create(create()).await.unwrap();
-    let row: String = sqlx::query_scalar("SELECT request_claims::text FROM request_claims")
-        .fetch_one(&fixture.by_hand().await)
+    let row: String = sqlx::query_scalar("SELECT idempotency_records::text FROM idempotency_records")
+        .fetch_one(&fixture.superuser_pool().await)
         .await
         .unwrap();
     let secret = SecretString::from(first.secret_key);

@@ -18,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     cluster::{Cluster, TestDatabase},
     load::{Client, Failures, Load},
-    program::{Program, turnkey, url},
+    process::{Program, turnkey, url},
 };
 
 /// Balances calls as a gRPC client does with `round_robin` and client-side health checking
@@ -70,7 +70,7 @@ async fn follow(channel: Channel, is_ready: watch::Sender<bool>) {
 fn start(folder: &Path, database: &TestDatabase, listen: &str) -> Program {
     let mut command = turnkey(folder);
     // The pause is for balancers to notice; the one that a server takes on any other than a loopback address is longer.
-    command.args(["--listen", listen, "--shutdown-pause", "1", "--database-max-connections", "4"]);
+    command.args(["--listen", listen, "--shutdown-delay", "1", "--database-max-connections", "4"]);
     Program::start(command.env("DATABASE_URL", url(&database.server)))
 }
 

@@ -21,10 +21,10 @@ use crate::{
 /// Calls that prepare nothing any more, and make the line of calls the busiest of all.
 const WARM_UP: usize = 50;
 
-async fn trips<T>(proxy: &Proxy, call: impl Future<Output = Result<T, Status>>) -> u64 {
-    let before = proxy.trips();
+async fn round_trips<T>(proxy: &Proxy, call: impl Future<Output = Result<T, Status>>) -> u64 {
+    let before = proxy.round_trips();
     call.await.map(drop).unwrap();
-    proxy.trips() - before
+    proxy.round_trips() - before
 }
 
 fn fresh() -> CreateFullyProvisionedRequest {
@@ -40,18 +40,18 @@ async fn all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'sta
     let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id };
     let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
     let mut done = vec![
-        ("create", trips(proxy, fixture.create(create.clone())).await),
-        ("replay", trips(proxy, fixture.create(create)).await),
-        ("GetTenant", trips(proxy, fixture.get(Identifier::TenantId(tenant_id.clone()))).await),
-        ("VerifyApiKey", trips(proxy, async { Ok(fixture.verify(&tenant.secret_key).await) }).await),
-        ("RotateApiKey", trips(proxy, fixture.try_rotate(rotation(&tenant_id, None))).await),
-        ("GetPackage", trips(proxy, catalog.get_package(get)).await),
-        ("ListPackages", trips(proxy, catalog.list_packages(list)).await),
-        ("UpsertPackage", trips(proxy, fixture.upsert(gold(tenant))).await),
+        ("create", round_trips(proxy, fixture.create(create.clone())).await),
+        ("replay", round_trips(proxy, fixture.create(create)).await),
+        ("GetTenant", round_trips(proxy, fixture.get(Identifier::TenantId(tenant_id.clone()))).await),
+        ("VerifyApiKey", round_trips(proxy, async { Ok(fixture.verify(&tenant.secret_key).await) }).await),
+        ("RotateApiKey", round_trips(proxy, fixture.try_rotate(rotation(&tenant_id, None))).await),
+        ("GetPackage", round_trips(proxy, catalog.get_package(get)).await),
+        ("ListPackages", round_trips(proxy, catalog.list_packages(list)).await),
+        ("UpsertPackage", round_trips(proxy, fixture.upsert(gold(tenant))).await),
     ];
     let package_id = fixture.upsert(gold(tenant)).await.unwrap().package.unwrap().id;
     let delete = DeletePackageRequest { tenant_id, package_id };
-    done.push(("DeletePackage", trips(proxy, catalog.delete_package(delete)).await));
+    done.push(("DeletePackage", round_trips(proxy, catalog.delete_package(delete)).await));
     done
 }
 

@@ -146,16 +146,16 @@ async fn a_segment_that_hands_in_psql_are_filling_stays() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
-    let pool = fixture.by_hand().await;
-    let mut hands = pool.begin().await.unwrap();
+    let pool = fixture.superuser_pool().await;
+    let mut superuser = pool.begin().await.unwrap();
     let fill = "UPDATE packages SET segment_id = (SELECT id FROM segments WHERE slug = 'weddings')";
-    sqlx::query(fill).execute(&mut *hands).await.unwrap();
+    sqlx::query(fill).execute(&mut *superuser).await.unwrap();
     let ours = fixture.delete_segment(&tenant, &segment_id);
     let theirs = async {
         let waits = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
                       WHERE datname = current_database() AND NOT granted)";
         while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
-        hands.commit().await.unwrap();
+        superuser.commit().await.unwrap();
     };
     let (refused, ()) = tokio::join!(ours, theirs);
     assert_eq!(reason(&refused.unwrap_err()), "SEGMENT_NOT_EMPTY");
@@ -218,7 +218,7 @@ async fn heavy_segments_come_in_pages_that_clients_accept() {
                 number, active, created_at, updated_at
            FROM segments, generate_series(1, 600) AS number",
     )
-    .execute(&fixture.by_hand().await)
+    .execute(&fixture.superuser_pool().await)
     .await
     .unwrap();
     let request = ListSegmentsRequest { tenant_id: tenant.id, page_size: 500, ..Default::default() };

@@ -10,7 +10,7 @@ use turnkey::grpc::pb::{GetTenantRequest, get_tenant_request::Identifier};
 use crate::{
     cluster::Cluster,
     fixture::{bella, channel},
-    program::{Program, serving, turnkey, url},
+    process::{Program, serving, turnkey, url},
 };
 
 fn folder() -> TempDir {
@@ -75,7 +75,7 @@ async fn an_address_that_others_can_reach_is_refused_unless_it_is_allowed() {
     let database = Cluster::get().migrated().await;
     let mut program = Program::start(
         turnkey(folder.path())
-            .args(["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--shutdown-pause", "0"])
+            .args(["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--shutdown-delay", "0"])
             .env("DATABASE_URL", url(&database.server)),
     );
     let port = program.address().rsplit_once(':').unwrap().1.to_owned();
@@ -119,7 +119,7 @@ async fn reflects(address: &str) -> bool {
 #[test]
 fn all_bad_settings_are_named_together() {
     let refused = turnkey(folder().path())
-        .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--caller-rate", "0"])
+        .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--rate-limit-per-caller", "0"])
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
         .env("TURNKEY_KEY_MODE", "prod")
@@ -135,7 +135,7 @@ fn all_bad_settings_are_named_together() {
         "TURNKEY_DATABASE_MAX_CONNECTIONS",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
-        "TURNKEY_CALLER_RATE",
+        "TURNKEY_RATE_LIMIT_PER_CALLER",
         "TURNKEY_MAX_CONNECTION_AGE",
         "DATABASE_URL",
     ] {

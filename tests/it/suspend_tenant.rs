@@ -27,11 +27,11 @@ async fn saying_it_twice_is_fine_and_changes_nothing_more() {
     let id = fixture.tenant("bella-weddings").await.id;
     let before = fixture.get(Identifier::TenantId(id.clone())).await.unwrap();
     assert_eq!(fixture.reactivate(&id).await.unwrap(), before, "it was active");
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     let suspended = fixture.suspend(&id).await.unwrap();
     assert_eq!(suspended, Tenant { is_active: false, updated_at: suspended.updated_at, ..before.clone() });
     assert_ne!(suspended.updated_at, before.updated_at);
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     assert_eq!(fixture.suspend(&id).await.unwrap(), suspended);
     assert!(fixture.reactivate(&id).await.unwrap().is_active);
 }

@@ -34,7 +34,7 @@ use crate::{
     cluster::Cluster,
     create_from_signup::signup,
     fixture::{bella, channel},
-    program::{Program, serving, turnkey},
+    process::{Program, serving, turnkey},
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -192,7 +192,7 @@ async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
         ("rpc.system.name", "grpc"),
         ("rpc.method", create),
         ("rpc.response.status_code", "OK"),
-        ("caller", "anonymous"),
+        ("turnkey.caller", "anonymous"),
     ] {
         assert_eq!(said.get(name).map(String::as_str), Some(value), "{said:?}");
     }
@@ -218,12 +218,12 @@ async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
         ("db.client.connection.max", "{connection}", vec![("db.client.connection.pool.name", "turnkey")]),
         ("db.client.connection.pending_requests", "{request}", vec![]),
         ("turnkey.database.ready", "", vec![]),
-        ("turnkey.hashing.waiting", "{hash}", vec![("lane", "password")]),
-        ("turnkey.hashing.capacity", "{hash}", vec![("lane", "key")]),
-        ("turnkey.tenants.provisioned", "{tenant}", vec![("flow", "signup")]),
-        ("turnkey.calls.replayed", "{call}", vec![("rpc.method", create)]),
-        ("turnkey.deprecated_fields.used", "{field}", vec![("field", "title")]),
-        ("turnkey.integrity.findings", "{finding}", vec![("kind", "NO_PACKAGE")]),
+        ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "password")]),
+        ("turnkey.hashing.queue.limit", "{hash}", vec![("turnkey.hashing.pool", "key")]),
+        ("turnkey.tenants.provisioned", "{tenant}", vec![("turnkey.flow", "signup")]),
+        ("turnkey.requests.replayed", "{request}", vec![("rpc.method", create)]),
+        ("turnkey.deprecated_fields.used", "{field}", vec![("turnkey.field", "title")]),
+        ("turnkey.integrity.findings", "{finding}", vec![("turnkey.finding.kind", "NO_PACKAGE")]),
     ];
     for (name, unit, wanted) in &expected {
         let (told_unit, points) = metrics.get(*name).unwrap_or_else(|| panic!("{name} among {:?}", metrics.keys()));

@@ -18,7 +18,7 @@ use turnkey::grpc::pb::{
 use crate::{
     cluster::Cluster,
     fixture::channel,
-    program::{Program, turnkey, url},
+    process::{Program, turnkey, url},
 };
 
 /// Somebody who signs certificates.
@@ -130,7 +130,7 @@ async fn a_renewed_certificate_is_taken_up_without_cutting_a_connection_and_a_br
     program.wait_for("Read the certificates again");
     assert_eq!(verify(&connect(&address, &new, None).await.unwrap()).await, Ok(()));
     assert!(connect(&address, &old, None).await.is_err());
-    assert_eq!(verify(&first).await, Ok(()), "hands are shaken once");
+    assert_eq!(verify(&first).await, Ok(()), "superuser are shaken once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ async fn present_fields_change_and_absent_ones_do_not() {
     let fixture = Fixture::start().await;
     let id = fixture.tenant("bella-weddings").await.id;
     let before = fixture.get(Identifier::TenantId(id.clone())).await.unwrap();
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
 
     let named = fixture.update(UpdateTenantRequest { name: Some(" Bella ".to_owned()), ..update(&id) }).await.unwrap();
     let expected = Tenant { name: "Bella".to_owned(), updated_at: named.updated_at, ..before };
@@ -54,7 +54,7 @@ async fn what_is_so_already_leaves_the_tenant_as_it_is() {
     let fixture = Fixture::start().await;
     let id = fixture.tenant("bella-weddings").await.id;
     let before = fixture.get(Identifier::TenantId(id.clone())).await.unwrap();
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     let same = UpdateTenantRequest {
         name: Some("Bella Weddings".to_owned()),
         commission_percent: Some(10.0),

@@ -283,7 +283,7 @@ async fn a_missing_general_segment_is_made_again_for_a_package_that_needs_it() {
     let package = fixture.upsert(gold(&tenant)).await.unwrap().package.unwrap();
     let row: (String, String, String, String, i32) =
         sqlx::query_as("SELECT id::text, slug, name, hero_title || '|' || description, sort_order FROM segments")
-            .fetch_one(&fixture.by_hand().await)
+            .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
     let texts = "Our Services|Your main service offerings".to_owned();

@@ -5,7 +5,7 @@ use time::Duration;
 use tonic::Code;
 use turnkey::{
     config::ServerSettings,
-    domain::Argon2Setting,
+    domain::Argon2Params,
     grpc::pb::{
         DeleteTenantRequest, ReactivateTenantRequest, RevokeApiKeyRequest, SuspendTenantRequest, UndeleteTenantRequest,
         Verdict, VerifyApiKeyRequest, VerifyApiKeyResponse,
@@ -14,7 +14,7 @@ use turnkey::{
 
 use crate::{
     cluster::{Cluster, TestDatabase, execute},
-    fixture::{Fixture, NewTenant, made_up_secret, reason, settings},
+    fixture::{Fixture, NewTenant, reason, settings, unknown_secret_key},
     proxy::{Cut, Proxy},
 };
 
@@ -91,9 +91,9 @@ async fn an_expired_key_is_expired_from_that_very_moment() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.rotate(&tenant, Some(Duration::hours(1))).await;
-    fixture.wait(Duration::minutes(59));
+    fixture.advance_clock(Duration::minutes(59));
     assert_eq!(fixture.verify(&tenant.secret_key).await, known(&tenant, Verdict::Valid));
-    fixture.wait(Duration::minutes(1));
+    fixture.advance_clock(Duration::minutes(1));
     assert_eq!(fixture.verify(&tenant.secret_key).await, known(&tenant, Verdict::Expired));
 }
 
@@ -150,7 +150,7 @@ async fn a_bad_secret_tells_nothing_of_a_key_that_expired_was_revoked_or_is_susp
 #[tokio::test]
 async fn a_key_hashed_with_another_setting_verifies_and_a_damaged_hash_verifies_nothing() {
     let database = Cluster::get().migrated().await;
-    let dearer = Argon2Setting { memory_kib: 256, passes: 2, lanes: 1 };
+    let dearer = Argon2Params { memory_kib: 256, passes: 2, lanes: 1 };
     let then = Fixture::start_with(database.clone(), ServerSettings { key_argon2: dearer, ..settings() }).await;
     let tenant = then.tenant("bella-weddings").await;
     let today = Fixture::start_on(database).await;
@@ -178,7 +178,7 @@ async fn keys_that_are_verified_at_once_each_get_their_own_verdict() {
     let mut keys = Vec::new();
     for number in 0..10 {
         let tenant = fixture.tenant(&format!("tenant-{number}")).await;
-        keys.push((made_up_secret(&tenant.public_key), String::new()));
+        keys.push((unknown_secret_key(&tenant.public_key), String::new()));
         keys.push((tenant.secret_key, tenant.id));
     }
     let verdicts = keys.iter().cycle().take(200).map(async |(secret_key, owner)| {
@@ -194,7 +194,7 @@ async fn keys_whose_lookup_fails_are_unavailable_and_the_next_are_verified() {
     let server = proxy.options(&database.server);
     let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
     let tenant = fixture.tenant("bella-weddings").await;
-    proxy.set_trap("AS asked", Cut::BeforeAnswer);
+    proxy.inject("AS asked", Cut::BeforeAnswer);
     let verdicts = (0..20).map(|_| {
         let (mut client, secret_key) = (fixture.provisioning.clone(), tenant.secret_key.clone());
         async move { client.verify_api_key(VerifyApiKeyRequest { secret_key }).await }

@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use turnkey::{
     config::ServerSettings,
-    domain::Argon2Setting,
+    domain::Argon2Params,
     grpc::pb::{DeleteTenantRequest, SuspendTenantRequest, UndeleteTenantRequest, Verdict, VerifyPasswordRequest},
 };
 
@@ -23,7 +23,7 @@ impl Fixture {
     }
 
     async fn password_hash(&self) -> String {
-        sqlx::query_scalar("SELECT password_hash FROM owners").fetch_one(&self.by_hand().await).await.unwrap()
+        sqlx::query_scalar("SELECT password_hash FROM owners").fetch_one(&self.superuser_pool().await).await.unwrap()
     }
 }
 
@@ -83,7 +83,7 @@ async fn a_suspended_tenants_owner_is_let_in_and_a_deleted_ones_is_not() {
 #[tokio::test]
 async fn a_right_password_on_an_old_setting_is_hashed_anew_with_todays_and_a_wrong_one_is_not() {
     let database = Cluster::get().migrated().await;
-    let old = Argon2Setting { memory_kib: 1_024, passes: 1, lanes: 1 };
+    let old = Argon2Params { memory_kib: 1_024, passes: 1, lanes: 1 };
     let then = Fixture::start_with(database.clone(), ServerSettings { password_argon2: old, ..settings() }).await;
     then.sign_up(signup("Bella", "bella@example.com")).await.unwrap();
     let old_hash = then.password_hash().await;
@@ -103,7 +103,7 @@ async fn a_right_password_on_an_old_setting_is_hashed_anew_with_todays_and_a_wro
 /// The addresses are unknown: that they are refused too shows that they cost the same work.
 #[tokio::test]
 async fn beyond_the_queue_callers_are_refused_with_a_time_to_come_back_and_others_go_on() {
-    let dear = Argon2Setting { passes: 16, ..Argon2Setting::PASSWORD };
+    let dear = Argon2Params { passes: 16, ..Argon2Params::PASSWORD };
     let settings = ServerSettings { password_argon2: dear, hashing_queue: 2, ..settings() };
     let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
     let tenant = fixture.tenant("bella").await;

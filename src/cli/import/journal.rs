@@ -10,11 +10,11 @@ use std::{
 
 use super::{Error, rows::Row};
 use crate::{
-    cli::keys_file::{own_file, whole_lines},
+    cli::keys_file::{open_exclusive, read_complete_lines},
     domain::RequestId,
 };
 
-const FORM: &str = "turnkey import journal 1";
+const FORMAT_HEADER: &str = "turnkey import journal 1";
 
 pub struct Journal {
     request_ids: HashMap<String, String>,
@@ -27,13 +27,13 @@ impl Journal {
     ///
     /// Request ids count for their caller: those of an import into a database are nothing to a server.
     pub fn open(out: &Path, target: &str, rows: &[Row]) -> Result<Self, Error> {
-        let path = beside(out);
-        let mut file = own_file(&path)?;
-        let text = whole_lines(&mut file)?;
+        let path = journal_path(out);
+        let mut file = open_exclusive(&path)?;
+        let text = read_complete_lines(&mut file)?;
         if text.is_empty() && out.exists() {
             return Err(format!("{} exists, and is of no import that could go on", out.display()).into());
         }
-        let head = format!("{FORM} {target}");
+        let head = format!("{FORMAT_HEADER} {target}");
         let mut lines = text.lines();
         if lines.next().is_some_and(|first| first != head) {
             return Err(format!("{} is of another import: it does not begin with {head:?}", path.display()).into());
@@ -61,7 +61,7 @@ impl Journal {
     }
 }
 
-fn beside(out: &Path) -> PathBuf {
+fn journal_path(out: &Path) -> PathBuf {
     let mut path = out.as_os_str().to_owned();
     path.push(".journal");
     path.into()

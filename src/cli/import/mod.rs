@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use self::{
     journal::Journal,
     rows::{Row, Rows},
-    target::{Made, Target},
+    target::{ImportedTenant, Target},
 };
 use super::{Error, keys_file::KeysFile};
 use crate::config::ImportSettings;
@@ -30,21 +30,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub async fn run(settings: ImportSettings) -> Result<(), Error> {
-    let Rows { good, bad } = rows::read(&settings.file)?;
-    for complaint in &bad {
-        eprintln!("{complaint}");
+    let Rows { valid, errors } = rows::read(&settings.file)?;
+    for error in &errors {
+        eprintln!("{error}");
     }
-    if !bad.is_empty() && !settings.skip_bad {
-        return Err(format!("{} bad rows, and nothing was imported. --skip-bad goes on without them", bad.len()).into());
+    if !errors.is_empty() && !settings.skip_invalid {
+        return Err(format!(
+            "{} bad rows, and nothing was imported. --skip-invalid goes on without them",
+            errors.len()
+        )
+        .into());
     }
-    let journal = Journal::open(&settings.out, settings.target.name(), &good)?;
+    let journal = Journal::open(&settings.out, settings.target.name(), &valid)?;
     let keys = KeysFile::open(&settings.out)?;
     let target = Target::open(settings.target, settings.concurrency).await?;
-    let imported = import(&target, &journal, keys, good, settings.concurrency.get()).await;
+    let imported = import(&target, &journal, keys, valid, settings.concurrency.get()).await;
     target.close().await?;
     let refused = imported?;
-    for complaint in &refused {
-        eprintln!("{complaint}");
+    for error in &refused {
+        eprintln!("{error}");
     }
     if refused.is_empty() { Ok(()) } else { Err(format!("{} rows were refused", refused.len()).into()) }
 }
@@ -66,7 +70,7 @@ async fn import(
     while let Some(answer) = answers.next().await {
         for (row, made) in answer? {
             match made {
-                Ok(Made { tenant_id, public_key, secret_key }) => {
+                Ok(ImportedTenant { tenant_id, public_key, secret_key }) => {
                     keys.write(row.slug.as_str(), tenant_id, &public_key, &secret_key)?;
                 }
                 Err(why) => refused.push(format!("line {}: {}: {why}", row.line, row.slug)),
@@ -78,17 +82,17 @@ async fn import(
     Ok(refused)
 }
 
-type Sent<'a> = Vec<(&'a Row, Result<Made, String>)>;
+type BatchResults<'a> = Vec<(&'a Row, Result<ImportedTenant, String>)>;
 
 /// Repeats itself while the other side is away or has too much to do: the request ids make that safe.
-async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Result<Sent<'a>, Error> {
-    let wishes = batch.iter().map(|row| row.wish(journal)).collect::<Result<Vec<_>, _>>()?;
+async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Result<BatchResults<'a>, Error> {
+    let requests = batch.iter().map(|row| row.to_request(journal)).collect::<Result<Vec<_>, _>>()?;
     let mut pause = FIRST_PAUSE;
     let mut attempt = 1;
     loop {
-        match target.create(&wishes).await {
+        match target.create(&requests).await {
             Ok(answers) => return Ok(batch.iter().zip(answers).collect()),
-            Err(failure) if !failure.may_pass => return Err(failure.cause),
+            Err(failure) if !failure.retryable => return Err(failure.cause),
             Err(failure) if attempt == ATTEMPTS => {
                 let safe = "What was imported is safe; run the same command again to go on";
                 return Err(format!("{}. {safe}", failure.cause).into());

@@ -6,7 +6,7 @@ use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{Error, journal::Journal};
 use crate::domain::{
-    CommissionPercent, CreateFullyProvisioned, DisplayName, Invalid, Reason, TenantSlug, Violations, defaults,
+    CommissionPercent, CreateFullyProvisioned, DisplayName, InvalidValue, Reason, TenantSlug, Violations, defaults,
 };
 
 const SLUG: &str = "slug";
@@ -22,13 +22,13 @@ pub struct Row {
 }
 
 pub struct Rows {
-    pub good: Vec<Row>,
+    pub valid: Vec<Row>,
     /// A line for each that cannot be imported, saying where it is and why.
-    pub bad: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 impl Row {
-    pub fn wish(&self, journal: &Journal) -> Result<CreateFullyProvisioned, Error> {
+    pub fn to_request(&self, journal: &Journal) -> Result<CreateFullyProvisioned, Error> {
         Ok(CreateFullyProvisioned {
             slug: self.slug.clone(),
             name: self.name.clone(),
@@ -52,7 +52,7 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
     file.read_to_end(&mut text)?;
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text.as_slice());
     let columns = Columns::find(reader.headers()?)?;
-    let mut rows = Rows { good: Vec::new(), bad: Vec::new() };
+    let mut rows = Rows { valid: Vec::new(), errors: Vec::new() };
     let mut seen: HashMap<TenantSlug, u64> = HashMap::new();
     let mut record = StringRecord::new();
     loop {
@@ -64,15 +64,20 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
             Ok(true) => match columns.parse(&record, line, &seen) {
                 Ok(row) => {
                     seen.insert(row.slug.clone(), line);
-                    rows.good.push(row);
+                    rows.valid.push(row);
                 }
                 Err(violations) => {
-                    let said = violations.as_slice().iter();
-                    let said = said.map(|violation| format!("{} {}", violation.field, violation.invalid.description));
-                    rows.bad.push(format!("{}: {}", place(line, last), said.collect::<Vec<_>>().join("; ")));
+                    let messages = violations.as_slice().iter();
+                    let messages =
+                        messages.map(|violation| format!("{} {}", violation.field, violation.invalid.description));
+                    rows.errors.push(format!(
+                        "{}: {}",
+                        line_range(line, last),
+                        messages.collect::<Vec<_>>().join("; ")
+                    ));
                 }
             },
-            Err(error) => rows.bad.push(format!("{}: {}", place(line, last), what_is_wrong(&error))),
+            Err(error) => rows.errors.push(format!("{}: {}", line_range(line, last), csv_error_message(&error))),
         }
     }
 }
@@ -97,11 +102,11 @@ fn split<'a>(text: &'a [u8], position: &csv::Position) -> (&'a [u8], &'a [u8]) {
 }
 
 /// A row of many lines may have swallowed others, by a quote that nobody closed.
-fn place(first: u64, last: u64) -> String {
+fn line_range(first: u64, last: u64) -> String {
     if first < last { format!("lines {first} to {last}") } else { format!("line {first}") }
 }
 
-fn what_is_wrong(error: &csv::Error) -> String {
+fn csv_error_message(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("has {len} fields, and the first line {expected_len}")
@@ -134,11 +139,11 @@ impl Columns {
         let name = fields.check(NAME, DisplayName::parse(field(self.name)));
         let commission = self.commission.map(field).filter(|text| !text.is_empty());
         let commission = fields.check_optional(COMMISSION, commission, |text| {
-            let percent = text.parse().map_err(|_unfit| Invalid::new(Reason::BadFormat, "must be a number"))?;
+            let percent = text.parse().map_err(|_unfit| InvalidValue::new(Reason::BadFormat, "must be a number"))?;
             CommissionPercent::parse(percent)
         });
         if let Some(first) = slug.as_ref().and_then(|slug| seen.get(slug)) {
-            fields.add(SLUG, Invalid::new(Reason::BadFormat, format!("is that of line {first}")));
+            fields.add(SLUG, InvalidValue::new(Reason::BadFormat, format!("is that of line {first}")));
         }
         fields.finish(|| {
             let commission = commission?.unwrap_or(defaults::COMMISSION);
@@ -156,7 +161,7 @@ mod tests {
     }
 
     fn slugs(rows: &Rows) -> Vec<&str> {
-        rows.good.iter().map(|row| row.slug.as_str()).collect()
+        rows.valid.iter().map(|row| row.slug.as_str()).collect()
     }
 
     #[test]
@@ -166,9 +171,12 @@ mod tests {
                 .as_bytes(),
         )
         .unwrap();
-        assert_eq!((slugs(&rows), rows.bad.len()), (vec!["bella", "omers"], 0));
-        assert_eq!((rows.good[0].name.as_str(), rows.good[0].commission.hundredths()), ("Bella, \"Weddings\"", 1_234));
-        assert_eq!(rows.good[1].commission, defaults::COMMISSION);
+        assert_eq!((slugs(&rows), rows.errors.len()), (vec!["bella", "omers"], 0));
+        assert_eq!(
+            (rows.valid[0].name.as_str(), rows.valid[0].commission.hundredths()),
+            ("Bella, \"Weddings\"", 1_234)
+        );
+        assert_eq!(rows.valid[1].commission, defaults::COMMISSION);
         assert_eq!(slugs(&read_text(b"slug,name\nbella,Bella\n\nomer,Omer").unwrap()), ["bella", "omer"]);
     }
 
@@ -186,7 +194,7 @@ mod tests {
             "line 7: has 2 fields, and the first line 3",
             "line 8: is not UTF-8 in field 1",
         ];
-        assert_eq!(rows.bad, expected);
+        assert_eq!(rows.errors, expected);
     }
 
     #[test]
@@ -194,8 +202,8 @@ mod tests {
         for end in ["\n", "\r\n"] {
             let text = ["slug,name", "", "bella,Bella", "admin,\"A", "B\"", "omer,Omer", "bella,C", "x"].join(end);
             let rows = read_text(text.as_bytes()).unwrap();
-            assert_eq!(rows.good.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 6], "{end:?}");
-            let [reserved, again, short] = rows.bad.try_into().unwrap();
+            assert_eq!(rows.valid.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 6], "{end:?}");
+            let [reserved, again, short] = rows.errors.try_into().unwrap();
             assert!(reserved.starts_with("lines 4 to 5: slug is reserved"), "{reserved}");
             assert_eq!(
                 (again.as_str(), short.as_str()),
@@ -204,16 +212,16 @@ mod tests {
         }
         let swallowed = read_text(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n").unwrap();
         assert_eq!(slugs(&swallowed), ["bella"]);
-        assert!(swallowed.bad[0].starts_with("lines 3 to 5: "), "{}", swallowed.bad[0]);
+        assert!(swallowed.errors[0].starts_with("lines 3 to 5: "), "{}", swallowed.errors[0]);
     }
 
     #[test]
     fn a_missing_or_mistyped_column_is_named() {
-        for (header, said) in
+        for (header, messages) in
             [("slug", "name is missing"), ("slug,name,commision", "\"commision\""), ("", "slug is missing")]
         {
             let Err(error) = read_text(header.as_bytes()) else { panic!("{header}") };
-            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.to_string().contains(messages), "{error}");
         }
     }
 }

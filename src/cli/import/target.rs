@@ -9,33 +9,36 @@ use super::Error;
 use crate::{
     cli::database::OpenDatabase,
     config::ImportTarget,
-    domain::{Caller, CreateFullyProvisioned, Flow, TenantId, api_key::RotateApiKey, provisioning::Outcome},
+    domain::{
+        Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
+        provisioning::CreateOutcome,
+    },
     error,
     grpc::{
         client::{Client, ClientError},
         status,
     },
     secrets::{Hasher, HashingSettings},
-    service::{Clock, Provisioning},
+    service::{Clock, TenantService},
     store::Store,
 };
 
 /// A tenant and its key.
-pub struct Made {
+pub struct ImportedTenant {
     pub tenant_id: TenantId,
     pub public_key: String,
     pub secret_key: SecretString,
 }
 
 /// Of a whole call.
-pub struct Failure {
+pub struct ImportError {
     /// Whether the same call may do better a little later.
-    pub may_pass: bool,
+    pub retryable: bool,
     pub cause: Error,
 }
 
 pub enum Target {
-    Database { database: Box<OpenDatabase>, service: Box<Provisioning> },
+    Database { database: Box<OpenDatabase>, service: Box<TenantService> },
     Server(Client),
 }
 
@@ -48,26 +51,31 @@ impl Target {
                 let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
                 let hashing = HashingSettings {
                     key: key_argon2,
-                    password: crate::domain::Argon2Setting::PASSWORD,
+                    password: crate::domain::Argon2Params::PASSWORD,
                     workers,
                     queue_length: workers * concurrency.get(),
                 };
                 let store = Store::new(database.server.clone(), u32::try_from(concurrency.get())?);
-                let service = Provisioning { store, hasher: Hasher::new(hashing)?, key_mode, clock: Clock::system() };
+                let service = TenantService { store, hasher: Hasher::new(hashing)?, key_mode, clock: Clock::system() };
                 Ok(Self::Database { database: Box::new(database), service: Box::new(service) })
             }
         }
     }
 
     /// One for each wish, in order: what was made, or why not.
-    pub async fn create(&self, wishes: &[CreateFullyProvisioned]) -> Result<Vec<Result<Made, String>>, Failure> {
-        let mut answers = Vec::with_capacity(wishes.len());
+    pub async fn create(
+        &self,
+        requests: &[CreateFullyProvisioned],
+    ) -> Result<Vec<Result<ImportedTenant, String>>, ImportError> {
+        let mut answers = Vec::with_capacity(requests.len());
         match self {
             Self::Database { service, .. } => {
-                let items = wishes.iter().cloned().map(Ok).collect();
-                for outcome in service.batch_create_fully_provisioned(Caller::import(), Flow::Import, items).await? {
+                let items = requests.iter().cloned().map(Ok).collect();
+                for outcome in
+                    service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?
+                {
                     answers.push(match outcome {
-                        Ok(outcome) => of_one_row(self.with_key(known(outcome)?).await)?,
+                        Ok(outcome) => row_result(self.with_key(known(outcome)?).await)?,
                         Err(refused) => {
                             let refusal = status::describe(refused);
                             Err(format!("{}: {}", refusal.reason(), refusal.message))
@@ -76,10 +84,10 @@ impl Target {
                 }
             }
             Self::Server(client) => {
-                for answer in client.batch_create_fully_provisioned(wishes).await? {
+                for answer in client.batch_create_fully_provisioned(requests).await? {
                     answers.push(match answer {
                         Ok((tenant_id, public_key, secret_key)) => {
-                            of_one_row(self.with_key(Known { tenant_id, public_key, secret_key }).await)?
+                            row_result(self.with_key(ReplayedTenant { tenant_id, public_key, secret_key }).await)?
                         }
                         Err(refused) => Err(refused),
                     });
@@ -91,10 +99,10 @@ impl Target {
 
     /// A repeat that comes after 24 hours has no secret. Nobody has it: it would stand in the file. So the key is changed
     /// for another, and the lost one ends at once.
-    async fn with_key(&self, known: Known) -> Result<Made, Failure> {
-        let Known { tenant_id, public_key, secret_key } = known;
+    async fn with_key(&self, known: ReplayedTenant) -> Result<ImportedTenant, ImportError> {
+        let ReplayedTenant { tenant_id, public_key, secret_key } = known;
         if let Some(secret_key) = secret_key {
-            return Ok(Made { tenant_id, public_key, secret_key });
+            return Ok(ImportedTenant { tenant_id, public_key, secret_key });
         }
         let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
         let (public_key, secret_key) = match self {
@@ -105,7 +113,7 @@ impl Target {
             Self::Server(client) => client.rotate_api_key(&rotation).await?,
         };
         let secret_key = secret_key.ok_or_else(|| error::Error::internal("a new key has no secret"))?;
-        Ok(Made { tenant_id, public_key, secret_key })
+        Ok(ImportedTenant { tenant_id, public_key, secret_key })
     }
 
     pub async fn close(self) -> Result<(), Error> {
@@ -118,46 +126,46 @@ impl Target {
 }
 
 /// A tenant whose secret may be lost.
-struct Known {
+struct ReplayedTenant {
     tenant_id: TenantId,
     public_key: String,
     secret_key: Option<SecretString>,
 }
 
-fn known(outcome: Outcome) -> Result<Known, error::Error> {
+fn known(outcome: CreateOutcome) -> Result<ReplayedTenant, error::Error> {
     match outcome {
-        Outcome::Created(made) => Ok(Known {
+        CreateOutcome::Created(made) => Ok(ReplayedTenant {
             tenant_id: made.tenant.id,
             public_key: made.tenant.api_key_public,
             secret_key: Some(made.secret_key),
         }),
-        Outcome::Replayed(replay) => Ok(Known {
+        CreateOutcome::Replayed(replay) => Ok(ReplayedTenant {
             tenant_id: replay.made.tenant.id,
             public_key: replay.made.tenant.api_key_public,
             secret_key: replay.secret_key,
         }),
-        Outcome::Validated(_) => Err(error::Error::internal("an import validates nothing")),
+        CreateOutcome::Validated(_) => Err(error::Error::internal("an import validates nothing")),
     }
 }
 
 /// What befalls one row spoils no other, unless it may pass: then all of them are asked for again.
-fn of_one_row(made: Result<Made, Failure>) -> Result<Result<Made, String>, Failure> {
+fn row_result(made: Result<ImportedTenant, ImportError>) -> Result<Result<ImportedTenant, String>, ImportError> {
     match made {
         Ok(made) => Ok(Ok(made)),
-        Err(failure) if failure.may_pass => Err(failure),
+        Err(failure) if failure.retryable => Err(failure),
         Err(failure) => Ok(Err(failure.cause.to_string())),
     }
 }
 
-impl From<error::Error> for Failure {
+impl From<error::Error> for ImportError {
     fn from(error: error::Error) -> Self {
         use error::Error::{Conflict, DatabaseUnavailable, Overloaded};
-        Self { may_pass: matches!(error, Conflict | DatabaseUnavailable(_) | Overloaded), cause: error.into() }
+        Self { retryable: matches!(error, Conflict | DatabaseUnavailable(_) | Overloaded), cause: error.into() }
     }
 }
 
-impl From<ClientError> for Failure {
+impl From<ClientError> for ImportError {
     fn from(error: ClientError) -> Self {
-        Self { may_pass: error.may_pass(), cause: error.into() }
+        Self { retryable: error.is_retryable(), cause: error.into() }
     }
 }

@@ -7,8 +7,8 @@ use time::Duration;
 use super::{tenants::tenant_id, timestamp};
 use crate::{
     domain::{
-        ApiKey, Invalid, KeyVerdict, PublicKey, Reason, RequestId, Standing, TenantId, Violations,
-        api_key::{RotateApiKey, Rotated},
+        ApiKey, InvalidValue, KeyStatus, KeyVerdict, PublicKey, Reason, RequestId, TenantId, Violations,
+        api_key::{KeyRotation, RotateApiKey},
     },
     error::Result,
     grpc::pb,
@@ -28,25 +28,25 @@ pub fn rotate_api_key(request: pb::RotateApiKeyRequest) -> Result<RotateApiKey> 
     })?)
 }
 
-fn overlap(message: PbDuration) -> std::result::Result<Duration, Invalid> {
+fn overlap(message: PbDuration) -> std::result::Result<Duration, InvalidValue> {
     let (seconds, nanos) = (message.seconds, message.nanos);
     let is_normal =
         nanos.unsigned_abs() < 1_000_000_000 && (seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0));
     if !is_normal {
-        return Err(Invalid::new(Reason::BadFormat, "must be a duration whose parts have one sign"));
+        return Err(InvalidValue::new(Reason::BadFormat, "must be a duration whose parts have one sign"));
     }
     let overlap = Duration::new(seconds, nanos);
     if overlap.is_negative() || overlap > MAX_OVERLAP {
-        return Err(Invalid::new(Reason::OutOfRange, "must be between 0 and 30 days"));
+        return Err(InvalidValue::new(Reason::OutOfRange, "must be between 0 and 30 days"));
     }
     Ok(overlap)
 }
 
-pub fn rotate_api_key_response(rotated: Rotated) -> pb::RotateApiKeyResponse {
+pub fn rotate_api_key_response(rotated: KeyRotation) -> pb::RotateApiKeyResponse {
     pb::RotateApiKeyResponse {
         api_key: Some(api_key(rotated.api_key)),
         secret_key: rotated.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
-        replayed: rotated.is_replay,
+        replayed: rotated.replayed,
     }
 }
 
@@ -78,12 +78,12 @@ pub fn verify_api_key_response(verdict: KeyVerdict) -> pb::VerifyApiKeyResponse 
         KeyVerdict::Invalid => {
             pb::VerifyApiKeyResponse { verdict: pb::Verdict::Invalid.into(), ..pb::VerifyApiKeyResponse::default() }
         }
-        KeyVerdict::Known { standing, tenant_id, tenant_slug, public_key } => {
-            let verdict = match standing {
-                Standing::Valid => pb::Verdict::Valid,
-                Standing::Expired => pb::Verdict::Expired,
-                Standing::Revoked => pb::Verdict::Revoked,
-                Standing::TenantSuspended => pb::Verdict::TenantSuspended,
+        KeyVerdict::Authentic { status, tenant_id, tenant_slug, public_key } => {
+            let verdict = match status {
+                KeyStatus::Valid => pb::Verdict::Valid,
+                KeyStatus::Expired => pb::Verdict::Expired,
+                KeyStatus::Revoked => pb::Verdict::Revoked,
+                KeyStatus::TenantSuspended => pb::Verdict::TenantSuspended,
             };
             let tenant_id = tenant_id.to_string();
             pb::VerifyApiKeyResponse { verdict: verdict.into(), tenant_id, tenant_slug, public_key }

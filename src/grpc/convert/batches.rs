@@ -2,7 +2,7 @@
 
 use super::provisioning;
 use crate::{
-    domain::{CreateFullyProvisioned, Invalid, Reason, Violations, provisioning::Outcome},
+    domain::{CreateFullyProvisioned, InvalidValue, Reason, Violations, provisioning::CreateOutcome},
     error::{Error, Result},
     grpc::{pb, status},
 };
@@ -14,9 +14,9 @@ type Item = std::result::Result<CreateFullyProvisioned, Violations>;
 pub fn batch_create_fully_provisioned(request: pb::BatchCreateFullyProvisionedRequest) -> Result<Vec<Item>> {
     let mut fields = Violations::default();
     match request.requests.len() {
-        0 => fields.add("requests", Invalid::missing()),
+        0 => fields.add("requests", InvalidValue::missing()),
         1..=MAX_ITEMS => {}
-        _ => fields.add("requests", Invalid::new(Reason::TooLong, "must have at most 500 items")),
+        _ => fields.add("requests", InvalidValue::new(Reason::TooLong, "must have at most 500 items")),
     }
     Ok(fields.finish(|| Some(request.requests.into_iter().map(item).collect()))?)
 }
@@ -24,21 +24,21 @@ pub fn batch_create_fully_provisioned(request: pb::BatchCreateFullyProvisionedRe
 fn item(request: pb::CreateFullyProvisionedRequest) -> Item {
     if request.validate_only {
         let mut fields = Violations::default();
-        fields.add("validate_only", Invalid::new(Reason::BadFormat, "must not be set in a batch"));
+        fields.add("validate_only", InvalidValue::new(Reason::BadFormat, "must not be set in a batch"));
         return Err(fields);
     }
     provisioning::wish(request)
 }
 
 pub fn batch_create_fully_provisioned_response(
-    outcomes: Vec<Result<Outcome>>,
+    outcomes: Vec<Result<CreateOutcome>>,
 ) -> pb::BatchCreateFullyProvisionedResponse {
-    use pb::batch_create_fully_provisioned_result::Result as Made;
+    use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
     let result = |outcome| pb::BatchCreateFullyProvisionedResult {
         result: Some(match outcome {
-            Ok(outcome) => Made::Provisioned(provisioning::create_fully_provisioned_response(outcome)),
-            Err(error) => Made::Error(failure(error)),
+            Ok(outcome) => BatchResult::Provisioned(provisioning::create_fully_provisioned_response(outcome)),
+            Err(error) => BatchResult::Error(failure(error)),
         }),
     };
     pb::BatchCreateFullyProvisionedResponse { results: outcomes.into_iter().map(result).collect() }

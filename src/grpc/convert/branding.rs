@@ -3,22 +3,22 @@
 use prost_types::{ListValue, Struct, Value as PbValue, value::Kind};
 use serde_json::{Map, Number, Value};
 
-use crate::domain::{Branding, Invalid, Reason};
+use crate::domain::{Branding, InvalidValue, Reason};
 
 /// # Errors
 /// `BAD_FORMAT` for what JSON cannot say, and what [`Branding`] refuses.
-pub(super) fn parse(message: Struct) -> Result<Branding, Invalid> {
-    Branding::parse(object(message, Branding::MAX_LEVELS)?)
+pub(super) fn parse(message: Struct) -> Result<Branding, InvalidValue> {
+    Branding::parse(object(message, Branding::MAX_DEPTH)?)
 }
 
 /// `levels` bounds the recursion, whatever the decoder let through.
-fn object(message: Struct, levels: usize) -> Result<Map<String, Value>, Invalid> {
+fn object(message: Struct, levels: usize) -> Result<Map<String, Value>, InvalidValue> {
     let levels = levels.checked_sub(1).ok_or_else(Branding::too_deep)?;
     message.fields.into_iter().map(|(key, member)| Ok((key, value(member, levels)?))).collect()
 }
 
-fn value(message: PbValue, levels: usize) -> Result<Value, Invalid> {
-    let no_json = |what| Invalid::new(Reason::BadFormat, what);
+fn value(message: PbValue, levels: usize) -> Result<Value, InvalidValue> {
+    let no_json = |what| InvalidValue::new(Reason::BadFormat, what);
     match message.kind.ok_or_else(|| no_json("must not hold a value of no kind"))? {
         Kind::NullValue(_) => Ok(Value::Null),
         Kind::BoolValue(flag) => Ok(Value::Bool(flag)),
@@ -46,17 +46,17 @@ fn json_number(number: f64) -> Option<Number> {
 }
 
 pub(super) fn render(object: Map<String, Value>) -> Struct {
-    Struct { fields: object.into_iter().map(|(key, member)| (key, rendered(member))).collect() }
+    Struct { fields: object.into_iter().map(|(key, member)| (key, to_proto_value(member))).collect() }
 }
 
-fn rendered(json: Value) -> PbValue {
+fn to_proto_value(json: Value) -> PbValue {
     let kind = match json {
         Value::Null => Kind::NullValue(0),
         Value::Bool(flag) => Kind::BoolValue(flag),
         // Struct knows doubles alone, and so did whatever was stored from one.
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         Value::String(text) => Kind::StringValue(text),
-        Value::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(rendered).collect() }),
+        Value::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(to_proto_value).collect() }),
         Value::Object(object) => Kind::StructValue(render(object)),
     };
     PbValue { kind: Some(kind) }

@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use super::{package, segment};
 use crate::{
     domain::{
-        BookingType, Description, DisplayName, Invalid, Package, PackageId, Price, Reason, Segment, SegmentId, Slug,
-        SlugStem, TenantId, Violations,
-        catalog::{ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, Target, Upserted},
+        BookingType, Description, DisplayName, InvalidValue, Package, PackageId, Price, Reason, Segment, SegmentId,
+        Slug, SlugStem, TenantId, Violations,
+        catalog::{
+            ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertResult, UpsertTarget,
+        },
         paging::{Page, PageSize},
     },
     error::Result,
@@ -38,7 +40,7 @@ pub fn upsert_package(request: pb::UpsertPackageRequest) -> Result<(TenantId, Pa
     Ok(fields.finish(|| Some((tenant_id?, upsert?)))?)
 }
 
-pub fn upsert_package_response(upserted: Upserted<Package>) -> pb::UpsertPackageResponse {
+pub fn upsert_package_response(upserted: UpsertResult<Package>) -> pb::UpsertPackageResponse {
     pb::UpsertPackageResponse { action: action(upserted.created).into(), package: Some(package(upserted.item)) }
 }
 
@@ -46,10 +48,10 @@ pub fn batch_upsert_packages(request: pb::BatchUpsertPackagesRequest) -> Result<
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     if request.packages.is_empty() {
-        fields.add("packages", Invalid::missing());
+        fields.add("packages", InvalidValue::missing());
     }
     if request.packages.len() > MAX_BATCH {
-        fields.add("packages", Invalid::new(Reason::TooLong, "must have at most 500 packages"));
+        fields.add("packages", InvalidValue::new(Reason::TooLong, "must have at most 500 packages"));
         return Err(fields.into());
     }
     let (mut ids, mut slugs) = (HashSet::new(), HashSet::new());
@@ -58,7 +60,7 @@ pub fn batch_upsert_packages(request: pb::BatchUpsertPackagesRequest) -> Result<
         let path = format!("packages[{index}].");
         let Some(upsert) = package_upsert(&mut fields, &path, item) else { continue };
         let repeats =
-            |what| Invalid::new(Reason::BadFormat, format!("stands in an item before it: {what} must differ"));
+            |what| InvalidValue::new(Reason::BadFormat, format!("stands in an item before it: {what} must differ"));
         if upsert.target.id().is_some_and(|id| !ids.insert(id)) {
             fields.add(format!("{path}package_id"), repeats("package ids"));
         }
@@ -70,8 +72,8 @@ pub fn batch_upsert_packages(request: pb::BatchUpsertPackagesRequest) -> Result<
     Ok(fields.finish(|| Some((tenant_id?, upserts)))?)
 }
 
-pub fn batch_upsert_packages_response(upserted: Vec<Upserted<Package>>) -> pb::BatchUpsertPackagesResponse {
-    let result = |upserted: Upserted<Package>| pb::BatchUpsertPackagesResult {
+pub fn batch_upsert_packages_response(upserted: Vec<UpsertResult<Package>>) -> pb::BatchUpsertPackagesResponse {
+    let result = |upserted: UpsertResult<Package>| pb::BatchUpsertPackagesResult {
         action: action(upserted.created).into(),
         package: Some(package(upserted.item)),
     };
@@ -98,7 +100,7 @@ fn package_upsert(fields: &mut Violations, path: &str, item: pb::PackageUpsert) 
     let can_only_create = matches!((&package_id, &slug), (Some(None), None | Some(None)));
     let target = target(fields, &name_field, package_id, slug, name.as_ref());
     if can_only_create && matches!(base_price, Some(None)) {
-        fields.add(at("base_price"), Invalid::missing());
+        fields.add(at("base_price"), InvalidValue::missing());
     }
     Some(PackageUpsert {
         target: target?,
@@ -113,7 +115,7 @@ fn package_upsert(fields: &mut Violations, path: &str, item: pb::PackageUpsert) 
 }
 
 pub fn get_package(request: pb::GetPackageRequest) -> Result<(TenantId, PackageId)> {
-    package_of_tenant(&request.tenant_id, &request.package_id)
+    parse_package_ref(&request.tenant_id, &request.package_id)
 }
 
 pub fn get_package_response(found: Package) -> pb::GetPackageResponse {
@@ -128,7 +130,7 @@ pub fn list_packages(request: pb::ListPackagesRequest) -> Result<ListPackages> {
     let filter = segment_id.map(|segment_id| PackageFilter { segment_id, active: request.active });
     // A token can be held against its list only where the list is known.
     let after = tenant_id.zip(filter).and_then(|(tenant_id, filter)| {
-        fields.check("page_token", filter.binding(tenant_id).parse(&request.page_token))
+        fields.check("page_token", filter.page_token_scope(tenant_id).parse(&request.page_token))
     });
     Ok(fields.finish(|| Some(ListPackages { tenant_id: tenant_id?, filter: filter?, size: size?, after: after? }))?)
 }
@@ -141,7 +143,7 @@ pub fn list_packages_response(page: Page<Package>) -> pb::ListPackagesResponse {
 }
 
 pub fn delete_package(request: pb::DeletePackageRequest) -> Result<(TenantId, PackageId)> {
-    package_of_tenant(&request.tenant_id, &request.package_id)
+    parse_package_ref(&request.tenant_id, &request.package_id)
 }
 
 pub fn upsert_segment(request: pb::UpsertSegmentRequest) -> Result<(TenantId, SegmentUpsert)> {
@@ -167,12 +169,12 @@ pub fn upsert_segment(request: pb::UpsertSegmentRequest) -> Result<(TenantId, Se
     Ok(upsert)
 }
 
-pub fn upsert_segment_response(upserted: Upserted<Segment>) -> pb::UpsertSegmentResponse {
+pub fn upsert_segment_response(upserted: UpsertResult<Segment>) -> pb::UpsertSegmentResponse {
     pb::UpsertSegmentResponse { action: action(upserted.created).into(), segment: Some(segment(upserted.item)) }
 }
 
 pub fn get_segment(request: pb::GetSegmentRequest) -> Result<(TenantId, SegmentId)> {
-    segment_of_tenant(&request.tenant_id, &request.segment_id)
+    parse_segment_ref(&request.tenant_id, &request.segment_id)
 }
 
 pub fn get_segment_response(found: Segment) -> pb::GetSegmentResponse {
@@ -183,8 +185,9 @@ pub fn list_segments(request: pb::ListSegmentsRequest) -> Result<ListSegments> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     let size = fields.check("page_size", PageSize::parse(request.page_size));
-    let after = tenant_id
-        .and_then(|tenant_id| fields.check("page_token", ListSegments::binding(tenant_id).parse(&request.page_token)));
+    let after = tenant_id.and_then(|tenant_id| {
+        fields.check("page_token", ListSegments::page_token_scope(tenant_id).parse(&request.page_token))
+    });
     Ok(fields.finish(|| Some(ListSegments { tenant_id: tenant_id?, size: size?, after: after? }))?)
 }
 
@@ -196,17 +199,17 @@ pub fn list_segments_response(page: Page<Segment>) -> pb::ListSegmentsResponse {
 }
 
 pub fn delete_segment(request: pb::DeleteSegmentRequest) -> Result<(TenantId, SegmentId)> {
-    segment_of_tenant(&request.tenant_id, &request.segment_id)
+    parse_segment_ref(&request.tenant_id, &request.segment_id)
 }
 
-fn package_of_tenant(tenant_id: &str, package_id: &str) -> Result<(TenantId, PackageId)> {
+fn parse_package_ref(tenant_id: &str, package_id: &str) -> Result<(TenantId, PackageId)> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(tenant_id));
     let package_id = fields.check("package_id", PackageId::parse(package_id));
     Ok(fields.finish(|| Some((tenant_id?, package_id?)))?)
 }
 
-fn segment_of_tenant(tenant_id: &str, segment_id: &str) -> Result<(TenantId, SegmentId)> {
+fn parse_segment_ref(tenant_id: &str, segment_id: &str) -> Result<(TenantId, SegmentId)> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(tenant_id));
     let segment_id = fields.check("segment_id", SegmentId::parse(segment_id));
@@ -223,28 +226,28 @@ fn target<Id>(
     id: Option<Option<Id>>,
     slug: Option<Option<Slug>>,
     name: Option<&Option<DisplayName>>,
-) -> Option<Target<Id>> {
+) -> Option<UpsertTarget<Id>> {
     match (id?, slug) {
-        (Some(id), slug) => Some(Target::Existing(id, slug?)),
-        (None, Some(Some(slug))) => Some(Target::Named(slug)),
+        (Some(id), slug) => Some(UpsertTarget::ById(id, slug?)),
+        (None, Some(Some(slug))) => Some(UpsertTarget::BySlug(slug)),
         (None, slug) => {
             let Some(name) = name? else {
-                fields.add(name_field, Invalid::missing());
+                fields.add(name_field, InvalidValue::missing());
                 return None;
             };
             // Where the slug is bad, that is the mistake, not what could be made of the name.
-            let stem = slug.and_then(|_absent| fields.check(name_field, SlugStem::of(name.as_str())));
-            stem.map(Target::New)
+            let stem = slug.and_then(|_absent| fields.check(name_field, SlugStem::from_name(name.as_str())));
+            stem.map(UpsertTarget::New)
         }
     }
 }
 
-fn booking_type(number: i32) -> std::result::Result<Option<BookingType>, Invalid> {
+fn booking_type(number: i32) -> std::result::Result<Option<BookingType>, InvalidValue> {
     match pb::BookingType::try_from(number) {
         Ok(pb::BookingType::Unspecified) => Ok(None),
         Ok(pb::BookingType::Date) => Ok(Some(BookingType::Date)),
         Ok(pb::BookingType::Timeslot) => Ok(Some(BookingType::Timeslot)),
-        Err(_) => Err(Invalid::new(Reason::BadFormat, "must be a known booking type")),
+        Err(_) => Err(InvalidValue::new(Reason::BadFormat, "must be a known booking type")),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     domain::{
         TenantId, Violations,
-        integrity::{Finding, FindingKind, Repaired},
+        integrity::{Finding, FindingKind, RepairReport},
     },
     error::Result,
     grpc::pb,
@@ -37,7 +37,7 @@ pub fn repair_tenant(request: pb::RepairTenantRequest) -> Result<TenantId> {
     tenant_id(&request.tenant_id)
 }
 
-pub fn repair_tenant_response(repaired: Repaired) -> pb::RepairTenantResponse {
+pub fn repair_tenant_response(repaired: RepairReport) -> pb::RepairTenantResponse {
     let (created_api_key, secret_key) = repaired.api_key.unzip();
     pb::RepairTenantResponse {
         tenant: Some(tenant(repaired.tenant)),
@@ -57,7 +57,7 @@ const fn kind(kind: FindingKind) -> pb::FindingKind {
         FindingKind::PackageInForeignSegment => pb::FindingKind::PackageInForeignSegment,
         FindingKind::OwnerWithoutTenant => pb::FindingKind::OwnerWithoutTenant,
         FindingKind::SignupWithoutOwner => pb::FindingKind::SignupWithoutOwner,
-        FindingKind::DanglingClaim => pb::FindingKind::DanglingClaim,
+        FindingKind::DanglingIdempotencyRecord => pb::FindingKind::DanglingIdempotencyRecord,
     }
 }
 

@@ -6,8 +6,9 @@ use zeroize::Zeroizing;
 use super::{package, segment, tenants::tenant};
 use crate::{
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, Provisioned, RequestId, SignupForm,
-        SignupSlug, SlugStem, TenantSlug, Violations, claim::Replay, defaults, provisioning::Outcome,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, ProvisionedTenant, RequestId,
+        SignupForm, SignupSlug, SlugStem, TenantSlug, Violations, defaults, idempotency::Replay,
+        provisioning::CreateOutcome,
     },
     error::Result,
     grpc::pb,
@@ -36,15 +37,15 @@ pub(super) fn wish(
     })
 }
 
-pub fn create_fully_provisioned_response(outcome: Outcome) -> pb::CreateFullyProvisionedResponse {
+pub fn create_fully_provisioned_response(outcome: CreateOutcome) -> pb::CreateFullyProvisionedResponse {
     match outcome {
-        Outcome::Created(provisioned) => provisioned_response(provisioned),
-        Outcome::Replayed(replay) => replayed_response(replay),
-        Outcome::Validated(outcome) => without_identity(create_fully_provisioned_response(*outcome)),
+        CreateOutcome::Created(provisioned) => provisioned_response(provisioned),
+        CreateOutcome::Replayed(replay) => replayed_response(replay),
+        CreateOutcome::Validated(outcome) => clear_generated_fields(create_fully_provisioned_response(*outcome)),
     }
 }
 
-fn provisioned_response(provisioned: Provisioned) -> pb::CreateFullyProvisionedResponse {
+fn provisioned_response(provisioned: ProvisionedTenant) -> pb::CreateFullyProvisionedResponse {
     pb::CreateFullyProvisionedResponse {
         tenant: Some(tenant(provisioned.tenant)),
         secret_key: provisioned.secret_key.expose_secret().to_owned(),
@@ -69,8 +70,10 @@ pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<Signup
     let mut violations = Violations::default();
     let business_name = violations.check("business_name", DisplayName::parse(&request.business_name));
     let slug = match (request.slug, &business_name) {
-        (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Given),
-        (None, Some(name)) => violations.check("business_name", SlugStem::of(name.as_str())).map(SignupSlug::Derived),
+        (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Requested),
+        (None, Some(name)) => {
+            violations.check("business_name", SlugStem::from_name(name.as_str())).map(SignupSlug::Derived)
+        }
         (None, None) => None,
     };
     let email = violations.check("email", Email::parse(&request.email));
@@ -79,14 +82,14 @@ pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<Signup
     Ok(SignupForm { violations, business_name, email, password, slug, request_id: request_id.flatten() })
 }
 
-pub fn create_from_signup_response(outcome: Outcome) -> pb::CreateFromSignupResponse {
+pub fn create_from_signup_response(outcome: CreateOutcome) -> pb::CreateFromSignupResponse {
     let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } =
         create_fully_provisioned_response(outcome);
     pb::CreateFromSignupResponse { tenant, secret_key, segment, packages, replayed }
 }
 
 /// Leaves out what only a written tenant has: ids, keys and times.
-fn without_identity(response: pb::CreateFullyProvisionedResponse) -> pb::CreateFullyProvisionedResponse {
+fn clear_generated_fields(response: pb::CreateFullyProvisionedResponse) -> pb::CreateFullyProvisionedResponse {
     let none = String::new;
     pb::CreateFullyProvisionedResponse {
         tenant: response.tenant.map(|tenant| pb::Tenant {

@@ -3,7 +3,7 @@
 use super::{branding, timestamp};
 use crate::{
     domain::{
-        CommissionPercent, DisplayName, Invalid, ListTenants, Reason, Slug, Tenant, TenantId, TenantIdentifier,
+        CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantId, TenantIdentifier,
         UpdateTenant, Violations,
         paging::{Page, PageSize},
         tenant::TenantFilter,
@@ -20,7 +20,7 @@ pub fn get_tenant(request: pb::GetTenantRequest) -> Result<TenantIdentifier> {
         Some(Identifier::TenantId(id)) => fields.check("tenant_id", TenantId::parse(&id)).map(TenantIdentifier::Id),
         Some(Identifier::Slug(slug)) => fields.check("slug", Slug::parse(&slug)).map(TenantIdentifier::Slug),
         None => {
-            fields.add("identifier", Invalid::new(Reason::MissingField, "needs a tenant_id or a slug"));
+            fields.add("identifier", InvalidValue::new(Reason::MissingField, "needs a tenant_id or a slug"));
             None
         }
     };
@@ -55,7 +55,7 @@ pub fn update_tenant(request: pb::UpdateTenantRequest) -> Result<UpdateTenant> {
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     if request.name.is_none() && request.commission_percent.is_none() && request.branding.is_none() {
         let why = "is required, or commission_percent, or branding: nothing is to be changed";
-        fields.add("name", Invalid::new(Reason::MissingField, why));
+        fields.add("name", InvalidValue::new(Reason::MissingField, why));
     }
     let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));
     let commission = fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);

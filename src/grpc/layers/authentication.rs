@@ -13,13 +13,13 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::{admission::Place, call_context::CallContext};
+use super::{call_context::CallContext, concurrency_limit::CallPermit};
 use crate::{
     domain::Caller,
     error::Error,
     grpc::{
-        CallerRate,
-        auth::{Authenticator, is_open},
+        CallerRateLimiter,
+        auth::{Authenticator, is_public},
         status,
     },
 };
@@ -29,7 +29,7 @@ pub struct AuthenticationLayer {
     /// Without one everyone may call.
     pub authenticator: Option<Authenticator>,
     /// Without one as often as they like.
-    pub caller_rate: Option<CallerRate>,
+    pub rate_limiter: Option<CallerRateLimiter>,
 }
 
 impl AuthenticationLayer {
@@ -38,14 +38,14 @@ impl AuthenticationLayer {
         path: &str,
         headers: &HeaderMap,
         sans: &[String],
-        place: Option<Place>,
+        permit: Option<CallPermit>,
     ) -> Result<Caller, Error> {
         let caller = match &self.authenticator {
-            Some(authenticator) => authenticator.admit(path, headers, sans, place).await?,
+            Some(authenticator) => authenticator.admit(path, headers, sans, permit).await?,
             None => Caller::anonymous(),
         };
-        match &self.caller_rate {
-            Some(rate) if !is_open(path) => rate.admit(&caller)?,
+        match &self.rate_limiter {
+            Some(rate) if !is_public(path) => rate.admit(&caller)?,
             _ => {}
         }
         Ok(caller)
@@ -82,8 +82,8 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let layer = self.layer.clone();
-        if layer.authenticator.is_none() && layer.caller_rate.is_none() {
-            tracing::Span::current().record("caller", Caller::ANONYMOUS);
+        if layer.authenticator.is_none() && layer.rate_limiter.is_none() {
+            tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
             return Box::pin(self.inner.call(request));
         }
         // The one that was polled ready is the one to be called; the clone waits for its turn.
@@ -91,10 +91,10 @@ where
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         Box::pin(async move {
             let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
-            let sans = names_of_certificate(&request);
-            match layer.admit(request.uri().path(), request.headers(), &sans, context.place.clone()).await {
+            let sans = certificate_sans(&request);
+            match layer.admit(request.uri().path(), request.headers(), &sans, context.permit.clone()).await {
                 Ok(caller) => {
-                    tracing::Span::current().record("caller", caller.name());
+                    tracing::Span::current().record("turnkey.caller", caller.name());
                     context.caller = caller;
                     request.extensions_mut().insert(context);
                     inner.call(request).await
@@ -106,7 +106,7 @@ where
 }
 
 /// The DNS names, in lower case, and URIs of the certificate that the caller proved to be theirs, if they have one.
-fn names_of_certificate<B>(request: &Request<B>) -> Vec<String> {
+fn certificate_sans<B>(request: &Request<B>) -> Vec<String> {
     let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = info.and_then(TlsConnectInfo::peer_certs);
     let own = certificates.as_deref().and_then(|certificates| certificates.first());

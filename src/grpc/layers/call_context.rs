@@ -14,12 +14,12 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::{admission::Place, measure::Measured};
+use super::{call_metrics::CallMetrics, concurrency_limit::CallPermit};
 use crate::{
     domain::Caller,
     error::Error,
     grpc::{
-        auth::{is_open, rpc_at},
+        auth::{is_public, rpc_method},
         status,
     },
     telemetry,
@@ -27,7 +27,7 @@ use crate::{
 
 /// A call gets no further than this to its answer, whatever its caller asks for: also one whose message never ends, which
 /// would keep its place for ever.
-const LONGEST_CALL: Duration = Duration::from_secs(30);
+const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
 /// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
 #[derive(Debug, Clone)]
@@ -36,18 +36,18 @@ pub struct CallContext {
     pub deadline: Option<Instant>,
     pub caller: Caller,
     /// Held by the call and by the work it began, which may go on without it.
-    pub place: Option<Place>,
+    pub permit: Option<CallPermit>,
 }
 
 impl Default for CallContext {
     fn default() -> Self {
-        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous(), place: None }
+        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous(), permit: None }
     }
 }
 
 impl CallContext {
     #[must_use]
-    pub fn is_too_late(&self) -> bool {
+    pub fn deadline_exceeded(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 }
@@ -58,7 +58,7 @@ pub struct TraceId([u8; 16]);
 
 impl TraceId {
     /// The caller's, so that both logs tell one story, else a fresh one.
-    fn of(headers: &HeaderMap) -> Self {
+    fn from_headers_or_random(headers: &HeaderMap) -> Self {
         headers
             .get("traceparent")
             .and_then(|value| value.to_str().ok())
@@ -116,31 +116,31 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let timeout = timeout_of(request.headers());
+        let timeout = parse_grpc_timeout(request.headers());
         let path = request.uri().path();
         // What is not ours has one name, or callers could make up any number of them.
-        let rpc = (!is_open(path)).then(|| rpc_at(path).unwrap_or("_OTHER"));
-        let span = rpc.map_or_else(Span::none, span_of);
+        let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or("_OTHER"));
+        let span = rpc.map_or_else(Span::none, rpc_span);
         let trace_id = trace(&span, request.headers());
-        let measured = rpc.map(|rpc| Measured::new(rpc, span.clone()));
+        let measured = rpc.map(|rpc| CallMetrics::new(rpc, span.clone()));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });
         // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
         // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
-        let expired = tokio::time::sleep(timeout.unwrap_or(LONGEST_CALL).min(LONGEST_CALL));
+        let expired = tokio::time::sleep(timeout.unwrap_or(MAX_CALL_DURATION).min(MAX_CALL_DURATION));
         // Unwind-safe: what the call worked on is dropped with it.
         let answer = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
         let measured = move |answer| match measured {
-            Some(measured) => measured.answered(answer),
+            Some(measured) => measured.observe_response(answer),
             None => answer,
         };
         let call = async move {
             let error = tokio::select! {
                 biased;
                 answer = answer => match answer {
-                    Ok(Ok(answer)) => return Ok(measured(as_specified(answer))),
+                    Ok(Ok(answer)) => return Ok(measured(map_message_too_large(answer))),
                     Ok(error) => return error,
-                    Err(panic) => Error::internal(said_in(&*panic)),
+                    Err(panic) => Error::internal(panic_message(&*panic)),
                 },
                 () = expired => Error::DeadlineExceeded,
             };
@@ -152,7 +152,7 @@ where
 
 /// tonic says `OUT_OF_RANGE` of a message that is too large, and the specification, like every other implementation,
 /// `RESOURCE_EXHAUSTED` (<https://grpc.io/docs/guides/status-codes/>). No RPC of ours answers the former.
-fn as_specified(mut answer: Response<Body>) -> Response<Body> {
+fn map_message_too_large(mut answer: Response<Body>) -> Response<Body> {
     if let Some(status) = answer.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
         *status = HeaderValue::from_static("8");
     }
@@ -160,7 +160,7 @@ fn as_specified(mut answer: Response<Body>) -> Response<Body> {
 }
 
 /// At the level of errors: whoever logs nothing else needs their trace ids all the more.
-fn span_of(rpc: &'static str) -> Span {
+fn rpc_span(rpc: &'static str) -> Span {
     use tracing::field::Empty;
     tracing::error_span!(
         "rpc",
@@ -171,7 +171,7 @@ fn span_of(rpc: &'static str) -> Span {
         rpc.method = rpc,
         rpc.response.status_code = Empty,
         error.type = Empty,
-        caller = Empty,
+        turnkey.caller = Empty,
         trace_id = Empty,
         span_id = Empty,
     )
@@ -179,9 +179,9 @@ fn span_of(rpc: &'static str) -> Span {
 
 /// The ids of the trace and of the span in it, from here on in every line of the log.
 fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
-    let (trace_id, span_id) = match telemetry::trace::join(span, headers) {
+    let (trace_id, span_id) = match telemetry::trace::set_remote_parent(span, headers) {
         Some((trace_id, span_id)) => (TraceId(trace_id), u64::from_be_bytes(span_id)),
-        None => (TraceId::of(headers), uuid::Uuid::new_v4().as_u64_pair().1),
+        None => (TraceId::from_headers_or_random(headers), uuid::Uuid::new_v4().as_u64_pair().1),
     };
     tracing::record_all!(span, trace_id = %trace_id, span_id = %format_args!("{span_id:016x}"));
     trace_id
@@ -189,14 +189,14 @@ fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
 
 /// The words of a panic.
 #[must_use]
-pub fn said_in(panic: &(dyn Any + Send)) -> String {
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", said.unwrap_or("without a word"))
 }
 
 /// At most 8 digits and a unit, as the gRPC specification has it ("gRPC over HTTP2", Requests). Anything else is left to
 /// tonic to ignore.
-fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -262,7 +262,7 @@ mod tests {
     fn timeout(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", text.parse().unwrap());
-        timeout_of(&headers)
+        parse_grpc_timeout(&headers)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use proptest::{
 };
 use turnkey::grpc::pb::{PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest};
 
-use super::model::{Model, Tenant, Thing};
+use super::model::{CatalogEntity, Model, Tenant};
 
 const NAMES: [&str; 9] = [
     "Gold",
@@ -98,7 +98,7 @@ pub struct SegmentWish {
 }
 
 impl Ref {
-    pub fn id<T: Thing>(&self, model: &Model, tenant: usize, things: fn(&Tenant) -> &Vec<T>) -> String {
+    pub fn id<T: CatalogEntity>(&self, model: &Model, tenant: usize, things: fn(&Tenant) -> &Vec<T>) -> String {
         let of = |tenant: usize, index: &Index| index.get(things(&model.tenants[tenant])).id().to_owned();
         match self {
             Self::Own(index) => of(tenant, index),

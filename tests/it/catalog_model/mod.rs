@@ -18,7 +18,7 @@ use turnkey::grpc::pb::{
 
 use self::{
     calls::{Call, Step, single, steps},
-    model::{List, Model, Place, Tenant, Thing, Token, Upserted},
+    model::{CatalogEntity, List, Model, Place, Tenant, Token, UpsertResult},
     rules::{Answer, Violations, bad_id},
 };
 use crate::fixture::{Fixture, named, reason, violations};
@@ -87,7 +87,7 @@ impl<'a> World<'a> {
                 let expected = self.model.upsert_packages(tenant_id, slice::from_ref(&item), |_| String::new());
                 let answered = self.catalog.upsert_package(single(tenant_id, item)).await;
                 if let Some((upserted, answer)) = self.judge("UpsertPackage", expected, answered)? {
-                    self.settle(tenant_id, upserted, vec![(answer.action(), answer.package)])?;
+                    self.check_upserts(tenant_id, upserted, vec![(answer.action(), answer.package)])?;
                 }
             }
             Call::BatchUpsertPackages(wishes) => {
@@ -97,7 +97,7 @@ impl<'a> World<'a> {
                 let answered = self.catalog.batch_upsert_packages(request).await;
                 if let Some((upserted, answer)) = self.judge("BatchUpsertPackages", expected, answered)? {
                     let results = answer.results.into_iter().map(|result| (result.action(), result.package));
-                    self.settle(tenant_id, upserted, results.collect())?;
+                    self.check_upserts(tenant_id, upserted, results.collect())?;
                 }
             }
             Call::GetPackage(package) => {
@@ -123,7 +123,7 @@ impl<'a> World<'a> {
                 let expected = self.model.upsert_segment(&request).map(|upserted| vec![upserted]);
                 let answered = self.catalog.upsert_segment(request).await;
                 if let Some((upserted, answer)) = self.judge("UpsertSegment", expected, answered)? {
-                    self.settle(tenant_id, upserted, vec![(answer.action(), answer.segment)])?;
+                    self.check_upserts(tenant_id, upserted, vec![(answer.action(), answer.segment)])?;
                 }
             }
             Call::GetSegment(segment) => {
@@ -200,13 +200,13 @@ impl World<'_> {
                 let request = ListPackagesRequest { tenant_id, page_size, page_token, segment_id, active };
                 let answered = self.catalog.list_packages(request).await;
                 let Some((page, answer)) = self.judge("ListPackages", expected, answered)? else { break };
-                turned(page, &answer.packages, answer.next_page_token)?
+                check_page(page, &answer.packages, answer.next_page_token)?
             } else {
                 let expected = self.model.list_segments(&list, page_size, &page_token);
                 let request = ListSegmentsRequest { tenant_id, page_size, page_token };
                 let answered = self.catalog.list_segments(request).await;
                 let Some((page, answer)) = self.judge("ListSegments", expected, answered)? else { break };
-                turned(page, &answer.segments, answer.next_page_token)?
+                check_page(page, &answer.segments, answer.next_page_token)?
             };
             let Some((text, after)) = next else { break };
             self.model.tokens.push(Token { text: text.clone(), list: list.clone(), after });
@@ -258,14 +258,14 @@ impl World<'_> {
     }
 
     /// Holds what was upserted against what was expected, and keeps it.
-    fn settle<T: Thing>(
+    fn check_upserts<T: CatalogEntity>(
         &mut self,
         tenant_id: &str,
-        expected: Vec<Upserted<T>>,
+        expected: Vec<UpsertResult<T>>,
         answered: Vec<(UpsertAction, Option<T>)>,
     ) -> TestCaseResult {
         prop_assert_eq!(expected.len(), answered.len());
-        for (Upserted { was, is }, (action, answer)) in expected.into_iter().zip(answered) {
+        for (UpsertResult { was, is }, (action, answer)) in expected.into_iter().zip(answered) {
             let answer = answer.ok_or_else(|| TestCaseError::fail("an upsert answers what it made"))?;
             prop_assert_eq!(&is.clone().stamped(&answer), &answer);
             let (created_at, updated_at) = answer.times();
@@ -284,7 +284,7 @@ impl World<'_> {
 }
 
 /// Holds a page against the expected one, and answers the token of the next with the place that it stands for.
-fn turned<T: Thing>(
+fn check_page<T: CatalogEntity>(
     (expected, has_more): (Vec<T>, bool),
     answered: &[T],
     token: String,

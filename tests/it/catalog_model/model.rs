@@ -14,7 +14,7 @@ use super::rules::{
 /// A thing before and after an upsert. A new one lacks what only the service can know, its id and its times; one that
 /// changed still has its old `updated_at`.
 #[derive(Debug)]
-pub struct Upserted<T> {
+pub struct UpsertResult<T> {
     pub was: Option<T>,
     pub is: T,
 }
@@ -23,7 +23,7 @@ pub struct Upserted<T> {
 pub type Place = (i32, String);
 
 /// What packages and segments have in common.
-pub trait Thing: Clone + Debug + PartialEq {
+pub trait CatalogEntity: Clone + Debug + PartialEq {
     fn order(&self) -> i32;
     fn place(&self) -> Place {
         (self.order(), self.id().to_owned())
@@ -39,7 +39,7 @@ pub trait Thing: Clone + Debug + PartialEq {
 
 macro_rules! thing {
     ($name:ident, $order:ident, $of:ident) => {
-        impl Thing for $name {
+        impl CatalogEntity for $name {
             fn order(&self) -> i32 {
                 self.$order
             }
@@ -122,7 +122,7 @@ impl Model {
         tenant_id: &str,
         items: &[PackageUpsert],
         path: fn(usize) -> String,
-    ) -> Answer<Vec<Upserted<Package>>> {
+    ) -> Answer<Vec<UpsertResult<Package>>> {
         let (mut must, mut may) = (Violations::new(), Violations::new());
         note(&mut must, "tenant_id", bad_id(tenant_id));
         note(&mut must, "packages", items.is_empty().then_some("MISSING_FIELD"));
@@ -145,7 +145,7 @@ impl Model {
         Ok(tenant.map(|tenant| tenant.with_upserts(items)).unwrap_or_default())
     }
 
-    pub fn upsert_segment(&self, request: &UpsertSegmentRequest) -> Answer<Upserted<Segment>> {
+    pub fn upsert_segment(&self, request: &UpsertSegmentRequest) -> Answer<UpsertResult<Segment>> {
         let mut must = Violations::new();
         let (id, slug, name) = (request.segment_id.as_deref(), request.slug.as_deref(), request.name.as_deref());
         note(&mut must, "tenant_id", bad_id(&request.tenant_id));
@@ -177,7 +177,7 @@ impl Model {
                 tenant_id: request.tenant_id.clone(),
                 slug: slug.map_or_else(|| free_slug(name.unwrap_or_default(), &taken), str::to_owned),
                 hero_title: name.unwrap_or_default().trim().to_owned(),
-                sort_order: segments.iter().map(Thing::order).max().unwrap_or_default().saturating_add(1),
+                sort_order: segments.iter().map(CatalogEntity::order).max().unwrap_or_default().saturating_add(1),
                 active: true,
                 ..Segment::default()
             }
@@ -188,7 +188,7 @@ impl Model {
         set(&mut is.description, request.description.clone());
         set(&mut is.sort_order, request.sort_order);
         set(&mut is.active, request.active);
-        Ok(Upserted { was: target, is })
+        Ok(UpsertResult { was: target, is })
     }
 
     pub fn get_package(&self, tenant_id: &str, package_id: &str) -> Answer<Package> {
@@ -238,7 +238,7 @@ impl Model {
         self.page(list, size, token, |tenant| tenant.segments.clone())
     }
 
-    fn page<T: Thing>(
+    fn page<T: CatalogEntity>(
         &self,
         list: &List,
         size: i32,
@@ -269,7 +269,7 @@ impl Model {
     }
 
     /// Keeps what an upsert left.
-    pub fn put<T: Thing>(&mut self, tenant_id: &str, thing: &T) {
+    pub fn put<T: CatalogEntity>(&mut self, tenant_id: &str, thing: &T) {
         for tenant in self.tenants.iter_mut().filter(|tenant| tenant.id == tenant_id) {
             let things = T::of(tenant);
             things.retain(|other| other.id() != thing.id());
@@ -278,7 +278,7 @@ impl Model {
     }
 
     /// Forgets what was deleted.
-    pub fn remove<T: Thing>(&mut self, thing: &T) {
+    pub fn remove<T: CatalogEntity>(&mut self, thing: &T) {
         self.gone.push(thing.id().to_owned());
         for tenant in &mut self.tenants {
             T::of(tenant).retain(|other| other.id() != thing.id());
@@ -321,9 +321,9 @@ impl Tenant {
         (lacks, refusals)
     }
 
-    fn with_upserts(&self, items: &[PackageUpsert]) -> Vec<Upserted<Package>> {
+    fn with_upserts(&self, items: &[PackageUpsert]) -> Vec<UpsertResult<Package>> {
         let given = items.iter().filter_map(|item| item.grouping_order);
-        let mut last = self.packages.iter().map(Thing::order).chain(given).max().unwrap_or_default();
+        let mut last = self.packages.iter().map(CatalogEntity::order).chain(given).max().unwrap_or_default();
         let named = items.iter().filter_map(|item| item.slug.as_ref());
         let mut taken: BTreeSet<String> =
             self.packages.iter().map(|package| &package.slug).chain(named).cloned().collect();
@@ -352,7 +352,7 @@ impl Tenant {
             set(&mut is.active, item.active);
             set(&mut is.grouping_order, item.grouping_order);
             set(&mut is.segment_id, item.segment_id.clone());
-            Upserted { was, is }
+            UpsertResult { was, is }
         };
         items.iter().map(&mut upsert).collect()
     }
@@ -367,11 +367,11 @@ impl Tenant {
 }
 
 /// What an upsert is about: the one with the id, or else the one with the slug.
-fn target<'a, T: Thing>(things: &'a [T], id: Option<&str>, slug: Option<&str>) -> Option<&'a T> {
+fn target<'a, T: CatalogEntity>(things: &'a [T], id: Option<&str>, slug: Option<&str>) -> Option<&'a T> {
     things.iter().find(|thing| id.map_or(Some(thing.slug()) == slug, |id| thing.id() == id))
 }
 
-fn is_taken<T: Thing>(things: &[T], slug: Option<&str>, by_other_than: &T) -> bool {
+fn is_taken<T: CatalogEntity>(things: &[T], slug: Option<&str>, by_other_than: &T) -> bool {
     things.iter().any(|other| Some(other.slug()) == slug && other.id() != by_other_than.id())
 }
 

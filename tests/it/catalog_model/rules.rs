@@ -132,7 +132,7 @@ pub fn bad_name(name: &str) -> Option<&'static str> {
 /// As [`bad_name`]; and what is surely to be created needs one, from which a slug can be made where there is none.
 pub fn bad_name_for(id: Option<&str>, slug: Option<&str>, name: Option<&str>) -> Option<&'static str> {
     let Some(name) = name else { return must_create(id, slug).then_some("MISSING_FIELD") };
-    let gives_no_slug = id.is_none() && slug.is_none() && SlugStem::of(name).is_err();
+    let gives_no_slug = id.is_none() && slug.is_none() && SlugStem::from_name(name).is_err();
     bad_name(name).or(gives_no_slug.then_some("BAD_FORMAT"))
 }
 
@@ -145,7 +145,7 @@ pub fn bad_description(text: &str) -> Option<&'static str> {
 
 /// The slug made from a name: its stem, or the first of `-2`, `-3` … behind it that makes a slug which is not taken.
 pub fn free_slug(name: &str, taken: &BTreeSet<String>) -> String {
-    let stem = SlugStem::of(name).expect("a name that was looked at before");
+    let stem = SlugStem::from_name(name).expect("a name that was looked at before");
     let numbered = |number: usize| {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };
         let cut: String = stem.as_str().chars().take(63 - suffix.len()).collect();

@@ -244,7 +244,7 @@ async fn a_deleted_tenant_gets_byte_for_byte_the_answer_of_one_that_never_was() 
     let fixture = Fixture::start().await;
     let (deleted, _living) = (Tenant::create(&fixture, "bella").await, Tenant::create(&fixture, "other").await);
     let delete = "UPDATE tenants SET deleted_at = now() WHERE slug = 'bella'";
-    sqlx::query(delete).execute(&fixture.by_hand().await).await.unwrap();
+    sqlx::query(delete).execute(&fixture.superuser_pool().await).await.unwrap();
     let before = everything(&fixture).await;
     for (rpc, field) in NAMED {
         let own = deleted.value(rpc, field);

@@ -14,14 +14,14 @@ use sqlx::PgPool;
 use tempfile::tempdir_in;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, CheckIntegrityRequest, FindingKind,
-    batch_create_fully_provisioned_result::Result as Made, tenant_provisioning_client::TenantProvisioningClient,
+    batch_create_fully_provisioned_result::Result as BatchResult, tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::{
     cluster::TestDatabase,
     fixture::{Fixture, channel, named},
-    memory::memory_kib,
-    program::{Program, serving, turnkey, url},
+    process::{Program, serving, turnkey, url},
+    process_memory::memory_kib,
 };
 
 const BATCH: usize = 500;
@@ -39,7 +39,7 @@ async fn make_tenants(fixture: &Fixture, count: usize) {
         async move {
             let request = BatchCreateFullyProvisionedRequest { requests };
             let results = client.batch_create_fully_provisioned(request).await.unwrap().into_inner().results;
-            results.iter().filter(|result| matches!(result.result, Some(Made::Provisioned(_)))).count()
+            results.iter().filter(|result| matches!(result.result, Some(BatchResult::Provisioned(_)))).count()
         }
     });
     let made: Vec<usize> = stream::iter(batches).buffer_unordered(3).collect().await;
@@ -106,7 +106,7 @@ fn doctor(mut command: Command) -> Examined {
 /// Answers what it measured, a line each.
 pub async fn find_and_mend(count: usize, seed: u64) -> Vec<String> {
     let fixture = Fixture::start().await;
-    let pool = fixture.by_hand().await;
+    let pool = fixture.superuser_pool().await;
     let tenants = f64::from(u32::try_from(count).unwrap());
     let rate = |began: Instant| tenants / began.elapsed().as_secs_f64();
     let mut lines = Vec::new();

@@ -10,12 +10,12 @@ use std::{env, fmt::Write as _, str::FromStr, time::Instant};
 
 use crate::{
     cancellation::hang_up_under_load,
+    crash_recovery::kill_under_load,
+    doc_markers::write_between_marks,
     failover::{fall_silent_under_load, promote_under_load, stop_postgres_under_load},
-    floods::flood_under_load,
-    killed_server::kill_under_load,
     load::Outcome,
-    lost_answers::cut_lines_under_load,
-    marks::write_between_marks,
+    lost_responses::cut_lines_under_load,
+    overload::flood_under_load,
 };
 
 /// The table so far.

@@ -1,0 +1,83 @@
+//! How much work a hash costs.
+
+use std::str::FromStr;
+
+/// Work factors of Argon2id (RFC 9106), written `m=64,t=1,p=1` as in PHC strings; each of those carries its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Argon2Params {
+    pub memory_kib: u32,
+    pub passes: u32,
+    pub lanes: u32,
+}
+
+impl Argon2Params {
+    /// For API keys. Their 256 bits come from the operating system's generator: nobody can search that space, whatever a
+    /// guess costs, so the hash need only be one-way.
+    pub const KEY: Self = Self { memory_kib: 64, passes: 1, lanes: 1 };
+
+    /// For passwords: OWASP's Password Storage Cheat Sheet, first of its settings for less than 46 MiB. People choose
+    /// from a small space, so every guess has to be dear.
+    pub const PASSWORD: Self = Self { memory_kib: 19_456, passes: 2, lanes: 1 };
+
+    /// More memory than this for one hash is a mistyped number.
+    const MAX_MEMORY_KIB: u32 = 1_048_576;
+    const MAX_PASSES: u32 = 64;
+    const MAX_LANES: u32 = 16;
+    /// RFC 9106, 3.1: at least 8 KiB for each lane.
+    const MIN_MEMORY_KIB_PER_LANE: u32 = 8;
+
+    #[must_use]
+    pub fn is_within_limits(self) -> bool {
+        (1..=Self::MAX_LANES).contains(&self.lanes)
+            && (1..=Self::MAX_PASSES).contains(&self.passes)
+            && (Self::MIN_MEMORY_KIB_PER_LANE * self.lanes..=Self::MAX_MEMORY_KIB).contains(&self.memory_kib)
+    }
+}
+
+/// Not of the form, or a factor out of its bounds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidArgon2Params;
+
+impl FromStr for Argon2Params {
+    type Err = InvalidArgon2Params;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(',');
+        let mut number = |name: &str| {
+            let digits = parts.next().and_then(|part| part.trim().strip_prefix(name)).ok_or(InvalidArgon2Params)?;
+            digits.parse().map_err(|_unfit| InvalidArgon2Params)
+        };
+        let setting = Self { memory_kib: number("m=")?, passes: number("t=")?, lanes: number("p=")? };
+        if parts.next().is_none() && setting.is_within_limits() { Ok(setting) } else { Err(InvalidArgon2Params) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_read_as_phc_strings_write_it() {
+        assert_eq!("m=64,t=1,p=1".parse(), Ok(Argon2Params::KEY));
+        assert_eq!("m=19456, t=2, p=1".parse(), Ok(Argon2Params::PASSWORD));
+    }
+
+    #[test]
+    fn what_argon2_would_refuse_and_what_nobody_means_is_refused() {
+        for bad in [
+            "",
+            "64",
+            "t=1,m=64,p=1",
+            "m=64,t=1",
+            "m=64,t=1,p=1,x=1",
+            "m=7,t=1,p=1",
+            "m=64,t=0,p=1",
+            "m=64,t=1,p=0",
+            "m=64,t=1,p=9",
+            "m=4294967295,t=1,p=1",
+            "m=-1,t=1,p=1",
+        ] {
+            assert!(bad.parse::<Argon2Params>().is_err(), "{bad:?}");
+        }
+    }
+}
