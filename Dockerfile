@@ -1,23 +1,23 @@
 # syntax=docker/dockerfile:1
-# The service alone: without the private Postgres, without a shell, as a user who owns nothing.
+# The service alone, without the embedded Postgres and without a shell. It runs as a user that owns no files.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# Registry and target are kept between builds, and not in the image.
+# The cache mounts keep the registry and the target directory between builds and out of the image.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --no-default-features --bin turnkey \
     && cp target/release/turnkey /turnkey
 
-# glibc, libgcc and the roots of certificate authorities; user 65532.
+# Contains glibc, libgcc and the root certificates; runs as user 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="turnkey" \
-      org.opencontainers.image.description="Creates tenants of a booking platform move-in ready, or not at all" \
+      org.opencontainers.image.description="Provisions the tenants of a booking platform atomically" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /turnkey /usr/local/bin/turnkey
-# Reached from outside the container, so it starts only with tokens, or with TURNKEY_ALLOW_UNAUTHENTICATED=true.
-# Health has an address of its own, which stays in plaintext where TLS is served.
+# This address is not a loopback address, so the server starts only with credentials configured or with
+# TURNKEY_ALLOW_UNAUTHENTICATED=true. Health has a separate address, which stays in plaintext when TLS is configured.
 ENV TURNKEY_LISTEN=0.0.0.0:50051 \
     TURNKEY_HEALTH_LISTEN=0.0.0.0:50052
 EXPOSE 50051 50052

@@ -1,5 +1,5 @@
--- The roles as in production: one that owns the tables and is no superuser, and one that serves and owns nothing. The
--- two NOLOGIN roles are made here, because the owner may not create roles.
+-- The same roles as in production: one owns the tables and is not a superuser, the other serves and owns nothing. This
+-- script creates the two NOLOGIN roles, because the owner may not create roles.
 CREATE ROLE turnkey_catalog NOLOGIN;
 CREATE ROLE turnkey_provisioner NOLOGIN;
 GRANT turnkey_catalog TO turnkey_provisioner;
