@@ -9,7 +9,7 @@ use tokio::sync::{
 };
 use tracing::{Instrument as _, Span};
 
-use super::{ConnectionPool, Store, error::from_sqlx};
+use super::{ConnectionPool, Store};
 use crate::{
     domain::{ApiKey, TenantId, api_key::StoredApiKey},
     error::{Error, Result},
@@ -63,14 +63,13 @@ async fn look_up(pool: ConnectionPool, lookups: Vec<Lookup>) {
     // Told of in the trace of the first.
     let span = lookups.first().map_or_else(Span::none, |lookup| lookup.span.clone());
     let found = find_api_keys(&pool, &key_ids).instrument(span).await;
-    let found = found.map_err(|error| from_sqlx(error, pool.is_reachable()));
     for Lookup { key_id, reply, .. } in lookups {
         // Whoever does not wait any more needs no answer.
         let _ = reply.send(found.as_ref().map(|keys| keys.get(&key_id).cloned()).map_err(Clone::clone));
     }
 }
 
-async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> sqlx::Result<HashMap<String, StoredApiKey>> {
+async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> Result<HashMap<String, StoredApiKey>> {
     let rows = sqlx::query!(
         r#"
         SELECT found.key_id, tenant_id, public_key, secret_hash, found.created_at, expires_at, revoked_at, slug,

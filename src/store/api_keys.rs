@@ -21,8 +21,7 @@ impl Store {
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
             .fetch_optional(&mut self.acquire("find_slug").await?)
-            .await
-            .map_err(|error| self.error(error))?
+            .await?
             .ok_or(Error::not_found(Resource::Tenant))
     }
 
@@ -87,8 +86,7 @@ impl Store {
             now - RECORD_LIFETIME,
         )
         .fetch_optional(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         transaction.commit().await?;
         Ok(row.and_then(ApiKeyRow::into_api_key))
     }
@@ -111,8 +109,7 @@ impl Store {
             tenant_id.as_uuid(),
         )
         .fetch_all(&mut self.acquire("list_api_keys").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
@@ -145,8 +142,7 @@ impl Store {
             now,
         )
         .fetch_optional(&mut self.acquire("revoke_api_key").await?)
-        .await
-        .map_err(|error| self.error(error))?
+        .await?
         .ok_or(Error::not_found(Resource::Tenant))?;
         row.into_api_key().ok_or(Error::not_found(Resource::ApiKey))
     }

@@ -71,8 +71,7 @@ impl Store {
     {
         let mut connection = self.acquire(operation).await?;
         let rows = fetch(&mut connection, operation, tenant_id, sql, &arguments).await;
-        let rows = rows.and_then(|rows| rows.iter().map(Row::from_row).collect());
-        rows.map_err(|error| self.error(error))
+        Ok(rows?.iter().map(Row::from_row).collect::<sqlx::Result<_>>()?)
     }
 }
 

@@ -1,7 +1,8 @@
-//! What the database says, in the service's words.
+//! Maps errors of sqlx and Postgres to the service's errors.
 //!
-//! A named constraint is the business of the method that knows what it means there; this file knows the rest: a database
-//! that is away, in another's hands, or too slow is [`Error::DatabaseUnavailable`], everything unforeseen a bug.
+//! A method maps the violation of a named constraint itself, because it knows what the violation means there. This file
+//! maps everything else: a database that is absent, read-only or too slow is [`Error::DatabaseUnavailable`], and an
+//! error that was not foreseen is a bug.
 
 use std::sync::Arc;
 
@@ -9,22 +10,23 @@ use sqlx::error::DatabaseError;
 
 use crate::error::Error;
 
-/// SQLSTATE (appendix A of Postgres' manual) → error. `reachable` is what the probe saw last.
-pub(super) fn from_sqlx(error: sqlx::Error, reachable: bool) -> Error {
-    match &error {
-        sqlx::Error::PoolTimedOut if reachable => Error::Overloaded,
-        sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_) => Error::DatabaseUnavailable(Arc::new(error)),
-        sqlx::Error::Database(reply) => match reply.code().as_deref() {
-            Some("40001" | "40P01") => Error::Conflict,
-            Some(code) if is_unavailable_sqlstate(code) => Error::DatabaseUnavailable(Arc::new(error)),
-            _ => Error::internal(error),
-        },
-        _ => Error::internal(error),
+/// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_) => Self::DatabaseUnavailable(Arc::new(error)),
+            sqlx::Error::Database(reply) => match reply.code().as_deref() {
+                Some("40001" | "40P01") => Self::Conflict,
+                Some(code) if is_unavailable_sqlstate(code) => Self::DatabaseUnavailable(Arc::new(error)),
+                _ => Self::internal(error),
+            },
+            _ => Self::internal(error),
+        }
     }
 }
 
@@ -66,16 +68,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exhausted_pool_is_overload_only_while_the_database_is_there() {
-        assert!(matches!(from_sqlx(sqlx::Error::PoolTimedOut, true), Error::Overloaded));
-        assert!(matches!(from_sqlx(sqlx::Error::PoolTimedOut, false), Error::DatabaseUnavailable(_)));
-    }
-
-    #[test]
     fn a_broken_connection_is_unavailable_and_a_lost_column_is_a_bug() {
         let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        assert!(matches!(from_sqlx(broken.into(), true), Error::DatabaseUnavailable(_)));
-        assert!(matches!(from_sqlx(sqlx::Error::ColumnNotFound("x".into()), true), Error::Internal(_)));
+        assert!(matches!(Error::from(sqlx::Error::from(broken)), Error::DatabaseUnavailable(_)));
+        assert!(matches!(Error::from(sqlx::Error::ColumnNotFound("x".into())), Error::Internal(_)));
     }
 
     #[test]

@@ -53,8 +53,7 @@ impl Store {
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
         );
-        let rows =
-            rows.fetch_all(&mut self.acquire("find_tenant_records").await?).await.map_err(|error| self.error(error))?;
+        let rows = rows.fetch_all(&mut self.acquire("find_tenant_records").await?).await?;
         rows.into_iter().map(CreationRow::into_claim).collect()
     }
 
@@ -83,8 +82,7 @@ impl Store {
             now - RECORD_LIFETIME,
         )
         .fetch_optional(&mut self.acquire("find_rotation_record").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         row.map(RotationRow::into_claim).transpose()
     }
 
@@ -125,8 +123,7 @@ impl Store {
             limit,
         )
         .fetch_one(&mut self.acquire("delete_expired_idempotency_records").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok(forgotten.unsalted == limit || forgotten.forgotten == limit)
     }
 }

@@ -99,8 +99,7 @@ impl Store {
             CHUNK,
         )
         .fetch_all(&mut self.acquire("check_tenants").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         into_chunk(rows)
     }
 
@@ -131,8 +130,7 @@ impl Store {
             CHUNK,
         )
         .fetch_all(&mut self.acquire("check_owners").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         into_chunk(rows)
     }
 
@@ -170,8 +168,7 @@ impl Store {
             CHUNK,
         )
         .fetch_all(&mut self.acquire("check_claims").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         into_chunk(rows)
     }
 
@@ -183,7 +180,7 @@ impl Store {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#)
             .fetch_one(&mut self.acquire("count_tenants").await?)
             .await;
-        count.map(i64::unsigned_abs).map_err(|error| self.error(error))
+        Ok(count?.unsigned_abs())
     }
 }
 

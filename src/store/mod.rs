@@ -40,10 +40,7 @@ use self::{
     executor::STATEMENT_RESPONSE_TIMEOUT,
     pool::{ConnectionPool, PooledConnection},
 };
-use crate::{
-    error::{Error, Result},
-    telemetry::metrics::PoolStats,
-};
+use crate::{error::Result, telemetry::metrics::PoolStats};
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
 
@@ -95,13 +92,9 @@ impl Store {
         self.pool.close().await;
     }
 
-    /// A connection for a statement on its own, or for a transaction, and for whose sake: the name of the method.
+    /// Returns a connection for one statement or one transaction. `operation` names the method in spans and metrics.
     async fn acquire(&self, operation: &'static str) -> Result<PooledConnection> {
-        self.pool.acquire(operation).await.map_err(|error| self.error(error))
-    }
-
-    fn error(&self, error: sqlx::Error) -> Error {
-        error::from_sqlx(error, self.pool.is_reachable())
+        self.pool.acquire(operation).await
     }
 }
 

@@ -36,8 +36,7 @@ impl Store {
             email.as_str(),
         )
         .fetch_optional(&mut self.acquire("find_owner").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok(row.map(|row| Owner { tenant_id: TenantId::from_uuid(row.tenant_id), password_hash: row.password_hash }))
     }
 
@@ -53,8 +52,7 @@ impl Store {
             new_hash,
         )
         .execute(&mut self.acquire("replace_password_hash").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ impl Store {
         let rows =
             match UnnestColumns::new(items, ids).upsert(transaction.connection(), tenant_id, ids.general, now).await {
                 Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
-                rows => rows.map_err(|error| self.error(error))?,
+                rows => rows?,
             };
         let outcome = outcome(rows);
         let ended = if matches!(outcome, Ok(PackageBatchOutcome::Done { .. })) {

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, catalog_read::catalog_query};
+use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
 use crate::{
     domain::{BookingType, Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
     error::{Error, Precondition, Resource, Result},
@@ -119,9 +119,15 @@ impl Store {
             package_id.as_uuid(),
         )
         .fetch_one(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
-        transaction.commit().await?;
+        .await?;
+        transaction.commit().await.map_err(|error| {
+            // A concurrent change outside the service deleted the other packages.
+            if is_constraint_violation(&error, "tenant_fully_provisioned") {
+                Error::FailedPrecondition(Precondition::LastPackage)
+            } else {
+                error.into()
+            }
+        })?;
         match (row.has_tenant, row.existed, row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, false, _) => Err(Error::not_found(Resource::Package)),

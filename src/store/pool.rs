@@ -17,7 +17,10 @@ use sqlx::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::telemetry::metrics::PoolStats;
+use crate::{
+    error::{Error, Result},
+    telemetry::metrics::PoolStats,
+};
 
 /// How long a caller waits for a connection before it hears that the service is overloaded.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -136,12 +139,18 @@ impl ConnectionPool {
         }
     }
 
-    pub async fn acquire(&self, operation: &'static str) -> sqlx::Result<PooledConnection> {
+    /// Waits for a free connection, at most [`ACQUIRE_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if all connections are in use, [`Error::DatabaseUnavailable`] if none can be had. The pool
+    /// cannot tell the two apart when it times out; the last result of the probe can.
+    pub async fn acquire(&self, operation: &'static str) -> Result<PooledConnection> {
         let object = match timeout(ACQUIRE_TIMEOUT, self.pool.get()).await {
             Ok(Ok(object)) => object,
-            Ok(Err(PoolError::Backend(error))) => return Err(error),
-            Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed),
-            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
+            Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
+            Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed.into()),
+            Ok(Err(_)) | Err(_) if self.is_reachable() => return Err(Error::Overloaded),
+            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
         };
         Ok(PooledConnection { object: Some(object), is_reusable: true, pool: self.clone(), operation })
     }
@@ -200,5 +209,19 @@ impl Drop for PooledConnection {
         if !self.is_reusable {
             drop(self.object.take().map(Object::take));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exhausted_pool_is_overload_only_while_the_database_is_reachable() {
+        let pool = ConnectionPool::new(PgConnectOptions::new_without_pgpass(), 0, None);
+        pool.set_reachable(true);
+        assert!(matches!(pool.acquire("test").await, Err(Error::Overloaded)));
+        pool.set_reachable(false);
+        assert!(matches!(pool.acquire("test").await, Err(Error::DatabaseUnavailable(_))));
     }
 }

@@ -51,7 +51,7 @@ impl Store {
                 Err(error) if is_constraint_violation(&error, "owners_email_key") => {
                     return Err(Error::already_exists(UniqueField::OwnerEmail, None));
                 }
-                Err(error) => return Err(self.error(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Error::Conflict)
@@ -62,10 +62,11 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn is_slug_taken(&self, slug: &TenantSlug) -> Result<bool> {
-        sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "taken!""#, slug.as_str())
-            .fetch_one(&mut self.acquire("is_slug_taken").await?)
-            .await
-            .map_err(|error| self.error(error))
+        let exists =
+            sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "taken!""#, slug.as_str())
+                .fetch_one(&mut self.acquire("is_slug_taken").await?)
+                .await?;
+        Ok(exists)
     }
 }
 

@@ -17,16 +17,14 @@ impl Store {
     pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
             .fetch_one(&mut self.acquire("list_purgeable").await?)
-            .await
-            .map_err(|error| self.error(error))?;
+            .await?;
         let slugs = sqlx::query_scalar!(
             "SELECT slug FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2",
             before,
             limit,
         )
         .fetch_all(&mut self.acquire("list_purgeable").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok((count, slugs))
     }
 
@@ -40,7 +38,7 @@ impl Store {
         for _ in 0..ATTEMPTS {
             match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
-                removed => return removed.map_err(|error| self.error(error)),
+                removed => return Ok(removed?),
             }
         }
         Err(Error::Conflict)

@@ -117,8 +117,7 @@ impl Store {
             key.map(|key| key.secret_hash.as_str()),
         )
         .fetch_optional(transaction.connection())
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         transaction.commit().await?;
         Ok(repair)
     }
@@ -138,8 +137,7 @@ impl Store {
             tenant_id.as_uuid(),
         )
         .execute(&mut self.acquire("delete_dangling_rows").await?)
-        .await
-        .map_err(|error| self.error(error))?;
+        .await?;
         Ok(())
     }
 }

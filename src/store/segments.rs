@@ -53,7 +53,7 @@ impl Store {
         let judged = upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await;
         let outcome = match judged {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
-            Err(error) => return Err(self.error(error)),
+            Err(error) => return Err(error.into()),
             Ok(None) => Err(Error::not_found(Resource::Tenant)),
             Ok(Some(UpsertRow { problem: Some(problem), .. })) => parse_upsert_error(&problem).map(Err),
             Ok(Some(UpsertRow { created, segment: Some(item), .. })) => Ok(Ok(UpsertResult { created, item })),
@@ -149,7 +149,7 @@ impl Store {
             Err(error) if is_constraint_violation(&error, "packages_segment_id_fkey") => {
                 return Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty));
             }
-            row => row.map_err(|error| self.error(error))?,
+            row => row?,
         };
         transaction.commit().await?;
         match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {

@@ -3,11 +3,8 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Store, error::is_constraint_violation, pool::PooledConnection};
-use crate::{
-    domain::TenantId,
-    error::{Error, Precondition, Result},
-};
+use super::{Store, pool::PooledConnection};
+use crate::{domain::TenantId, error::Result};
 
 /// A transaction about one tenant.
 ///
@@ -15,7 +12,6 @@ use crate::{
 /// because nobody knows what state it is in: an opening query that fails in the middle, at the lock for instance, leaves
 /// a transaction open that sqlx does not know of.
 pub(super) struct TenantTransaction {
-    store: Store,
     connection: PooledConnection,
     has_ended: bool,
 }
@@ -49,12 +45,11 @@ impl Store {
     /// it, it would come after its snapshot.
     async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
         let connection = self.acquire("BEGIN").await?;
-        let mut transaction = TenantTransaction { store: self.clone(), connection, has_ended: false };
+        let mut transaction = TenantTransaction { connection, has_ended: false };
         let lock = lock_key(tenant_id);
         // Several statements in one query take no parameters; a UUID and a number need no quoting.
         let opening = AssertSqlSafe(format!("BEGIN; {role}SELECT pg_advisory_xact_lock({lock})"));
-        let opened = sqlx::raw_sql(opening).execute(transaction.connection()).await;
-        opened.map_err(|error| self.error(error))?;
+        sqlx::raw_sql(opening).execute(transaction.connection()).await?;
         transaction.connection.set_operation(operation);
         Ok(transaction)
     }
@@ -65,28 +60,20 @@ impl TenantTransaction {
         &mut self.connection
     }
 
-    /// # Errors
-    /// [`Error::FailedPrecondition`] where hands in psql took away meanwhile what would have been left; those of the database.
-    pub(super) async fn commit(self) -> Result<()> {
+    /// Deferred constraints are checked here: the caller maps the violation of one that it knows.
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
         self.end("COMMIT").await
     }
 
-    pub(super) async fn rollback(self) -> Result<()> {
+    pub(super) async fn rollback(self) -> sqlx::Result<()> {
         self.end("ROLLBACK").await
     }
 
-    async fn end(mut self, statement: &'static str) -> Result<()> {
+    async fn end(mut self, statement: &'static str) -> sqlx::Result<()> {
         self.connection.set_operation(statement);
-        match sqlx::raw_sql(statement).execute(self.connection()).await {
-            Ok(_) => {
-                self.has_ended = true;
-                Ok(())
-            }
-            Err(error) if is_constraint_violation(&error, "tenant_fully_provisioned") => {
-                Err(Error::FailedPrecondition(Precondition::LastPackage))
-            }
-            Err(error) => Err(self.store.error(error)),
-        }
+        sqlx::raw_sql(statement).execute(self.connection()).await?;
+        self.has_ended = true;
+        Ok(())
     }
 }
 

@@ -55,8 +55,7 @@ impl Store {
             id,
             slug,
         );
-        let row =
-            row.fetch_optional(&mut self.acquire("get_tenant").await?).await.map_err(|error| self.error(error))?;
+        let row = row.fetch_optional(&mut self.acquire("get_tenant").await?).await?;
         row.map(TenantRow::into_tenant).transpose()
     }
 
@@ -89,7 +88,7 @@ impl Store {
             prefix,
             i64::try_from(limit).map_err(Error::internal)?,
         );
-        let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await.map_err(|error| self.error(error))?;
+        let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await?;
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
@@ -158,8 +157,7 @@ impl Store {
             changes.is_active,
             changes.is_deleted,
         );
-        let row =
-            row.fetch_optional(&mut self.acquire("change_tenant").await?).await.map_err(|error| self.error(error))?;
+        let row = row.fetch_optional(&mut self.acquire("change_tenant").await?).await?;
         row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
     }
 }
