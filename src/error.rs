@@ -15,12 +15,12 @@ pub enum Error {
     /// Every missing or bad field of the request.
     #[error("the request has {} bad field(s)", .0.as_slice().len())]
     InvalidRequest(Violations),
-    /// `name` is the slug; empty where it is nobody's business.
+    /// `value` is the slug; an e-mail address is left out, because it is personal data.
     #[error("{field:?} already exists")]
     AlreadyExists { field: UniqueField, value: Option<String> },
-    /// `field` is the path of what named it; empty where that is plain.
+    /// `field` is the path of the field that named the resource, if the request has several such fields.
     #[error("no such {resource:?}")]
-    NotFound { resource: Resource, field: String },
+    NotFound { resource: Resource, field: Option<String> },
     /// No credential, or a bad one.
     #[error("not known who calls")]
     Unauthenticated,
@@ -81,7 +81,7 @@ pub enum Precondition {
 impl Error {
     #[must_use]
     pub const fn not_found(resource: Resource) -> Self {
-        Self::NotFound { resource, field: String::new() }
+        Self::NotFound { resource, field: None }
     }
 
     pub fn already_exists(field: UniqueField, value: Option<&str>) -> Self {

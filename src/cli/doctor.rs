@@ -5,10 +5,13 @@
 use std::{
     collections::HashSet,
     io::{self, Write as _},
+    pin::pin,
     process::ExitCode,
+    sync::Arc,
 };
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use futures_util::TryStreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -31,25 +34,21 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let database = OpenDatabase::open_existing(settings.database).await?;
     let hashing =
         HashingSettings { key: settings.key_argon2, password: Argon2Params::PASSWORD, workers: 1, queue_length: 1 };
-    let service = TenantService {
-        store: Store::for_batch_jobs(database.server.clone()),
-        hasher: Hasher::new(hashing)?,
-        key_mode: settings.key_mode,
-        clock: Clock::system(),
-    };
+    let store = Store::for_batch_jobs(database.server.clone());
+    let service =
+        Arc::new(TenantService::new(store.clone(), Hasher::new(hashing)?, settings.key_mode, Clock::system()));
     let keys = settings.out.as_deref().map(KeysFile::open).transpose()?;
     let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), more: 0 } };
-    let mut doctor =
-        Doctor { service: &service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
+    let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
     let examined = doctor.examine().await;
     let ended = examined.and_then(|tenants| doctor.finish(tenants));
-    service.store.close().await;
+    store.close().await;
     database.close().await?;
     ended
 }
 
-struct Doctor<'a> {
-    service: &'a TenantService,
+struct Doctor {
+    service: Arc<TenantService>,
     repair: bool,
     keys: Option<KeysFile>,
     report: Report,
@@ -64,22 +63,22 @@ enum Report {
     Table { rows: Vec<[String; 4]>, more: usize },
 }
 
-impl Doctor<'_> {
+impl Doctor {
     /// Answers how many tenants were looked at.
     async fn examine(&mut self) -> Result<u64, Error> {
         // Hides itself where standard error is no terminal.
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tenants ({per_sec}, {eta} left)")?;
-        let bar = ProgressBar::new(self.service.store.count_tenants().await?).with_style(style);
-        let mut check = self.service.check_integrity(None).await?;
+        let bar = ProgressBar::new(self.service.count_tenants().await?).with_style(style);
+        let mut chunks = pin!(Arc::clone(&self.service).check_integrity(None));
         let mut tenants = 0;
-        while let Some(looked) = check.next().await? {
+        while let Some(chunk) = chunks.try_next().await? {
             self.repaired.clear();
-            for finding in looked.findings {
+            for finding in chunk.findings {
                 let outcome = self.process_finding(&finding).await?;
                 bar.suspend(|| self.report.add(&finding, outcome))?;
             }
-            tenants += looked.tenants;
-            bar.inc(looked.tenants);
+            tenants += chunk.tenants;
+            bar.inc(chunk.tenants);
         }
         bar.finish_and_clear();
         Ok(tenants)
@@ -92,8 +91,7 @@ impl Doctor<'_> {
             self.unresolved += 1;
             return Ok(if self.repair { "left: say --out for its key" } else { "" });
         }
-        let is_without_tenant = finding.slug.is_empty();
-        if is_without_tenant {
+        if finding.slug.is_none() {
             self.service.delete_dangling_rows(finding.tenant_id).await?;
         } else if self.repaired.insert(finding.tenant_id) {
             let repaired = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
@@ -117,7 +115,7 @@ impl Report {
             Self::Json => {
                 let mut object = json!({
                     "tenant_id": tenant_id,
-                    "slug": finding.slug,
+                    "slug": finding.slug.as_deref().unwrap_or_default(),
                     "kind": format!("FINDING_KIND_{kind}"),
                     "detail": finding.detail,
                 });
@@ -128,7 +126,8 @@ impl Report {
             }
             Self::Table { rows, more } => {
                 if rows.len() < MAX_TABLE_ROWS {
-                    rows.push([finding.slug.clone(), tenant_id, finding.detail.clone(), outcome.to_owned()]);
+                    let slug = finding.slug.clone().unwrap_or_default();
+                    rows.push([slug, tenant_id, finding.detail.clone(), outcome.to_owned()]);
                 } else {
                     *more += 1;
                 }

@@ -7,10 +7,10 @@ use super::{api_key::ApiKey, ids::TenantId, package::Package, segment::Segment, 
 /// One thing that is wrong. A tenant with several faults has one for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where the tenant itself is missing, the id that points to it.
+    /// The id that the damaged row refers to, if the tenant itself is missing.
     pub tenant_id: TenantId,
-    /// Empty where the tenant itself is missing.
-    pub slug: String,
+    /// `None` if the tenant itself is missing.
+    pub slug: Option<String>,
     pub kind: FindingKind,
     /// A sentence for people.
     pub detail: String,
@@ -79,7 +79,19 @@ impl FindingKind {
     }
 }
 
-/// What a look at the database comes to, little by little.
+/// The rows that an integrity check reads, one subject after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntegritySubject {
+    Tenants,
+    Owners,
+    IdempotencyRecords,
+}
+
+impl IntegritySubject {
+    pub const ALL: [Self; 3] = [Self::Tenants, Self::Owners, Self::IdempotencyRecords];
+}
+
+/// The result of one step of an integrity check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntegrityChunk {
     /// Tenants that were looked at since the last time.

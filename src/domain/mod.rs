@@ -47,6 +47,6 @@ pub use request_id::RequestId;
 pub use segment::Segment;
 pub use signup::{CreateFromSignup, SignupForm, SignupSlug};
 pub use slug::{Slug, TenantSlug};
-pub use tenant::{ListTenants, Tenant, UpdateTenant};
+pub use tenant::{ListTenants, Tenant, TenantChange, TenantUpdate};
 pub use text::{Description, DisplayName};
 pub use validation::{InvalidValue, Reason, Violation, Violations};

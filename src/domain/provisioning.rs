@@ -121,8 +121,14 @@ pub enum CreateOutcome {
     Created(ProvisionedTenant),
     /// Made before, by a call of the same request id.
     Replayed(Replay),
-    /// As it would be, one of the others. Nothing was written, so ids, keys and times are left out of the answer.
-    Validated(Box<CreateOutcome>),
+}
+
+/// The outcome of `CreateFullyProvisioned`, which can also be asked what it would do.
+#[derive(Debug)]
+pub struct CreateResult {
+    pub outcome: CreateOutcome,
+    /// Nothing was written: the response leaves out generated ids, keys and times.
+    pub dry_run: bool,
 }
 
 impl NewTenant {

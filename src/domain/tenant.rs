@@ -31,10 +31,21 @@ pub struct Tenant {
     pub deleted_at: Option<OffsetDateTime>,
 }
 
-/// What changes of a tenant; the rest stays.
+/// A change to an existing tenant. Every change is idempotent: one that changes nothing leaves `updated_at` alone.
 #[derive(Debug, Clone, PartialEq)]
-pub struct UpdateTenant {
-    pub tenant_id: TenantId,
+pub enum TenantChange {
+    Update(TenantUpdate),
+    Suspend,
+    Reactivate,
+    /// Soft: the tenant can be undeleted until it is purged. All changes but this one and [`Self::Undelete`] are refused
+    /// on a deleted tenant.
+    Delete,
+    Undelete,
+}
+
+/// New values; an absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TenantUpdate {
     pub name: Option<DisplayName>,
     pub commission: Option<CommissionPercent>,
     pub branding: Option<Branding>,

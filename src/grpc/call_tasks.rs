@@ -1,6 +1,9 @@
 //! How every handler runs its work.
 
-use std::{panic::AssertUnwindSafe, pin::Pin};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+};
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -49,16 +52,6 @@ impl TenantScoped for ListPackages {
 impl TenantScoped for ListSegments {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
-    }
-}
-
-/// Where work sends its answers.
-pub struct ResponseSender<Output>(mpsc::Sender<Result<Output>>);
-
-impl<Output> ResponseSender<Output> {
-    /// Waits for room, and answers whether anybody is still there.
-    pub async fn send(&self, output: Output) -> bool {
-        self.0.send(Ok(output)).await.is_ok()
     }
 }
 
@@ -126,17 +119,16 @@ impl CallTasks {
         self.answer(request, admit, work, render).await
     }
 
-    /// As [`CallTasks::answer`], for work that sends its answers one by one and ends when nobody takes them any more. An error
-    /// ends the stream.
-    pub fn stream<Message, Input, Output, Reply, Work>(
+    /// As [`CallTasks::answer`], for a method with a stream of responses. An error ends the stream.
+    pub fn stream<Message, Input, Output, Reply, Outputs>(
         &self,
         request: Request<Message>,
         parse: impl FnOnce(Message) -> Result<Input>,
-        work: impl FnOnce(Input, ResponseSender<Output>) -> Work,
+        work: impl FnOnce(Input) -> Outputs,
         render: impl Fn(Output) -> Reply + Send + 'static,
     ) -> std::result::Result<Response<ResponseStream<Reply>>, Status>
     where
-        Work: Future<Output = Result<()>> + Send + 'static,
+        Outputs: Stream<Item = Result<Output>> + Send + 'static,
         Output: Send + 'static,
         Reply: 'static,
     {
@@ -146,21 +138,23 @@ impl CallTasks {
             if context.deadline_exceeded() { Err(Error::DeadlineExceeded) } else { parse(request.into_inner()) };
         let input = input.map_err(|error| status::from_error(error, trace_id))?;
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
-        // Unwind-safe: what it worked on is dropped with it. A stream that merely ended would say that this was all.
-        let work = AssertUnwindSafe(work(input, ResponseSender(sender.clone()))).catch_unwind();
-        self.tasks.spawn(
-            async move {
-                let _held = context.permit;
-                let done = work.await.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic))));
-                if let Err(error) = done {
-                    // Whoever hung up does not hear of it.
-                    let _ = sender.send(Err(error)).await;
+        // Unwind-safe: the stream is dropped after a panic. Without the error, the client would take the responses so far
+        // for all of them.
+        let outputs = AssertUnwindSafe(work(input)).catch_unwind();
+        let outputs = outputs.map(|output| output.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic)))));
+        let task = async move {
+            let _permit = context.permit;
+            let mut outputs = pin!(outputs);
+            while let Some(output) = outputs.next().await {
+                // Fails once the client has disconnected.
+                if sender.send(output).await.is_err() {
+                    break;
                 }
             }
-            .in_current_span(),
-        );
+        };
+        self.tasks.spawn(task.in_current_span());
         let reply =
-            move |answer: Result<Output>| answer.map(&render).map_err(|error| status::from_error(error, trace_id));
+            move |output: Result<Output>| output.map(&render).map_err(|error| status::from_error(error, trace_id));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(reply))))
     }
 
@@ -187,14 +181,13 @@ impl CallTasks {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+
     use super::*;
 
     #[tokio::test]
     async fn a_stream_whose_work_panics_ends_with_an_error() {
-        let work = |(), sink: ResponseSender<u8>| async move {
-            sink.send(1).await;
-            panic!("a bug")
-        };
+        let work = |()| stream::iter(0..2).map(|number| if number == 0 { Ok(1) } else { panic!("a bug") });
         let replies = CallTasks::default().stream(Request::new(()), Ok, work, |number| number).unwrap().into_inner();
         let replies: Vec<_> = replies.map(|reply| reply.map_err(|status| status.code())).collect().await;
         assert_eq!(replies, [Ok(1), Err(tonic::Code::Internal)]);

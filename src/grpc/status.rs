@@ -85,7 +85,7 @@ pub fn describe(error: Error) -> RpcError {
     match error {
         Error::InvalidRequest(violations) => invalid_request(&violations),
         Error::AlreadyExists { field, value } => already_exists(field, value),
-        Error::NotFound { resource, field } => not_found(resource, &field),
+        Error::NotFound { resource, field } => not_found(resource, field.as_deref()),
         Error::FailedPrecondition(rule) => refused(rule),
         Error::Unauthenticated => failure(Code::Unauthenticated, "no valid credential", error_info("UNAUTHENTICATED")),
         Error::PermissionDenied => {
@@ -146,7 +146,7 @@ fn already_exists(field: UniqueField, value: Option<String>) -> RpcError {
 }
 
 /// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
-fn not_found(resource: Resource, field: &str) -> RpcError {
+fn not_found(resource: Resource, field: Option<&str>) -> RpcError {
     let (reason, message, hint) = match resource {
         Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
         Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
@@ -156,8 +156,12 @@ fn not_found(resource: Resource, field: &str) -> RpcError {
         }
     };
     let mut details = error_info(reason);
-    let separator = if field.is_empty() || hint.is_empty() { "" } else { ": " };
-    details.set_resource_info(resource_type(resource), "", "", format!("{field}{separator}{hint}"));
+    let description = match (field, hint) {
+        (Some(field), "") => field.to_owned(),
+        (Some(field), hint) => format!("{field}: {hint}"),
+        (None, hint) => hint.to_owned(),
+    };
+    details.set_resource_info(resource_type(resource), "", "", description);
     let message = if hint.is_empty() { message.to_owned() } else { format!("{message}. {hint}") };
     failure(Code::NotFound, message, details)
 }

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
+use futures_util::{TryStreamExt as _, stream};
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    call_tasks::{CallTasks, ResponseSender, ResponseStream, caller},
+    call_tasks::{CallTasks, ResponseStream, caller},
     convert::{api_keys, batches, integrity, passwords, provisioning, tenants},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
-use crate::{domain::ProvisioningSource, service::TenantService};
+use crate::{
+    domain::{ProvisioningSource, TenantChange, integrity::IntegrityChunk},
+    service::TenantService,
+};
 
 /// Serves the RPCs; the work is done in [`TenantService`].
 #[derive(Debug)]
@@ -94,7 +99,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::UpdateTenantRequest>,
     ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |update| async move { service.update_tenant(update).await };
+        let work = |(tenant_id, change)| async move { service.change_tenant(tenant_id, change).await };
         self.calls.answer(request, tenants::update_tenant, work, tenants::update_tenant_response).await
     }
 
@@ -103,7 +108,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::SuspendTenantRequest>,
     ) -> Result<Response<pb::SuspendTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |tenant_id| async move { service.suspend_tenant(tenant_id).await };
+        let work = |tenant_id| async move { service.change_tenant(tenant_id, TenantChange::Suspend).await };
         self.calls.answer(request, tenants::suspend_tenant, work, tenants::suspend_tenant_response).await
     }
 
@@ -112,7 +117,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::ReactivateTenantRequest>,
     ) -> Result<Response<pb::ReactivateTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |tenant_id| async move { service.reactivate_tenant(tenant_id).await };
+        let work = |tenant_id| async move { service.change_tenant(tenant_id, TenantChange::Reactivate).await };
         self.calls.answer(request, tenants::reactivate_tenant, work, tenants::reactivate_tenant_response).await
     }
 
@@ -121,7 +126,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::DeleteTenantRequest>,
     ) -> Result<Response<pb::DeleteTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |tenant_id| async move { service.delete_tenant(tenant_id).await };
+        let work = |tenant_id| async move { service.change_tenant(tenant_id, TenantChange::Delete).await };
         self.calls.answer(request, tenants::delete_tenant, work, tenants::delete_tenant_response).await
     }
 
@@ -130,7 +135,7 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::UndeleteTenantRequest>,
     ) -> Result<Response<pb::UndeleteTenantResponse>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |tenant_id| async move { service.undelete_tenant(tenant_id).await };
+        let work = |tenant_id| async move { service.change_tenant(tenant_id, TenantChange::Undelete).await };
         self.calls.answer(request, tenants::undelete_tenant, work, tenants::undelete_tenant_response).await
     }
 
@@ -185,17 +190,8 @@ impl TenantProvisioning for TenantProvisioningHandler {
         request: Request<pb::CheckIntegrityRequest>,
     ) -> Result<Response<Self::CheckIntegrityStream>, Status> {
         let service = Arc::clone(&self.service);
-        let work = |only, sink: ResponseSender<_>| async move {
-            let mut check = service.check_integrity(only).await?;
-            while let Some(looked) = check.next().await? {
-                for finding in looked.findings {
-                    if !sink.send(finding).await {
-                        return Ok(());
-                    }
-                }
-            }
-            Ok(())
-        };
+        let findings = |chunk: IntegrityChunk| stream::iter(chunk.findings.into_iter().map(Ok));
+        let work = |only| service.check_integrity(only).map_ok(findings).try_flatten();
         self.calls.stream(request, integrity::check_integrity, work, integrity::check_integrity_response)
     }
 

@@ -134,10 +134,10 @@ pub async fn start(
     background.push(tokio::spawn(run_maintenance(Arc::clone(&provisioning), rate_limiter.clone())));
     let health = health::Health::start(database, store.clone()).await;
     let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(&provisioning));
-    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hasher.stats());
+    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
     background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
 
-    let catalog = CatalogService { store: store.clone(), clock };
+    let catalog = CatalogService::new(store.clone(), clock);
     let mut routes =
         Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())))
             .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
@@ -187,7 +187,7 @@ fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Resul
         workers: available_parallelism().map_or(1, usize::from),
         queue_length: settings.hashing_queue,
     })?;
-    Ok(TenantService { store: store.clone(), hasher, key_mode: settings.key_mode, clock })
+    Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))
 }
 
 /// No hands to shake.
@@ -244,7 +244,7 @@ async fn run_maintenance(provisioning: Arc<TenantService>, rate_limiter: Option<
     loop {
         tokio::time::sleep(MAINTENANCE_INTERVAL).await;
         rate_limiter.iter().for_each(CallerRateLimiter::evict_idle);
-        provisioning.store.close_idle_connections();
+        provisioning.close_idle_connections();
         if let Err(error) = provisioning.delete_expired_idempotency_records().await {
             tracing::warn!(cause = %ErrorChain(&error), "Claims on request ids could not be forgotten now");
         }

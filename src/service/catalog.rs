@@ -18,11 +18,16 @@ use crate::{
 /// The use cases of `PackageCatalog`.
 #[derive(Debug)]
 pub struct CatalogService {
-    pub store: Store,
-    pub clock: Clock,
+    store: Store,
+    clock: Clock,
 }
 
 impl CatalogService {
+    #[must_use]
+    pub const fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
     /// # Errors
     /// What stands against it; those of the store.
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
@@ -148,7 +153,7 @@ fn upsert_error(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: 
     let Some(&(index, problem)) = problems.first() else {
         return Error::internal("refused without a reason");
     };
-    let missing = |resource, field| Error::NotFound { resource, field: format!("{}{field}", path(index)) };
+    let missing = |resource, field| Error::NotFound { resource, field: Some(format!("{}{field}", path(index))) };
     match problem {
         Problem::SegmentNotFound => missing(Resource::Segment, "segment_id"),
         Problem::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upserts[index].target.slug()),

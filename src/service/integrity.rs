@@ -1,7 +1,8 @@
 //! Orphans and half tenants: found, and repaired.
 
-use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use futures_util::{Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use super::{TenantService, ids::new_id, retry::retry_on_conflict};
 use crate::{
     domain::{
         ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
-        integrity::{IntegrityChunk, RepairReport},
+        integrity::{IntegrityChunk, IntegritySubject, RepairReport},
         provisioning::{NewApiKey, default_packages, default_segment},
     },
     error::{Error, Resource, Result},
@@ -18,43 +19,36 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The parts of the database that a look goes through, one after the other.
-const PASSES: [Pass; 3] = [Pass::Tenants, Pass::Owners, Pass::Claims];
-
-#[derive(Debug, Clone, Copy)]
-enum Pass {
-    Tenants,
-    Owners,
-    Claims,
-}
-
-/// Where a look at the database goes on.
-#[derive(Debug)]
-pub struct IntegrityCheck<'a> {
-    service: &'a TenantService,
-    ids: RangeInclusive<Uuid>,
-    passes: std::slice::Iter<'static, Pass>,
-    pass: Option<Pass>,
-    /// Where the pass goes on.
-    next_id: Uuid,
-}
-
 impl TenantService {
-    /// Looks at the whole database, or at one tenant, step by step.
+    /// Checks all tenants, or one, and the rows that refer to them, in chunks that each hold a bounded number of rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such tenant; those of the store.
-    pub async fn check_integrity(&self, only: Option<TenantId>) -> Result<IntegrityCheck<'_>> {
+    /// [`Error::NotFound`] if `only` does not exist. An error ends the stream.
+    pub fn check_integrity(
+        self: Arc<Self>,
+        only: Option<TenantId>,
+    ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + 'static {
         let ids = match only {
             None => Uuid::nil()..=Uuid::max(),
-            Some(tenant_id) => {
-                self.get_tenant(TenantIdentifier::Id(tenant_id)).await?;
-                tenant_id.as_uuid()..=tenant_id.as_uuid()
+            Some(tenant_id) => tenant_id.as_uuid()..=tenant_id.as_uuid(),
+        };
+        let service = Arc::clone(&self);
+        let exists = async move {
+            match only {
+                Some(tenant_id) => service.get_tenant(TenantIdentifier::Id(tenant_id)).await.map(drop),
+                None => Ok(()),
             }
         };
-        let mut passes = PASSES.iter();
-        let (pass, next_id) = (passes.next().copied(), *ids.start());
-        Ok(IntegrityCheck { service: self, ids, passes, pass, next_id })
+        let chunks = stream::iter(IntegritySubject::ALL)
+            .flat_map(move |subject| self.store.check_integrity(subject, ids.clone()));
+        exists.map_ok(|()| chunks).try_flatten_stream().inspect_ok(|chunk| {
+            chunk.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.as_str()));
+        })
+    }
+
+    /// Returns the number of tenants, for a progress bar.
+    pub async fn count_tenants(&self) -> Result<u64> {
+        self.store.count_tenants().await
     }
 
     /// Makes what a tenant lacks, from the defaults of a new one; a key only where there is none at all, and only
@@ -108,31 +102,6 @@ impl TenantService {
     /// Those of the store.
     pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
         self.store.delete_dangling_rows(tenant_id).await
-    }
-}
-
-impl IntegrityCheck<'_> {
-    /// The next step, with what it found; `None` at the end.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn next(&mut self) -> Result<Option<IntegrityChunk>> {
-        let Some(pass) = self.pass else { return Ok(None) };
-        let (store, ids) = (&self.service.store, self.next_id..=*self.ids.end());
-        let (looked, last_id) = match pass {
-            Pass::Tenants => store.check_tenants(ids).await?,
-            Pass::Owners => store.check_owners(ids).await?,
-            Pass::Claims => store.check_claims(ids).await?,
-        };
-        looked.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.as_str()));
-        let next_id = last_id.and_then(|last| last.as_u128().checked_add(1)).map(Uuid::from_u128);
-        if let Some(next_id) = next_id.filter(|next_id| next_id <= self.ids.end()) {
-            self.next_id = next_id;
-        } else {
-            self.pass = self.passes.next().copied();
-            self.next_id = *self.ids.start();
-        }
-        Ok(Some(looked))
     }
 }
 

@@ -14,15 +14,32 @@ mod tenants;
 
 pub use catalog::CatalogService;
 pub use clock::Clock;
-pub use integrity::IntegrityCheck;
 
-use crate::{domain::KeyMode, secrets::Hasher, store::Store};
+use crate::{domain::KeyMode, secrets::Hasher, store::Store, telemetry::metrics::QueueStats};
 
 /// The use cases of `TenantProvisioning`, a file for each of what they are about.
 #[derive(Debug)]
 pub struct TenantService {
-    pub store: Store,
-    pub hasher: Hasher,
-    pub key_mode: KeyMode,
-    pub clock: Clock,
+    store: Store,
+    hasher: Hasher,
+    key_mode: KeyMode,
+    clock: Clock,
+}
+
+impl TenantService {
+    #[must_use]
+    pub const fn new(store: Store, hasher: Hasher, key_mode: KeyMode, clock: Clock) -> Self {
+        Self { store, hasher, key_mode, clock }
+    }
+
+    /// Closes database connections that nothing has used for some time.
+    pub fn close_idle_connections(&self) {
+        self.store.close_idle_connections();
+    }
+
+    /// Returns how full the hashing queues are.
+    #[must_use]
+    pub fn hashing_stats(&self) -> Vec<QueueStats> {
+        self.hasher.stats()
+    }
 }

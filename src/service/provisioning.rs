@@ -15,7 +15,7 @@ use crate::{
         Caller, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, PackageId, ProvisionedTenant,
         ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug, defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
-        provisioning::{CreateOutcome, NewApiKey, NewOwner, NewTenant, TenantInsert},
+        provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
     },
     error::{Error, Precondition, Result, UniqueField},
     secrets::{MintedKey, mint_key},
@@ -44,13 +44,16 @@ impl TenantService {
     pub async fn create_fully_provisioned(
         &self,
         caller: Caller,
-        spec: CreateFullyProvisioned,
-    ) -> Result<CreateOutcome> {
+        request: CreateFullyProvisioned,
+    ) -> Result<CreateResult> {
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
-        if spec.validate_only {
-            return self.validate(&scope, spec.into()).await;
-        }
-        self.provision_one(&scope, ProvisioningSource::Admin, spec.into()).await
+        let dry_run = request.validate_only;
+        let outcome = if dry_run {
+            self.validate(&scope, request.into()).await?
+        } else {
+            self.provision_one(&scope, ProvisioningSource::Admin, request.into()).await?
+        };
+        Ok(CreateResult { outcome, dry_run })
     }
 
     /// Makes the same for a business that signs itself up, together with its owner.
@@ -95,13 +98,11 @@ impl TenantService {
 
     async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
         let claims = self.find_claims(scope, std::iter::once(&spec)).await?;
-        let outcome = if !claims.is_empty() || self.store.is_slug_taken(&spec.slug).await? {
-            self.replay(scope, &spec, &claims)?
-        } else {
-            let (new, key) = self.prepare(&spec, self.clock.now())?;
-            CreateOutcome::Created(new.tenant.into_provisioned(key.public_key, key.secret_key))
-        };
-        Ok(CreateOutcome::Validated(Box::new(outcome)))
+        if !claims.is_empty() || self.store.is_slug_taken(&spec.slug).await? {
+            return self.replay(scope, &spec, &claims);
+        }
+        let (new, key) = self.prepare(&spec, self.clock.now())?;
+        Ok(CreateOutcome::Created(new.tenant.into_provisioned(key.public_key, key.secret_key)))
     }
 
     async fn provision_one(

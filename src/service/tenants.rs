@@ -2,7 +2,7 @@
 
 use super::{TenantService, retry::retry_on_conflict};
 use crate::{
-    domain::{ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant, paging::Page},
+    domain::{ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
     error::{Error, Resource, Result},
 };
 
@@ -26,32 +26,8 @@ impl TenantService {
     }
 
     /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
-    pub async fn update_tenant(&self, update: UpdateTenant) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.update_tenant(&update, self.clock.now())).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
-    pub async fn suspend_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.suspend_tenant(tenant_id, self.clock.now())).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the store.
-    pub async fn reactivate_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.reactivate_tenant(tenant_id, self.clock.now())).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`]; those of the store.
-    pub async fn delete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.delete_tenant(tenant_id, self.clock.now())).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`]; those of the store.
-    pub async fn undelete_tenant(&self, tenant_id: TenantId) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.undelete_tenant(tenant_id, self.clock.now())).await
+    /// [`Error::NotFound`]; for a deleted tenant too, unless the change is to delete or undelete it.
+    pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange) -> Result<Tenant> {
+        retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, self.clock.now())).await
     }
 }

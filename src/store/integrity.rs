@@ -5,13 +5,14 @@
 
 use std::ops::RangeInclusive;
 
+use futures_util::{Stream, stream};
 use uuid::Uuid;
 
 use super::Store;
 use crate::{
     domain::{
         TenantId,
-        integrity::{Finding, FindingKind, IntegrityChunk},
+        integrity::{Finding, FindingKind, IntegrityChunk, IntegritySubject},
     },
     error::{Error, Result},
 };
@@ -35,7 +36,7 @@ impl FindingRow {
         let tenant_id = self.tenant_id.ok_or_else(|| Error::internal("a finding about nothing"))?;
         Ok(Finding {
             tenant_id: TenantId::from_uuid(tenant_id),
-            slug: self.slug.unwrap_or_default(),
+            slug: self.slug,
             kind,
             detail: kind.detail(&self.subject.unwrap_or_default()),
         })
@@ -43,12 +44,35 @@ impl FindingRow {
 }
 
 impl Store {
+    /// Checks the rows of a subject whose tenant ids are in the range, chunk by chunk in the order of the ids.
+    pub fn check_integrity(
+        &self,
+        subject: IntegritySubject,
+        ids: RangeInclusive<Uuid>,
+    ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
+        let (store, last) = (self.clone(), *ids.end());
+        stream::try_unfold(Some(*ids.start()), move |next_id| {
+            let store = store.clone();
+            async move {
+                let Some(first) = next_id.filter(|id| *id <= last) else { return Ok(None) };
+                let rows = match subject {
+                    IntegritySubject::Tenants => store.check_tenants(first..=last).await?,
+                    IntegritySubject::Owners => store.check_owners(first..=last).await?,
+                    IntegritySubject::IdempotencyRecords => store.check_idempotency_records(first..=last).await?,
+                };
+                let (chunk, last_id) = into_chunk(rows)?;
+                let next_id = last_id.and_then(|id| id.as_u128().checked_add(1)).map(Uuid::from_u128);
+                Ok(Some((chunk, next_id)))
+            }
+        })
+    }
+
     /// Looks at the first tenants with such ids, and answers what is wrong with them and the last of their ids; none where
     /// there are no such tenants.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
+    async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
@@ -100,14 +124,14 @@ impl Store {
         )
         .fetch_all(&mut self.acquire("check_tenants").await?)
         .await?;
-        into_chunk(rows)
+        Ok(rows)
     }
 
     /// The same for owners whose tenant is missing.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
+    async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
@@ -131,14 +155,14 @@ impl Store {
         )
         .fetch_all(&mut self.acquire("check_owners").await?)
         .await?;
-        into_chunk(rows)
+        Ok(rows)
     }
 
     /// The same for claims whose tenant or key is missing, tenant by tenant.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn check_claims(&self, ids: RangeInclusive<Uuid>) -> Result<(IntegrityChunk, Option<Uuid>)> {
+    async fn check_idempotency_records(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         // By tenant, of which a claim without a tenant has one too: whole tenants, so that none is cut in two.
         let rows = sqlx::query_as!(
             FindingRow,
@@ -167,9 +191,9 @@ impl Store {
             ids.end(),
             CHUNK,
         )
-        .fetch_all(&mut self.acquire("check_claims").await?)
+        .fetch_all(&mut self.acquire("check_idempotency_records").await?)
         .await?;
-        into_chunk(rows)
+        Ok(rows)
     }
 
     /// How many tenants there are, for whoever wants to know how far along a pass is.

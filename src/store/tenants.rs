@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Store;
 use crate::{
-    domain::{Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantId, TenantIdentifier, UpdateTenant},
+    domain::{Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier},
     error::{Error, Resource, Result},
 };
 
@@ -92,44 +92,17 @@ impl Store {
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
-    /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
-    pub async fn update_tenant(&self, update: &UpdateTenant, now: OffsetDateTime) -> Result<Tenant> {
-        let changes = Changes {
-            name: update.name.as_ref().map(DisplayName::as_str),
-            commission: update.commission,
-            branding: update.branding.as_ref().map(Branding::as_object),
-            ..Changes::default()
-        };
-        self.change_tenant(update.tenant_id, changes, now).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
-    pub async fn suspend_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
-        self.change_tenant(tenant_id, Changes { is_active: Some(false), ..Changes::default() }, now).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; those of the database.
-    pub async fn reactivate_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
-        self.change_tenant(tenant_id, Changes { is_active: Some(true), ..Changes::default() }, now).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`]; those of the database.
-    pub async fn delete_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
-        self.change_tenant(tenant_id, Changes { is_deleted: Some(true), ..Changes::default() }, now).await
-    }
-
-    /// # Errors
-    /// [`Error::NotFound`]; those of the database.
-    pub async fn undelete_tenant(&self, tenant_id: TenantId, now: OffsetDateTime) -> Result<Tenant> {
-        self.change_tenant(tenant_id, Changes { is_deleted: Some(false), ..Changes::default() }, now).await
-    }
-
     /// One statement, so that what it answers is what it wrote. What is as it should be leaves `updated_at` alone.
-    async fn change_tenant(&self, tenant_id: TenantId, changes: Changes<'_>, now: OffsetDateTime) -> Result<Tenant> {
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; for a deleted tenant too, unless the change is to delete or undelete it.
+    pub async fn change_tenant(
+        &self,
+        tenant_id: TenantId,
+        change: &TenantChange,
+        now: OffsetDateTime,
+    ) -> Result<Tenant> {
+        let columns = ChangedColumns::from(change);
         let row = select_tenants!(
             TenantRow,
             "WITH changed AS (
@@ -151,26 +124,43 @@ impl Store {
             "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
             now,
             tenant_id.as_uuid(),
-            changes.name,
-            changes.commission.map(|commission| i32::from(commission.hundredths())),
-            changes.branding.map(sqlx::types::Json) as _,
-            changes.is_active,
-            changes.is_deleted,
+            columns.name,
+            columns.commission.map(|commission| i32::from(commission.hundredths())),
+            columns.branding.map(sqlx::types::Json) as _,
+            columns.is_active,
+            columns.is_deleted,
         );
         let row = row.fetch_optional(&mut self.acquire("change_tenant").await?).await?;
         row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
     }
 }
 
-/// What is to change of a tenant; `None` leaves it.
+/// The new value of each column; `None` leaves the column as it is.
 #[derive(Default)]
-struct Changes<'a> {
+struct ChangedColumns<'a> {
     name: Option<&'a str>,
     commission: Option<CommissionPercent>,
     branding: Option<&'a Map<String, Value>>,
     is_active: Option<bool>,
-    /// Deleted tenants are out of reach of all other changes.
     is_deleted: Option<bool>,
+}
+
+impl<'a> From<&'a TenantChange> for ChangedColumns<'a> {
+    fn from(change: &'a TenantChange) -> Self {
+        let unchanged = Self::default();
+        match change {
+            TenantChange::Update(update) => Self {
+                name: update.name.as_ref().map(DisplayName::as_str),
+                commission: update.commission,
+                branding: update.branding.as_ref().map(Branding::as_object),
+                ..unchanged
+            },
+            TenantChange::Suspend => Self { is_active: Some(false), ..unchanged },
+            TenantChange::Reactivate => Self { is_active: Some(true), ..unchanged },
+            TenantChange::Delete => Self { is_deleted: Some(true), ..unchanged },
+            TenantChange::Undelete => Self { is_deleted: Some(false), ..unchanged },
+        }
+    }
 }
 
 pub(super) struct TenantRow {

@@ -19,12 +19,9 @@ impl Fixture {
     async fn delete_expired_idempotency_records(&self, after: Duration) {
         let hashing =
             HashingSettings { key: Argon2Params::KEY, password: Argon2Params::KEY, workers: 1, queue_length: 1 };
-        let provisioning = TenantService {
-            store: Store::new(self.database.server.clone(), 1),
-            hasher: Hasher::new(hashing).unwrap(),
-            key_mode: KeyMode::Live,
-            clock: Clock::new(move || Clock::system().now() + after),
-        };
+        let clock = Clock::new(move || Clock::system().now() + after);
+        let store = Store::new(self.database.server.clone(), 1);
+        let provisioning = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock);
         provisioning.delete_expired_idempotency_records().await.unwrap();
     }
 }

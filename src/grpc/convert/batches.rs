@@ -37,7 +37,7 @@ pub fn batch_create_fully_provisioned_response(
 
     let result = |outcome| pb::BatchCreateFullyProvisionedResult {
         result: Some(match outcome {
-            Ok(outcome) => BatchResult::Provisioned(provisioning::create_fully_provisioned_response(outcome)),
+            Ok(outcome) => BatchResult::Provisioned(provisioning::outcome_response(outcome)),
             Err(error) => BatchResult::Error(failure(error)),
         }),
     };

@@ -26,7 +26,7 @@ pub fn check_integrity_response(finding: Finding) -> pb::CheckIntegrityResponse 
     pb::CheckIntegrityResponse {
         finding: Some(pb::Finding {
             tenant_id: finding.tenant_id.to_string(),
-            slug: finding.slug,
+            slug: finding.slug.unwrap_or_default(),
             kind: kind(finding.kind).into(),
             detail: finding.detail,
         }),

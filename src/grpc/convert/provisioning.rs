@@ -7,8 +7,9 @@ use super::{package, segment, tenants::tenant};
 use crate::{
     domain::{
         CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, ProvisionedTenant, RequestId,
-        SignupForm, SignupSlug, SlugStem, TenantSlug, Violations, defaults, idempotency::Replay,
-        provisioning::CreateOutcome,
+        SignupForm, SignupSlug, SlugStem, TenantSlug, Violations, defaults,
+        idempotency::Replay,
+        provisioning::{CreateOutcome, CreateResult},
     },
     error::Result,
     grpc::pb,
@@ -37,11 +38,15 @@ pub(super) fn wish(
     })
 }
 
-pub fn create_fully_provisioned_response(outcome: CreateOutcome) -> pb::CreateFullyProvisionedResponse {
+pub fn create_fully_provisioned_response(result: CreateResult) -> pb::CreateFullyProvisionedResponse {
+    let response = outcome_response(result.outcome);
+    if result.dry_run { clear_generated_fields(response) } else { response }
+}
+
+pub(super) fn outcome_response(outcome: CreateOutcome) -> pb::CreateFullyProvisionedResponse {
     match outcome {
         CreateOutcome::Created(provisioned) => provisioned_response(provisioned),
         CreateOutcome::Replayed(replay) => replayed_response(replay),
-        CreateOutcome::Validated(outcome) => clear_generated_fields(create_fully_provisioned_response(*outcome)),
     }
 }
 
@@ -84,7 +89,7 @@ pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<Signup
 
 pub fn create_from_signup_response(outcome: CreateOutcome) -> pb::CreateFromSignupResponse {
     let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } =
-        create_fully_provisioned_response(outcome);
+        outcome_response(outcome);
     pb::CreateFromSignupResponse { tenant, secret_key, segment, packages, replayed }
 }
 

@@ -3,8 +3,8 @@
 use super::{branding, timestamp};
 use crate::{
     domain::{
-        CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantId, TenantIdentifier,
-        UpdateTenant, Violations,
+        CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId,
+        TenantIdentifier, TenantUpdate, Violations,
         paging::{Page, PageSize},
         tenant::TenantFilter,
     },
@@ -50,7 +50,7 @@ pub fn list_tenants_response(page: Page<Tenant>) -> pb::ListTenantsResponse {
     }
 }
 
-pub fn update_tenant(request: pb::UpdateTenantRequest) -> Result<UpdateTenant> {
+pub fn update_tenant(request: pb::UpdateTenantRequest) -> Result<(TenantId, TenantChange)> {
     let mut fields = Violations::default();
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     if request.name.is_none() && request.commission_percent.is_none() && request.branding.is_none() {
@@ -61,7 +61,8 @@ pub fn update_tenant(request: pb::UpdateTenantRequest) -> Result<UpdateTenant> {
     let commission = fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
     let branding = fields.check_optional("branding", request.branding, branding::parse);
     Ok(fields.finish(|| {
-        Some(UpdateTenant { tenant_id: tenant_id?, name: name?, commission: commission?, branding: branding? })
+        let update = TenantUpdate { name: name?, commission: commission?, branding: branding? };
+        Some((tenant_id?, TenantChange::Update(update)))
     })?)
 }
 
