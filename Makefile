@@ -10,11 +10,11 @@ run:
 # All tests, on a throw-away Postgres of their own.
 test:
 	@scripts/install-postgres
-	cargo test --locked
+	cargo test --locked --workspace
 
 check:
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- --deny warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
 	@$(MAKE) --no-print-directory test
 	@scripts/install-pgbouncer
@@ -39,10 +39,10 @@ bench:
 coverage:
 	@scripts/install-postgres
 	RUSTFLAGS="-C llvm-args=-runtime-counter-relocation" LLVM_PROFILE_FILE_NAME="turnkey-%p-%c.profraw" \
-		cargo llvm-cov --locked --html --ignore-filename-regex '/(tests|benches)/'
+		cargo llvm-cov --locked --workspace --html --ignore-filename-regex '/(tests|benches)/'
 
 format:
-	cargo fmt
+	cargo fmt --all
 	scripts/buf format --write
 
 # Makes .sqlx anew; to be run after a change to a query or to the schema.
