@@ -79,7 +79,6 @@ pub enum Precondition {
 }
 
 impl Error {
-    #[must_use]
     pub const fn not_found(resource: Resource) -> Self {
         Self::NotFound { resource, field: None }
     }

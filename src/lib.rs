@@ -5,8 +5,6 @@
 pub mod cli;
 pub mod config;
 pub mod domain;
-#[cfg(feature = "embedded")]
-pub mod embedded;
 pub mod error;
 pub mod grpc;
 pub mod secrets;

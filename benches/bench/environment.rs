@@ -7,19 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tonic::transport::Endpoint;
-use turnkey::{
-    embedded::{PrivatePostgres, Settings},
-    store,
-};
+use turnkey::store;
 
 use crate::process_memory::memory_kib;
 
 pub struct BenchEnv {
     folder: TempDir,
-    postgres: PrivatePostgres,
+    postgres: EmbeddedPostgres,
     server: Serving,
     pub endpoint: Endpoint,
     pub superuser: PgPool,
@@ -42,7 +40,7 @@ impl BenchEnv {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let root = folder.path().join("cluster");
         let settings = Settings { root, pg_bin: None, durable: true, max_connections: 200 };
-        let postgres = PrivatePostgres::start(settings).await.unwrap();
+        let postgres = EmbeddedPostgres::start(settings).await.unwrap();
         store::migrate(&postgres.owner_options()).await.unwrap();
         store::grant_provisioner(&postgres.owner_options(), postgres.server_options().get_username()).await.unwrap();
         let superuser = PgPool::connect_with(postgres.owner_options()).await.unwrap();

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "embedded")]
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::postgres::PgConnectOptions;
 
 use super::Error;
-#[cfg(feature = "embedded")]
-use crate::embedded::{PrivatePostgres, Settings};
 use crate::{config::Database, store};
 #[cfg(not(feature = "embedded"))]
-use embedded_disabled::{PrivatePostgres, Settings};
+use embedded_disabled::{EmbeddedPostgres, Settings};
 
 const ROOT: &str = ".turnkey";
 const MAX_CONNECTIONS: u16 = 100;
@@ -19,7 +19,7 @@ pub struct OpenDatabase {
     owner: PgConnectOptions,
     /// The role that serves.
     pub server: PgConnectOptions,
-    private: Option<PrivatePostgres>,
+    private: Option<EmbeddedPostgres>,
 }
 
 impl OpenDatabase {
@@ -31,7 +31,7 @@ impl OpenDatabase {
             Database::Private { pg_bin } => {
                 let root = PathBuf::from(ROOT);
                 let settings = Settings { root, pg_bin, durable: true, max_connections: MAX_CONNECTIONS };
-                let private = PrivatePostgres::start(settings).await?;
+                let private = EmbeddedPostgres::start(settings).await?;
                 Ok(Self { owner: private.owner_options(), server: private.server_options(), private: Some(private) })
             }
         }
@@ -92,9 +92,9 @@ mod embedded_disabled {
     }
 
     /// There is none.
-    pub(super) enum PrivatePostgres {}
+    pub(super) enum EmbeddedPostgres {}
 
-    impl PrivatePostgres {
+    impl EmbeddedPostgres {
         pub fn start(_settings: Settings) -> std::future::Ready<Result<Self, super::Error>> {
             std::future::ready(Err("DATABASE_URL is missing, and this build has no Postgres of its own".into()))
         }

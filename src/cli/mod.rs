@@ -70,7 +70,6 @@ enum TokenCommand {
 
 /// Runs the command that the process was started with: exit code 0 when it did its work, 1 when it could not, 2 when it
 /// was not understood; the doctor has codes of its own.
-#[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));

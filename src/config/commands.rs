@@ -124,7 +124,6 @@ pub enum ImportTarget {
 }
 
 impl ImportTarget {
-    #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Database { .. } => "database",

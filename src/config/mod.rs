@@ -79,7 +79,6 @@ pub struct ConfigErrors(Vec<(&'static str, String)>);
 
 impl ConfigErrors {
     /// Those of several parsers, as one.
-    #[must_use]
     pub fn all(parts: impl IntoIterator<Item = Self>) -> Self {
         Self(parts.into_iter().flat_map(|part| part.0).collect())
     }

@@ -106,7 +106,6 @@ fn roles(texts: &[String]) -> Result<Vec<Role>, String> {
 }
 
 /// The entry of a token, to be put at the end of the file.
-#[must_use]
 pub fn entry(token: &ServiceToken) -> String {
     let roles: Vec<String> = token.roles.iter().map(|role| format!("\"{}\"", role.as_str())).collect();
     let mut entry =

@@ -24,7 +24,6 @@ pub enum KeyMode {
 }
 
 impl KeyMode {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -46,7 +45,6 @@ impl std::str::FromStr for KeyMode {
 }
 
 /// The id in a key without its `pk_` or `sk_` and without its secret: `<mode>_<stem>_<keyid>`.
-#[must_use]
 pub fn parse_key_id(name: &str) -> Option<&str> {
     let mut parts = name.split('_');
     let (mode, stem, key_id) = (parts.next()?, parts.next()?, parts.next()?);
@@ -81,13 +79,11 @@ impl PublicKey {
         }
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// What the key is found by.
-    #[must_use]
     pub fn key_id(&self) -> &str {
         &self.0[self.0.len() - KEY_ID_LENGTH..]
     }
@@ -113,7 +109,6 @@ pub struct RotateApiKey {
 }
 
 impl RotateApiKey {
-    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let overlap = self.overlap.whole_nanoseconds().to_be_bytes();
         Fingerprint::compute(&[self.tenant_id.as_uuid().as_bytes(), &overlap])
@@ -164,7 +159,6 @@ pub enum KeyStatus {
 
 impl StoredApiKey {
     /// The verdict on the right secret of this key at this moment. What is final comes before what may pass.
-    #[must_use]
     pub fn verdict(self, now: OffsetDateTime) -> KeyVerdict {
         if self.tenant_is_deleted {
             return KeyVerdict::Invalid;

@@ -26,7 +26,6 @@ impl Argon2Params {
     /// RFC 9106, 3.1: at least 8 KiB for each lane.
     const MIN_MEMORY_KIB_PER_LANE: u32 = 8;
 
-    #[must_use]
     pub fn is_within_limits(self) -> bool {
         (1..=Self::MAX_LANES).contains(&self.lanes)
             && (1..=Self::MAX_PASSES).contains(&self.passes)

@@ -10,7 +10,6 @@ pub enum BookingType {
 
 impl BookingType {
     /// The name in the database, the same as on the wire without its prefix.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Date => "DATE",
@@ -19,7 +18,6 @@ impl BookingType {
     }
 
     /// From its name in the database.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Date, Self::Timeslot].into_iter().find(|known| known.as_str() == name)
     }

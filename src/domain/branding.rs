@@ -33,12 +33,10 @@ impl Branding {
         }
     }
 
-    #[must_use]
     pub fn too_deep() -> InvalidValue {
         InvalidValue::new(Reason::OutOfRange, "must have at most 16 levels")
     }
 
-    #[must_use]
     pub const fn as_object(&self) -> &Map<String, Value> {
         &self.0
     }

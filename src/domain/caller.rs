@@ -16,7 +16,6 @@ pub enum Role {
 }
 
 impl Role {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Provisioner => "provisioner",
@@ -56,34 +55,28 @@ impl Caller {
     pub const ANONYMOUS: &str = "anonymous";
 
     /// Everyone, where callers need no credential.
-    #[must_use]
     pub fn anonymous() -> Self {
         Self { name: Self::ANONYMOUS.to_owned(), authority: Authority::All }
     }
 
     /// An import that works on the database itself.
-    #[must_use]
     pub fn import() -> Self {
         Self { name: "import".to_owned(), authority: Authority::All }
     }
 
-    #[must_use]
     pub fn service(name: &str, roles: &[Role]) -> Self {
         Self { name: name.to_owned(), authority: Authority::Roles(roles.to_vec()) }
     }
 
-    #[must_use]
     pub fn tenant(tenant_id: TenantId) -> Self {
         Self { name: format!("tenant {tenant_id}"), authority: Authority::Tenant(tenant_id) }
     }
 
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Whether one of these roles is theirs.
-    #[must_use]
     pub fn has_any(&self, roles: &[Role]) -> bool {
         match &self.authority {
             Authority::All => true,
@@ -93,7 +86,6 @@ impl Caller {
     }
 
     /// Whether this tenant's catalog is open to them; that they may call at all is another matter.
-    #[must_use]
     pub fn can_access_tenant(&self, tenant_id: TenantId) -> bool {
         match self.authority {
             Authority::Tenant(own) => own == tenant_id,

@@ -23,7 +23,6 @@ pub enum UpsertTarget<Id> {
 }
 
 impl<Id: Copy> UpsertTarget<Id> {
-    #[must_use]
     pub const fn id(&self) -> Option<Id> {
         match self {
             Self::ById(id, _) => Some(*id),
@@ -31,7 +30,6 @@ impl<Id: Copy> UpsertTarget<Id> {
         }
     }
 
-    #[must_use]
     pub fn slug(&self) -> Option<&str> {
         match self {
             Self::ById(_, slug) => slug.as_ref().map(Slug::as_str),
@@ -40,7 +38,6 @@ impl<Id: Copy> UpsertTarget<Id> {
         }
     }
 
-    #[must_use]
     pub const fn stem(&self) -> Option<&SlugStem> {
         match self {
             Self::New(stem) => Some(stem),
@@ -124,7 +121,6 @@ pub struct PackageFilter {
 }
 
 impl PackageFilter {
-    #[must_use]
     pub fn page_token_scope(self, tenant_id: TenantId) -> PageTokenScope {
         PageTokenScope::new(format!("ListPackages/{tenant_id}/{:?}/{:?}", self.segment_id, self.active))
     }
@@ -139,7 +135,6 @@ pub struct ListSegments {
 }
 
 impl ListSegments {
-    #[must_use]
     pub fn page_token_scope(tenant_id: TenantId) -> PageTokenScope {
         PageTokenScope::new(format!("ListSegments/{tenant_id}"))
     }

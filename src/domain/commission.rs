@@ -14,7 +14,6 @@ impl CommissionPercent {
     const MAX_HUNDREDTHS: u16 = 10_000;
 
     /// `hundredths` of a percent: 1234 is 12.34 %. `None` above 100 %.
-    #[must_use]
     pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
         if hundredths <= Self::MAX_HUNDREDTHS { Some(Self { hundredths }) } else { None }
     }
@@ -41,12 +40,10 @@ impl CommissionPercent {
         }
     }
 
-    #[must_use]
     pub const fn hundredths(self) -> u16 {
         self.hundredths
     }
 
-    #[must_use]
     pub fn as_f64(self) -> f64 {
         f64::from(self.hundredths) / 100.0
     }

@@ -29,19 +29,16 @@ impl SlugStem {
         Ok(Self(stem))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// As it is, where that is a tenant's slug already.
-    #[must_use]
     pub fn as_tenant_slug(&self) -> Option<TenantSlug> {
         TenantSlug::parse(&self.0).ok()
     }
 
     /// With this behind it, and cut at a word where it would become too long. `None` where the ending itself is no part of a slug.
-    #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> Option<TenantSlug> {
         let mut slug = self.0.clone();
         truncate_at_word_boundary(&mut slug, MAX_LENGTH.checked_sub(suffix.len() + 1)?);
@@ -49,7 +46,6 @@ impl SlugStem {
     }
 
     /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
-    #[must_use]
     pub fn first_suffix(&self) -> i32 {
         if Slug::parse(&self.0).is_ok() { 1 } else { 2 }
     }

@@ -40,7 +40,6 @@ impl Email {
         }
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

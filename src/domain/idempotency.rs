@@ -25,7 +25,6 @@ pub enum IdempotentRpc {
 }
 
 impl IdempotentRpc {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CreateFullyProvisioned => "CreateFullyProvisioned",
@@ -56,7 +55,6 @@ pub struct Fingerprint(pub Bytes32);
 
 impl Fingerprint {
     /// Of a request's fields in their order. Each goes in with its length, so that no two requests run together.
-    #[must_use]
     pub fn compute(fields: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for field in fields {
@@ -68,7 +66,6 @@ impl Fingerprint {
 }
 
 impl NewIdempotencyRecord {
-    #[must_use]
     pub fn new(request_id: &RequestId, fingerprint: Fingerprint, salt: Bytes32) -> Self {
         Self { request_hash: request_id.hash(), fingerprint, salt }
     }
@@ -99,7 +96,6 @@ pub struct CreatedTenant {
 impl<Made> IdempotencyRecord<Made> {
     /// The salt and the public key to make the secret with again, while callers may have it: for 24 hours, and not after
     /// the key was rotated or revoked.
-    #[must_use]
     pub fn secret_inputs(&self, now: OffsetDateTime) -> Option<(Bytes32, &str)> {
         let is_in_time = now < self.created_at + SECRET_LIFETIME;
         let key = self.key.as_ref().filter(|key| key.expires_at.is_none() && key.revoked_at.is_none())?;

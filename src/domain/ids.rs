@@ -31,12 +31,10 @@ macro_rules! id {
                 parse_uuid(text).map(Self)
             }
 
-            #[must_use]
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            #[must_use]
             pub const fn as_uuid(self) -> Uuid {
                 self.0
             }

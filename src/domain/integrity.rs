@@ -42,7 +42,6 @@ impl FindingKind {
     ];
 
     /// By the name it has in the API, without the enum's.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoGeneralSegment => "NO_GENERAL_SEGMENT",
@@ -56,13 +55,11 @@ impl FindingKind {
         }
     }
 
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
     /// What is wrong, in a sentence; `what` names the thing where that is not the tenant.
-    #[must_use]
     pub fn detail(self, what: &str) -> String {
         match self {
             Self::NoGeneralSegment => "The tenant has no General segment.".to_owned(),

@@ -27,7 +27,6 @@ impl PageSize {
         }
     }
 
-    #[must_use]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
@@ -56,7 +55,6 @@ impl PageTokenScope {
 
     /// Opaque to callers, though no secret: it names a place in their own list. The tag tells a damaged token, and one
     /// that was made for something else.
-    #[must_use]
     pub fn token(&self, position: Cursor) -> String {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES);
         bytes.extend(position.order.to_be_bytes());
@@ -76,7 +74,6 @@ impl PageTokenScope {
         self.position(token).map(Some).ok_or_else(Self::invalid_page_token)
     }
 
-    #[must_use]
     pub fn invalid_page_token() -> InvalidValue {
         InvalidValue::new(Reason::BadFormat, "is no token of this list: use next_page_token with the same filters")
     }
@@ -115,7 +112,6 @@ pub struct Page<T> {
 impl<T> Page<T> {
     /// From one row more than the page has, where there are so many: that row says that there is a next page. It ends
     /// before its size where it would become too large a message.
-    #[must_use]
     pub fn from_rows(
         mut rows: Vec<T>,
         size: PageSize,

@@ -45,12 +45,10 @@ impl Password {
         Ok(Self(SecretString::from(normalized.as_str())))
     }
 
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    #[must_use]
     pub fn into_secret(self) -> SecretString {
         self.0
     }

@@ -17,7 +17,6 @@ impl Price {
         }
     }
 
-    #[must_use]
     pub const fn minor_units(self) -> i64 {
         self.0
     }

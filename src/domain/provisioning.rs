@@ -30,7 +30,6 @@ pub struct CreateFullyProvisioned {
 }
 
 impl CreateFullyProvisioned {
-    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let commission = self.commission.hundredths().to_be_bytes();
         Fingerprint::compute(&[self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission])
@@ -47,7 +46,6 @@ pub enum ProvisioningSource {
 }
 
 impl ProvisioningSource {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -133,7 +131,6 @@ pub struct CreateResult {
 
 impl NewTenant {
     /// The tenant as the database has it, or will have it, once these parts are written.
-    #[must_use]
     pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
         ProvisionedTenant {
             segment: default_segment(self.id, self.segment_id, self.created_at),
@@ -161,7 +158,6 @@ impl NewTenant {
 }
 
 /// The General segment as it is made.
-#[must_use]
 pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
     let default = &defaults::SEGMENT;
     Segment {

@@ -33,12 +33,10 @@ impl RequestId {
 
 impl RequestId {
     /// What is kept of it.
-    #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0).into()
     }
 
-    #[must_use]
     pub const fn expose(&self) -> &[u8; 16] {
         &self.0
     }

@@ -29,7 +29,6 @@ impl ServiceName {
         }
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,20 +58,17 @@ pub struct ServiceCredentials {
 }
 
 impl ServiceCredentials {
-    #[must_use]
     pub const fn new(tokens: Vec<ServiceToken>, certificates: Vec<ServiceCertificate>) -> Self {
         Self { tokens, certificates }
     }
 
     /// Whose certificate this is that has these names.
-    #[must_use]
     pub fn by_certificate(&self, sans: &[String]) -> Option<Caller> {
         let known = self.certificates.iter().find(|known| sans.contains(&known.san))?;
         Some(Caller::service(known.name.as_str(), &known.roles))
     }
 
     /// Whose token this is. Names are no secret; what comes behind them is compared in constant time.
-    #[must_use]
     pub fn by_token(&self, token: &SecretString) -> Option<Caller> {
         let (name, random) = token.expose_secret().strip_prefix("svc_")?.rsplit_once('_')?;
         if random.len() != RANDOM_LENGTH {
@@ -85,7 +81,6 @@ impl ServiceCredentials {
     }
 }
 
-#[must_use]
 pub fn hash_token(token: &SecretString) -> [u8; 32] {
     Sha256::digest(token.expose_secret().as_bytes()).into()
 }

@@ -62,7 +62,6 @@ impl SignupForm {
     }
 
     /// What this person's password would be guessed from first.
-    #[must_use]
     pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
         let email = self.email.iter().flat_map(|email| {
@@ -75,7 +74,6 @@ impl SignupForm {
 
 impl CreateFromSignup {
     /// Of all but the password, which a repeat is verified by against its slow hash.
-    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),
@@ -87,7 +85,6 @@ impl CreateFromSignup {
 
 impl SignupSlug {
     /// The slug to try, the first time without the ending.
-    #[must_use]
     pub fn candidate(&self, is_first: bool, suffix: &str) -> Option<TenantSlug> {
         match self {
             Self::Requested(slug) => Some(slug.clone()),

@@ -44,7 +44,6 @@ impl Slug {
         Ok(Self(text.to_owned()))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -69,7 +68,6 @@ impl TenantSlug {
         Ok(Self(slug))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -83,7 +81,6 @@ impl fmt::Display for TenantSlug {
 
 /// Names that the platform itself answers to, or that a visitor would take for the platform's own
 /// (among them the role mailboxes of RFC 2142).
-#[must_use]
 pub fn is_reserved(slug: &str) -> bool {
     RESERVED.binary_search(&slug).is_ok()
 }

@@ -76,14 +76,12 @@ pub struct TenantCursor {
 
 impl TenantFilter {
     /// What a page token is bound to.
-    #[must_use]
     pub fn page_token_scope(&self) -> PageTokenScope {
         let Self { is_active, slug_prefix, show_deleted } = self;
         PageTokenScope::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
     }
 
     /// Whether a slug can begin with the prefix at all; a text may hold what the database does not even take.
-    #[must_use]
     pub fn has_valid_prefix(&self) -> bool {
         self.slug_prefix.bytes().all(|ch| matches!(ch, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     }
@@ -123,7 +121,6 @@ fn json_bytes<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usi
 
 impl Tenant {
     /// Its place in a list, to the microsecond, as Postgres keeps it.
-    #[must_use]
     pub fn position(&self) -> Cursor {
         let micros = self.created_at.unix_timestamp_nanos() / 1_000;
         // 64 bits hold 290,000 years of microseconds, and Postgres' own count of them is no wider.

@@ -18,7 +18,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MissingField => "MISSING_FIELD",
@@ -46,7 +45,6 @@ impl InvalidValue {
         Self { reason, description: description.into() }
     }
 
-    #[must_use]
     pub fn missing() -> Self {
         Self::new(Reason::MissingField, "is required")
     }
@@ -98,7 +96,6 @@ impl Violations {
     }
 
     /// In the order in which they were noted.
-    #[must_use]
     pub fn as_slice(&self) -> &[Violation] {
         &self.0
     }

@@ -52,13 +52,11 @@ const PUBLIC_SERVICES: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Whether anyone may call it, as often as they like.
-#[must_use]
 pub fn is_public(path: &str) -> bool {
     PUBLIC_SERVICES.iter().any(|open| path.starts_with(open))
 }
 
 /// The RPC of this path, without its leading slash, if it is one of ours.
-#[must_use]
 pub fn rpc_method(path: &str) -> Option<&'static str> {
     required_roles(path).map(|(rpc, _)| &rpc[1..])
 }

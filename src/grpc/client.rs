@@ -32,7 +32,6 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the same call may do better a little later.
-    #[must_use]
     pub fn is_retryable(&self) -> bool {
         const RETRYABLE_CODES: [Code; 4] =
             [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];

@@ -19,7 +19,6 @@ pub struct PackageCatalogHandler {
 }
 
 impl PackageCatalogHandler {
-    #[must_use]
     pub fn new(service: CatalogService, calls: CallTasks) -> Self {
         Self { service: Arc::new(service), calls }
     }

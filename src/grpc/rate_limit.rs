@@ -22,7 +22,6 @@ pub struct CallerRateLimiter(Arc<ByName>);
 
 impl CallerRateLimiter {
     /// A second's worth of calls may come at once.
-    #[must_use]
     pub fn new(calls_per_second: NonZeroU32) -> Self {
         let quota = Quota::per_second(calls_per_second);
         Self(Arc::new(RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock)))

@@ -33,12 +33,10 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    #[must_use]
     pub const fn code_name(&self) -> &'static str {
         code_name(self.code)
     }
 
-    #[must_use]
     pub fn reason(&self) -> &str {
         self.details.error_info().map_or("", |info| info.reason.as_str())
     }
@@ -49,7 +47,6 @@ impl RpcError {
 }
 
 /// As the specification of gRPC spells it.
-#[must_use]
 pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -72,7 +69,6 @@ pub const fn code_name(code: Code) -> &'static str {
     }
 }
 
-#[must_use]
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     let mut failure = describe(error);
     if failure.code == Code::Internal {

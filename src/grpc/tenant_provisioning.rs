@@ -24,7 +24,6 @@ pub struct TenantProvisioningHandler {
 }
 
 impl TenantProvisioningHandler {
-    #[must_use]
     pub const fn new(service: Arc<TenantService>, calls: CallTasks) -> Self {
         Self { service, calls }
     }

@@ -73,7 +73,6 @@ impl Hasher {
     }
 
     /// How full the queues are.
-    #[must_use]
     pub fn stats(&self) -> Vec<QueueStats> {
         [&self.keys, &self.passwords].into_iter().map(|profile| profile.pool.stats()).collect()
     }

@@ -59,7 +59,6 @@ pub fn mint_key<R: TryCryptoRng>(
 }
 
 /// The secret half of the key with this public half and this secret.
-#[must_use]
 pub fn assemble_secret_key(public_key: &str, mut secret: KeyEntropy) -> SecretString {
     // Room for all of it at once: a string that grew would leave copies of the secret behind.
     let mut key = Zeroizing::new(String::with_capacity(public_key.len() + 1 + RANDOM_DIGITS + CHECKSUM_DIGITS));
@@ -81,7 +80,6 @@ pub struct ParsedSecretKey {
 
 impl ParsedSecretKey {
     /// `None` for what cannot be a key: told without a look at any database.
-    #[must_use]
     pub fn parse(text: &SecretString) -> Option<Self> {
         let (name, random_part) = text.expose_secret().strip_prefix("sk_")?.rsplit_once('_')?;
         let key_id = parse_key_id(name)?;

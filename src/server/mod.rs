@@ -206,7 +206,6 @@ fn builder() -> TonicServer {
 
 impl Server {
     /// Follows whether the database can serve.
-    #[must_use]
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.health.readiness()
     }

@@ -76,7 +76,6 @@ impl TenantService {
     }
 
     /// Whether this has the form of a secret key and its checksum; no look at any database.
-    #[must_use]
     pub fn is_key(&self, secret_key: &SecretString) -> bool {
         ParsedSecretKey::parse(secret_key).is_some()
     }

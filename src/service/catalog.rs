@@ -23,7 +23,6 @@ pub struct CatalogService {
 }
 
 impl CatalogService {
-    #[must_use]
     pub const fn new(store: Store, clock: Clock) -> Self {
         Self { store, clock }
     }

@@ -13,14 +13,12 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place where time comes from")]
     pub fn system() -> Self {
         Self::new(OffsetDateTime::now_utc)
     }
 
     /// In whole microseconds, as Postgres keeps it: what an answer says now and what is read later are the same.
-    #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         let now = (self.0)();
         now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)

@@ -27,7 +27,6 @@ pub struct TenantService {
 }
 
 impl TenantService {
-    #[must_use]
     pub const fn new(store: Store, hasher: Hasher, key_mode: KeyMode, clock: Clock) -> Self {
         Self { store, hasher, key_mode, clock }
     }
@@ -38,7 +37,6 @@ impl TenantService {
     }
 
     /// Returns how full the hashing queues are.
-    #[must_use]
     pub fn hashing_stats(&self) -> Vec<QueueStats> {
         self.hasher.stats()
     }

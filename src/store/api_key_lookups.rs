@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// KeyLookupQueue by one statement.
+/// Upper bound of the lookups in one statement.
 const MAX_BATCH_SIZE: usize = 128;
 
 #[derive(Debug)]

@@ -53,7 +53,6 @@ pub struct Store {
 
 impl Store {
     /// Connects when first used, so that a service can start before its database.
-    #[must_use]
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
         Self {
             pool: ConnectionPool::new(
@@ -66,7 +65,6 @@ impl Store {
     }
 
     /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
-    #[must_use]
     pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
         let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
         Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default() }
@@ -83,7 +81,6 @@ impl Store {
         self.pool.close_idle();
     }
 
-    #[must_use]
     pub fn pool_stats(&self) -> PoolStats {
         self.pool.stats()
     }

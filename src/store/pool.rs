@@ -28,9 +28,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
 /// How long such a connection may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_millis(250);
-/// ConnectionPool are made anew after this, so that a moved host name is followed.
+/// Connections are replaced after this, so that a moved host name is followed.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
-/// ConnectionPool that nobody needed for so long are closed.
+/// Connections idle for this long are closed.
 const MAX_IDLE: Duration = Duration::from_mins(10);
 
 /// All connections of a store. Cheap to clone.

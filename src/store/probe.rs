@@ -39,7 +39,6 @@ pub enum NotReady {
 
 impl NotReady {
     /// Whether no session can be had, as opposed to one that is of no use.
-    #[must_use]
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Unresponsive)
     }
@@ -52,7 +51,6 @@ pub struct Probe {
 }
 
 impl Probe {
-    #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
         Self { options: with_session_settings(options), connection: None }
     }

@@ -23,7 +23,6 @@ impl Extractor for Headers<'_> {
 
 /// Makes the span a child of what `traceparent` names, <https://www.w3.org/TR/trace-context/>, and answers its trace id and
 /// its own id, big-endian; none where nothing is traced.
-#[must_use]
 pub fn set_remote_parent(span: &tracing::Span, headers: &HeaderMap) -> Option<([u8; 16], [u8; 8])> {
     let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
     // Fails where nothing is traced.

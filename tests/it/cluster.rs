@@ -13,11 +13,9 @@ use std::{
     },
 };
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
-use turnkey::{
-    embedded::{PrivatePostgres, Settings},
-    store,
-};
+use turnkey::store;
 
 const TEMPLATE: &str = "turnkey_template";
 const OWNER: &str = "test_owner";
@@ -70,7 +68,7 @@ impl Cluster {
 
 impl TestDatabase {
     /// That of a Postgres of the test's own, with the schema in it.
-    pub async fn migrated_on(postgres: &PrivatePostgres) -> Self {
+    pub async fn migrated_on(postgres: &EmbeddedPostgres) -> Self {
         let owner = postgres.owner_options();
         let database = Self { superuser: owner.clone(), server: postgres.server_options(), owner };
         database.migrate().await;
@@ -114,7 +112,7 @@ fn start() -> Cluster {
         runtime.block_on(async {
             let root = fresh_root();
             let settings = Settings { root, pg_bin: None, durable: false, max_connections: 500 };
-            let postgres = PrivatePostgres::start(settings).await.unwrap();
+            let postgres = EmbeddedPostgres::start(settings).await.unwrap();
             make_template(&postgres.owner_options()).await;
             started.send(postgres.owner_options()).unwrap();
             std::future::pending::<()>().await;

@@ -1,19 +1,23 @@
-//! The private Postgres against the real one: start, stop, and every way to crash.
+//! The embedded Postgres against the real one: start, stop, and every way to crash.
 //!
 //! The crashed program is this test binary itself, started again with one ignored test.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
+use embedded_postgres::{EmbeddedPostgres, Error, Settings};
+use sqlx::{
+    ConnectOptions as _, Connection as _,
+    postgres::{PgConnectOptions, PgConnection},
+};
 use tempfile::TempDir;
-use turnkey::embedded::{EmbeddedError, PrivatePostgres, Settings};
 
 /// Tells the ignored test which folder to use.
 const ROOT_VARIABLE: &str = "TURNKEY_TEST_EMBEDDED_ROOT";
@@ -90,12 +94,12 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Starts this test binary as a program that holds a private Postgres, and waits until it does.
+/// Starts this test binary as a program that holds an embedded Postgres, and waits until it does.
 async fn start_program(root: &Path) -> Child {
     let (_, module) = module_path!().split_once("::").unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact"])
-        .arg(format!("{module}::holds_a_private_postgres_until_killed"))
+        .arg(format!("{module}::holds_an_embedded_postgres_until_killed"))
         .env(ROOT_VARIABLE, root)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -108,11 +112,11 @@ async fn start_program(root: &Path) -> Child {
 
 #[tokio::test]
 #[ignore = "the program that other tests start and kill"]
-async fn holds_a_private_postgres_until_killed() {
+async fn holds_an_embedded_postgres_until_killed() {
     let Some(root) = std::env::var_os(ROOT_VARIABLE).map(PathBuf::from) else {
         return;
     };
-    let _postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
+    let _postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     fs::write(root.join("ready"), "").unwrap();
     std::future::pending::<()>().await;
 }
@@ -121,7 +125,7 @@ async fn holds_a_private_postgres_until_killed() {
 async fn makes_a_database_and_both_logins_and_keeps_the_data() {
     let folder = closed_folder();
     let root = folder.path().join("state");
-    let postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     let mut owner = connect(&postgres.owner_options()).await;
     let who = "SELECT current_user || ' in ' || current_database()";
     assert_eq!(text(&mut owner, who).await, "turnkey in turnkey");
@@ -140,7 +144,7 @@ async fn makes_a_database_and_both_logins_and_keeps_the_data() {
     assert_eq!(mode.mode() & 0o777, 0o700);
     assert_eq!(fs::read_to_string(root.join(".gitignore")).unwrap(), "*\n");
 
-    let postgres = PrivatePostgres::start(settings(root)).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root)).await.unwrap();
     let mut owner = connect(&postgres.owner_options()).await;
     assert_eq!(text(&mut owner, "SELECT line FROM kept").await, "still here");
     owner.close().await.unwrap();
@@ -151,16 +155,16 @@ async fn makes_a_database_and_both_logins_and_keeps_the_data() {
 async fn a_second_program_in_the_folder_is_refused() {
     let folder = closed_folder();
     let root = folder.path().to_path_buf();
-    let postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
-    let refused = PrivatePostgres::start(settings(root)).await.unwrap_err();
-    assert!(matches!(refused, EmbeddedError::AlreadyRunning { .. }), "{refused}");
+    let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
+    let refused = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
+    assert!(matches!(refused, Error::AlreadyRunning { .. }), "{refused}");
     postgres.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn dropping_it_stops_postgres() {
     let folder = closed_folder();
-    let postgres = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
     let shell = parent(postmaster(folder.path()).unwrap());
     drop(postgres);
     eventually("all processes are gone", || group(shell).is_empty()).await;
@@ -183,7 +187,7 @@ async fn a_start_right_after_a_kill_waits_for_the_earlier_postgres() {
     let mut program = start_program(folder.path()).await;
     program.kill().unwrap();
     program.wait().unwrap();
-    let postgres = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
     postgres.stop().await.unwrap();
 }
 
@@ -201,7 +205,7 @@ async fn a_postgres_whose_program_and_shell_were_killed_is_replaced() {
     program.wait().unwrap();
     assert!(is_alive(orphan), "nobody was left to stop it");
 
-    let postgres = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
     assert!(!is_alive(orphan));
     assert_ne!(postmaster(folder.path()), Some(orphan));
     postgres.stop().await.unwrap();
@@ -211,7 +215,7 @@ async fn a_postgres_whose_program_and_shell_were_killed_is_replaced() {
 async fn a_killed_postgres_is_started_again() {
     let folder = closed_folder();
     let root = folder.path().to_path_buf();
-    let postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     let killed = postmaster(&root).unwrap();
     let shell = parent(killed);
     kill_9(&[killed]);
@@ -231,7 +235,7 @@ async fn a_killed_postgres_is_started_again() {
     postgres.stop().await.unwrap();
 }
 
-async fn wait_for_another(postgres: &PrivatePostgres, root: &Path, earlier: u32) {
+async fn wait_for_another(postgres: &EmbeddedPostgres, root: &Path, earlier: u32) {
     eventually("another postmaster", || postmaster(root).is_some_and(|process| process != earlier)).await;
     let limit = Instant::now() + Duration::from_secs(20);
     while let Err(error) = postgres.server_options().connect().await {
@@ -246,7 +250,7 @@ async fn a_half_made_cluster_is_made_anew() {
     let unfinished = folder.path().join("postgres.new");
     fs::create_dir_all(unfinished.join("base")).unwrap();
     fs::write(unfinished.join("PG_VERSION"), "15\n").unwrap();
-    let postgres = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
     assert!(!unfinished.exists());
     postgres.stop().await.unwrap();
 }
@@ -257,8 +261,8 @@ async fn a_cluster_that_another_version_made_is_not_touched() {
     let cluster = folder.path().join("postgres");
     fs::create_dir(&cluster).unwrap();
     fs::write(cluster.join("PG_VERSION"), "999\n").unwrap();
-    let refused = PrivatePostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
-    assert!(matches!(&refused, EmbeddedError::OtherMajor { major: 999, .. }), "{refused}");
+    let refused = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
+    assert!(matches!(&refused, Error::MajorVersionMismatch { major: 999, .. }), "{refused}");
     assert_eq!(fs::read_dir(&cluster).unwrap().count(), 1);
 }
 
@@ -267,13 +271,13 @@ async fn a_cluster_that_another_version_made_is_not_touched() {
 async fn a_process_number_used_again_does_not_stop_the_start() {
     let folder = closed_folder();
     let root = folder.path().to_path_buf();
-    let postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     postgres.stop().await.unwrap();
     // What a crash of the machine leaves: the file, with the number of a process of today.
     let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
     let stale = format!("{}\n/data\n1\n5432\n.\n\n", stranger.id());
     fs::write(root.join("postgres/postmaster.pid"), stale).unwrap();
-    let postgres = PrivatePostgres::start(settings(root)).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root)).await.unwrap();
     assert_eq!(stranger.try_wait().unwrap(), None, "it must not be signalled");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
@@ -284,12 +288,12 @@ async fn a_process_number_used_again_does_not_stop_the_start() {
 async fn a_postgres_that_cannot_start_is_reported_with_its_own_words() {
     let folder = closed_folder();
     let root = folder.path().to_path_buf();
-    let postgres = PrivatePostgres::start(settings(root.clone())).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     postgres.stop().await.unwrap();
     fs::write(root.join("postgres/postgresql.auto.conf"), "no_such_setting = 1\n").unwrap();
-    let refused = PrivatePostgres::start(settings(root)).await.unwrap_err();
+    let refused = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
     assert!(refused.to_string().contains("no_such_setting"), "{refused}");
-    let EmbeddedError::NotStarted { log, .. } = refused else { panic!("{refused}") };
+    let Error::NotStarted { log, .. } = refused else { panic!("{refused}") };
     let said = fs::read_to_string(log).unwrap();
     assert_eq!(said.matches("no_such_setting").count(), 1, "trying again does not help");
 }
@@ -299,7 +303,7 @@ async fn a_directory_without_postgres_is_refused_by_name() {
     let folder = closed_folder();
     let mut settings = settings(folder.path().join("state"));
     settings.pg_bin = Some(folder.path().to_path_buf());
-    let refused = PrivatePostgres::start(settings).await.unwrap_err();
+    let refused = EmbeddedPostgres::start(settings).await.unwrap_err();
     let name = folder.path().to_str().unwrap();
     assert!(refused.to_string().contains(name), "{refused}");
 }

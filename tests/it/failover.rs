@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::tempdir_in;
 use tonic_health::pb::health_check_response::ServingStatus;
-use turnkey::embedded::{PrivatePostgres, Settings};
 
 use crate::{
     cluster::{Cluster, SERVER, TestDatabase, execute},
@@ -24,7 +24,7 @@ pub async fn stop_postgres_under_load(stops: u32, seed: u64) -> Outcome {
     let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let root = folder.path().join("cluster");
     let settings = Settings { root: root.clone(), pg_bin: None, durable: true, max_connections: 50 };
-    let postgres = PrivatePostgres::start(settings).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let client = fixture.provisioning.clone();
     let mut load = Load::start(8, move || client.clone());

@@ -38,7 +38,7 @@ pub struct Fixture {
     ahead: Arc<AtomicI64>,
 }
 
-/// Rows of one tenant in tenants, segments, packages and api_keys.
+/// Rows of one tenant in `tenants`, `segments`, `packages` and `api_keys`.
 pub const ONE_TENANT: [i64; 4] = [1, 1, 3, 1];
 
 /// The ids of a tenant that was just made.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use nix::sys::signal::Signal;
 use tempfile::tempdir_in;
 use tokio::task::JoinSet;
@@ -10,7 +11,6 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use turnkey::{
-    embedded::{PrivatePostgres, Settings},
     grpc::pb::{ListPackagesRequest, tenant_provisioning_client::TenantProvisioningClient},
     store,
 };
@@ -59,7 +59,7 @@ async fn a_database_that_goes_and_comes_back_turns_readiness_and_needs_no_restar
     let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let start = || {
         let root = root.path().join("cluster");
-        PrivatePostgres::start(Settings { root, pg_bin: None, durable: false, max_connections: 20 })
+        EmbeddedPostgres::start(Settings { root, pg_bin: None, durable: false, max_connections: 20 })
     };
     let postgres = start().await.unwrap();
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;

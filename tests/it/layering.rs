@@ -7,13 +7,12 @@ use std::{
 };
 
 /// Each part of `src`, and the parts it may import.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config", "domain", "embedded", "error", "grpc", "secrets", "server", "service", "store", "telemetry"]),
+    ("cli", &["config", "domain", "error", "grpc", "secrets", "server", "service", "store", "telemetry"]),
     ("server", &["config", "domain", "error", "grpc", "secrets", "service", "store", "telemetry"]),
     ("telemetry", &["config"]),
-    ("embedded", &["config"]),
     ("config", &["domain", "error"]),
     ("grpc", &["service", "domain", "error", "telemetry"]),
     ("service", &["store", "domain", "secrets", "error", "telemetry"]),
@@ -23,11 +22,12 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 ];
 
 /// Libraries that only some parts may know.
-const KNOWN_ONLY_BY: [(&str, &[&str]); 13] = [
+const KNOWN_ONLY_BY: [(&str, &[&str]); 14] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
-    ("sqlx", &["store", "server", "embedded", "cli", "config"]),
+    ("sqlx", &["store", "server", "cli", "config"]),
+    ("embedded_postgres", &["cli"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),

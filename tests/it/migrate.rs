@@ -2,12 +2,10 @@
 
 use std::{process::Output, thread};
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{ConnectOptions as _, PgPool};
 use tempfile::tempdir_in;
-use turnkey::{
-    embedded::{PrivatePostgres, Settings},
-    store::{self, MigrateError},
-};
+use turnkey::store::{self, MigrateError};
 
 use crate::{
     cluster::{Cluster, execute},
@@ -61,7 +59,7 @@ async fn a_database_that_is_away_ends_migrate_with_1_and_a_sentence() {
 async fn an_owner_who_may_not_create_roles_is_told_what_to_run() {
     let root = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
-    let postgres = PrivatePostgres::start(settings).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();
     execute(&administrator, "CREATE ROLE limited LOGIN".to_owned()).await;
     execute(&administrator, "CREATE DATABASE limited OWNER limited".to_owned()).await;
@@ -82,7 +80,7 @@ async fn an_owner_who_may_not_create_roles_is_told_what_to_run() {
 async fn several_databases_of_one_cluster_migrate_at_once() {
     let root = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
-    let postgres = PrivatePostgres::start(settings).await.unwrap();
+    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();
     let databases: Vec<_> = (0..5).map(|number| administrator.clone().database(&format!("d{number}"))).collect();
     for number in 0..5 {

@@ -75,7 +75,7 @@ impl Target {
                     service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?
                 {
                     answers.push(match outcome {
-                        Ok(outcome) => row_result(self.with_key(known(outcome)?).await)?,
+                        Ok(outcome) => row_result(self.with_key(outcome.into()).await)?,
                         Err(refused) => {
                             let refusal = status::describe(refused);
                             Err(format!("{}: {}", refusal.reason(), refusal.message))
@@ -132,18 +132,13 @@ struct ReplayedTenant {
     secret_key: Option<SecretString>,
 }
 
-fn known(outcome: CreateOutcome) -> Result<ReplayedTenant, error::Error> {
-    match outcome {
-        CreateOutcome::Created(made) => Ok(ReplayedTenant {
-            tenant_id: made.tenant.id,
-            public_key: made.tenant.api_key_public,
-            secret_key: Some(made.secret_key),
-        }),
-        CreateOutcome::Replayed(replay) => Ok(ReplayedTenant {
-            tenant_id: replay.made.tenant.id,
-            public_key: replay.made.tenant.api_key_public,
-            secret_key: replay.secret_key,
-        }),
+impl From<CreateOutcome> for ReplayedTenant {
+    fn from(outcome: CreateOutcome) -> Self {
+        let (tenant, secret_key) = match outcome {
+            CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
+            CreateOutcome::Replayed(replay) => (replay.made.tenant, replay.secret_key),
+        };
+        Self { tenant_id: tenant.id, public_key: tenant.api_key_public, secret_key }
     }
 }
 

@@ -46,7 +46,6 @@ impl Default for CallContext {
 }
 
 impl CallContext {
-    #[must_use]
     pub fn deadline_exceeded(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -188,7 +187,6 @@ fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
 }
 
 /// The words of a panic.
-#[must_use]
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", said.unwrap_or("without a word"))

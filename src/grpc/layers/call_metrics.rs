@@ -24,7 +24,6 @@ pub struct CallMetrics {
 
 impl CallMetrics {
     /// `method` without its leading slash.
-    #[must_use]
     pub fn new(method: &'static str, span: Span) -> Self {
         Self { method, span, started: Instant::now(), has_ended: false }
     }

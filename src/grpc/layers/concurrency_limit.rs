@@ -25,7 +25,6 @@ pub type CallPermit = Arc<OwnedSemaphorePermit>;
 pub struct ConcurrencyLimitLayer(Arc<Semaphore>);
 
 impl ConcurrencyLimitLayer {
-    #[must_use]
     pub fn new(max_concurrent_calls: usize) -> Self {
         Self(Arc::new(Semaphore::new(max_concurrent_calls)))
     }
