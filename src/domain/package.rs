@@ -1,4 +1,4 @@
-//! A package as it is read.
+//! A package, as stored and returned. `catalog.rs` has the requests that change one.
 
 use time::OffsetDateTime;
 
@@ -8,7 +8,7 @@ use super::{
     paging::ApproximateSize,
 };
 
-/// What a customer books; always in a segment of its own tenant.
+/// An offer that a customer can book. It always belongs to a segment of its own tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
     pub id: PackageId,

@@ -1,4 +1,4 @@
-//! Money.
+//! Prices in minor units, without a currency.
 
 use super::validation::{InvalidValue, Reason};
 
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bounds_are_prices() {
+    fn prices_range_from_zero_to_the_maximum() {
         for (minor_units, is_price) in
             [(0, true), (Price::MAX, true), (-1, false), (Price::MAX + 1, false), (i64::MIN, false)]
         {

@@ -1,4 +1,4 @@
-//! A segment as it is read.
+//! A segment, as stored and returned. `catalog.rs` has the requests that change one.
 
 use time::OffsetDateTime;
 
@@ -7,7 +7,7 @@ use super::{
     paging::ApproximateSize,
 };
 
-/// A group of offers on a tenant's storefront.
+/// A group of packages on a tenant's storefront.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub id: SegmentId,

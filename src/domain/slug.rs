@@ -1,4 +1,4 @@
-//! Slugs: the names that stand in addresses.
+//! Slugs: the names of tenants, segments and packages in URLs. `derived_slug.rs` derives them from display names.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use super::validation::{InvalidValue, Reason};
 pub const MIN_LENGTH: usize = 3;
 pub const MAX_LENGTH: usize = 63;
 
-/// A segment's or package's slug: 3–63 characters of `a-z0-9-` that start with a letter, end with a letter or digit,
-/// hold no `--` and are not shaped like a UUID, so that an id and a slug can never be mistaken for each other.
+/// The slug of a segment or package: 3–63 characters of `a-z0-9-` that start with a letter, end with a letter or digit,
+/// contain no `--` and do not have the format of a UUID, so that ids and slugs cannot be confused.
 ///
-/// 63 is the longest label of a host name (RFC 1035, 2.3.4): a tenant's slug can become a subdomain.
+/// 63 is the maximum length of a label in a host name (RFC 1035, 2.3.4): a tenant's slug can become a subdomain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slug(String);
 
@@ -21,7 +21,7 @@ impl Slug {
         }
         let bad_format = |description| Err(InvalidValue::new(Reason::BadFormat, description));
         if !text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
-            return bad_format("may hold only lower-case letters a-z, digits and hyphens");
+            return bad_format("must contain only lower-case letters a-z, digits and hyphens");
         }
         if text.len() < MIN_LENGTH {
             return Err(InvalidValue::new(Reason::TooShort, "must have at least 3 characters"));
@@ -36,10 +36,10 @@ impl Slug {
             return bad_format("must end with a letter or a digit");
         }
         if text.contains("--") {
-            return bad_format("must not hold two hyphens in a row");
+            return bad_format("must not contain two consecutive hyphens");
         }
         if uuid::Uuid::try_parse(text).is_ok() {
-            return bad_format("must not have the shape of a UUID");
+            return bad_format("must not have the format of a UUID");
         }
         Ok(Self(text.to_owned()))
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Slug {
     }
 }
 
-/// A tenant's slug: a [`Slug`] that is not [reserved](is_reserved).
+/// The slug of a tenant: a [`Slug`] that is not [reserved](is_reserved).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantSlug(Slug);
 
@@ -79,13 +79,12 @@ impl fmt::Display for TenantSlug {
     }
 }
 
-/// Names that the platform itself answers to, or that a visitor would take for the platform's own
-/// (among them the role mailboxes of RFC 2142).
+/// Whether the platform itself uses this name, or a visitor would assume so (role mailboxes of RFC 2142 included).
 pub fn is_reserved(slug: &str) -> bool {
     RESERVED.binary_search(&slug).is_ok()
 }
 
-/// Sorted, for the binary search.
+/// Sorted, as the binary search requires.
 const RESERVED: [&str; 34] = [
     "abuse",
     "account",
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_reason() {
+    fn each_violated_slug_rule_has_its_reason() {
         for (text, expected) in [
             ("bella-weddings", None),
             ("abc", None),
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reserved_list_is_sorted_and_made_of_slugs() {
+    fn the_reserved_list_is_sorted_and_contains_only_slugs() {
         assert!(RESERVED.is_sorted());
         for slug in RESERVED {
             assert!(Slug::parse(slug).is_ok(), "{slug}");
@@ -174,14 +173,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_kept_as_it_is(text in "\\PC{0,80}") {
+        fn a_text_is_either_rejected_or_kept_unchanged_as_a_slug(text in "\\PC{0,80}") {
             if let Ok(slug) = Slug::parse(&text) {
                 prop_assert_eq!(slug.as_str(), &text);
             }
         }
 
         #[test]
-        fn every_text_of_the_form_is_taken(text in "[a-z][a-z0-9]{2,9}(-[a-z0-9]{1,9}){0,4}") {
+        fn every_text_in_slug_format_is_accepted(text in "[a-z][a-z0-9]{2,9}(-[a-z0-9]{1,9}){0,4}") {
             prop_assert!(Slug::parse(&text).is_ok());
         }
     }

@@ -1,4 +1,4 @@
-//! Text for people: names, titles and descriptions.
+//! Text shown to people: names, titles and descriptions.
 
 use super::validation::{InvalidValue, Reason};
 
@@ -15,13 +15,13 @@ impl DisplayName {
         }
         let trimmed = text.trim();
         if trimmed.is_empty() {
-            return Err(InvalidValue::new(Reason::TooShort, "must have at least 1 character that is not a space"));
+            return Err(InvalidValue::new(Reason::TooShort, "must have at least 1 character that is not whitespace"));
         }
         if trimmed.chars().count() > Self::MAX_LENGTH {
             return Err(InvalidValue::new(Reason::TooLong, "must have at most 200 characters"));
         }
         if trimmed.chars().any(char::is_control) {
-            return Err(InvalidValue::new(Reason::BadFormat, "must not hold control characters"));
+            return Err(InvalidValue::new(Reason::BadFormat, "must not contain control characters"));
         }
         Ok(Self(trimmed.to_owned()))
     }
@@ -35,7 +35,8 @@ impl DisplayName {
     }
 }
 
-/// A description: up to 2,000 characters, no control characters but newline and tab. May be empty, and is kept as it is.
+/// A description: up to 2,000 characters, no control characters except newline and tab. It may be empty and is not
+/// trimmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(String);
 
@@ -47,7 +48,10 @@ impl Description {
             return Err(InvalidValue::new(Reason::TooLong, "must have at most 2,000 characters"));
         }
         if text.chars().any(|ch| ch.is_control() && !matches!(ch, '\n' | '\t')) {
-            return Err(InvalidValue::new(Reason::BadFormat, "must not hold control characters but newline and tab"));
+            return Err(InvalidValue::new(
+                Reason::BadFormat,
+                "must not contain control characters except newline and tab",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_reason() {
+    fn each_violated_name_rule_has_its_reason() {
         for (text, expected) in [
             ("Bella Weddings", None),
             ("B", None),
@@ -86,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_may_be_empty_and_have_lines() {
+    fn a_description_may_be_empty_or_have_several_lines() {
         let reason = |text: &str| Description::parse(text).err().map(|invalid| invalid.reason);
         assert_eq!(reason(""), None);
         assert_eq!(reason("One\n\ttwo"), None);
