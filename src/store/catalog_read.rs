@@ -1,8 +1,9 @@
-//! Reads one tenant's catalog in a single round trip.
+//! Reads one tenant's catalog in a single round trip
+//! ([ADR 11](../../docs/adr/0011-catalog-reads-in-one-trip.md)).
 //!
-//! What names the tenant and the statement are sent as one query, which Postgres runs as one transaction. Such a query takes
-//! no parameters. So the statement is one that Postgres keeps under a name, and what would be parameters is written into
-//! EXECUTE: only what needs no quoting, see [`SqlLiteral`].
+//! A transaction that selects the catalog role and the tenant takes three round trips. Postgres runs several statements
+//! in one query as one transaction, but such a query takes no parameters. The statement is therefore prepared in the
+//! session under a name, and EXECUTE contains its arguments as text, see [`SqlLiteral`].
 
 use std::fmt::Display;
 
@@ -14,17 +15,21 @@ use super::{
 };
 use crate::{domain::TenantId, error::Result};
 
-/// A SELECT about the tenant `$1`, checked against the schema when it is compiled, and its rows.
+/// Runs a SELECT in which `$1` is the tenant's id, and returns its rows.
+///
+/// It is a macro because sqlx checks only literals against the schema at compile time: the closure passes the statement
+/// to sqlx's checked macro and never runs.
 macro_rules! catalog_query {
     ($store:expr, $operation:literal, $tenant_id:expr, $row:ty, $sql:literal, $($argument:expr),+ $(,)?) => {{
         let _checked = || sqlx::query_as!($row, $sql, $tenant_id.as_uuid(), $($argument),+);
         let arguments = vec![$($crate::store::catalog_read::SqlLiteral::literal(&$argument)),+];
-        $store.read::<$row>($operation, $tenant_id, $sql, arguments)
+        $store.run_catalog_query::<$row>($operation, $tenant_id, $sql, arguments)
     }};
 }
 pub(super) use catalog_query;
 
-/// What can stand in a statement as it is.
+/// A value that can be written into a statement without escaping: an id, a number or a boolean. Not implemented for
+/// strings, so that no text of a client can become part of a statement.
 pub(super) trait SqlLiteral {
     fn literal(&self) -> String;
 }
@@ -58,8 +63,8 @@ impl<T: SqlLiteral> SqlLiteral for Option<T> {
 }
 
 impl Store {
-    /// To be called by [`catalog_query!`] alone.
-    pub(super) async fn read<Row>(
+    /// Runs the statement of a [`catalog_query!`], which alone calls this.
+    pub(super) async fn run_catalog_query<Row>(
         &self,
         operation: &'static str,
         tenant_id: TenantId,
@@ -82,7 +87,7 @@ async fn fetch(
     sql: &'static str,
     arguments: &[String],
 ) -> sqlx::Result<Vec<PgRow>> {
-    // Another release may have prepared another statement in a session that a pooler lends to both.
+    // The checksum distinguishes releases that share a pooler's sessions and whose statements differ.
     let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
     let query =
         format!("{}; EXECUTE {name} ('{tenant_id}', {})", set_catalog_role_sql(tenant_id), arguments.join(", "));
@@ -90,7 +95,7 @@ async fn fetch(
     if !rows.as_ref().is_err_and(is_unknown_prepared_statement) {
         return rows;
     }
-    // The first time in this session.
+    // First use in this session.
     let query = format!("PREPARE {name} AS {sql}; {query}");
     sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(connection).await
 }
