@@ -1,7 +1,12 @@
 //! How a customer books a package.
 
+use strum::{EnumString, IntoStaticStr};
+
 /// By whole day, or by a time within a day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+///
+/// As text it is the name in the database, which is the protobuf name without its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum BookingType {
     #[default]
     Date,
@@ -9,16 +14,7 @@ pub enum BookingType {
 }
 
 impl BookingType {
-    /// The name in the database, the same as on the wire without its prefix.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Date => "DATE",
-            Self::Timeslot => "TIMESLOT",
-        }
-    }
-
-    /// From its name in the database.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Date, Self::Timeslot].into_iter().find(|known| known.as_str() == name)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

@@ -1,4 +1,7 @@
-//! Wishes for a tenant's catalog, and what comes of them.
+//! The parsed requests of `PackageCatalog` and their outcomes. The resources themselves are in [`super::package`] and
+//! [`super::segment`].
+
+use strum::EnumString;
 
 use super::{
     booking_type::BookingType,
@@ -7,18 +10,19 @@ use super::{
     package::Package,
     paging::{Cursor, PageSize, PageTokenScope},
     price::Price,
+    segment::Segment,
     slug::Slug,
     text::{Description, DisplayName},
 };
 
-/// What an upsert is about.
+/// The resource that an upsert creates or updates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpsertTarget<Id> {
-    /// This one, which must exist; with a slug it is renamed.
+    /// The existing resource with this id. The slug, if present, is its new slug.
     ById(Id, Option<Slug>),
-    /// The one with this slug, or a new one.
+    /// The resource with this slug; it is created if it does not exist.
     BySlug(Slug),
-    /// A new one, whose slug is made from its name.
+    /// A new resource, whose slug is derived from its name.
     New(SlugStem),
 }
 
@@ -30,6 +34,7 @@ impl<Id: Copy> UpsertTarget<Id> {
         }
     }
 
+    /// Returns the slug that the request gives.
     pub fn slug(&self) -> Option<&str> {
         match self {
             Self::ById(_, slug) => slug.as_ref().map(Slug::as_str),
@@ -46,7 +51,7 @@ impl<Id: Copy> UpsertTarget<Id> {
     }
 }
 
-/// A package to be created or changed. What is absent stays as it is, or gets its default.
+/// A package to create or update. An absent field keeps its value in an update and gets its default in a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageUpsert {
     pub target: UpsertTarget<PackageId>,
@@ -59,7 +64,7 @@ pub struct PackageUpsert {
     pub segment_id: Option<SegmentId>,
 }
 
-/// A segment to be created or changed. What is absent stays as it is, or gets its default.
+/// A segment to create or update. An absent field keeps its value in an update and gets its default in a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentUpsert {
     pub target: UpsertTarget<SegmentId>,
@@ -70,42 +75,50 @@ pub struct SegmentUpsert {
     pub active: Option<bool>,
 }
 
-/// A thing as it is after an upsert.
+/// A resource after an upsert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpsertResult<T> {
+    /// Whether the upsert created the resource; otherwise it existed.
     pub created: bool,
     pub item: T,
 }
 
-/// Why an item of an upsert cannot be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Problem {
-    /// It names something by an id that this tenant does not have.
+/// All packages of a batch, in order; or, if nothing was written, every item that prevented it, by its index.
+pub type PackageUpsertOutcome = Result<Vec<UpsertResult<Package>>, Vec<(usize, PackageUpsertError)>>;
+
+pub type SegmentUpsertOutcome = Result<UpsertResult<Segment>, SegmentUpsertError>;
+
+/// Why an item of a package upsert cannot be written. Parses from the name that the SQL statement gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
+pub enum PackageUpsertError {
+    /// The tenant has no package with the item's id.
     NotFound,
-    /// Its segment is none of this tenant's.
+    /// The tenant has no segment with the item's segment id.
     SegmentNotFound,
-    /// It would create, and lacks the name or the price for that.
+    /// The item would create a package, but lacks its name or price.
     Incomplete,
-    /// It would take a slug that another one has.
+    /// Another package has the new slug.
     SlugTaken,
-    /// An item before it is about the same thing.
+    /// An earlier item has the same package as its target.
     Duplicate,
-    /// It would rename the General segment.
+}
+
+/// Why a segment cannot be written. Parses from the name that the SQL statement gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
+pub enum SegmentUpsertError {
+    /// The tenant has no segment with this id.
+    NotFound,
+    /// The upsert would create a segment, but lacks its name.
+    Incomplete,
+    /// Another segment has the new slug.
+    SlugTaken,
+    /// The upsert would rename the General segment.
     DefaultSegment,
 }
 
-/// What became of an upsert of packages: all done, or all refused with every item that is to blame.
-#[derive(Debug)]
-pub enum PackageBatchOutcome {
-    Done {
-        packages: Vec<UpsertResult<Package>>,
-        /// The General segment, where it was missing and had to be made again.
-        recreated_general: Option<SegmentId>,
-    },
-    Refused(Vec<(usize, Problem)>),
-}
-
-/// Which packages to list, and where to begin.
+/// Which packages to list, and after which position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPackages {
     pub tenant_id: TenantId,
@@ -126,7 +139,7 @@ impl PackageFilter {
     }
 }
 
-/// Where to begin to list segments.
+/// Which segments to list, and after which position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListSegments {
     pub tenant_id: TenantId,

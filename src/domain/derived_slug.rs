@@ -1,4 +1,9 @@
-//! Slugs made from names.
+//! Derives slugs from names.
+//!
+//! A name gives a [`SlugStem`]. [`SlugChooser`] makes it unique among a tenant's packages or segments with a number, and
+//! [`SlugStem::with_suffix`] appends a suffix of the caller. The existing slugs are read by `store`.
+
+use std::collections::{HashMap, HashSet};
 
 use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
@@ -7,48 +12,103 @@ use super::{
     validation::{InvalidValue, Reason},
 };
 
-/// What a name gives for a slug: letters folded to ASCII, apostrophes dropped, every other run of characters one `-`, an
-/// `s-` before a leading digit, cut at a word at 63 characters.
+/// The part of a slug that comes from a name: letters folded to ASCII, apostrophes dropped, every other run of
+/// characters replaced with one `-`, `s-` before a leading digit, truncated at a word boundary to 63 characters.
 ///
-/// It need not be a slug yet (`Q` gives `q`), but with a number behind it, it is: see [`SlugStem::first_suffix`].
+/// A stem is not always a valid slug (`Q` gives `q`), but with a numeric suffix it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlugStem(String);
 
 impl SlugStem {
     /// # Errors
-    /// `BAD_FORMAT` where the name has nothing that a slug could be made of.
+    /// `BAD_FORMAT` if the name contains no letter or digit.
     pub fn from_name(name: &str) -> Result<Self, InvalidValue> {
         let mut stem = fold(name);
         if stem.is_empty() {
-            return Err(InvalidValue::new(Reason::BadFormat, "has no letter or digit that a slug could be made of"));
+            return Err(InvalidValue::new(Reason::BadFormat, "must contain a letter or digit to derive a slug from"));
         }
         if stem.starts_with(|first: char| first.is_ascii_digit()) {
             stem.insert_str(0, "s-");
         }
-        truncate_at_word_boundary(&mut stem, MAX_LENGTH);
-        Ok(Self(stem))
+        Ok(Self(truncate_at_word_boundary(&stem, MAX_LENGTH).to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As it is, where that is a tenant's slug already.
+    /// Returns the stem itself if it is a valid tenant slug.
     pub fn as_tenant_slug(&self) -> Option<TenantSlug> {
         TenantSlug::parse(&self.0).ok()
     }
 
-    /// With this behind it, and cut at a word where it would become too long. `None` where the ending itself is no part of a slug.
+    /// Appends `-` and `suffix`, and truncates the stem at a word boundary if the slug would become too long. Returns
+    /// `None` if `suffix` cannot be part of a slug.
     pub fn with_suffix(&self, suffix: &str) -> Option<TenantSlug> {
-        let mut slug = self.0.clone();
-        truncate_at_word_boundary(&mut slug, MAX_LENGTH.checked_sub(suffix.len() + 1)?);
-        TenantSlug::parse(&format!("{slug}-{suffix}")).ok()
+        let stem = truncate_at_word_boundary(&self.0, MAX_LENGTH.checked_sub(suffix.len() + 1)?);
+        TenantSlug::parse(&format!("{stem}-{suffix}")).ok()
     }
 
-    /// The smallest number that makes a slug of it: 1 stands for none, 2 for `-2`, and so on.
-    pub fn first_suffix(&self) -> i32 {
-        if Slug::parse(&self.0).is_ok() { 1 } else { 2 }
+    /// Returns a prefix of every slug that a [`SlugChooser`] can choose for this stem. Only slugs with this prefix can
+    /// collide with the chosen one.
+    pub fn slug_prefix(&self) -> &str {
+        // No tenant has a billion packages.
+        truncate_at_word_boundary(&self.0, MAX_LENGTH - "-999999999".len())
     }
+}
+
+/// Returns the fewest prefixes such that every slug that can be chosen for one of the stems has one of them. No slug
+/// has two of them.
+pub fn slug_prefixes<'a>(stems: impl IntoIterator<Item = &'a SlugStem>) -> Vec<&'a str> {
+    let mut prefixes: Vec<&str> = stems.into_iter().map(SlugStem::slug_prefix).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup_by(|prefix, previous| prefix.starts_with(*previous));
+    prefixes
+}
+
+/// Chooses slugs that differ from the unavailable ones and from each other.
+///
+/// The time for all slugs together is linear in the number of unavailable and chosen slugs, however many share a name.
+#[derive(Debug)]
+pub struct SlugChooser<'a> {
+    unavailable: HashSet<String>,
+    /// For a truncated stem and a number of digits: the first suffix of that many digits that has not been tried.
+    next_suffixes: HashMap<(&'a str, u32), u64>,
+}
+
+impl<'a> SlugChooser<'a> {
+    pub fn new(unavailable: HashSet<String>) -> Self {
+        Self { unavailable, next_suffixes: HashMap::new() }
+    }
+
+    /// Returns the stem itself if it is a valid and available slug, otherwise the stem with the smallest of the
+    /// suffixes `-2`, `-3` and so on that is available. If both do not fit into 63 characters, the stem is truncated
+    /// at a word boundary.
+    pub fn choose(&mut self, stem: &'a SlugStem) -> Slug {
+        if let Some(slug) = reserve(&mut self.unavailable, stem.0.clone()) {
+            return slug;
+        }
+        let mut digits = 1;
+        loop {
+            let truncated = truncate_at_word_boundary(&stem.0, MAX_LENGTH - "-".len() - digits as usize);
+            let (first, end) = (10_u64.pow(digits - 1).max(2), 10_u64.pow(digits));
+            let next = self.next_suffixes.entry((truncated, digits)).or_insert(first);
+            while *next < end {
+                let candidate = format!("{truncated}-{next}");
+                *next += 1;
+                if let Some(slug) = reserve(&mut self.unavailable, candidate) {
+                    return slug;
+                }
+            }
+            digits += 1;
+        }
+    }
+}
+
+/// Adds `candidate` to the unavailable slugs. Returns `None` if it already was one, or is not a slug.
+fn reserve(unavailable: &mut HashSet<String>, candidate: String) -> Option<Slug> {
+    let slug = Slug::parse(&candidate).ok()?;
+    unavailable.insert(candidate).then_some(slug)
 }
 
 fn fold(name: &str) -> String {
@@ -65,15 +125,15 @@ fn fold(name: &str) -> String {
             pending_separator = true;
         }
     };
-    // Compatibility forms first: they turn full-width letters and ligatures into plain ones, and letters that were typed
-    // with a combining accent into one character. Apostrophes go before that: some would become a space and an accent.
-    // And so do symbols, some of which would become letters.
+    // Apostrophes and symbols go before NFKC, which turns some apostrophes into a space and an accent, and some symbols
+    // into letters. NFKC goes before the folding: it turns full-width letters and ligatures into plain letters, and a
+    // letter with a combining accent into one character.
     let letters = name.chars().filter(|&ch| !is_apostrophe(ch));
     let letters = letters.map(|ch| if is_letterlike_symbol(ch) { ' ' } else { ch });
-    // A vowel sign is a mark that is a letter as well.
+    // Vowel signs are combining marks and alphabetic; they are kept.
     for ch in letters.nfkc().filter(|&ch| ch.is_alphanumeric() || !is_combining_mark(ch)) {
         match deunicode::deunicode_char(ch) {
-            // Only letters and digits: deunicode would also name emoji and symbols.
+            // Only letters and digits: deunicode also spells out emoji and symbols.
             Some(ascii) if ch.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
             _ => push(' ', &mut folded),
         }
@@ -85,27 +145,27 @@ const fn is_apostrophe(ch: char) -> bool {
     matches!(ch, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
 }
 
-/// Trade marks, circled and squared letters and the like, by their blocks.
+/// Whether the character is a trademark sign, a circled or squared letter or similar, by its Unicode block.
 const fn is_letterlike_symbol(ch: char) -> bool {
     matches!(ch, '\u{2100}'..='\u{214f}' | '\u{2460}'..='\u{24ff}' | '\u{3200}'..='\u{33ff}' | '\u{1f100}'..='\u{1f2ff}')
 }
 
-fn truncate_at_word_boundary(stem: &mut String, max_length: usize) {
+fn truncate_at_word_boundary(stem: &str, max_length: usize) -> &str {
     if stem.len() <= max_length {
-        return;
+        return stem;
     }
+    let truncated = &stem[..max_length];
     let ends_a_word = stem.as_bytes()[max_length] == b'-';
-    stem.truncate(max_length);
-    // A single word that long is cut where it is; the `s-` before a number is no word.
-    if let Some(gap) = stem.rfind('-').filter(|&gap| !ends_a_word && gap > "s-".len()) {
-        stem.truncate(gap);
+    match truncated.rfind('-') {
+        Some(boundary) if !ends_a_word && boundary > "s-".len() => &truncated[..boundary],
+        // A first word this long is cut anywhere; the `s-` before a digit does not count as a word.
+        _ => truncated.trim_end_matches('-'),
     }
-    stem.truncate(stem.trim_end_matches('-').len());
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
 
@@ -114,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn names_become_what_a_person_would_type() {
+    fn stems_are_what_a_person_would_type() {
         for (name, expected) in [
             ("Bella Weddings & Co. Photography", "bella-weddings-co-photography"),
             ("Ömer's Café", "omers-cafe"),
@@ -140,18 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_nothing_usable_is_refused() {
+    fn a_name_without_letters_and_digits_gives_no_stem() {
         for name in ["🎂🎂", "---", "&%$", "'", "\u{301}"] {
             assert_eq!(SlugStem::from_name(name).unwrap_err().reason, Reason::BadFormat, "{name}");
         }
     }
 
     #[test]
-    fn long_names_are_cut_at_a_word() {
+    fn stems_of_long_names_are_truncated_at_a_word_boundary() {
         assert_eq!(stem(&"a".repeat(150)), "a".repeat(63));
         assert_eq!(stem(&"1".repeat(150)), format!("s-{}", "1".repeat(61)));
         assert_eq!(stem(&format!("{} {}", "a".repeat(60), "b".repeat(9))), "a".repeat(60));
-        // Two letters alone would be no slug.
+        // `ab` alone would be too short for a slug.
         assert_eq!(stem(&format!("ab {}", "c".repeat(70))), format!("ab-{}", "c".repeat(60)));
         assert_eq!(stem(&format!("abc {}", "d".repeat(70))), "abc");
         assert_eq!(stem(&format!("{} {}", "a".repeat(63), "b".repeat(9))), "a".repeat(63));
@@ -162,45 +222,90 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_slug_by_itself_needs_a_number() {
-        for (name, suffix) in [("Bella", 1), ("Q", 2), ("ab", 2), ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 2)] {
-            assert_eq!(SlugStem::from_name(name).unwrap().first_suffix(), suffix, "{name}");
+    fn a_tenant_slug_gets_a_suffix_if_the_stem_is_not_a_valid_one() {
+        let slug = |name: &str| SlugStem::from_name(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
+        assert_eq!(slug("Bella"), Some("bella".to_owned()));
+        for invalid in ["Admin", "Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
+            assert_eq!(slug(invalid), None, "{invalid}");
         }
+        let suffixed = |name: &str| SlugStem::from_name(name).unwrap().with_suffix("x7k2pd").unwrap().to_string();
+        assert_eq!(suffixed("Admin"), "admin-x7k2pd");
+        assert_eq!(suffixed("Q"), "q-x7k2pd");
+        assert_eq!(suffixed(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
+        assert_eq!(suffixed(&format!("{} {}", "a".repeat(55), "b".repeat(7))), format!("{}-x7k2pd", "a".repeat(55)));
+        assert_eq!(suffixed(&"word ".repeat(40)), format!("{}x7k2pd", "word-".repeat(11)));
+    }
+
+    fn choose(name: &str, unavailable: &[&str]) -> String {
+        let unavailable = unavailable.iter().map(|&slug| slug.to_owned()).collect();
+        SlugChooser::new(unavailable).choose(&SlugStem::from_name(name).unwrap()).to_string()
     }
 
     #[test]
-    fn a_tenants_slug_gets_an_ending_where_the_stem_will_not_do() {
-        let slug = |name: &str| SlugStem::from_name(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
-        assert_eq!(slug("Bella"), Some("bella".to_owned()));
-        for no_slug in ["Admin", "Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
-            assert_eq!(slug(no_slug), None, "{no_slug}");
+    fn the_smallest_available_suffix_is_chosen_and_the_stem_truncated_for_it() {
+        assert_eq!(choose("Gold", &[]), "gold");
+        assert_eq!(choose("Gold", &["gold"]), "gold-2");
+        assert_eq!(choose("Gold", &["gold", "gold-2", "gold-4"]), "gold-3");
+        assert_eq!(choose("Gold", &["gold-2", "golden"]), "gold");
+        for invalid in ["Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
+            assert_eq!(choose(invalid, &[]), format!("{}-2", stem(invalid)));
         }
-        let ended = |name: &str| SlugStem::from_name(name).unwrap().with_suffix("x7k2pd").unwrap().to_string();
-        assert_eq!(ended("Admin"), "admin-x7k2pd");
-        assert_eq!(ended("Q"), "q-x7k2pd");
-        assert_eq!(ended(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
-        assert_eq!(ended(&format!("{} {}", "a".repeat(55), "b".repeat(7))), format!("{}-x7k2pd", "a".repeat(55)));
-        assert_eq!(ended(&"word ".repeat(40)), format!("{}x7k2pd", "word-".repeat(11)));
+        let (one_word, words) = ("a".repeat(63), format!("{}-{}", "a".repeat(58), "b".repeat(4)));
+        assert_eq!(choose(&one_word, &[&one_word]), format!("{}-2", "a".repeat(61)));
+        assert_eq!(choose(&words, &[&words]), format!("{}-2", "a".repeat(58)));
+    }
+
+    #[test]
+    fn ten_thousand_slugs_with_one_stem_are_chosen_in_linear_time() {
+        let word = "a".repeat(56);
+        // The second names differ until they are truncated.
+        for names in [vec![word.clone(); 10_000], (0..10_000).map(|number| format!("{word} {number:06}")).collect()] {
+            let stems: Vec<_> = names.iter().map(|name| SlugStem::from_name(name).unwrap()).collect();
+            let mut chooser = SlugChooser::new(stems.iter().map(|stem| stem.0.clone()).collect());
+            for (stem, number) in stems.iter().zip(2..) {
+                assert_eq!(chooser.choose(stem).as_str(), format!("{word}-{number}"));
+            }
+        }
+    }
+
+    fn any_stem() -> impl Strategy<Value = SlugStem> {
+        let long = |end| format!("{} {end}", "a".repeat(55));
+        let mut colliding = ["Q", "Gold", "Gold 2", "Golden", "s 1", "1"].map(str::to_owned).to_vec();
+        colliding.extend(["b", "b c", "bb cc dd"].map(long));
+        prop_oneof![3 => select(colliding), 1 => "\\PC{0,120}"]
+            .prop_filter_map("a name without letters and digits", |name| SlugStem::from_name(&name).ok())
+    }
+
+    fn candidates(stem: &SlugStem) -> impl Iterator<Item = String> {
+        let suffixed = (2..).map(|suffix: u32| stem.with_suffix(&suffix.to_string()).unwrap().to_string());
+        Slug::parse(&stem.0).ok().map(|slug| slug.to_string()).into_iter().chain(suffixed)
     }
 
     proptest! {
         #[test]
-        fn whatever_the_name_the_stem_with_an_ending_is_a_tenants_slug(name in "\\PC{0,120}") {
+        fn every_stem_with_a_suffix_is_a_valid_tenant_slug(name in "\\PC{0,120}") {
             if let Ok(stem) = SlugStem::from_name(&name) {
                 prop_assert!(stem.with_suffix("x7k2pd").is_some(), "{}", stem.as_str());
             }
         }
 
         #[test]
-        fn whatever_the_name_the_stem_with_a_number_is_a_slug(name in "\\PC{0,120}") {
-            if let Ok(stem) = SlugStem::from_name(&name) {
-                prop_assert!(stem.as_str().len() <= MAX_LENGTH);
-                if stem.first_suffix() == 1 {
-                    prop_assert!(Slug::parse(stem.as_str()).is_ok());
-                }
-                let short: String = stem.as_str().chars().take(60).collect();
-                let numbered = format!("{}-2", short.trim_end_matches('-'));
-                prop_assert!(Slug::parse(&numbered).is_ok(), "{}", numbered);
+        fn each_chosen_slug_is_the_first_candidate_that_is_available(
+            stems in vec(any_stem(), 0..40),
+            existing in vec((any_stem(), 0_usize..40), 0..150),
+        ) {
+            let mut unavailable: HashSet<String> =
+                existing.iter().filter_map(|(stem, index)| candidates(stem).nth(*index)).collect();
+            let mut chooser = SlugChooser::new(unavailable.clone());
+            let prefixes = slug_prefixes(&stems);
+            for stem in &stems {
+                let slug = chooser.choose(stem).to_string();
+                let expected = candidates(stem).find(|candidate| !unavailable.contains(candidate)).unwrap();
+                prop_assert_eq!(&slug, &expected);
+                prop_assert!(stem.as_str().len() <= MAX_LENGTH && slug.len() <= MAX_LENGTH);
+                prop_assert!(slug.starts_with(stem.slug_prefix()), "{}", slug);
+                prop_assert_eq!(prefixes.iter().filter(|&&prefix| slug.starts_with(prefix)).count(), 1);
+                unavailable.insert(slug);
             }
         }
     }

@@ -1,4 +1,7 @@
-//! A tenant's packages and segments.
+//! The use cases of `PackageCatalog`: packages and segments of one tenant.
+//!
+//! The store checks the preconditions, because concurrent changes can violate them; this file creates ids and maps the
+//! store's [`PackageUpsertError`] and [`SegmentUpsertError`].
 
 use rand::rngs::SysRng;
 
@@ -7,15 +10,15 @@ use crate::{
     domain::{
         InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
-            ListPackages, ListSegments, PackageBatchOutcome, PackageUpsert, Problem, SegmentUpsert, UpsertResult,
+            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, SegmentUpsert, SegmentUpsertError,
+            UpsertResult,
         },
         paging::{Cursor, Page},
     },
     error::{Error, Precondition, Resource, Result, UniqueField},
-    store::{NewIds, Store},
+    store::{NewPackageIds, Store},
 };
 
-/// The use cases of `PackageCatalog`.
 #[derive(Debug)]
 pub struct CatalogService {
     store: Store,
@@ -28,51 +31,50 @@ impl CatalogService {
     }
 
     /// # Errors
-    /// What stands against it; those of the store.
+    /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
+    /// or price, [`Error::AlreadyExists`].
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
-        let done = self.upsert_all(tenant_id, std::slice::from_ref(&upsert), |_| String::new()).await?;
-        done.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package answered none"))
+        let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
+        results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))
     }
 
-    /// All or none; a violation names its item, as in `packages[3].name`.
+    /// Creates or updates packages, all or none. A violation names its item, as in `packages[3].name`.
     ///
     /// # Errors
-    /// What stands against it; those of the store.
+    /// As [`Self::upsert_package`], and [`Error::InvalidRequest`] if two items have the same package as their target.
     pub async fn batch_upsert_packages(
         &self,
         tenant_id: TenantId,
         upserts: Vec<PackageUpsert>,
     ) -> Result<Vec<UpsertResult<Package>>> {
-        self.upsert_all(tenant_id, &upserts, |index| format!("packages[{index}].")).await
+        self.upsert_packages(tenant_id, &upserts, |index| format!("packages[{index}].")).await
     }
 
-    async fn upsert_all(
+    async fn upsert_packages(
         &self,
         tenant_id: TenantId,
         upserts: &[PackageUpsert],
-        path: impl Fn(usize) -> String,
+        field_prefix: impl Fn(usize) -> String,
     ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
         let id = || new_id(now, &mut SysRng).map_err(Error::internal);
-        let packages = upserts.iter().map(|_| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
-        let ids = NewIds { packages, general: SegmentId::from_uuid(id()?) };
-        match retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &ids, now)).await? {
-            PackageBatchOutcome::Done { packages, recreated_general } => {
-                log_segments(tenant_id, upserts, &packages, recreated_general);
-                Ok(packages)
-            }
-            PackageBatchOutcome::Refused(problems) => Err(upsert_error(&problems, upserts, path)),
-        }
+        let packages = upserts.iter().map(|_upsert| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
+        let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()?) };
+        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, now))
+            .await?
+            .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
+        log_segments(tenant_id, upserts, &results, new_ids.general_segment);
+        Ok(results)
     }
 
     /// # Errors
-    /// [`Error::NotFound`]; those of the store.
+    /// [`Error::NotFound`] for the tenant or the package.
     pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
         self.store.get_package(tenant_id, package_id).await
     }
 
     /// # Errors
-    /// [`Error::NotFound`]; those of the store.
+    /// [`Error::NotFound`] for the tenant or the filter's segment.
     pub async fn list_packages(&self, list: ListPackages) -> Result<Page<Package>> {
         let rows = self.store.list_packages(list.tenant_id, &list, list.size.get() + 1).await?;
         let position = |package: &Package| Cursor { order: package.grouping_order.into(), id: package.id.as_uuid() };
@@ -80,37 +82,38 @@ impl CatalogService {
     }
 
     /// # Errors
-    /// [`Error::NotFound`], [`Error::FailedPrecondition`]; those of the store.
+    /// [`Error::NotFound`] for the tenant or the package, [`Precondition::LastPackage`].
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
         retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await
     }
 
     /// # Errors
-    /// What stands against it; those of the store.
+    /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
+    /// [`Error::AlreadyExists`], [`Precondition::DefaultSegment`].
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
         let new_id = SegmentId::from_uuid(new_id(now, &mut SysRng).map_err(Error::internal)?);
         let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
-        outcome.map_err(|problem| match problem {
-            Problem::Incomplete => {
+        outcome.map_err(|error| match error {
+            SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
+            SegmentUpsertError::Incomplete => {
                 let mut violations = Violations::default();
                 violations.add("name", InvalidValue::missing());
                 violations.into()
             }
-            Problem::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
-            Problem::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
-            Problem::NotFound | Problem::SegmentNotFound | Problem::Duplicate => Error::not_found(Resource::Segment),
+            SegmentUpsertError::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
+            SegmentUpsertError::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
         })
     }
 
     /// # Errors
-    /// [`Error::NotFound`]; those of the store.
+    /// [`Error::NotFound`] for the tenant or the segment.
     pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
         self.store.get_segment(tenant_id, segment_id).await
     }
 
     /// # Errors
-    /// [`Error::NotFound`]; those of the store.
+    /// [`Error::NotFound`] for the tenant.
     pub async fn list_segments(&self, list: ListSegments) -> Result<Page<Segment>> {
         let rows = self.store.list_segments(list.tenant_id, &list, list.size.get() + 1).await?;
         let position = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
@@ -118,63 +121,69 @@ impl CatalogService {
     }
 
     /// # Errors
-    /// [`Error::NotFound`], [`Error::FailedPrecondition`]; those of the store.
+    /// [`Error::NotFound`] for the tenant or the segment, [`Precondition::DefaultSegment`],
+    /// [`Precondition::SegmentNotEmpty`].
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
         retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await
     }
 }
 
-/// All missing fields of all items, or else the first thing that stands against it.
-fn upsert_error(problems: &[(usize, Problem)], upserts: &[PackageUpsert], path: impl Fn(usize) -> String) -> Error {
+/// Returns the violations of all items, or the first other error if there are none.
+fn package_upsert_error(
+    errors: &[(usize, PackageUpsertError)],
+    upserts: &[PackageUpsert],
+    field_prefix: impl Fn(usize) -> String,
+) -> Error {
     let mut violations = Violations::default();
-    for &(index, problem) in problems {
-        let (path, upsert) = (path(index), &upserts[index]);
-        match problem {
-            Problem::Incomplete => {
+    let mut first_error = None;
+    for &(index, error) in errors {
+        let field = |name| format!("{}{name}", field_prefix(index));
+        let upsert = &upserts[index];
+        let other_error = match error {
+            PackageUpsertError::Incomplete => {
                 if upsert.name.is_none() {
-                    violations.add(format!("{path}name"), InvalidValue::missing());
+                    violations.add(field("name"), InvalidValue::missing());
                 }
                 if upsert.base_price.is_none() {
-                    violations.add(format!("{path}base_price"), InvalidValue::missing());
+                    violations.add(field("base_price"), InvalidValue::missing());
                 }
+                continue;
             }
-            Problem::Duplicate => {
-                let field = if upsert.target.id().is_some() { "package_id" } else { "slug" };
-                let why = InvalidValue::new(Reason::BadFormat, "is about the same package as an item before it");
-                violations.add(format!("{path}{field}"), why);
+            PackageUpsertError::Duplicate => {
+                let name = if upsert.target.id().is_some() { "package_id" } else { "slug" };
+                let duplicate = "must not identify the same package as an earlier item";
+                violations.add(field(name), InvalidValue::new(Reason::BadFormat, duplicate));
+                continue;
             }
-            _ => {}
-        }
+            PackageUpsertError::NotFound => {
+                Error::NotFound { resource: Resource::Package, field: Some(field("package_id")) }
+            }
+            PackageUpsertError::SegmentNotFound => {
+                Error::NotFound { resource: Resource::Segment, field: Some(field("segment_id")) }
+            }
+            PackageUpsertError::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upsert.target.slug()),
+        };
+        first_error.get_or_insert(other_error);
     }
-    if !violations.as_slice().is_empty() {
-        return violations.into();
-    }
-    let Some(&(index, problem)) = problems.first() else {
-        return Error::internal("refused without a reason");
-    };
-    let missing = |resource, field| Error::NotFound { resource, field: Some(format!("{}{field}", path(index))) };
-    match problem {
-        Problem::SegmentNotFound => missing(Resource::Segment, "segment_id"),
-        Problem::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upserts[index].target.slug()),
-        Problem::NotFound | Problem::Incomplete | Problem::Duplicate | Problem::DefaultSegment => {
-            missing(Resource::Package, "package_id")
-        }
+    if violations.as_slice().is_empty() {
+        first_error.unwrap_or_else(|| Error::internal("a package upsert failed without an error"))
+    } else {
+        violations.into()
     }
 }
 
-/// Lines that operators count.
 fn log_segments(
     tenant_id: TenantId,
     upserts: &[PackageUpsert],
-    packages: &[UpsertResult<Package>],
-    recreated_general: Option<SegmentId>,
+    results: &[UpsertResult<Package>],
+    new_general_id: SegmentId,
 ) {
-    if recreated_general.is_some() {
+    if results.iter().any(|result| result.item.segment_id == new_general_id) {
         tracing::warn!(%tenant_id, "General segment was missing and has been created again");
     }
-    for (upsert, package) in upserts.iter().zip(packages) {
-        if package.created && upsert.segment_id.is_none() {
-            let segment_id = package.item.segment_id;
+    for (upsert, result) in upserts.iter().zip(results) {
+        if result.created && upsert.segment_id.is_none() {
+            let segment_id = result.item.segment_id;
             tracing::debug!(%tenant_id, %segment_id, "Package auto-assigned to General segment");
         }
     }

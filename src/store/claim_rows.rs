@@ -168,7 +168,7 @@ impl SegmentJson {
 
 impl PackageJson {
     fn into_package(self) -> Result<Package> {
-        let booking_type = BookingType::from_name(&self.booking_type);
+        let booking_type = self.booking_type.parse::<BookingType>();
         Ok(Package {
             id: PackageId::from_uuid(self.id),
             tenant_id: TenantId::from_uuid(self.tenant_id),
@@ -177,7 +177,7 @@ impl PackageJson {
             name: self.name,
             description: self.description,
             base_price: self.base_price,
-            booking_type: booking_type.ok_or_else(|| Error::internal("a package of no known booking type"))?,
+            booking_type: booking_type.map_err(Error::internal)?,
             grouping_order: self.grouping_order,
             active: self.active,
             created_at: self.created_at,

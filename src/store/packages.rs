@@ -1,40 +1,17 @@
-//! Packages of one tenant: read, listed and deleted.
+//! Reads, lists and deletes packages. `package_upsert.rs` creates and updates them.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
 use crate::{
-    domain::{BookingType, Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
+    domain::{Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
     error::{Error, Precondition, Resource, Result},
 };
 
-/// The package in a row, whatever else the row has; `None` where an outer join found none.
-macro_rules! package_from_row {
-    ($row:expr, $tenant_id:expr) => {
-        (|| {
-            Some(Package {
-                id: PackageId::from_uuid($row.id?),
-                tenant_id: $tenant_id,
-                segment_id: SegmentId::from_uuid($row.segment_id?),
-                slug: $row.slug?,
-                name: $row.name?,
-                description: $row.description?,
-                base_price: $row.base_price?,
-                booking_type: BookingType::from_name(&$row.booking_type?)?,
-                grouping_order: $row.grouping_order?,
-                active: $row.active?,
-                created_at: $row.created_at?,
-                updated_at: $row.updated_at?,
-            })
-        })()
-    };
-}
-pub(super) use package_from_row;
-
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package; those of the database.
+    /// [`Error::NotFound`] for the tenant or the package.
     pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
         let rows = catalog_query!(
             self,
@@ -43,7 +20,7 @@ impl Store {
             PackageRow,
             "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
-                   created_at, updated_at, true AS has_segment
+                   created_at, updated_at, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
             ",
@@ -51,13 +28,13 @@ impl Store {
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        package_from_row!(row, tenant_id).ok_or(Error::not_found(Resource::Package))
+        row.into_package(tenant_id).ok_or(Error::not_found(Resource::Package))
     }
 
-    /// Up to `limit` packages by `grouping_order`, then by id.
+    /// Returns up to `limit` packages, ordered by `grouping_order` and id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment of the filter; those of the database.
+    /// [`Error::NotFound`] for the tenant or the filter's segment.
     pub async fn list_packages(&self, tenant_id: TenantId, list: &ListPackages, limit: usize) -> Result<Vec<Package>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         let rows = catalog_query!(
@@ -66,8 +43,12 @@ impl Store {
             tenant_id,
             PackageRow,
             "
-            SELECT $2::uuid IS NULL OR EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2) AS has_segment,
-                   package.*
+            SELECT package.*,
+                   CASE
+                       WHEN $2::uuid IS NOT NULL
+                            AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
+                           THEN 'SEGMENT_NOT_FOUND'
+                   END AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
@@ -90,16 +71,14 @@ impl Store {
         )
         .await?;
         let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
-        if first.has_segment == Some(false) {
+        if first.error.is_some() {
             return Err(Error::not_found(Resource::Segment));
         }
-        Ok(rows.into_iter().filter_map(|row| package_from_row!(row, tenant_id)).collect())
+        Ok(rows.into_iter().filter_map(|row| row.into_package(tenant_id)).collect())
     }
 
-    /// Deletes a package that is not the tenant's last.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`]; those of the database.
+    /// [`Error::NotFound`] for the tenant or the package, [`Precondition::LastPackage`].
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_package", tenant_id).await?;
         let row = sqlx::query!(
@@ -121,7 +100,7 @@ impl Store {
         .fetch_one(transaction.connection())
         .await?;
         transaction.commit().await.map_err(|error| {
-            // A concurrent change outside the service deleted the other packages.
+            // A transaction outside this service, which takes no lock, has deleted the other packages.
             if is_constraint_violation(&error, "tenant_fully_provisioned") {
                 Error::FailedPrecondition(Precondition::LastPackage)
             } else {
@@ -137,20 +116,40 @@ impl Store {
     }
 }
 
-/// A package, or the tenant alone where it has no such package.
+/// The columns of a package. All are NULL in the row of a tenant without the package, or of an upsert item that was not
+/// written.
 #[derive(sqlx::FromRow)]
-struct PackageRow {
-    id: Option<Uuid>,
-    segment_id: Option<Uuid>,
-    slug: Option<String>,
-    name: Option<String>,
-    description: Option<String>,
-    base_price: Option<i64>,
-    booking_type: Option<String>,
-    grouping_order: Option<i32>,
-    active: Option<bool>,
-    created_at: Option<OffsetDateTime>,
-    updated_at: Option<OffsetDateTime>,
-    /// Whether the segment that was asked for is there.
-    has_segment: Option<bool>,
+pub(super) struct PackageRow {
+    pub(super) id: Option<Uuid>,
+    pub(super) segment_id: Option<Uuid>,
+    pub(super) slug: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) base_price: Option<i64>,
+    pub(super) booking_type: Option<String>,
+    pub(super) grouping_order: Option<i32>,
+    pub(super) active: Option<bool>,
+    pub(super) created_at: Option<OffsetDateTime>,
+    pub(super) updated_at: Option<OffsetDateTime>,
+    /// Why there is no package, where the statement checks more than its existence.
+    pub(super) error: Option<String>,
+}
+
+impl PackageRow {
+    pub(super) fn into_package(self, tenant_id: TenantId) -> Option<Package> {
+        Some(Package {
+            id: PackageId::from_uuid(self.id?),
+            tenant_id,
+            segment_id: SegmentId::from_uuid(self.segment_id?),
+            slug: self.slug?,
+            name: self.name?,
+            description: self.description?,
+            base_price: self.base_price?,
+            booking_type: self.booking_type?.parse().ok()?,
+            grouping_order: self.grouping_order?,
+            active: self.active?,
+            created_at: self.created_at?,
+            updated_at: self.updated_at?,
+        })
+    }
 }

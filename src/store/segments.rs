@@ -1,72 +1,48 @@
-//! Segments of one tenant.
+//! Segments of one tenant. `domain/derived_slug.rs` chooses the slug of a segment without one.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{
-    Store, catalog_read::catalog_query, error::is_constraint_violation, package_upsert::parse_upsert_error,
-    pool::PooledConnection,
-};
+use super::{Store, catalog_read::catalog_query, error::is_constraint_violation, pool::PooledConnection};
 use crate::{
     domain::{
-        Segment, SegmentId, TenantId,
-        catalog::{ListSegments, Problem, SegmentUpsert, UpsertResult},
+        Description, DisplayName, Segment, SegmentId, Slug, SlugStem, TenantId,
+        catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
+        derived_slug::SlugChooser,
     },
     error::{Error, Precondition, Resource, Result},
 };
 
-/// The segment in a row, whatever else the row has; `None` where an outer join found none.
-macro_rules! segment_from_row {
-    ($row:expr, $tenant_id:expr) => {
-        (|| {
-            Some(Segment {
-                id: SegmentId::from_uuid($row.id?),
-                tenant_id: $tenant_id,
-                slug: $row.slug?,
-                name: $row.name?,
-                hero_title: $row.hero_title?,
-                description: $row.description?,
-                sort_order: $row.sort_order?,
-                active: $row.active?,
-                created_at: $row.created_at?,
-                updated_at: $row.updated_at?,
-            })
-        })()
-    };
-}
-
 impl Store {
-    /// Creates or changes a segment, or answers what stands against it. The statement is that of packages in small: it
-    /// looks, judges and writes, and the tenant's lock makes that safe.
+    /// Creates or updates a segment.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] where hands in psql were faster; those of the database.
+    /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
+    /// lock, has used the slug meanwhile.
     pub async fn upsert_segment(
         &self,
         tenant_id: TenantId,
         upsert: &SegmentUpsert,
         new_id: SegmentId,
         now: OffsetDateTime,
-    ) -> Result<std::result::Result<UpsertResult<Segment>, Problem>> {
+    ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
-        let judged = upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await;
-        let outcome = match judged {
+        let row = match upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
-            Err(error) => return Err(error.into()),
-            Ok(None) => Err(Error::not_found(Resource::Tenant)),
-            Ok(Some(UpsertRow { problem: Some(problem), .. })) => parse_upsert_error(&problem).map(Err),
-            Ok(Some(UpsertRow { created, segment: Some(item), .. })) => Ok(Ok(UpsertResult { created, item })),
-            Ok(Some(_)) => Err(Error::internal("an upsert without a problem left no segment")),
+            row => row?,
         };
-        let ended =
-            if matches!(outcome, Ok(Ok(_))) { transaction.commit().await } else { transaction.rollback().await };
-        ended?;
+        let outcome = outcome(row, tenant_id, new_id);
+        if matches!(outcome, Ok(Ok(_))) {
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
         outcome
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment; those of the database.
+    /// [`Error::NotFound`] for the tenant or the segment.
     pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
         let rows = catalog_query!(
             self,
@@ -74,7 +50,8 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -82,13 +59,13 @@ impl Store {
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        segment_from_row!(row, tenant_id).ok_or(Error::not_found(Resource::Segment))
+        row.into_segment(tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
 
-    /// Up to `limit` segments by `sort_order`, then by id.
+    /// Returns up to `limit` segments, ordered by `sort_order` and id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant; those of the database.
+    /// [`Error::NotFound`] for the tenant.
     pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         let rows = catalog_query!(
@@ -97,7 +74,7 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segment.*
+            SELECT segment.*, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
@@ -116,13 +93,12 @@ impl Store {
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        Ok(rows.into_iter().filter_map(|row| segment_from_row!(row, tenant_id)).collect())
+        Ok(rows.into_iter().filter_map(|row| row.into_segment(tenant_id)).collect())
     }
 
-    /// Deletes a segment that is empty and not General.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`]; those of the database.
+    /// [`Error::NotFound`] for the tenant or the segment, [`Precondition::DefaultSegment`],
+    /// [`Precondition::SegmentNotEmpty`].
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_segment", tenant_id).await?;
         let row = sqlx::query!(
@@ -145,7 +121,7 @@ impl Store {
         .fetch_one(transaction.connection())
         .await;
         let row = match row {
-            // Hands in psql put a package in meanwhile.
+            // A transaction outside this service, which takes no lock, has added a package.
             Err(error) if is_constraint_violation(&error, "packages_segment_id_fkey") => {
                 return Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty));
             }
@@ -164,7 +140,7 @@ impl Store {
     }
 }
 
-/// A segment, or the tenant alone where it has no such segment.
+/// The columns of a segment. All are NULL in the row of a tenant without the segment, or if the upsert wrote nothing.
 #[derive(sqlx::FromRow)]
 struct SegmentRow {
     id: Option<Uuid>,
@@ -176,115 +152,142 @@ struct SegmentRow {
     active: Option<bool>,
     created_at: Option<OffsetDateTime>,
     updated_at: Option<OffsetDateTime>,
+    /// Why an upsert wrote nothing.
+    error: Option<String>,
 }
 
-/// What the statement says.
-struct UpsertRow {
-    problem: Option<String>,
-    created: bool,
-    segment: Option<Segment>,
+impl SegmentRow {
+    fn into_segment(self, tenant_id: TenantId) -> Option<Segment> {
+        Some(Segment {
+            id: SegmentId::from_uuid(self.id?),
+            tenant_id,
+            slug: self.slug?,
+            name: self.name?,
+            hero_title: self.hero_title?,
+            description: self.description?,
+            sort_order: self.sort_order?,
+            active: self.active?,
+            created_at: self.created_at?,
+            updated_at: self.updated_at?,
+        })
+    }
 }
 
-/// `None` where there is no such tenant. What has a problem is not written.
+/// Chooses the slug of a new segment.
+async fn generate_slug(connection: &mut PooledConnection, tenant_id: TenantId, stem: &SlugStem) -> sqlx::Result<Slug> {
+    // Slugs that begin with the prefix: no character of a slug sorts after 'z'.
+    let existing = sqlx::query_scalar!(
+        "SELECT slug FROM segments WHERE tenant_id = $1 AND slug >= $2 AND slug < $2 || '{'",
+        tenant_id.as_uuid(),
+        stem.slug_prefix(),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(SlugChooser::new(existing.into_iter().collect()).choose(stem))
+}
+
+/// Returns `None` if the tenant does not exist. A segment with an error is not written.
+///
+/// The statement is that of `package_upsert.rs` for a single item.
 async fn upsert_row(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
     new_id: SegmentId,
     now: OffsetDateTime,
-) -> sqlx::Result<Option<UpsertRow>> {
-    let row = sqlx::query!(
+) -> sqlx::Result<Option<SegmentRow>> {
+    let generated_slug = match upsert.target.stem() {
+        Some(stem) => Some(generate_slug(connection, tenant_id, stem).await?),
+        None => None,
+    };
+    sqlx::query_as!(
+        SegmentRow,
         r#"
         WITH target AS (
+            -- The existing segment, if there is one.
             SELECT id, slug
               FROM segments
              WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
-        ), judged AS MATERIALIZED (
+        ), validated_item AS MATERIALIZED (
+            -- The target and the error; no row if the tenant does not exist.
             SELECT (SELECT id FROM target) AS target_id,
                    CASE
                        WHEN $2::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
-                       WHEN NOT EXISTS (SELECT FROM target) AND $6::text IS NULL THEN 'INCOMPLETE'
-                       WHEN EXISTS (SELECT FROM target WHERE slug = $13 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
+                       WHEN NOT EXISTS (SELECT FROM target) AND $4::text IS NULL THEN 'INCOMPLETE'
+                       WHEN EXISTS (SELECT FROM target WHERE slug = $5 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
                        WHEN EXISTS (SELECT FROM segments, target
                                      WHERE segments.tenant_id = $1 AND segments.slug = $3
                                        AND segments.id <> target.id) THEN 'SLUG_TAKEN'
-                   END AS problem
+                   END AS error
               FROM tenants
              WHERE id = $1 AND deleted_at IS NULL
         ), inserted AS (
+            -- The new segment. Without a sort order it follows all others.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                   created_at, updated_at)
-            SELECT $1, $11,
-                   coalesce($3,
-                            (SELECT candidate.slug
-                               FROM generate_series($5::int4,
-                                                    $5::int4 + (SELECT count(*) FROM segments
-                                                                 WHERE tenant_id = $1)::int4) AS suffix
-                              CROSS JOIN LATERAL (
-                                     SELECT CASE suffix
-                                                WHEN 1 THEN $4::text
-                                                ELSE rtrim(left($4, 62 - length(suffix::text)), '-') || '-' || suffix
-                                            END) AS candidate (slug)
-                              WHERE NOT EXISTS (SELECT FROM segments
-                                                 WHERE tenant_id = $1 AND segments.slug = candidate.slug)
-                              ORDER BY suffix
-                              LIMIT 1)),
-                   $6, coalesce($7, $6), coalesce($8, ''),
-                   coalesce($9::int4, least(2147483647,
-                                      coalesce((SELECT max(sort_order) FROM segments WHERE tenant_id = $1), 0)::int8
-                                      + 1))::int4,
-                   coalesce($10, true), $12, $12
-              FROM judged
-             WHERE problem IS NULL AND target_id IS NULL
+            SELECT $1, $6, coalesce($3, $7), $4, coalesce($8, $4), coalesce($9, ''),
+                   coalesce($10::int4,
+                            least(2147483647,
+                                  coalesce((SELECT max(sort_order) FROM segments WHERE tenant_id = $1), 0)::int8
+                                  + 1))::int4,
+                   coalesce($11, true), $12, $12
+              FROM validated_item
+             WHERE error IS NULL AND target_id IS NULL
             RETURNING *
         ), updated AS (
+            -- The changed segment. An update that changes nothing does not touch updated_at.
             UPDATE segments
-               SET slug = coalesce($3, slug), name = coalesce($6, name), hero_title = coalesce($7, hero_title),
-                   description = coalesce($8, description), sort_order = coalesce($9::int4, sort_order),
-                   active = coalesce($10, active), updated_at = $12
-              FROM judged
-             WHERE problem IS NULL AND tenant_id = $1 AND id = judged.target_id
-               AND (coalesce($3, slug), coalesce($6, name), coalesce($7, hero_title), coalesce($8, description),
-                    coalesce($9::int4, sort_order), coalesce($10, active))
+               SET slug = coalesce($3, slug), name = coalesce($4, name), hero_title = coalesce($8, hero_title),
+                   description = coalesce($9, description), sort_order = coalesce($10::int4, sort_order),
+                   active = coalesce($11, active), updated_at = $12
+              FROM validated_item
+             WHERE error IS NULL AND tenant_id = $1 AND id = target_id
+               AND (coalesce($3, slug), coalesce($4, name), coalesce($8, hero_title), coalesce($9, description),
+                    coalesce($10::int4, sort_order), coalesce($11, active))
                    IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active)
             RETURNING segments.*
         ), segment AS (
+            -- The segment as it is now. The table itself still shows its old state here.
             SELECT * FROM inserted
              UNION ALL
             SELECT * FROM updated
              UNION ALL
             SELECT segments.*
-              FROM judged
-              JOIN segments ON tenant_id = $1 AND id = judged.target_id
-             WHERE problem IS NULL AND NOT EXISTS (SELECT FROM updated)
+              FROM validated_item
+              JOIN segments ON tenant_id = $1 AND id = target_id
+             WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated)
         )
-        SELECT judged.problem AS "problem?", judged.target_id IS NULL AS "created!",
-               segment.id AS "id?", segment.slug AS "slug?", segment.name AS "name?",
+        SELECT segment.id AS "id?", segment.slug AS "slug?", segment.name AS "name?",
                segment.hero_title AS "hero_title?", segment.description AS "description?",
                segment.sort_order AS "sort_order?", segment.active AS "active?",
-               segment.created_at AS "created_at?", segment.updated_at AS "updated_at?"
-          FROM judged
+               segment.created_at AS "created_at?", segment.updated_at AS "updated_at?",
+               validated_item.error AS "error?"
+          FROM validated_item
           LEFT JOIN segment ON true
         "#,
         tenant_id.as_uuid(),
         upsert.target.id().map(SegmentId::as_uuid),
         upsert.target.slug(),
-        upsert.target.stem().map(super::super::domain::derived_slug::SlugStem::as_str),
-        upsert.target.stem().map(super::super::domain::derived_slug::SlugStem::first_suffix),
-        upsert.name.as_ref().map(super::super::domain::text::DisplayName::as_str),
-        upsert.hero_title.as_ref().map(super::super::domain::text::DisplayName::as_str),
-        upsert.description.as_ref().map(super::super::domain::text::Description::as_str),
+        upsert.name.as_ref().map(DisplayName::as_str),
+        defaults::SEGMENT.slug,
+        new_id.as_uuid(),
+        generated_slug.as_ref().map(Slug::as_str),
+        upsert.hero_title.as_ref().map(DisplayName::as_str),
+        upsert.description.as_ref().map(Description::as_str),
         upsert.sort_order,
         upsert.active,
-        new_id.as_uuid(),
         now,
-        defaults::SEGMENT.slug,
     )
     .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| UpsertRow {
-        problem: row.problem.clone(),
-        created: row.created,
-        segment: segment_from_row!(row, tenant_id),
-    }))
+    .await
+}
+
+fn outcome(row: Option<SegmentRow>, tenant_id: TenantId, new_id: SegmentId) -> Result<SegmentUpsertOutcome> {
+    let row = row.ok_or(Error::not_found(Resource::Tenant))?;
+    if let Some(error) = &row.error {
+        return Ok(Err(error.parse().map_err(Error::internal)?));
+    }
+    let missing = || Error::internal("the upsert of a valid segment returned no segment");
+    let item = row.into_segment(tenant_id).ok_or_else(missing)?;
+    Ok(Ok(UpsertResult { created: item.id == new_id, item }))
 }

@@ -5,7 +5,7 @@ use turnkey::{
     config::ServerSettings,
     grpc::pb::{
         CreateFullyProvisionedRequest, DeletePackageRequest, GetPackageRequest, ListPackagesRequest,
-        get_tenant_request::Identifier,
+        UpsertPackageRequest, get_tenant_request::Identifier,
     },
 };
 use uuid::Uuid;
@@ -38,6 +38,7 @@ async fn all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'sta
     let mut catalog = fixture.catalog.clone();
     let create = fresh();
     let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id };
+    let with_slug = UpsertPackageRequest { slug: Some("silver".to_owned()), ..gold(tenant) };
     let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
     let mut done = vec![
         ("create", round_trips(proxy, fixture.create(create.clone())).await),
@@ -47,7 +48,8 @@ async fn all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'sta
         ("RotateApiKey", round_trips(proxy, fixture.try_rotate(rotation(&tenant_id, None))).await),
         ("GetPackage", round_trips(proxy, catalog.get_package(get)).await),
         ("ListPackages", round_trips(proxy, catalog.list_packages(list)).await),
-        ("UpsertPackage", round_trips(proxy, fixture.upsert(gold(tenant))).await),
+        ("UpsertPackage", round_trips(proxy, fixture.upsert(with_slug)).await),
+        ("UpsertPackage with a generated slug", round_trips(proxy, fixture.upsert(gold(tenant))).await),
     ];
     let package_id = fixture.upsert(gold(tenant)).await.unwrap().package.unwrap().id;
     let delete = DeletePackageRequest { tenant_id, package_id };
@@ -76,6 +78,7 @@ async fn a_call_waits_for_the_database_as_often_as_it_must() {
         ("GetPackage", 1),
         ("ListPackages", 1),
         ("UpsertPackage", 3),
+        ("UpsertPackage with a generated slug", 4),
         ("DeletePackage", 3),
     ];
     assert_eq!(all(&fixture, &proxy, &tenant).await, expected);

@@ -148,7 +148,12 @@ pub fn free_slug(name: &str, taken: &BTreeSet<String>) -> String {
     let stem = SlugStem::from_name(name).expect("a name that was looked at before");
     let numbered = |number: usize| {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };
-        let cut: String = stem.as_str().chars().take(63 - suffix.len()).collect();
+        let max_length = 63 - suffix.len();
+        let (mut cut, rest) = stem.as_str().split_at_checked(max_length).unwrap_or((stem.as_str(), ""));
+        // No name of the model begins with a word that is longer than a slug.
+        if !rest.is_empty() && !rest.starts_with('-') {
+            cut = cut.rsplit_once('-').expect("a name of several words").0;
+        }
         format!("{}{suffix}", cut.trim_end_matches('-'))
     };
     let is_free = |slug: &String| bad_slug(slug).is_none() && !taken.contains(slug);
