@@ -1,5 +1,4 @@
-//! Reads one tenant's catalog in a single round trip
-//! ([ADR 11](../../docs/adr/0011-catalog-reads-in-one-trip.md)).
+//! Reads one tenant's catalog in a single round trip (docs/adr/0011-catalog-reads-in-one-trip.md).
 //!
 //! A transaction that selects the catalog role and the tenant takes three round trips. Postgres runs several statements
 //! in one query as one transaction, but such a query takes no parameters. The statement is therefore prepared in the
