@@ -110,7 +110,7 @@ impl Doctor {
 
 impl Report {
     fn add(&mut self, finding: &Finding, outcome: &'static str) -> io::Result<()> {
-        let (tenant_id, kind) = (finding.tenant_id.to_string(), finding.kind.as_str());
+        let (tenant_id, kind) = (finding.tenant_id.to_string(), finding.kind);
         match self {
             Self::Json => {
                 let mut object = json!({
