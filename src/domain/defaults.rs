@@ -1,7 +1,7 @@
 //! The defaults of a new tenant: commission, General segment, packages and booking type.
 //!
-//! No other file contains these values. Creation and repair both read them here, and the schema has no defaults for them;
-//! only its trigger repeats the slug `general`.
+//! No other file contains these values. Creation and repair both read them here, and the schema has no defaults for
+//! them; only its trigger repeats the slug `general`.
 
 use super::{booking_type::BookingType, commission::CommissionPercent};
 

@@ -83,8 +83,8 @@ impl TenantFilter {
         PageTokenScope::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
     }
 
-    /// Whether a slug can begin with the prefix. Other prefixes match nothing, and Postgres rejects some of them, such as
-    /// those with a NUL character.
+    /// Whether a slug can begin with the prefix. Other prefixes match nothing, and Postgres rejects some of them, such
+    /// as those with a NUL character.
     pub fn has_valid_prefix(&self) -> bool {
         self.slug_prefix.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     }

@@ -68,7 +68,8 @@ impl Store {
         })
     }
 
-    /// Checks the first tenants of the range. Returns the findings, then the end row; no row if there are no such tenants.
+    /// Checks the first tenants of the range. Returns the findings, then the end row; no row if there are no such
+    /// tenants.
     async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         let rows = sqlx::query_as!(
             FindingRow,
@@ -112,7 +113,9 @@ impl Store {
                        slug
                   FROM orphaned_package
             )
-            (SELECT id AS tenant_id, slug, kind, subject, NULL::int8 AS checked_count FROM finding ORDER BY id, kind, subject)
+            (SELECT id AS tenant_id, slug, kind, subject, NULL::int8 AS checked_count
+               FROM finding
+              ORDER BY id, kind, subject)
             UNION ALL
             -- The end row.
             (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
@@ -139,7 +142,8 @@ impl Store {
                  ORDER BY tenant_id
                  LIMIT $3
             )
-            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject, NULL::int8 AS checked_count
+            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject,
+                    NULL::int8 AS checked_count
                FROM chunk
               WHERE NOT EXISTS (SELECT FROM tenants WHERE id = chunk.tenant_id)
               ORDER BY tenant_id)

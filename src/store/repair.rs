@@ -46,7 +46,8 @@ impl Store {
             RepairResult,
             r#"
             WITH tenant AS (
-                -- A missing owner cannot be created again: from now on the tenant counts as created by an administrator.
+                -- A missing owner cannot be created again: from now on the tenant counts as created by an
+                -- administrator.
                 UPDATE tenants
                    SET is_signup = is_signup AND EXISTS (SELECT FROM owners WHERE tenant_id = $1)
                  WHERE id = $1
@@ -134,7 +135,7 @@ impl Store {
             ), deleted_owner AS (
                 DELETE FROM owners USING missing_tenant WHERE owners.tenant_id = missing_tenant.id
             )
-            DELETE FROM idempotency_records USING missing_tenant WHERE idempotency_records.tenant_id = missing_tenant.id",
+            DELETE FROM idempotency_records AS record USING missing_tenant WHERE record.tenant_id = missing_tenant.id",
             tenant_id.as_uuid(),
         )
         .execute(&mut self.acquire("delete_dangling_rows").await?)

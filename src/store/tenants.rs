@@ -1,5 +1,5 @@
-//! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`] deletes
-//! them permanently.
+//! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`]
+//! deletes them permanently.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -11,8 +11,8 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
-/// A checked query that selects tenants: the columns of [`TenantRow`] and, for another row type, further `columns`. `with`
-/// is an optional WITH clause. The first argument, `$1`, is the current time, which determines the usable keys.
+/// A checked query that selects tenants: the columns of [`TenantRow`] and, for another row type, further `columns`.
+/// `with` is an optional WITH clause. The first argument, `$1`, is the current time, which determines the usable keys.
 macro_rules! select_tenants {
     (
         row: $row:ident,
@@ -90,8 +90,8 @@ impl Store {
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
-    /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to the
-    /// same values does not modify `updated_at`.
+    /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to
+    /// the same values does not modify `updated_at`.
     ///
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
