@@ -53,8 +53,8 @@ impl TenantService {
         self.store.count_tenants().await
     }
 
-    /// Creates what the tenant lacks, from the defaults of a new tenant. A key is created only if `with_key` is set and the
-    /// tenant has no key at all; its secret is in the result, this one time only.
+    /// Creates what the tenant lacks, from the defaults of a new tenant. A key is created only if `with_key` is set and
+    /// the tenant has no key at all; its secret is in the result, this one time only.
     ///
     /// # Errors
     /// [`Error::NotFound`].
