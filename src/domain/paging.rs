@@ -152,31 +152,31 @@ mod tests {
         }
     }
 
-    fn cursor(&order: &i64) -> Cursor {
+    fn cursor(order: i64) -> Cursor {
         Cursor { order, id: Uuid::nil() }
+    }
+
+    fn page(rows: Vec<i64>, size: i32) -> Page<i64> {
+        let size = PageSize::parse(size).unwrap();
+        Page::from_rows(rows, size, &PageTokenScope::new("numbers"), |&order| cursor(order))
     }
 
     #[test]
     fn a_page_of_large_rows_is_cut_short_but_not_empty() {
-        let scope = PageTokenScope::new("numbers");
-        let size = PageSize::parse(10).unwrap();
         let (large, half) = (3_000_000, 1_000_000);
-        let page = Page::from_rows(vec![half, half, half], size, &scope, cursor);
-        assert_eq!((page.items.len(), page.next_page_token.is_empty()), (2, false));
-        let page = Page::from_rows(vec![large, 1], size, &scope, cursor);
-        assert_eq!((page.items.as_slice(), page.next_page_token.is_empty()), ([large].as_slice(), false));
-        let page = Page::from_rows(Vec::<i64>::new(), size, &scope, cursor);
-        assert_eq!(page.next_page_token, "");
+        let cut_short = page(vec![half, half, half], 10);
+        assert_eq!((cut_short.items.len(), cut_short.next_page_token.is_empty()), (2, false));
+        let one_row = page(vec![large, 1], 10);
+        assert_eq!((one_row.items.as_slice(), one_row.next_page_token.is_empty()), ([large].as_slice(), false));
+        assert_eq!(page(Vec::new(), 10).next_page_token, "");
     }
 
     #[test]
     fn a_page_has_a_next_page_token_only_if_more_rows_follow() {
-        let scope = PageTokenScope::new("numbers");
-        let size = PageSize::parse(2).unwrap();
-        assert_eq!(Page::from_rows(vec![1, 2], size, &scope, cursor).next_page_token, "");
-        let first = Page::from_rows(vec![1, 2, 3], size, &scope, cursor);
+        assert_eq!(page(vec![1, 2], 2).next_page_token, "");
+        let first = page(vec![1, 2, 3], 2);
         assert_eq!(first.items, [1, 2]);
-        assert_eq!(scope.decode(&first.next_page_token).unwrap(), Some(cursor(&2)));
+        assert_eq!(PageTokenScope::new("numbers").decode(&first.next_page_token).unwrap(), Some(cursor(2)));
     }
 
     proptest! {
