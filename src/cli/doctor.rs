@@ -60,7 +60,7 @@ struct Doctor {
 
 enum Report {
     Json,
-    Table { rows: Vec<[String; 4]>, omitted: u64 },
+    Table { rows: Vec<Vec<String>>, omitted: u64 },
 }
 
 impl Doctor {
@@ -84,15 +84,15 @@ impl Doctor {
         Ok(tenants)
     }
 
-    /// Repairs the finding if requested, and returns the outcome for the report.
-    async fn process_finding(&mut self, finding: &Finding) -> Result<&'static str, Error> {
+    /// Repairs the finding and returns the outcome for the report, or `None` without `--repair`.
+    async fn process_finding(&mut self, finding: &Finding) -> Result<Option<&'static str>, Error> {
         if !self.repair {
             self.unresolved += 1;
-            return Ok("");
+            return Ok(None);
         }
         if finding.kind == FindingKind::NoApiKey && self.keys.is_none() {
             self.unresolved += 1;
-            return Ok("unresolved: creating a key requires --out");
+            return Ok(Some("unresolved: creating a key requires --out"));
         }
         if finding.slug.is_none() {
             self.service.delete_dangling_rows(finding.tenant_id).await?;
@@ -102,7 +102,7 @@ impl Doctor {
                 keys.write(&report.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
             }
         }
-        Ok("repaired")
+        Ok(Some("repaired"))
     }
 
     fn finish(self, tenants: u64) -> Result<ExitCode, Error> {
@@ -112,7 +112,7 @@ impl Doctor {
 }
 
 impl Report {
-    fn add(&mut self, finding: &Finding, outcome: &'static str) -> io::Result<()> {
+    fn add(&mut self, finding: &Finding, outcome: Option<&'static str>) -> io::Result<()> {
         let (tenant_id, kind) = (finding.tenant_id.to_string(), finding.kind);
         match self {
             Self::Json => {
@@ -122,7 +122,7 @@ impl Report {
                     "kind": format!("FINDING_KIND_{kind}"),
                     "detail": finding.detail,
                 });
-                if !outcome.is_empty() {
+                if let Some(outcome) = outcome {
                     object["outcome"] = outcome.into();
                 }
                 writeln!(io::stdout(), "{object}")
@@ -130,7 +130,8 @@ impl Report {
             Self::Table { rows, omitted } => {
                 if rows.len() < MAX_TABLE_ROWS {
                     let slug = finding.slug.clone().unwrap_or_default();
-                    rows.push([slug, tenant_id, finding.detail.clone(), outcome.to_owned()]);
+                    let row = [slug, tenant_id, finding.detail.clone()].into_iter();
+                    rows.push(row.chain(outcome.map(str::to_owned)).collect());
                 } else {
                     *omitted += 1;
                 }
@@ -142,12 +143,14 @@ impl Report {
     fn finish(self, tenants: u64, unresolved: u64) -> io::Result<()> {
         let Self::Table { rows, omitted } = self else { return Ok(()) };
         let mut out = io::stdout();
-        if rows.is_empty() {
+        let Some(first) = rows.first() else {
             return writeln!(out, "No findings in {tenants} tenants.");
-        }
+        };
+        // Without --repair the rows have no outcome.
+        let header = &["slug", "tenant id", "finding", "outcome"][..first.len()];
         let findings = rows.len() as u64 + omitted;
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(["slug", "tenant id", "finding", ""]).add_rows(rows);
+        table.load_style(UTF8_BORDERS_ONLY).set_header(header).add_rows(rows);
         writeln!(out, "{table}")?;
         if omitted > 0 {
             writeln!(out, "and {omitted} more: --json shows them all")?;
