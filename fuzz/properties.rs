@@ -87,16 +87,16 @@ pub fn page_tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
     let page_token_scope = PageTokenScope::new(list);
-    if let Ok(Some(position)) = page_token_scope.parse(token) {
-        assert_eq!(page_token_scope.token(position), token);
-        assert!(PageTokenScope::new(format!("{list}.")).parse(token).is_err(), "a token of one list is of no other");
+    if let Ok(Some(position)) = page_token_scope.decode(token) {
+        assert_eq!(page_token_scope.encode(position), token);
+        assert!(PageTokenScope::new(format!("{list}.")).decode(token).is_err(), "a token of one list is of no other");
     }
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));
         let position = Cursor { order, id: uuid_of(id) };
         assert_eq!(
-            page_token_scope.parse(&page_token_scope.token(position)).expect("it is of this list"),
+            page_token_scope.decode(&page_token_scope.encode(position)).expect("it is of this list"),
             Some(position)
         );
     }

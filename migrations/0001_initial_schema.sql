@@ -1,8 +1,11 @@
--- The first tables: a tenant, what makes it bookable, and the rules that make an orphan impossible to commit.
+-- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; the triggers that
+-- reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
+-- are created before the migrations run (src/store/roles.sql).
 --
--- Nothing cascades: whoever removes a tenant names every table. Slugs and key ids compare by bytes (COLLATE "C"): they
--- are ASCII, so that is their alphabetical order, and a prefix can use the index. No column has a business default:
--- those are in the service, in one place.
+-- Deletes do not cascade, except to idempotency records: a statement that deletes a tenant has to name every table, so
+-- no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is alphabetical
+-- order, and a search by prefix can use the index. No column has a business default; the defaults of a new tenant are
+-- in src/domain/defaults.rs.
 
 CREATE TABLE tenants (
     id                 uuid          NOT NULL CONSTRAINT tenants_pkey PRIMARY KEY,
@@ -21,7 +24,7 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
     CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object')
 );
--- ListTenants pages by creation; purge looks for tenants by the time of their deletion.
+-- ListTenants is ordered by creation time; purge selects tenants by deletion time.
 CREATE INDEX tenants_created_at_id_idx ON tenants (created_at, id);
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
@@ -44,8 +47,8 @@ CREATE TABLE segments (
     CONSTRAINT segments_description_length CHECK (length(description) <= 2000)
 );
 
--- The key to segments holds the tenant too: a package in another tenant's segment has no row to point at. That the
--- tenant exists follows from the segment.
+-- The foreign key to segments includes the tenant, so a package cannot be in another tenant's segment. A foreign key to
+-- tenants is not needed: the segment has one.
 CREATE TABLE packages (
     tenant_id      uuid        NOT NULL,
     id             uuid        NOT NULL,
@@ -69,6 +72,7 @@ CREATE TABLE packages (
     CONSTRAINT packages_booking_type_known CHECK (booking_type IN ('DATE', 'TIMESLOT'))
 );
 
+-- The secret of a key is stored only as an Argon2id hash. The public key ends with the key id.
 CREATE TABLE api_keys (
     key_id      text COLLATE "C" NOT NULL CONSTRAINT api_keys_pkey PRIMARY KEY,
     tenant_id   uuid        NOT NULL CONSTRAINT api_keys_tenant_id_fkey REFERENCES tenants (id),
@@ -83,6 +87,7 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX api_keys_tenant_id_idx ON api_keys (tenant_id);
 
+-- The login of a tenant that was created by CreateFromSignup.
 CREATE TABLE owners (
     tenant_id     uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
                   CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
@@ -90,22 +95,29 @@ CREATE TABLE owners (
     password_hash text NOT NULL,
     CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$'))
 );
--- COLLATE "C", because lower() otherwise depends on the database's locale (in a Turkish one, even for an ASCII I).
--- The service stores letters beyond ASCII in lower case.
+-- COLLATE "C", because lower() otherwise depends on the database's locale: in a Turkish locale even for an ASCII I.
+-- lower() then changes ASCII letters only; the service stores all other letters in lower case.
 CREATE UNIQUE INDEX owners_email_key ON owners (lower(email COLLATE "C"));
 
--- TEXT-IDEMPOTENCY
+-- Idempotency records: one for each call with a request_id. A repeated call finds the record, and is answered with what
+-- the first call created instead of creating it again. Records expire after 30 days.
+--
+-- The request_id itself is not stored, only its SHA-256 (request_hash). A new key's secret is derived from the
+-- request_id and the salt, and is not stored either. The salt is deleted after 24 hours; from then on the secret cannot
+-- be derived, not even with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
+-- a repeated request_id with another fingerprint is an error.
 CREATE TABLE idempotency_records (
     caller       text        NOT NULL,
     rpc          text        NOT NULL,
     request_hash bytea       NOT NULL,
     fingerprint  bytea       NOT NULL,
     salt         bytea,
-    -- What the call made. The key is no foreign key: whoever deletes one by hand need not know of this table.
+    -- key_id is not a foreign key, so that an administrator can delete a key without knowing this table. A replay then
+    -- has no secret.
     tenant_id    uuid        NOT NULL CONSTRAINT idempotency_records_tenant_id_fkey
                              REFERENCES tenants (id) ON DELETE CASCADE,
     key_id       text COLLATE "C" NOT NULL,
-    -- Of a call that made a tenant.
+    -- NULL for RotateApiKey, which creates only a key.
     segment_id   uuid,
     package_ids  uuid[],
     created_at   timestamptz NOT NULL,
@@ -114,16 +126,19 @@ CREATE TABLE idempotency_records (
     CONSTRAINT idempotency_records_salt_length CHECK (length(salt) = 32)
 );
 CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id);
--- Each claim is in one of these two: those that have a salt to lose, and those that have only themselves.
+-- The cleanup deletes salts by the first index, and records without a salt by the second.
 CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) WHERE salt IS NOT NULL;
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
--- Orphans are refused at COMMIT, whoever makes them.
+-- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
--- SECURITY DEFINER, because it looks at tables that the role at work may have no right on, and past row-level security.
--- Whoever takes something away first writes to the tenant's row: two transactions that each remove one of the last two
--- packages take turns there, and the later one sees that it would leave none (READ COMMITTED) or fails with a
--- serialization error (REPEATABLE READ, where a mere lock would let it look at its old snapshot).
+-- SECURITY DEFINER, because the current role may have no right to read all three tables, and row-level security may
+-- hide rows from it.
+--
+-- Deleting a part first updates the tenant's row, so that two transactions that each delete one of the last two
+-- packages serialize. The second one then sees that no package would remain (READ COMMITTED), or fails with a
+-- serialization error (REPEATABLE READ). A row lock instead of the update would leave a REPEATABLE READ transaction on
+-- its old snapshot.
 CREATE FUNCTION refuse_orphaned_tenant() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -139,7 +154,7 @@ BEGIN
         checked_id := OLD.tenant_id;
         UPDATE public.tenants SET updated_at = updated_at WHERE id = checked_id;
         IF NOT FOUND THEN
-            RETURN NULL; -- the tenant goes with its parts
+            RETURN NULL; -- The transaction deletes the tenant, too.
         END IF;
     END IF;
     SELECT EXISTS (SELECT FROM public.segments WHERE tenant_id = checked_id AND slug = 'general'),
@@ -154,12 +169,12 @@ BEGIN
         SCHEMA = 'public',
         TABLE = 'tenants',
         CONSTRAINT = 'tenant_fully_provisioned',
-        MESSAGE = format('tenant %s would be an orphan', checked_id),
+        MESSAGE = format('tenant %s is incomplete', checked_id),
         DETAIL = 'It has no ' || concat_ws(', no ',
             CASE WHEN NOT has_general THEN 'General segment' END,
             CASE WHEN NOT has_package THEN 'package' END,
             CASE WHEN NOT has_key THEN 'API key' END) || '.',
-        HINT = 'A tenant, its General segment, a package and an API key stand or fall together, in one transaction.';
+        HINT = 'Write or delete a tenant, its General segment, its packages and its API keys in one transaction.';
 END
 $$;
 
@@ -176,7 +191,7 @@ CREATE CONSTRAINT TRIGGER tenant_fully_provisioned
     AFTER DELETE OR UPDATE OF tenant_id ON api_keys
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_orphaned_tenant();
 
--- TRUNCATE fires no row triggers and cannot be deferred: it is fine only where no tenant stays behind.
+-- TRUNCATE fires no row triggers, and its triggers cannot be deferred. It is allowed only if no tenant remains.
 CREATE FUNCTION refuse_truncate_with_tenants() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -187,7 +202,8 @@ BEGIN
             SCHEMA = 'public',
             TABLE = 'tenants',
             CONSTRAINT = 'tenant_fully_provisioned',
-            MESSAGE = format('truncating %I would orphan every tenant', TG_TABLE_NAME);
+            MESSAGE = format('cannot truncate %I while there are tenants', TG_TABLE_NAME),
+            HINT = 'Truncate tenants in the same statement.';
     END IF;
     RETURN NULL;
 END
@@ -201,10 +217,11 @@ CREATE TRIGGER tenant_fully_provisioned_truncate AFTER TRUNCATE ON api_keys
 
 REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants() FROM PUBLIC;
 
--- Who may do what. The service logs in as a member of turnkey_provisioner, which sees all tenants; a catalog call works
--- as turnkey_catalog, which sees the rows of the tenant named by `turnkey.tenant_id` and none where that is not set
--- (a setting once made in a session reads '' afterwards, not NULL). The owner of the tables is neither, and is not
--- held by row-level security: the triggers above must see everything.
+-- Grants and row-level security. The login role of the service is a member of turnkey_provisioner, which sees all
+-- tenants. A catalog transaction runs as turnkey_catalog, which sees only the rows of the tenant in
+-- `turnkey.tenant_id`, and no rows if that is not set. (After the transaction that set it, the setting is '' and not
+-- NULL.) Row-level security does not apply to the owner of the tables, because the triggers above run as the owner and
+-- must see all rows.
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, owners, idempotency_records
     TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;

@@ -1,4 +1,5 @@
-//! The database of a run: the one of `DATABASE_URL`, or a private Postgres that lives as long as the run.
+//! The database of a command: the one that `DATABASE_URL` names, or the embedded Postgres, which runs as long as the
+//! command.
 
 use std::path::{Path, PathBuf};
 
@@ -11,79 +12,84 @@ use crate::{config::Database, store};
 #[cfg(not(feature = "embedded"))]
 use embedded_disabled::{EmbeddedPostgres, Settings};
 
-const ROOT: &str = ".turnkey";
-const MAX_CONNECTIONS: u16 = 100;
+/// Directory of the embedded Postgres.
+const EMBEDDED_DIR: &str = ".turnkey";
+const EMBEDDED_MAX_CONNECTIONS: u16 = 100;
 
 pub struct OpenDatabase {
-    /// The role that owns the schema, or is to.
+    /// Connects as the role that owns the schema.
     owner: PgConnectOptions,
-    /// The role that serves.
+    /// Connects as the serving role.
     pub server: PgConnectOptions,
-    private: Option<EmbeddedPostgres>,
+    embedded: Option<EmbeddedPostgres>,
 }
 
 impl OpenDatabase {
     pub async fn open(database: Database) -> Result<Self, Error> {
         match database {
             Database::Url(options) => {
-                Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, private: None })
+                Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, embedded: None })
             }
             Database::Private { pg_bin } => {
-                let root = PathBuf::from(ROOT);
-                let settings = Settings { root, pg_bin, durable: true, max_connections: MAX_CONNECTIONS };
-                let private = EmbeddedPostgres::start(settings).await?;
-                Ok(Self { owner: private.owner_options(), server: private.server_options(), private: Some(private) })
+                let root = PathBuf::from(EMBEDDED_DIR);
+                let settings = Settings { root, pg_bin, durable: true, max_connections: EMBEDDED_MAX_CONNECTIONS };
+                let embedded = EmbeddedPostgres::start(settings).await?;
+                Ok(Self {
+                    owner: embedded.owner_options(),
+                    server: embedded.server_options(),
+                    embedded: Some(embedded),
+                })
             }
         }
     }
 
-    /// Opened, and migrated if it is this program's own.
+    /// Opens the database, and migrates it if it is embedded.
     pub async fn open_migrated(database: Database) -> Result<Self, Error> {
         let database = Self::open(database).await?;
-        if database.is_private() {
+        if database.is_embedded() {
             database.migrate().await?;
         }
         Ok(database)
     }
 
-    /// The same, for commands about what is there already: without a database they say so, instead of making an empty one
-    /// and finding nothing wrong with it.
+    /// Like [`Self::open_migrated`], but fails instead of creating an embedded database: it would be empty, and the
+    /// command would report that nothing is wrong.
     pub async fn open_existing(database: Database) -> Result<Self, Error> {
-        if matches!(database, Database::Private { .. }) && !Path::new(ROOT).exists() {
-            return Err(format!("there is no DATABASE_URL, and no ./{ROOT} either").into());
+        if matches!(database, Database::Private { .. }) && !Path::new(EMBEDDED_DIR).exists() {
+            return Err(format!("no database: DATABASE_URL is not set, and ./{EMBEDDED_DIR} does not exist").into());
         }
         Self::open_migrated(database).await
     }
 
     pub async fn migrate(&self) -> Result<(), Error> {
         store::migrate(&self.owner).await?;
-        if self.private.is_some() {
+        if self.is_embedded() {
             store::grant_provisioner(&self.owner, self.server.get_username()).await?;
         }
         Ok(())
     }
 
-    /// Whether it is this program's own, to be migrated without being asked.
-    pub const fn is_private(&self) -> bool {
-        self.private.is_some()
+    /// Whether the database is the embedded Postgres, which is migrated without `--migrate`.
+    pub const fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
     }
 
     pub async fn close(self) -> Result<(), Error> {
-        if let Some(private) = self.private {
-            private.stop().await?;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await?;
         }
         Ok(())
     }
 }
 
-/// Stands in for a Postgres of one's own where the build has none.
+/// Replaces the crate `embedded_postgres` in builds without the feature `embedded`.
 #[cfg(not(feature = "embedded"))]
 mod embedded_disabled {
     use std::path::PathBuf;
 
     use sqlx::postgres::PgConnectOptions;
 
-    #[expect(dead_code, reason = "read by the Postgres that is left out")]
+    #[expect(dead_code, reason = "only the embedded Postgres reads the settings")]
     pub(super) struct Settings {
         pub root: PathBuf,
         pub pg_bin: Option<PathBuf>,
@@ -91,12 +97,12 @@ mod embedded_disabled {
         pub max_connections: u16,
     }
 
-    /// There is none.
+    /// Has no value: `start` always fails.
     pub(super) enum EmbeddedPostgres {}
 
     impl EmbeddedPostgres {
         pub fn start(_settings: Settings) -> std::future::Ready<Result<Self, super::Error>> {
-            std::future::ready(Err("DATABASE_URL is missing, and this build has no Postgres of its own".into()))
+            std::future::ready(Err("DATABASE_URL is not set, and this build has no embedded Postgres".into()))
         }
 
         pub const fn owner_options(&self) -> PgConnectOptions {

@@ -1,6 +1,6 @@
-//! `turnkey doctor`: what is wrong with the tenants, and with `--repair` no longer.
+//! `turnkey doctor`: finds damaged tenants, and repairs them with `--repair`.
 //!
-//! Exit code 0 where nothing is wrong or all of it was mended, 1 where something is left, 2 where it could not look.
+//! Exit code 0: there are no findings, or all are repaired. 1: findings remain. 2: the check could not run.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ use crate::{
     store::Store,
 };
 
-/// Rows that are shown as a table; whoever has more wants them as JSON.
+/// Findings in the table; further ones are only counted. `--json` prints all.
 const MAX_TABLE_ROWS: usize = 1_000;
 
 pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
@@ -38,13 +38,13 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let service =
         Arc::new(TenantService::new(store.clone(), Hasher::new(hashing)?, settings.key_mode, Clock::system()));
     let keys = settings.out.as_deref().map(KeysFile::open).transpose()?;
-    let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), more: 0 } };
+    let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), omitted: 0 } };
     let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
-    let examined = doctor.examine().await;
-    let ended = examined.and_then(|tenants| doctor.finish(tenants));
+    let checked = doctor.check().await;
+    let result = checked.and_then(|tenants| doctor.finish(tenants));
     store.close().await;
     database.close().await?;
-    ended
+    result
 }
 
 struct Doctor {
@@ -52,21 +52,21 @@ struct Doctor {
     repair: bool,
     keys: Option<KeysFile>,
     report: Report,
-    /// Findings that stay.
+    /// Number of findings that remain.
     unresolved: u64,
-    /// Of the step at hand: a tenant with several faults is mended once.
+    /// Tenants repaired in the current chunk: a tenant with several findings is repaired once.
     repaired: HashSet<TenantId>,
 }
 
 enum Report {
     Json,
-    Table { rows: Vec<[String; 4]>, more: usize },
+    Table { rows: Vec<Vec<String>>, omitted: u64 },
 }
 
 impl Doctor {
-    /// Answers how many tenants were looked at.
-    async fn examine(&mut self) -> Result<u64, Error> {
-        // Hides itself where standard error is no terminal.
+    /// Checks all tenants and returns their number.
+    async fn check(&mut self) -> Result<u64, Error> {
+        // indicatif hides the bar if standard error is not a terminal.
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tenants ({per_sec}, {eta} left)")?;
         let bar = ProgressBar::new(self.service.count_tenants().await?).with_style(style);
         let mut chunks = pin!(Arc::clone(&self.service).check_integrity(None));
@@ -84,22 +84,25 @@ impl Doctor {
         Ok(tenants)
     }
 
-    /// What became of a finding, in a word or two.
-    async fn process_finding(&mut self, finding: &Finding) -> Result<&'static str, Error> {
-        let keyless = finding.kind == FindingKind::NoApiKey && self.keys.is_none();
-        if !self.repair || keyless {
+    /// Repairs the finding and returns the outcome for the report, or `None` without `--repair`.
+    async fn process_finding(&mut self, finding: &Finding) -> Result<Option<&'static str>, Error> {
+        if !self.repair {
             self.unresolved += 1;
-            return Ok(if self.repair { "left: say --out for its key" } else { "" });
+            return Ok(None);
+        }
+        if finding.kind == FindingKind::NoApiKey && self.keys.is_none() {
+            self.unresolved += 1;
+            return Ok(Some("unresolved: creating a key requires --out"));
         }
         if finding.slug.is_none() {
             self.service.delete_dangling_rows(finding.tenant_id).await?;
         } else if self.repaired.insert(finding.tenant_id) {
-            let repaired = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
-            if let (Some((key, secret_key)), Some(keys)) = (&repaired.api_key, &mut self.keys) {
-                keys.write(&repaired.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
+            let report = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
+            if let (Some((key, secret_key)), Some(keys)) = (&report.api_key, &mut self.keys) {
+                keys.write(&report.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
             }
         }
-        Ok("mended")
+        Ok(Some("repaired"))
     }
 
     fn finish(self, tenants: u64) -> Result<ExitCode, Error> {
@@ -109,8 +112,8 @@ impl Doctor {
 }
 
 impl Report {
-    fn add(&mut self, finding: &Finding, outcome: &'static str) -> io::Result<()> {
-        let (tenant_id, kind) = (finding.tenant_id.to_string(), finding.kind.as_str());
+    fn add(&mut self, finding: &Finding, outcome: Option<&'static str>) -> io::Result<()> {
+        let (tenant_id, kind) = (finding.tenant_id.to_string(), finding.kind);
         match self {
             Self::Json => {
                 let mut object = json!({
@@ -119,17 +122,18 @@ impl Report {
                     "kind": format!("FINDING_KIND_{kind}"),
                     "detail": finding.detail,
                 });
-                if !outcome.is_empty() {
+                if let Some(outcome) = outcome {
                     object["outcome"] = outcome.into();
                 }
                 writeln!(io::stdout(), "{object}")
             }
-            Self::Table { rows, more } => {
+            Self::Table { rows, omitted } => {
                 if rows.len() < MAX_TABLE_ROWS {
                     let slug = finding.slug.clone().unwrap_or_default();
-                    rows.push([slug, tenant_id, finding.detail.clone(), outcome.to_owned()]);
+                    let row = [slug, tenant_id, finding.detail.clone()].into_iter();
+                    rows.push(row.chain(outcome.map(str::to_owned)).collect());
                 } else {
-                    *more += 1;
+                    *omitted += 1;
                 }
                 Ok(())
             }
@@ -137,22 +141,21 @@ impl Report {
     }
 
     fn finish(self, tenants: u64, unresolved: u64) -> io::Result<()> {
-        let Self::Table { rows, more } = self else { return Ok(()) };
+        let Self::Table { rows, omitted } = self else { return Ok(()) };
         let mut out = io::stdout();
-        if rows.is_empty() {
-            return writeln!(out, "Nothing is wrong with {tenants} tenants.");
-        }
-        let found = rows.len() + more;
+        let Some(first) = rows.first() else {
+            return writeln!(out, "No findings in {tenants} tenants.");
+        };
+        // Without --repair the rows have no outcome.
+        let header = &["slug", "tenant id", "finding", "outcome"][..first.len()];
+        let findings = rows.len() as u64 + omitted;
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(["slug", "tenant id", "finding", ""]).add_rows(rows);
+        table.load_style(UTF8_BORDERS_ONLY).set_header(header).add_rows(rows);
         writeln!(out, "{table}")?;
-        if more > 0 {
-            writeln!(out, "and {more} more: --json shows them all")?;
+        if omitted > 0 {
+            writeln!(out, "and {omitted} more: --json shows them all")?;
         }
-        writeln!(
-            out,
-            "{found} findings among {tenants} tenants, {} mended, {unresolved} left.",
-            found as u64 - unresolved
-        )
+        let repaired = findings - unresolved;
+        writeln!(out, "{findings} findings in {tenants} tenants, {repaired} repaired, {unresolved} unresolved.")
     }
 }

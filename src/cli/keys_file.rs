@@ -1,5 +1,6 @@
-//! A file of keys, `slug,tenant_id,public_key,secret_key`: the one place where their secrets are after the command that
-//! made them.
+//! The keys file: a CSV file with the columns `slug,tenant_id,public_key,secret_key`, to which `import` and `doctor`
+//! append the keys that they create. No other copy of the secrets exists. The import's journal uses the same file
+//! functions.
 
 use std::{
     collections::HashSet,
@@ -23,7 +24,7 @@ pub struct KeysFile {
 }
 
 impl KeysFile {
-    /// Begins the file, or goes on at its end.
+    /// Opens the file to append to it, and creates it if it does not exist.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut file = open_exclusive(path)?;
         let text = Zeroizing::new(read_complete_lines(&mut file)?);
@@ -31,18 +32,20 @@ impl KeysFile {
         match lines.next() {
             None => writeln!(file, "{HEADER}")?,
             Some(HEADER) => {}
-            Some(_) => return Err(format!("{} is no file of keys", path.display()).into()),
+            Some(_) => {
+                return Err(format!("{} is not a keys file: its first line is not `{HEADER}`", path.display()).into());
+            }
         }
         let slugs = lines.filter_map(|line| line.split(',').next()).map(str::to_owned).collect();
         Ok(Self { file, slugs })
     }
 
-    /// Whether it had this tenant's key when it was opened.
+    /// Whether the file had this tenant's key when it was opened.
     pub fn has(&self, slug: &str) -> bool {
         self.slugs.contains(slug)
     }
 
-    /// A row at once and whole: no buffer that a kill could take along. None of its parts needs quotes.
+    /// Appends a row in one write without a buffer, so that a kill cannot lose it. No field needs quotes.
     pub fn write(
         &mut self,
         slug: &str,
@@ -56,21 +59,21 @@ impl KeysFile {
     }
 }
 
-/// To be read from its start and written at its end; made where it is missing, for nobody else's eyes.
+/// Opens a file for reading and appending, and creates it with mode 0600 if it does not exist.
 pub(super) fn open_private(path: &Path) -> Result<File, Error> {
     open(path).map_err(|error| cannot_write(path, &error))
 }
 
-/// The same, by one program at a time, and closed to all others also where it was there before.
+/// Like [`open_private`], but also locks the file and sets mode 0600 on an existing one.
 pub(super) fn open_exclusive(path: &Path) -> Result<File, Error> {
-    let own = || -> io::Result<File> {
+    let open_and_lock = || -> io::Result<File> {
         let file = open(path)?;
         file.try_lock()?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         Ok(file)
     };
-    own().map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => cannot_write(path, &"another program does"),
+    open_and_lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => cannot_write(path, &"another process has it open"),
         _ => cannot_write(path, &error),
     })
 }
@@ -79,11 +82,11 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
-fn cannot_write(path: &Path, why: &dyn std::fmt::Display) -> Error {
-    format!("cannot write {}: {why}", path.display()).into()
+fn cannot_write(path: &Path, reason: &dyn std::fmt::Display) -> Error {
+    format!("cannot write {}: {reason}", path.display()).into()
 }
 
-/// All lines that were written to their end. What a kill left behind the last of them is cut off.
+/// Returns the complete lines, and truncates the file after them: a killed process may have left an incomplete line.
 pub(super) fn read_complete_lines(file: &mut File) -> io::Result<String> {
     let mut text = io::read_to_string(&mut *file)?;
     let end = text.rfind('\n').map_or(0, |last| last + 1);
@@ -98,14 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_others_could_read_is_closed_to_them_and_is_written_by_one_at_a_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.csv");
+    fn an_exclusively_opened_file_is_private_and_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.csv");
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let file = open_exclusive(&path).unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(open_exclusive(&path).unwrap_err().to_string().contains("another program does"));
+        assert!(open_exclusive(&path).unwrap_err().to_string().contains("another process has it open"));
         drop(file);
         assert!(open_exclusive(&path).is_ok());
     }

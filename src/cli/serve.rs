@@ -47,7 +47,7 @@ async fn serve(
     settings: &crate::config::ServerSettings,
     mut stopped: impl Future<Output = ()> + Unpin,
 ) -> Result<(), Error> {
-    if migrate || database.is_private() {
+    if migrate || database.is_embedded() {
         tokio::select! {
             migrated = database.migrate() => migrated?,
             () = &mut stopped => return Ok(()),

@@ -1,10 +1,10 @@
-//! The platform's share of a booking.
+//! The platform's share of each booking.
 
 use super::validation::{InvalidValue, Reason};
 
 /// A commission in percent, 0.00 … 100.00, exact to two decimals.
 ///
-/// Kept as whole hundredths, because a binary fraction cannot hold 12.34.
+/// Stored as whole hundredths, because a binary fraction cannot represent 12.34.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommissionPercent {
     hundredths: u16,
@@ -13,13 +13,15 @@ pub struct CommissionPercent {
 impl CommissionPercent {
     const MAX_HUNDREDTHS: u16 = 10_000;
 
-    /// `hundredths` of a percent: 1234 is 12.34 %. `None` above 100 %.
+    /// Creates a commission from hundredths of a percent: 1234 is 12.34 %. Returns `None` above 100 %.
     pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
         if hundredths <= Self::MAX_HUNDREDTHS { Some(Self { hundredths }) } else { None }
     }
 
+    /// Parses a percentage.
+    ///
     /// # Errors
-    /// `OUT_OF_RANGE` outside 0 … 100, `BAD_FORMAT` for more than two decimals and for what is no number.
+    /// `OUT_OF_RANGE` outside 0 … 100; `BAD_FORMAT` for NaN and for more than two decimals.
     pub fn parse(percent: f64) -> Result<Self, InvalidValue> {
         if percent.is_nan() {
             return Err(InvalidValue::new(Reason::BadFormat, "must be a number"));
@@ -29,9 +31,9 @@ impl CommissionPercent {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range check leaves 0 … 10000")]
         let parsed = Self { hundredths: (percent * 100.0).round() as u16 };
-        // A double that was written with two decimals is the one nearest to them, and so is the quotient of two
-        // exact whole numbers: equality is the right test here, and a tolerance would let 12.3400001 in.
-        #[expect(clippy::float_cmp, reason = "see above")]
+        // A literal with two decimals is parsed to the nearest double, and dividing the hundredths by 100 is rounded to
+        // the same double. A tolerance would accept 12.3400001.
+        #[expect(clippy::float_cmp, reason = "both are the double nearest to the same decimal")]
         let has_two_decimals = parsed.as_f64() == percent;
         if has_two_decimals {
             Ok(parsed)
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_and_decimals_have_their_reasons() {
+    fn a_commission_out_of_range_or_with_too_many_decimals_is_rejected_with_its_reason() {
         for (percent, expected) in [
             (0.0, None),
             (-0.0, None),
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn every_percentage_with_two_decimals_survives_the_way_through_text_and_double() {
+    fn every_percentage_with_two_decimals_is_parsed_exactly() {
         for hundredths in 0..=10_000 {
             let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
             let parsed = CommissionPercent::parse(text.parse().unwrap()).unwrap();
@@ -94,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_double_makes_it_panic_or_leave_the_range(percent in proptest::num::f64::ANY) {
+        fn parsing_any_double_as_a_commission_never_panics_or_exceeds_100(percent in proptest::num::f64::ANY) {
             if let Ok(parsed) = CommissionPercent::parse(percent) {
                 prop_assert!(parsed.hundredths() <= 10_000);
             }

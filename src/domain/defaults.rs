@@ -1,15 +1,17 @@
-//! What every new tenant starts with. The only place that knows: every path that makes or mends a tenant reads it here,
-//! and the database has no default of its own for any of it.
+//! The defaults of a new tenant: commission, General segment, packages and booking type.
+//!
+//! No other file contains these values. Creation and repair both read them here, and the schema has no defaults for
+//! them; only its trigger repeats the slug `general`.
 
 use super::{booking_type::BookingType, commission::CommissionPercent};
 
-/// The platform's share where the caller names none: 10.00 %.
+/// The commission of a tenant whose request has none: 10.00 %.
 pub const COMMISSION: CommissionPercent = match CommissionPercent::from_hundredths(1_000) {
     Some(commission) => commission,
     None => panic!("the default commission is within its range"),
 };
 
-/// The segment without which no storefront opens.
+/// The General segment, which every tenant has.
 pub const SEGMENT: DefaultSegment = DefaultSegment {
     slug: "general",
     name: "General",
@@ -18,7 +20,7 @@ pub const SEGMENT: DefaultSegment = DefaultSegment {
     sort_order: 0,
 };
 
-/// The packages a customer can book on the first day.
+/// The packages of a new tenant.
 pub const PACKAGES: [DefaultPackage; 3] = [
     DefaultPackage {
         slug: "basic-package",
@@ -45,7 +47,7 @@ pub const PACKAGES: [DefaultPackage; 3] = [
 
 pub const BOOKING_TYPE: BookingType = BookingType::Date;
 
-/// Active from the start, as is every default package.
+/// The values of [`SEGMENT`]. The segment is created active.
 #[derive(Debug)]
 pub struct DefaultSegment {
     pub slug: &'static str,
@@ -55,6 +57,7 @@ pub struct DefaultSegment {
     pub sort_order: i32,
 }
 
+/// The values of one of [`PACKAGES`]. The package is created active.
 #[derive(Debug)]
 pub struct DefaultPackage {
     pub slug: &'static str,
@@ -71,7 +74,7 @@ mod tests {
     use crate::domain::{DisplayName, Slug};
 
     #[test]
-    fn the_defaults_keep_the_rules_that_callers_must_keep() {
+    fn default_slugs_and_names_pass_the_validation_of_requests() {
         assert!(Slug::parse(SEGMENT.slug).is_ok() && DisplayName::parse(SEGMENT.name).is_ok());
         for package in &PACKAGES {
             assert!(Slug::parse(package.slug).is_ok() && DisplayName::parse(package.name).is_ok());

@@ -27,7 +27,7 @@ pub struct Package {
 }
 
 impl ApproximateSize for Package {
-    fn bytes(&self) -> usize {
+    fn approximate_size(&self) -> usize {
         self.name.len() + self.description.len()
     }
 }

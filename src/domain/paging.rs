@@ -1,5 +1,5 @@
-//! Pages of a list, by keyset: a page goes on after the last row of the one before, so that rows which come or go in
-//! between neither repeat nor hide any other.
+//! Keyset pagination: a page continues after the last row of the page before, so that rows inserted or deleted between
+//! two calls neither repeat nor hide other rows. Each list has its own order and filters.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
@@ -10,12 +10,12 @@ use super::validation::{InvalidValue, Reason};
 const DEFAULT_SIZE: u16 = 50;
 const MAX_SIZE: u16 = 500;
 
-/// How many rows a page has at most: 1 … 500.
+/// Maximum number of rows of a page: 1 … 500.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageSize(u16);
 
 impl PageSize {
-    /// 0 means 50, more than 500 means 500.
+    /// Converts a requested size: 0 means 50, more than 500 means 500.
     ///
     /// # Errors
     /// `OUT_OF_RANGE` for a negative number.
@@ -32,14 +32,14 @@ impl PageSize {
     }
 }
 
-/// The place of a row in a list that is ordered by a number and then by id.
+/// The position of a row in a list that is ordered by a number and then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     pub order: i64,
     pub id: Uuid,
 }
 
-/// What a token was made for: the list, its tenant and its filters. A token for another one is refused.
+/// The list, tenant and filters that a page token is valid for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageTokenScope(String);
 
@@ -48,90 +48,85 @@ const ORDER_BYTES: usize = 8;
 const TOKEN_BYTES: usize = ORDER_BYTES + 16 + CHECKSUM_BYTES;
 
 impl PageTokenScope {
-    /// `text` tells lists apart: whatever differs in it is another list.
+    /// Creates the scope that `text` identifies: different texts are different scopes.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Opaque to callers, though no secret: it names a place in their own list. The tag tells a damaged token, and one
-    /// that was made for something else.
-    pub fn token(&self, position: Cursor) -> String {
+    /// Encodes a cursor as a page token. The token is opaque but not secret, because it names a position in a list that
+    /// the caller may read. Its checksum detects damaged tokens and tokens of another scope.
+    pub fn encode(&self, cursor: Cursor) -> String {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES);
-        bytes.extend(position.order.to_be_bytes());
-        bytes.extend(position.id.into_bytes());
+        bytes.extend(cursor.order.to_be_bytes());
+        bytes.extend(cursor.id.into_bytes());
         bytes.extend(self.checksum(&bytes));
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The place a token stands for; the empty one stands for the start.
+    /// Decodes a page token. The empty token means the start of the list and gives `None`.
     ///
     /// # Errors
-    /// `BAD_FORMAT` for what [`PageTokenScope::token`] did not make, or made for another list.
-    pub fn parse(&self, token: &str) -> Result<Option<Cursor>, InvalidValue> {
+    /// `BAD_FORMAT` if [`PageTokenScope::encode`] did not create the token for this scope.
+    pub fn decode(&self, token: &str) -> Result<Option<Cursor>, InvalidValue> {
         if token.is_empty() {
             return Ok(None);
         }
-        self.position(token).map(Some).ok_or_else(Self::invalid_page_token)
+        self.decode_cursor(token).map(Some).ok_or_else(Self::invalid_page_token)
     }
 
     pub fn invalid_page_token() -> InvalidValue {
-        InvalidValue::new(Reason::BadFormat, "is no token of this list: use next_page_token with the same filters")
+        let message = "is not a valid page token for this list: use next_page_token with unchanged filters";
+        InvalidValue::new(Reason::BadFormat, message)
     }
 
-    fn position(&self, token: &str) -> Option<Cursor> {
+    fn decode_cursor(&self, token: &str) -> Option<Cursor> {
         let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
-        let (place, checksum) = bytes.split_at(TOKEN_BYTES - CHECKSUM_BYTES);
-        let (order, id) = place.split_at(ORDER_BYTES);
-        let position = Cursor { order: i64::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? };
-        (checksum == self.checksum(place)).then_some(position)
+        let (cursor, checksum) = bytes.split_at(TOKEN_BYTES - CHECKSUM_BYTES);
+        if checksum != self.checksum(cursor) {
+            return None;
+        }
+        let (order, id) = cursor.split_at(ORDER_BYTES);
+        Some(Cursor { order: i64::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? })
     }
 
-    fn checksum(&self, place: &[u8]) -> [u8; CHECKSUM_BYTES] {
-        let digest = Sha256::new().chain_update(place).chain_update(self.0.as_bytes()).finalize();
+    fn checksum(&self, cursor: &[u8]) -> [u8; CHECKSUM_BYTES] {
+        let digest = Sha256::new().chain_update(cursor).chain_update(self.0.as_bytes()).finalize();
         let mut checksum = [0; CHECKSUM_BYTES];
         checksum.copy_from_slice(&digest[..CHECKSUM_BYTES]);
         checksum
     }
 }
 
-/// Half of what clients accept for a message unless they are told otherwise.
+/// Half of the 4 MiB that gRPC clients accept by default.
 const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// What a row adds to a message, in bytes: of texts without a bound that is small anyway.
+/// A row whose size in a response can be estimated.
 pub trait ApproximateSize {
-    fn bytes(&self) -> usize;
+    /// Returns the size in bytes. Only texts of variable length count; the other fields are small.
+    fn approximate_size(&self) -> usize;
 }
 
-/// One page, and the token of the next; empty at the end.
+/// One page, and the token of the next page; the last page has an empty token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_page_token: String,
 }
 
-impl<T> Page<T> {
-    /// From one row more than the page has, where there are so many: that row says that there is a next page. It ends
-    /// before its size where it would become too large a message.
-    pub fn from_rows(
-        mut rows: Vec<T>,
-        size: PageSize,
-        page_token_scope: &PageTokenScope,
-        position: impl Fn(&T) -> Cursor,
-    ) -> Self
-    where
-        T: ApproximateSize,
-    {
+impl<T: ApproximateSize> Page<T> {
+    /// Builds a page from up to `size + 1` rows; the extra row signals a next page. The page is cut short if it would
+    /// exceed the message size limit, but has at least one row.
+    pub fn from_rows(mut rows: Vec<T>, size: PageSize, scope: &PageTokenScope, cursor: impl Fn(&T) -> Cursor) -> Self {
         let mut bytes = 0;
-        let light = rows.iter().take(size.get()).take_while(|row| {
-            bytes += row.bytes();
+        let fitting = rows.iter().take(size.get()).take_while(|row| {
+            bytes += row.approximate_size();
             bytes <= MAX_PAGE_BYTES
         });
-        // One row fits whatever it weighs.
-        let count = light.count().max(1);
+        let count = fitting.count().max(1);
         let has_more = rows.len() > count;
         rows.truncate(count);
-        let next_page_token =
-            rows.last().filter(|_| has_more).map(|last| page_token_scope.token(position(last))).unwrap_or_default();
+        let last = rows.last().filter(|_| has_more);
+        let next_page_token = last.map(|last| scope.encode(cursor(last))).unwrap_or_default();
         Self { items: rows, next_page_token }
     }
 }
@@ -143,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_bounded() {
+    fn a_page_size_is_capped_defaulted_and_never_negative() {
         for (size, expected) in
             [(0, Some(50)), (1, Some(1)), (500, Some(500)), (501, Some(500)), (i32::MAX, Some(500)), (-1, None)]
         {
@@ -152,54 +147,58 @@ mod tests {
     }
 
     impl ApproximateSize for i64 {
-        fn bytes(&self) -> usize {
+        fn approximate_size(&self) -> usize {
             usize::try_from(*self).unwrap()
         }
     }
 
-    #[test]
-    fn a_page_of_heavy_rows_ends_early_and_never_empty() {
-        let page_token_scope = PageTokenScope::new("numbers");
-        let position = |&order: &i64| Cursor { order, id: Uuid::nil() };
-        let size = PageSize::parse(10).unwrap();
-        let (heavy, half) = (3_000_000, 1_000_000);
-        let page = Page::from_rows(vec![half, half, half], size, &page_token_scope, position);
-        assert_eq!((page.items.len(), page.next_page_token.is_empty()), (2, false));
-        let page = Page::from_rows(vec![heavy, 1], size, &page_token_scope, position);
-        assert_eq!((page.items.as_slice(), page.next_page_token.is_empty()), ([heavy].as_slice(), false));
-        let page = Page::from_rows(Vec::<i64>::new(), size, &page_token_scope, position);
-        assert_eq!(page.next_page_token, "");
+    fn cursor(order: i64) -> Cursor {
+        Cursor { order, id: Uuid::nil() }
+    }
+
+    fn page(rows: Vec<i64>, size: i32) -> Page<i64> {
+        let size = PageSize::parse(size).unwrap();
+        Page::from_rows(rows, size, &PageTokenScope::new("numbers"), |&order| cursor(order))
     }
 
     #[test]
-    fn a_page_has_a_next_one_only_if_there_is_a_row_beyond_it() {
-        let page_token_scope = PageTokenScope::new("numbers");
-        let position = |&order: &i64| Cursor { order, id: Uuid::nil() };
-        let size = PageSize::parse(2).unwrap();
-        assert_eq!(Page::from_rows(vec![1, 2], size, &page_token_scope, position).next_page_token, "");
-        let first = Page::from_rows(vec![1, 2, 3], size, &page_token_scope, position);
+    fn a_page_of_large_rows_is_cut_short_but_not_empty() {
+        let (large, half) = (3_000_000, 1_000_000);
+        let cut_short = page(vec![half, half, half], 10);
+        assert_eq!((cut_short.items.len(), cut_short.next_page_token.is_empty()), (2, false));
+        let one_row = page(vec![large, 1], 10);
+        assert_eq!((one_row.items.as_slice(), one_row.next_page_token.is_empty()), ([large].as_slice(), false));
+        assert_eq!(page(Vec::new(), 10).next_page_token, "");
+    }
+
+    #[test]
+    fn a_page_has_a_next_page_token_only_if_more_rows_follow() {
+        assert_eq!(page(vec![1, 2], 2).next_page_token, "");
+        let first = page(vec![1, 2, 3], 2);
         assert_eq!(first.items, [1, 2]);
-        assert_eq!(page_token_scope.parse(&first.next_page_token).unwrap(), Some(position(&2)));
+        assert_eq!(PageTokenScope::new("numbers").decode(&first.next_page_token).unwrap(), Some(cursor(2)));
     }
 
     proptest! {
         #[test]
-        fn a_token_comes_back_and_only_to_its_own_list(order in any::<i64>(), id in any::<u128>(), flip in 0..TOKEN_BYTES) {
-            let position = Cursor { order, id: Uuid::from_u128(id) };
-            let page_token_scope = PageTokenScope::new("ListPackages of one");
-            let token = page_token_scope.token(position);
-            prop_assert_eq!(page_token_scope.parse(&token), Ok(Some(position)));
-            prop_assert!(PageTokenScope::new("ListPackages of another").parse(&token).is_err());
+        fn a_page_token_is_valid_undamaged_and_in_its_own_scope_only(
+            order in any::<i64>(), id in any::<u128>(), flip in 0..TOKEN_BYTES
+        ) {
+            let cursor = Cursor { order, id: Uuid::from_u128(id) };
+            let scope = PageTokenScope::new("ListPackages of one");
+            let token = scope.encode(cursor);
+            prop_assert_eq!(scope.decode(&token), Ok(Some(cursor)));
+            prop_assert!(PageTokenScope::new("ListPackages of another").decode(&token).is_err());
 
             let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
             bytes[flip] ^= 1;
-            prop_assert!(page_token_scope.parse(&URL_SAFE_NO_PAD.encode(bytes)).is_err());
+            prop_assert!(scope.decode(&URL_SAFE_NO_PAD.encode(bytes)).is_err());
         }
 
         #[test]
-        fn no_text_makes_it_panic(token in "\\PC{0,60}") {
-            let parsed = PageTokenScope::new("any").parse(&token);
-            prop_assert_eq!(parsed.is_ok(), token.is_empty());
+        fn decoding_arbitrary_text_as_a_page_token_fails_without_a_panic(token in "\\PC{0,60}") {
+            let decoded = PageTokenScope::new("any").decode(&token);
+            prop_assert_eq!(decoded.is_ok(), token.is_empty());
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Segment {
 }
 
 impl ApproximateSize for Segment {
-    fn bytes(&self) -> usize {
+    fn approximate_size(&self) -> usize {
         self.name.len() + self.hero_title.len() + self.description.len()
     }
 }

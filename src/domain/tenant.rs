@@ -1,4 +1,5 @@
-//! A tenant as it is read, listed and changed.
+//! A tenant, its changes and the list of tenants. How a tenant is created is in [`super::provisioning`] and
+//! [`super::signup`].
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -19,11 +20,11 @@ pub struct Tenant {
     pub id: TenantId,
     pub slug: String,
     pub name: String,
-    /// The public half of the newest usable key, else of the newest.
+    /// The public half of the newest usable key; if no key is usable, of the newest key.
     pub api_key_public: String,
     pub commission: CommissionPercent,
     pub is_active: bool,
-    /// The storefront's looks, as the platform's front end wrote them.
+    /// Free-form settings of the storefront, written by the platform's front end.
     pub branding: Map<String, Value>,
     pub owner_email: Option<String>,
     pub created_at: OffsetDateTime,
@@ -31,19 +32,20 @@ pub struct Tenant {
     pub deleted_at: Option<OffsetDateTime>,
 }
 
-/// A change to an existing tenant. Every change is idempotent: one that changes nothing leaves `updated_at` alone.
+/// A change to an existing tenant. Every change is idempotent: if all values are already set, `updated_at` is not
+/// modified.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TenantChange {
     Update(TenantUpdate),
     Suspend,
     Reactivate,
-    /// Soft: the tenant can be undeleted until it is purged. All changes but this one and [`Self::Undelete`] are refused
-    /// on a deleted tenant.
+    /// Soft: the tenant can be undeleted until it is purged. On a deleted tenant, only this change and
+    /// [`Self::Undelete`] succeed.
     Delete,
     Undelete,
 }
 
-/// New values; an absent field stays as it is.
+/// New values; an absent field is not changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantUpdate {
     pub name: Option<DisplayName>,
@@ -51,7 +53,7 @@ pub struct TenantUpdate {
     pub branding: Option<Branding>,
 }
 
-/// A page of tenants in the order of their creation.
+/// A request for one page of tenants, ordered by creation time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListTenants {
     pub filter: TenantFilter,
@@ -62,12 +64,12 @@ pub struct ListTenants {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantFilter {
     pub is_active: Option<bool>,
-    /// Empty keeps all.
+    /// Empty matches every slug.
     pub slug_prefix: String,
     pub show_deleted: bool,
 }
 
-/// A place in the order of creation.
+/// The position of a tenant in the order of creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantCursor {
     pub created_at: OffsetDateTime,
@@ -75,55 +77,59 @@ pub struct TenantCursor {
 }
 
 impl TenantFilter {
-    /// What a page token is bound to.
+    /// Returns the scope that page tokens of this list are bound to.
     pub fn page_token_scope(&self) -> PageTokenScope {
         let Self { is_active, slug_prefix, show_deleted } = self;
         PageTokenScope::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
     }
 
-    /// Whether a slug can begin with the prefix at all; a text may hold what the database does not even take.
+    /// Whether a slug can begin with the prefix. Other prefixes match nothing, and Postgres rejects some of them, such
+    /// as those with a NUL character.
     pub fn has_valid_prefix(&self) -> bool {
-        self.slug_prefix.bytes().all(|ch| matches!(ch, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        self.slug_prefix.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     }
 
+    /// Returns the cursor that a page token encodes, or `None` for an empty token: the start of the list.
+    ///
     /// # Errors
-    /// `BAD_FORMAT` for what is no token of this list.
-    pub fn position(&self, token: &str) -> Result<Option<TenantCursor>, InvalidValue> {
-        let Some(position) = self.page_token_scope().parse(token)? else { return Ok(None) };
-        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(position.order) * 1_000);
-        // Nothing was made before there was a clock for it, and the database knows no year so far back as a token can.
-        let created_at = created_at.ok().filter(|&moment| moment >= OffsetDateTime::UNIX_EPOCH);
+    /// `BAD_FORMAT` if the token does not belong to this list.
+    pub fn decode_page_token(&self, token: &str) -> Result<Option<TenantCursor>, InvalidValue> {
+        let Some(cursor) = self.page_token_scope().decode(token)? else { return Ok(None) };
+        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(cursor.order) * 1_000);
+        // Reject timestamps before 1970: no tenant is older, and Postgres cannot represent the full range of an i64.
+        let created_at = created_at.ok().filter(|&created_at| created_at >= OffsetDateTime::UNIX_EPOCH);
         let created_at = created_at.ok_or_else(PageTokenScope::invalid_page_token)?;
-        Ok(Some(TenantCursor { created_at, id: position.id }))
+        Ok(Some(TenantCursor { created_at, id: cursor.id }))
     }
 }
 
 impl ApproximateSize for Tenant {
-    fn bytes(&self) -> usize {
-        self.name.len() + json_bytes(self.branding.iter())
+    fn approximate_size(&self) -> usize {
+        self.name.len() + json_size(self.branding.iter())
     }
 }
 
-/// About as many as the members take in a message.
-fn json_bytes<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usize {
-    fn of_value(value: &Value) -> usize {
-        const FRAME: usize = 12;
-        FRAME
+/// Returns the approximate size of a JSON object's members in a protobuf message, in bytes.
+fn json_size<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usize {
+    fn value_size(value: &Value) -> usize {
+        /// Tags and lengths around a `google.protobuf.Value`.
+        const OVERHEAD: usize = 12;
+        OVERHEAD
             + match value {
                 Value::String(text) => text.len(),
-                Value::Array(items) => items.iter().map(of_value).sum(),
-                Value::Object(object) => json_bytes(object.iter()),
+                Value::Array(items) => items.iter().map(value_size).sum(),
+                Value::Object(object) => json_size(object.iter()),
                 Value::Null | Value::Bool(_) | Value::Number(_) => 0,
             }
     }
-    members.map(|(key, value)| key.len() + of_value(value)).sum()
+    members.map(|(key, value)| key.len() + value_size(value)).sum()
 }
 
 impl Tenant {
-    /// Its place in a list, to the microsecond, as Postgres keeps it.
-    pub fn position(&self) -> Cursor {
+    /// Returns the tenant's position in a list. Microseconds are the precision of Postgres timestamps.
+    pub fn cursor(&self) -> Cursor {
         let micros = self.created_at.unix_timestamp_nanos() / 1_000;
-        // 64 bits hold 290,000 years of microseconds, and Postgres' own count of them is no wider.
+        // 64 bits hold 290,000 years of microseconds; Postgres stores timestamps in 64 bits, too.
         Cursor { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id.as_uuid() }
     }
 }

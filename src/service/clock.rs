@@ -1,10 +1,10 @@
-//! The time, handed in.
+//! The wall clock of the service, as a parameter. Durations and timeouts use monotonic time instead.
 
 use std::{fmt, sync::Arc};
 
 use time::OffsetDateTime;
 
-/// Tells the time; a test hands in one that it can move.
+/// Returns the current time. Tests pass a clock that they can advance.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> OffsetDateTime + Send + Sync>);
 
@@ -13,12 +13,13 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place where time comes from")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the system clock")]
     pub fn system() -> Self {
         Self::new(OffsetDateTime::now_utc)
     }
 
-    /// In whole microseconds, as Postgres keeps it: what an answer says now and what is read later are the same.
+    /// Returns the current time in whole microseconds, the precision of Postgres, so that a response has the same time
+    /// as a later read.
     pub fn now(&self) -> OffsetDateTime {
         let now = (self.0)();
         now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)

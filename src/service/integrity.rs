@@ -1,9 +1,11 @@
-//! Orphans and half tenants: found, and repaired.
+//! Checks the integrity of tenants and repairs them.
 
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use rand::rngs::SysRng;
+use secrecy::SecretString;
+use strum::VariantArray as _;
 use uuid::Uuid;
 
 use super::{TenantService, ids::new_id, retry::retry_on_conflict};
@@ -39,84 +41,84 @@ impl TenantService {
                 None => Ok(()),
             }
         };
-        let chunks = stream::iter(IntegritySubject::ALL)
-            .flat_map(move |subject| self.store.check_integrity(subject, ids.clone()));
+        let chunks = stream::iter(IntegritySubject::VARIANTS)
+            .flat_map(move |&subject| self.store.check_integrity(subject, ids.clone()));
         exists.map_ok(|()| chunks).try_flatten_stream().inspect_ok(|chunk| {
-            chunk.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.as_str()));
+            chunk.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.into()));
         })
     }
 
-    /// Returns the number of tenants, for a progress bar.
+    /// Returns the number of tenants, deleted ones included, for a progress bar.
     pub async fn count_tenants(&self) -> Result<u64> {
         self.store.count_tenants().await
     }
 
-    /// Makes what a tenant lacks, from the defaults of a new one; a key only where there is none at all, and only
-    /// `with_key`, for its secret can be told this once.
+    /// Creates what the tenant lacks, from the defaults of a new tenant. A key is created only if `with_key` is set and
+    /// the tenant has no key at all; its secret is in the result, this one time only.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; those of the hasher and of the store.
+    /// [`Error::NotFound`].
     pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<RepairReport> {
         let now = self.clock.now();
-        let identifier = TenantIdentifier::Id(tenant_id);
-        let found = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
         let new_id = || new_id(now, &mut SysRng).map_err(Error::internal);
-        let secret = random_secret(&mut SysRng).map_err(Error::internal)?;
-        let key = mint_key(self.key_mode, &found.slug, secret, &mut SysRng).map_err(Error::internal)?;
-        let new_key = NewApiKey {
-            key_id: key.key_id,
-            public_key: key.public_key.clone(),
-            secret_hash: self.hasher.hash_key(key.random_part).await?,
-        };
+        let slug = self.get_tenant(TenantIdentifier::Id(tenant_id)).await?.slug;
+        let (key, secret_key) = if with_key { Some(self.mint_missing_key(&slug).await?) } else { None }.unzip();
         let plan = RepairPlan {
             segment_id: new_id()?,
             package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
-            key: with_key.then_some(new_key),
+            key,
         };
-        let repair = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
-        let repair = repair.ok_or(Error::not_found(Resource::Tenant))?;
-        let tenant = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
+        let result = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
+        let result = result.ok_or(Error::not_found(Resource::Tenant))?;
 
-        let general_id = SegmentId::from_uuid(repair.general_id);
+        let general_id = SegmentId::from_uuid(result.general_id);
         let package_ids = plan.package_ids.into_iter().map(PackageId::from_uuid);
-        let repaired = RepairReport {
-            segment: repair.has_new_segment.then(|| default_segment(tenant_id, general_id, now)),
-            packages: if repair.has_new_packages {
+        let api_key = plan.key.filter(|_| result.has_new_key).map(|NewApiKey { public_key, .. }| ApiKey {
+            public_key,
+            tenant_id,
+            created_at: now,
+            expires_at: None,
+            revoked_at: None,
+        });
+        let report = RepairReport {
+            tenant: self.get_tenant(TenantIdentifier::Id(tenant_id)).await?,
+            segment: result.has_new_segment.then(|| default_segment(tenant_id, general_id, now)),
+            packages: if result.has_new_packages {
                 default_packages(tenant_id, general_id, package_ids, now)
             } else {
                 Vec::new()
             },
-            api_key: repair.has_new_key.then(|| {
-                let (public_key, created_at) = (key.public_key, now);
-                (ApiKey { public_key, tenant_id, created_at, expires_at: None, revoked_at: None }, key.secret_key)
-            }),
-            tenant,
+            api_key: api_key.zip(secret_key),
         };
-        log_repaired(&repaired, repair.packages_moved);
-        Ok(repaired)
+        log_repair(&report, result.packages_moved);
+        Ok(report)
     }
 
-    /// Removes what points at a tenant that is not there.
-    ///
-    /// # Errors
-    /// Those of the store.
+    async fn mint_missing_key(&self, slug: &str) -> Result<(NewApiKey, SecretString)> {
+        let secret = random_secret(&mut SysRng).map_err(Error::internal)?;
+        let key = mint_key(self.key_mode, slug, secret, &mut SysRng).map_err(Error::internal)?;
+        let secret_hash = self.hasher.hash_key(key.random_part).await?;
+        Ok((NewApiKey { key_id: key.key_id, public_key: key.public_key, secret_hash }, key.secret_key))
+    }
+
+    /// Deletes the owner and the idempotency records of a tenant that does not exist.
     pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
         self.store.delete_dangling_rows(tenant_id).await
     }
 }
 
-fn log_repaired(repaired: &RepairReport, packages_moved: i64) {
-    let created_segment = repaired.segment.is_some();
-    let created_api_key = repaired.api_key.is_some();
-    if created_segment || created_api_key || !repaired.packages.is_empty() || packages_moved > 0 {
+fn log_repair(report: &RepairReport, packages_moved: i64) {
+    let created_segment = report.segment.is_some();
+    let created_api_key = report.api_key.is_some();
+    if created_segment || created_api_key || !report.packages.is_empty() || packages_moved > 0 {
         tracing::warn!(
-            tenant_id = %repaired.tenant.id,
-            slug = repaired.tenant.slug,
+            tenant_id = %report.tenant.id,
+            slug = report.tenant.slug,
             created_segment,
-            packages_created = repaired.packages.len(),
+            packages_created = report.packages.len(),
             packages_moved,
             created_api_key,
-            "RepairReport a half tenant"
+            "Repaired a damaged tenant"
         );
     }
 }

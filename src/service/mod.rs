@@ -1,4 +1,8 @@
-//! Use cases, one method each, named after their RPC: make what is secret or random, then one call to the store.
+//! The use cases: one method for each RPC, with its name.
+//!
+//! A method first creates ids and secrets and hashes them, and then makes one store call: nothing slow happens inside a
+//! transaction. It gets parsed values and does not validate them again. ARCHITECTURE.md lists the methods that make
+//! more than one store call. Retries after a conflict are here, too.
 
 mod api_keys;
 mod batch;
@@ -17,7 +21,7 @@ pub use clock::Clock;
 
 use crate::{domain::KeyMode, secrets::Hasher, store::Store, telemetry::metrics::QueueStats};
 
-/// The use cases of `TenantProvisioning`, a file for each of what they are about.
+/// The use cases of the gRPC service `TenantProvisioning`. Each file of this module has the methods of one topic.
 #[derive(Debug)]
 pub struct TenantService {
     store: Store,

@@ -1,4 +1,4 @@
-//! Another try after a lost race.
+//! Retries use cases that failed because of a concurrent transaction.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use rand::{TryRng as _, rngs::SysRng};
 
 use crate::error::{Error, Result};
 
-/// Tries after the first.
-const RETRIES: u32 = 2;
+/// Retries after the first attempt.
+const MAX_RETRIES: u32 = 2;
 const INITIAL_BACKOFF_US: u64 = 5_000;
 
-/// Repeats what lost a race: a deadlock (40P01) or a serialization failure (40001), of which the database has undone
-/// everything. After an uneven pause, so that those who met do not meet again.
+/// Retries on deadlock (40P01) or serialization failure (40001), both of which roll back the transaction, with jittered
+/// exponential backoff.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the last try lost too; those of the work.
-pub(super) async fn retry_on_conflict<T, Work>(mut attempt: impl FnMut() -> Work) -> Result<T>
+/// [`Error::Conflict`] if the last attempt fails in the same way.
+pub(super) async fn retry_on_conflict<T, Attempt>(mut attempt: impl FnMut() -> Attempt) -> Result<T>
 where
-    Work: Future<Output = Result<T>>,
+    Attempt: Future<Output = Result<T>>,
 {
-    for retry in 0..RETRIES {
+    for retry in 0..MAX_RETRIES {
         match attempt().await {
             Err(Error::Conflict) => {}
-            done => return done,
+            result => return result,
         }
         let max_delay_us = INITIAL_BACKOFF_US << (2 * retry);
-        let delay = max_delay_us / 2 + SysRng.try_next_u64().map_err(Error::internal)? % max_delay_us;
-        tokio::time::sleep(Duration::from_micros(delay)).await;
+        let delay_us = max_delay_us / 2 + SysRng.try_next_u64().map_err(Error::internal)? % max_delay_us;
+        tokio::time::sleep(Duration::from_micros(delay_us)).await;
     }
     attempt().await
 }
@@ -35,47 +35,48 @@ where
 mod tests {
     use super::*;
 
-    async fn tried(losses: u32) -> (bool, u32) {
-        let mut tries = 0;
-        let done = retry_on_conflict(|| {
-            tries += 1;
-            let outcome = if tries > losses { Ok(()) } else { Err(Error::Conflict) };
-            async move { outcome }
+    /// Returns whether the call succeeded, and the number of attempts.
+    async fn with_conflicts(conflicts: u32) -> (bool, u32) {
+        let mut attempts = 0;
+        let call = retry_on_conflict(|| {
+            attempts += 1;
+            let result = if attempts > conflicts { Ok(()) } else { Err(Error::Conflict) };
+            async move { result }
         });
-        (done.await.is_ok(), tries)
+        (call.await.is_ok(), attempts)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_race_is_run_twice_more_and_no_oftener() {
-        assert_eq!(tried(0).await, (true, 1));
-        assert_eq!(tried(2).await, (true, 3));
-        assert_eq!(tried(3).await, (false, 3));
+    async fn a_conflict_is_retried_at_most_twice() {
+        assert_eq!(with_conflicts(0).await, (true, 1));
+        assert_eq!(with_conflicts(2).await, (true, 3));
+        assert_eq!(with_conflicts(3).await, (false, 3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_are_uneven_and_the_second_is_longer() {
+    async fn backoff_is_jittered_and_grows() {
         for _ in 0..50 {
-            let mut tries = Vec::new();
-            let lost = retry_on_conflict::<(), _>(|| {
-                tries.push(tokio::time::Instant::now());
+            let mut attempts = Vec::new();
+            let call = retry_on_conflict::<(), _>(|| {
+                attempts.push(tokio::time::Instant::now());
                 async { Err(Error::Conflict) }
             });
-            assert!(lost.await.is_err());
-            let [first, second, third] = tries.try_into().unwrap();
-            // The clock goes by whole milliseconds, and none of them is cut short.
+            assert!(call.await.is_err());
+            let [first, second, third] = attempts.try_into().unwrap();
+            // tokio's timer rounds up to whole milliseconds.
             assert!((2..=8).contains(&(second - first).as_millis()), "{:?}", second - first);
             assert!((10..=31).contains(&(third - second).as_millis()), "{:?}", third - second);
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_lost_race_is_not_repeated() {
-        let mut tries = 0;
-        let failed = retry_on_conflict::<(), _>(|| {
-            tries += 1;
+    async fn other_errors_than_a_conflict_are_not_retried() {
+        let mut attempts = 0;
+        let call = retry_on_conflict::<(), _>(|| {
+            attempts += 1;
             async { Err(Error::Overloaded) }
         });
-        assert!(matches!(failed.await, Err(Error::Overloaded)));
-        assert_eq!(tries, 1);
+        assert!(matches!(call.await, Err(Error::Overloaded)));
+        assert_eq!(attempts, 1);
     }
 }

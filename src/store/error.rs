@@ -20,7 +20,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_) => Self::DatabaseUnavailable(Arc::new(error)),
-            sqlx::Error::Database(reply) => match reply.code().as_deref() {
+            sqlx::Error::Database(cause) => match cause.code().as_deref() {
                 Some("40001" | "40P01") => Self::Conflict,
                 Some(code) if is_unavailable_sqlstate(code) => Self::DatabaseUnavailable(Arc::new(error)),
                 _ => Self::internal(error),
@@ -42,9 +42,9 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
         code,
         "25006" // read_only_sql_transaction: a standby, or a primary that is being replaced
             | "25P03" // idle_in_transaction_session_timeout
-            | "3D000" // invalid_catalog_name: the database is not there
+            | "3D000" // invalid_catalog_name: the database does not exist
             | "42P01" // undefined_table: not migrated yet
-            | "55000" // object_not_in_prerequisite_state: the database takes no connections at present
+            | "55000" // object_not_in_prerequisite_state: the database does not accept connections now
             | "55P03" // lock_not_available: lock_timeout
             | "57014" // query_canceled: statement_timeout
             | "57P01" | "57P02" | "57P03" // shutting down, crashed, starting up
@@ -52,12 +52,12 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
     )
 }
 
-/// Whether this is the violation of the constraint of that name.
+/// Whether the error is a violation of this constraint.
 pub(super) fn is_constraint_violation(error: &sqlx::Error, constraint: &str) -> bool {
-    error.as_database_error().is_some_and(|reply| reply.constraint() == Some(constraint))
+    error.as_database_error().is_some_and(|error| error.constraint() == Some(constraint))
 }
 
-/// Whether the session does not know the statement yet (26000), or not any more. Whoever asked tells it, and asks again.
+/// Whether the session has no prepared statement of this name (SQLSTATE 26000). The caller prepares it and retries.
 pub(super) fn is_unknown_prepared_statement(error: &sqlx::Error) -> bool {
     const INVALID_SQL_STATEMENT_NAME: &str = "26000";
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(INVALID_SQL_STATEMENT_NAME)
@@ -68,19 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_connection_is_unavailable_and_a_lost_column_is_a_bug() {
+    fn a_broken_connection_is_unavailable_and_a_missing_column_is_a_bug() {
         let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         assert!(matches!(Error::from(sqlx::Error::from(broken)), Error::DatabaseUnavailable(_)));
         assert!(matches!(Error::from(sqlx::Error::ColumnNotFound("x".into())), Error::Internal(_)));
     }
 
     #[test]
-    fn only_the_database_can_say_that_it_does_not_know_a_statement() {
+    fn an_exhausted_pool_is_not_an_unknown_prepared_statement() {
         assert!(!is_unknown_prepared_statement(&sqlx::Error::PoolTimedOut));
     }
 
     #[test]
-    fn codes_of_absence_are_told_from_codes_of_bugs() {
+    fn sqlstates_of_unavailability_are_distinguished_from_sqlstates_of_bugs() {
         for code in ["08006", "25006", "28P01", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"] {
             assert!(is_unavailable_sqlstate(code), "{code}");
         }

@@ -1,4 +1,4 @@
-//! Asks a lent connection, and waits for the answer as long as that makes sense. Every statement has a span and is measured.
+//! Runs statements on a pooled connection, each with a response timeout, a span and a duration metric.
 
 use std::{
     borrow::Cow,
@@ -24,16 +24,17 @@ use super::{
 };
 use crate::telemetry::metrics;
 
-/// How long a statement is waited for that the database could have stopped by itself: longer than its own timeouts.
+/// How long to wait for the response to a statement. Longer than the statement and lock timeouts, so that Postgres
+/// cancels a slow statement first.
 pub(super) const STATEMENT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(6);
-/// And how long while the probe gets no answer either.
+/// The same while the probe does not reach the database either.
 const UNREACHABLE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A statement under way.
+/// Measures one statement and applies the response timeout to it.
 struct StatementTimer {
     pool: ConnectionPool,
     operation: &'static str,
-    at: Instant,
+    started_at: Instant,
     span: Span,
 }
 
@@ -49,50 +50,54 @@ impl StatementTimer {
             db.operation.name = operation,
             error.type = Empty,
         );
-        Self { pool: connection.pool.clone(), operation, at: Instant::now(), span }
+        Self { pool: connection.pool.clone(), operation, started_at: Instant::now(), span }
     }
 
-    async fn run<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let answer = with_response_timeout(answer, &self.pool).instrument(self.span.clone()).await;
-        let failure = answer.as_ref().err().filter(|error| !is_unknown_prepared_statement(error)).map(error_type);
-        if let Some(failure) = &failure {
-            self.span.record("error.type", failure);
+    async fn run<T>(self, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let result = with_response_timeout(statement, &self.pool).instrument(self.span.clone()).await;
+        // An unknown prepared statement is not a failure: the caller prepares it and retries.
+        let error_type = result.as_ref().err().filter(|error| !is_unknown_prepared_statement(error)).map(error_type);
+        if let Some(error_type) = &error_type {
+            self.span.record("error.type", error_type);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::statement_ended(self.operation, failure, self.at.elapsed());
-        answer
+        metrics::statement_ended(self.operation, error_type, self.started_at.elapsed());
+        result
     }
 }
 
+/// Fails the statement after the pool's response timeout, or after [`UNREACHABLE_RESPONSE_TIMEOUT`] as soon as the
+/// probe does not reach the database either.
 async fn with_response_timeout<T>(
-    answer: impl Future<Output = sqlx::Result<T>>,
+    statement: impl Future<Output = sqlx::Result<T>>,
     pool: &ConnectionPool,
 ) -> sqlx::Result<T> {
-    let Some(response_timeout) = pool.response_timeout else { return answer.await };
+    let Some(response_timeout) = pool.response_timeout else { return statement.await };
     let timed_out = async {
         sleep(UNREACHABLE_RESPONSE_TIMEOUT).await;
         let mut reachable = pool.reachable.subscribe();
-        let _ =
-            timeout(response_timeout.saturating_sub(UNREACHABLE_RESPONSE_TIMEOUT), reachable.wait_for(|is| !is)).await;
+        let remaining = response_timeout.saturating_sub(UNREACHABLE_RESPONSE_TIMEOUT);
+        let _ = timeout(remaining, reachable.wait_for(|reachable| !reachable)).await;
     };
     tokio::select! {
         biased;
-        answer = answer => answer,
-        () = timed_out => Err(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer").into()),
+        result = statement => result,
+        () = timed_out => Err(io::Error::new(io::ErrorKind::TimedOut, "the database does not respond").into()),
     }
 }
 
-/// A SQLSTATE, or what kept an answer from coming. Few, and never a value.
+/// Returns OpenTelemetry's `error.type`: the SQLSTATE, or the reason why there was no response. It has few values and
+/// contains no data.
 fn error_type(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Database(reply) => reply.code().map_or_else(|| "_OTHER".to_owned(), Cow::into_owned),
+        sqlx::Error::Database(error) => error.code().map_or_else(|| "_OTHER".to_owned(), Cow::into_owned),
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => "timeout".to_owned(),
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => "io".to_owned(),
         _ => "_OTHER".to_owned(),
     }
 }
 
-/// One step of an answer: how a statement ended, or a row.
+/// One part of a response: the end of a statement, or a row.
 type Step = Either<PgQueryResult, PgRow>;
 
 impl<'c> Executor<'c> for &'c mut PooledConnection {
@@ -105,9 +110,9 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
     {
         let all = async move {
             let timer = StatementTimer::start(self);
-            let answer = timer.run(self.begin_use()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
-            self.record_result(&answer);
-            Ok::<_, sqlx::Error>(stream::iter(answer?.into_iter().map(Ok)))
+            let result = timer.run(self.begin_use()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
+            self.record_result(&result);
+            Ok::<_, sqlx::Error>(stream::iter(result?.into_iter().map(Ok)))
         };
         Box::pin(stream::once(all).try_flatten())
     }
@@ -119,13 +124,13 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
     {
         Box::pin(async move {
             let timer = StatementTimer::start(self);
-            let answer = timer.run(self.begin_use()?.fetch_optional(query)).await;
-            self.record_result(&answer);
-            answer
+            let result = timer.run(self.begin_use()?.fetch_optional(query)).await;
+            self.record_result(&result);
+            result
         })
     }
 
-    // Statements are prepared on the way, and described when they are compiled; the trait wants these all the same.
+    // The store does not call these two: sqlx prepares statements when it runs them. The trait requires them.
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
     where

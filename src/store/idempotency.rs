@@ -32,9 +32,8 @@ impl Store {
     ) -> Result<Vec<IdempotencyRecord<CreatedTenant>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Bytes32::as_slice).collect();
         let rows = select_tenants!(
-            CreationRow,
-            "",
-            r#", request_hash, fingerprint, salt, claim.created_at AS claimed_at, password_hash AS "password_hash?",
+            row: CreationRow,
+            columns: r#", request_hash, fingerprint, salt, claim.created_at AS claimed_at, password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = claim.key_id)
                    AS "api_key: Json<KeyJson>",
                (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = claim.tenant_id AND id = claim.segment_id)
@@ -43,7 +42,7 @@ impl Store {
                   FROM packages
                  WHERE tenant_id = claim.tenant_id AND id = ANY (claim.package_ids)) AS "packages: Json<Vec<PackageJson>>"
             "#,
-            "FROM idempotency_records AS claim
+            from: "FROM idempotency_records AS claim
              JOIN tenants ON tenants.id = claim.tenant_id
              LEFT JOIN owners ON owners.tenant_id = tenants.id
             WHERE claim.request_hash = ANY ($2) AND claim.caller = $3 AND claim.rpc = $4 AND claim.created_at > $5",

@@ -1,7 +1,7 @@
-//! Damage, found in passes by keyset.
+//! Integrity checks: finds damaged tenants and rows that refer to missing tenants. [`super::repair`] repairs them.
 //!
-//! A pass is many short statements, each over so many rows and no more: memory is bounded, no transaction stays open, and
-//! nobody waits for it.
+//! A check pages through its rows by key, in many short statements: memory is bounded, nothing is locked and no
+//! transaction stays open.
 
 use std::ops::RangeInclusive;
 
@@ -11,29 +11,30 @@ use uuid::Uuid;
 use super::Store;
 use crate::{
     domain::{
-        TenantId,
+        TenantId, defaults,
         integrity::{Finding, FindingKind, IntegrityChunk, IntegritySubject},
     },
     error::{Error, Result},
 };
 
-/// Rows in a statement.
-const CHUNK: i64 = 1_000;
+/// Tenants (or owners, or tenants with idempotency records) per statement.
+const CHUNK_SIZE: i64 = 1_000;
 
-/// A finding, or, without a kind, how far the statement got.
+/// A finding, or the end of the chunk: a row without a kind, with the last id of the chunk.
 struct FindingRow {
     tenant_id: Option<Uuid>,
     slug: Option<String>,
     kind: Option<String>,
+    /// The damaged package or the RPC of the idempotency record.
     subject: Option<String>,
+    /// Tenants in the chunk; only in the end row.
     checked_count: Option<i64>,
 }
 
 impl FindingRow {
     fn into_finding(self) -> Result<Finding> {
-        let kind = self.kind.as_deref().and_then(FindingKind::from_name);
-        let kind = kind.ok_or_else(|| Error::internal("a finding of no known kind"))?;
-        let tenant_id = self.tenant_id.ok_or_else(|| Error::internal("a finding about nothing"))?;
+        let kind: FindingKind = self.kind.unwrap_or_default().parse().map_err(Error::internal)?;
+        let tenant_id = self.tenant_id.ok_or_else(|| Error::internal("a finding without a tenant id"))?;
         Ok(Finding {
             tenant_id: TenantId::from_uuid(tenant_id),
             slug: self.slug,
@@ -67,11 +68,8 @@ impl Store {
         })
     }
 
-    /// Looks at the first tenants with such ids, and answers what is wrong with them and the last of their ids; none where
-    /// there are no such tenants.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Checks the first tenants of the range. Returns the findings, then the end row; no row if there are no such
+    /// tenants.
     async fn check_tenants(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         let rows = sqlx::query_as!(
             FindingRow,
@@ -83,18 +81,19 @@ impl Store {
                  ORDER BY id
                  LIMIT $3
             ), orphaned_package AS MATERIALIZED (
+                -- Packages whose segment does not exist or belongs to another tenant.
                 SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
                   FROM chunk
                   JOIN packages ON packages.tenant_id = chunk.id
                   LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
                  WHERE segments.id IS NULL
             ), foreign_segment AS MATERIALIZED (
-                -- Segments have no index by their id alone: they are gone through once, and only if there is a orphaned_package.
+                -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
                 SELECT id FROM segments WHERE id IN (SELECT segment_id FROM orphaned_package)
             ), finding AS (
                 SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
                   FROM chunk
-                 WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = chunk.id AND segments.slug = 'general')
+                 WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = chunk.id AND segments.slug = $4)
                 UNION ALL
                 SELECT id, slug, 'NO_PACKAGE', NULL
                   FROM chunk
@@ -114,23 +113,24 @@ impl Store {
                        slug
                   FROM orphaned_package
             )
-            (SELECT id AS tenant_id, slug, kind, subject, NULL::int8 AS checked_count FROM finding ORDER BY id, kind, subject)
+            (SELECT id AS tenant_id, slug, kind, subject, NULL::int8 AS checked_count
+               FROM finding
+              ORDER BY id, kind, subject)
             UNION ALL
+            -- The end row.
             (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
             "#,
             ids.start(),
             ids.end(),
-            CHUNK,
+            CHUNK_SIZE,
+            defaults::SEGMENT.slug,
         )
         .fetch_all(&mut self.acquire("check_tenants").await?)
         .await?;
         Ok(rows)
     }
 
-    /// The same for owners whose tenant is missing.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Finds owners whose tenant does not exist, in rows like those of [`Self::check_tenants`].
     async fn check_owners(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
         let rows = sqlx::query_as!(
             FindingRow,
@@ -142,7 +142,8 @@ impl Store {
                  ORDER BY tenant_id
                  LIMIT $3
             )
-            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject, NULL::int8 AS checked_count
+            (SELECT tenant_id, NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject,
+                    NULL::int8 AS checked_count
                FROM chunk
               WHERE NOT EXISTS (SELECT FROM tenants WHERE id = chunk.tenant_id)
               ORDER BY tenant_id)
@@ -151,19 +152,16 @@ impl Store {
             "#,
             ids.start(),
             ids.end(),
-            CHUNK,
+            CHUNK_SIZE,
         )
         .fetch_all(&mut self.acquire("check_owners").await?)
         .await?;
         Ok(rows)
     }
 
-    /// The same for claims whose tenant or key is missing, tenant by tenant.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Finds idempotency records whose tenant or key does not exist, in rows like those of [`Self::check_tenants`].
     async fn check_idempotency_records(&self, ids: RangeInclusive<Uuid>) -> Result<Vec<FindingRow>> {
-        // By tenant, of which a claim without a tenant has one too: whole tenants, so that none is cut in two.
+        // A chunk has all records of its tenants, because the next chunk starts after the last tenant id.
         let rows = sqlx::query_as!(
             FindingRow,
             r#"
@@ -177,11 +175,11 @@ impl Store {
             (SELECT chunk.tenant_id, tenants.slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind, rpc AS subject,
                     NULL::int8 AS checked_count
                FROM chunk
-               JOIN idempotency_records AS claim ON claim.tenant_id = chunk.tenant_id
+               JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
                LEFT JOIN tenants ON tenants.id = chunk.tenant_id
               WHERE tenants.id IS NULL
-                 -- That all of its keys are gone is a finding of its own.
-                 OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = claim.key_id)
+                 -- A tenant without any key has the finding NO_API_KEY instead.
+                 OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
                      AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))
               ORDER BY chunk.tenant_id, rpc)
             UNION ALL
@@ -189,17 +187,14 @@ impl Store {
             "#,
             ids.start(),
             ids.end(),
-            CHUNK,
+            CHUNK_SIZE,
         )
         .fetch_all(&mut self.acquire("check_idempotency_records").await?)
         .await?;
         Ok(rows)
     }
 
-    /// How many tenants there are, for whoever wants to know how far along a pass is.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the number of tenants, deleted ones included.
     pub async fn count_tenants(&self) -> Result<u64> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants"#)
             .fetch_one(&mut self.acquire("count_tenants").await?)
@@ -208,11 +203,10 @@ impl Store {
     }
 }
 
-fn into_chunk(rows: Vec<FindingRow>) -> Result<(IntegrityChunk, Option<Uuid>)> {
-    let (ends, findings): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.kind.is_none());
-    let findings = findings.into_iter().map(FindingRow::into_finding).collect::<Result<_>>()?;
-    // None where there was nothing left to look at.
-    let end = ends.into_iter().next();
+/// Returns the chunk and its last tenant id, which is `None` if no rows were left.
+fn into_chunk(mut rows: Vec<FindingRow>) -> Result<(IntegrityChunk, Option<Uuid>)> {
+    let end = rows.iter().position(|row| row.kind.is_none()).map(|index| rows.remove(index));
+    let findings = rows.into_iter().map(FindingRow::into_finding).collect::<Result<_>>()?;
     let tenants = end.as_ref().and_then(|end| end.checked_count).unwrap_or_default().unsigned_abs();
     Ok((IntegrityChunk { tenants, findings }, end.and_then(|end| end.tenant_id)))
 }

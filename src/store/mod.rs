@@ -1,8 +1,8 @@
-//! The database: every line of SQL, and nothing that decides.
+//! The database: all SQL, and no business decisions.
 //!
-//! Files are named after what they keep. A method is named after the RPC it serves, takes parsed values and makes one
-//! round trip where it can; its SQL stands inline, checked against the schema when it is compiled, with row types that
-//! stay private. [`Store`] alone begins and commits.
+//! There is a file for each kind of row. A method has the name of the RPC that it serves, takes parsed values and makes
+//! one round trip where possible. Its SQL is inline and checked against the schema at compile time; its row types are
+//! private. Only [`Store`] begins and commits transactions.
 
 mod api_key_lookups;
 mod api_keys;
@@ -44,7 +44,7 @@ use crate::{error::Result, telemetry::metrics::PoolStats};
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
 
-/// The database behind its connections. Cheap to clone.
+/// Access to the database through a pool of connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: ConnectionPool,
@@ -52,7 +52,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects when first used, so that a service can start before its database.
+    /// Creates a store. It connects when it is first used, so that the service can start before the database.
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
         Self {
             pool: ConnectionPool::new(
@@ -64,19 +64,18 @@ impl Store {
         }
     }
 
-    /// For work that no caller waits for: one connection, on which a statement takes the time it needs.
+    /// Creates a store for commands that no caller waits for: one connection, without a statement timeout.
     pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
         let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
         Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default() }
     }
 
-    /// What the probe saw last. A pool that gives no connection is full if the database is there, and empty if not; the
-    /// pool itself cannot tell which.
+    /// Records the last result of the probe. It distinguishes an exhausted pool from an unreachable database.
     pub fn set_reachable(&self, reachable: bool) {
         self.pool.set_reachable(reachable);
     }
 
-    /// To be called now and then.
+    /// Closes connections that have been idle for 10 minutes. Called periodically.
     pub fn close_idle_connections(&self) {
         self.pool.close_idle();
     }
@@ -95,10 +94,11 @@ impl Store {
     }
 }
 
-/// What every session of the service promises the database, so that no call can hold it up for long. Values as
-/// `pg_settings` shows them; times are in milliseconds.
+/// The settings of every session that the service relies on. The probe compares them with `pg_settings`, so the values
+/// have its format; times are in milliseconds.
 const SESSION_SETTINGS: [(&str, &str); 4] = [
-    // What a statement that waited for another sees when it goes on hangs on it, and so does this service.
+    // Idempotency relies on READ COMMITTED: a statement that blocked on another transaction must see its committed
+    // rows.
     ("default_transaction_isolation", "read committed"),
     ("statement_timeout", STATEMENT_TIMEOUT_MS),
     ("lock_timeout", "2000"),
@@ -107,10 +107,10 @@ const SESSION_SETTINGS: [(&str, &str); 4] = [
 
 fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("turnkey").options(SESSION_SETTINGS).options([
-        // Compiling a statement takes longer than any of these.
+        // Compiling a statement would take longer than running it.
         ("jit", "off"),
-        // Every statement finds its rows by a key. What is planned while tables are small is kept when they have grown, the
-        // triggers' plans too, and must not read them from end to end then.
+        // Every query uses an index. Otherwise plans that were cached while the tables were small, triggers' plans
+        // included, would scan the tables after they have grown.
         ("enable_seqscan", "off"),
     ])
 }

@@ -1,9 +1,9 @@
-//! Lends connections to the database, and keeps those alone that are known to be sound. How they are asked is in
-//! [`super::statements`].
+//! The connection pool. It reuses a connection only if the state of its session is known. [`super::executor`] runs the
+//! statements.
 //!
-//! sqlx has a pool of its own. It is not used: where a network swallows everything without a word it waits for ever, in
-//! the place of everybody else (<https://github.com/transact-rs/sqlx/issues/4349>), and it asks the database after every
-//! statement once more whether it is there. deadpool keeps the connections instead.
+//! sqlx's own pool is not used: when the network drops packets silently, it blocks on release forever and leaks the
+//! slot (<https://github.com/transact-rs/sqlx/issues/4349>), and it pings on every release. deadpool manages the
+//! connections instead.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,31 +22,32 @@ use crate::{
     telemetry::metrics::PoolStats,
 };
 
-/// How long a caller waits for a connection before it hears that the service is overloaded.
+/// How long a call waits for a connection before it fails as overloaded.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection idle for longer is tried before it is lent; trying every time would cost each call a round trip.
+/// A connection that has been idle for longer is pinged before it is reused. Pinging each time would cost every call a
+/// round trip.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
-/// How long such a connection may take to say that it is there.
+/// How long a connection may take to respond to the ping.
 const PING_TIMEOUT: Duration = Duration::from_millis(250);
-/// Connections are replaced after this, so that a moved host name is followed.
+/// Connections are replaced at this age, so that a changed DNS entry takes effect.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
-/// Connections idle for this long are closed.
+/// Connections that have been idle for this long are closed.
 const MAX_IDLE: Duration = Duration::from_mins(10);
 
-/// All connections of a store. Cheap to clone.
+/// The connections of a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionPool {
     pool: Pool<Connector>,
-    /// What the probe saw last; nothing at first.
+    /// Whether the probe last reached the database; false before its first check.
     pub reachable: Arc<watch::Sender<bool>>,
-    /// How long a statement is waited for; none where it takes the time it needs.
+    /// How long to wait for the response to a statement; `None` is unlimited.
     pub response_timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Connector {
     options: PgConnectOptions,
-    /// When a connection that was tried gave no answer. Those that were last used before are no better.
+    /// When a ping last timed out. Connections that were last used before that are presumed dead, too.
     last_ping_timeout: Mutex<Option<Instant>>,
 }
 
@@ -55,44 +56,44 @@ impl Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        // Boxed, or every call would carry the place that making a connection takes, and be moved about with it.
+        // Boxed: otherwise the future of every call would contain the large future that connects.
         Box::pin(self.options.connect()).await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if metrics.age() > MAX_LIFETIME {
-            return Err(RecycleError::message("old"));
+            return Err(RecycleError::message("maximum lifetime exceeded"));
         }
         if metrics.last_used() <= PING_AFTER_IDLE {
             return Ok(());
         }
         if self.last_ping_timeout().is_some_and(|at| metrics.recycled.unwrap_or(metrics.created) < at) {
-            return Err(RecycleError::message("as silent as another"));
+            return Err(RecycleError::message("last used before the last ping timeout"));
         }
-        let Ok(answer) = timeout(PING_TIMEOUT, connection.ping()).await else {
+        let Ok(result) = timeout(PING_TIMEOUT, connection.ping()).await else {
             *self.last_ping_timeout() = Some(Instant::now());
-            return Err(RecycleError::message("silent"));
+            return Err(RecycleError::message("ping timed out"));
         };
-        Ok(answer?)
+        Ok(result?)
     }
 }
 
 impl Connector {
     fn last_ping_timeout(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Nothing can panic while it is held.
+        // No code panics while it holds the lock.
         self.last_ping_timeout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionPool {
-    /// Connects when first used, so that a service can start before its database.
+    /// Creates an empty pool of at most `max` connections.
     pub fn new(options: PgConnectOptions, max: u32, response_timeout: Option<Duration>) -> Self {
         let pool = Pool::builder(Connector { options, last_ping_timeout: Mutex::default() })
             .max_size(usize::try_from(max).unwrap_or(usize::MAX))
-            // Those used last are the surest, and the others can grow old and go.
+            // Prefer the most recently used connection; the others become idle and are closed.
             .queue_mode(QueueMode::Lifo)
             .build();
-        // Building fails for timeouts that need a runtime; this pool has none.
+        // `build` fails only if a timeout is set without a runtime; no timeout is set.
         let pool = pool.unwrap_or_else(|error| unreachable!("{error}"));
         Self { pool, reachable: Arc::default(), response_timeout }
     }
@@ -101,7 +102,7 @@ impl ConnectionPool {
         *self.reachable.borrow()
     }
 
-    /// What the probe saw. Whoever waits for a database that is away gives up soon.
+    /// Records whether the probe reached the database. If not, statements wait for their response only briefly.
     pub fn set_reachable(&self, reachable: bool) {
         self.reachable.send_replace(reachable);
         if !reachable {
@@ -109,7 +110,7 @@ impl ConnectionPool {
         }
     }
 
-    /// A failed connection says something of all others: they lead to the same machine, which may be a primary no more.
+    /// Drops all idle connections after one failed: they lead to the same host, which may no longer be the primary.
     fn evict_idle(&self) {
         self.pool.retain(|_, _| false);
     }
@@ -118,12 +119,12 @@ impl ConnectionPool {
         self.pool.retain(|_, metrics| metrics.last_used() < MAX_IDLE);
     }
 
-    /// To be called when nobody needs a connection any more.
+    /// Closes the pool. Called when no connection is in use any more.
     pub async fn close(&self) {
         let idle = self.pool.retain(|_, _| false);
         self.pool.close();
         for connection in idle.removed {
-            // That it could not say good-bye is no matter now.
+            // An error is irrelevant: the connection is dropped in any case.
             let _ = connection.close().await;
         }
     }
@@ -156,14 +157,14 @@ impl ConnectionPool {
     }
 }
 
-/// A connection that is somebody's for a while. It goes back when it is dropped, unless nobody knows what state it is in.
+/// A connection in use. When dropped it returns to the pool, or is closed if the state of its session is unknown.
 #[derive(Debug)]
 pub(super) struct PooledConnection {
-    /// None only while it is dropped.
+    /// `None` only while the connection is dropped.
     object: Option<Object<Connector>>,
     is_reusable: bool,
     pub pool: ConnectionPool,
-    /// For whose sake; the name that its statements are measured by.
+    /// The store method that uses the connection; the name of its statements in spans and metrics.
     pub operation: &'static str,
 }
 
@@ -172,23 +173,25 @@ impl PooledConnection {
         self.operation = operation;
     }
 
-    /// It is closed when it is dropped, and no one else gets it.
+    /// Marks the connection non-reusable: it is closed when it is dropped.
     pub fn close_on_drop(&mut self) {
         self.is_reusable = false;
     }
 
-    /// To be judged by its next answer. Should the wait for that be cut short, nobody knows what is still to come.
+    /// Marks the connection non-reusable until its next response is read. If the future is dropped in between, a stale
+    /// response may still be in flight.
     pub fn begin_use(&mut self) -> sqlx::Result<&mut PgConnection> {
         self.is_reusable = false;
         self.object.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }
 
-    pub fn record_result<T>(&mut self, answer: &sqlx::Result<T>) {
-        match answer {
+    /// Decides whether the connection can be reused after this response.
+    pub fn record_result<T>(&mut self, result: &sqlx::Result<T>) {
+        match result {
             Ok(_) => self.is_reusable = true,
-            Err(sqlx::Error::Database(reply)) => {
-                let reply = reply.try_downcast_ref::<PgDatabaseError>();
-                self.is_reusable = reply.is_some_and(|reply| session_is_usable_after(reply.severity(), reply.code()));
+            Err(sqlx::Error::Database(error)) => {
+                let error = error.try_downcast_ref::<PgDatabaseError>();
+                self.is_reusable = error.is_some_and(|error| session_is_usable_after(error.severity(), error.code()));
             }
             Err(_) => {}
         }
@@ -198,7 +201,7 @@ impl PooledConnection {
     }
 }
 
-/// Whether the session goes on after this error, and is good for writing.
+/// Whether the session survives this error and can write.
 fn session_is_usable_after(severity: PgSeverity, code: &str) -> bool {
     const READ_ONLY_SQL_TRANSACTION: &str = "25006";
     !matches!(severity, PgSeverity::Fatal | PgSeverity::Panic) && code != READ_ONLY_SQL_TRANSACTION

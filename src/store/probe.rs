@@ -1,5 +1,5 @@
-//! Whether the database can serve: asked over a connection of its own, so that a full pool is not taken for a database
-//! that is away.
+//! The readiness probe: checks whether the database can serve. It has its own connection, so that it distinguishes an
+//! exhausted pool from an unreachable database.
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use tokio::time::timeout;
 
 use super::{SESSION_SETTINGS, error::is_unknown_prepared_statement, migrate::MIGRATIONS, with_session_settings};
 
-/// No answer within this is an answer too.
+/// How long to wait for a check over an open connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// For a new session, which takes some twenty trips to look around.
+/// How long to wait for a check that first connects: it takes about twenty round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why the database cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
     #[error("the database cannot be reached")]
     Unreachable(#[from] sqlx::Error),
-    #[error("the database does not answer")]
+    #[error("the database does not respond")]
     Unresponsive,
     #[error("the database is read-only")]
     ReadOnly,
@@ -26,25 +27,23 @@ pub enum NotReady {
     #[error("the role {0} cannot serve: run `GRANT turnkey_provisioner TO {0}`")]
     NotAMember(String),
     #[error(
-        "a pooler in between refuses this service's settings: set ignore_startup_parameters = extra_float_digits, options"
+        "a connection pooler rejects the session settings: set ignore_startup_parameters = extra_float_digits, options"
     )]
     SettingsRefused,
-    #[error("a pooler in between drops this service's settings: run {0}")]
+    #[error("a connection pooler drops the session settings: run {0}")]
     SettingsDropped(String),
-    #[error(
-        "a pooler in between drops prepared statements: pool sessions, or let it keep them (max_prepared_statements)"
-    )]
+    #[error("a connection pooler drops prepared statements: use session pooling, or set max_prepared_statements")]
     PreparedStatementsDropped,
 }
 
 impl NotReady {
-    /// Whether no session can be had, as opposed to one that is of no use.
+    /// Whether there is no connection, as opposed to a database that cannot serve.
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Unresponsive)
     }
 }
 
-/// Asks again and again over one connection, and makes a new one after each failure.
+/// Checks the database over one connection, and reconnects after each failure.
 pub struct Probe {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
@@ -55,20 +54,19 @@ impl Probe {
         Self { options: with_session_settings(options), connection: None }
     }
 
-    /// # Errors
-    /// Why the database cannot serve now.
+    /// Checks whether the database can serve now. A new connection is also checked for the schema's version, the role
+    /// and a pooler.
     pub async fn check(&mut self) -> Result<(), NotReady> {
-        // UniqueField out: a connection whose question went unanswered must not be asked the next one.
-        let known = self.connection.take();
-        let response_timeout = if known.is_some() { PROBE_TIMEOUT } else { CONNECT_TIMEOUT };
-        let connection =
-            timeout(response_timeout, self.run_check(known)).await.map_err(|_elapsed| NotReady::Unresponsive)??;
+        // Taken, so that a failed check drops the connection: a stale response may still be in flight.
+        let open = self.connection.take();
+        let limit = if open.is_some() { PROBE_TIMEOUT } else { CONNECT_TIMEOUT };
+        let connection = timeout(limit, self.run_check(open)).await.map_err(|_elapsed| NotReady::Unresponsive)??;
         self.connection = Some(connection);
         Ok(())
     }
 
-    async fn run_check(&self, known: Option<PgConnection>) -> Result<PgConnection, NotReady> {
-        let mut connection = if let Some(connection) = known {
+    async fn run_check(&self, open: Option<PgConnection>) -> Result<PgConnection, NotReady> {
+        let mut connection = if let Some(connection) = open {
             connection
         } else {
             let mut connection = self.options.connect().await.map_err(connect_error)?;
@@ -84,30 +82,29 @@ impl Probe {
         if read_only { Err(NotReady::ReadOnly) } else { Ok(connection) }
     }
 
-    /// Sessions are relied upon: for what was set when they began, and for the statements prepared in them. A pooler such as
-    /// `PgBouncer` that lends them for a transaction alone can lose both; most calls would go well, and some not.
+    /// Detects a pooler that drops session settings or prepared statements, as `PgBouncer` can with transaction
+    /// pooling. The service relies on both; without them most calls would succeed and some would fail.
     async fn check_pooler(&self, connection: &mut PgConnection) -> Result<(), NotReady> {
-        let (role, lost) = missing_settings(connection).await?;
-        if !lost.is_empty() {
-            let all = lost.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
-            return Err(NotReady::SettingsDropped(all.collect::<Vec<_>>().join(", ")));
+        let (role, missing) = missing_settings(connection).await?;
+        if !missing.is_empty() {
+            let commands = missing.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
+            return Err(NotReady::SettingsDropped(commands.collect::<Vec<_>>().join(", ")));
         }
-        // Takes the place behind this connection, if it is free to be taken.
+        // A transaction on another connection occupies the server connection that a transaction pooler has just used
+        // for this one. The repeated query then runs on another server connection.
         let mut other = self.options.connect().await?;
         sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-        let answer = missing_settings(connection).await;
+        let result = missing_settings(connection).await;
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
         other.close().await?;
-        match answer {
+        match result {
             Err(error) if is_unknown_prepared_statement(&error) => Err(NotReady::PreparedStatementsDropped),
-            answer => Ok(answer.map(drop)?),
+            result => Ok(result.map(drop)?),
         }
     }
 
-    /// What the serving role could do beyond its work, where it was given too much; `None` for a plain login role.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the rights of the serving role that the service does not need, as the end of a sentence ("is a
+    /// superuser, may create roles"); `None` if there are none.
     pub async fn excess_privilege(&self) -> Result<Option<String>, sqlx::Error> {
         let mut connection = self.options.connect().await?;
         sqlx::query_scalar!(
@@ -116,7 +113,8 @@ impl Probe {
                        CASE WHEN rolsuper THEN 'is a superuser' END,
                        CASE WHEN rolbypassrls THEN 'bypasses row-level security' END,
                        CASE WHEN rolcreaterole THEN 'may create roles' END,
-                       CASE WHEN EXISTS (SELECT FROM pg_class WHERE oid = 'tenants'::regclass AND relowner = pg_roles.oid)
+                       CASE WHEN EXISTS (SELECT FROM pg_class
+                                          WHERE oid = 'tenants'::regclass AND relowner = pg_roles.oid)
                             THEN 'owns the tables' END), '')
               FROM pg_roles
              WHERE rolname = current_user
@@ -129,17 +127,17 @@ impl Probe {
 
 fn connect_error(error: sqlx::Error) -> NotReady {
     const PROTOCOL_VIOLATION: &str = "08P01";
-    // Postgres itself has no objection of this kind.
+    // PgBouncer's code for an unsupported startup parameter. Postgres itself does not reject the settings.
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     if code.as_deref() == Some(PROTOCOL_VIOLATION) { NotReady::SettingsRefused } else { error.into() }
 }
 
-/// Who this is, and the settings that did not take.
+/// Returns the current role and the session settings that are not in effect.
 async fn missing_settings(
     connection: &mut PgConnection,
 ) -> Result<(String, Vec<(&'static str, &'static str)>), sqlx::Error> {
     let names: Vec<String> = SESSION_SETTINGS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let found = sqlx::query!(
+    let rows = sqlx::query!(
         r#"
         SELECT current_user::text AS "role!", name AS "name!", setting AS "setting!"
           FROM pg_settings
@@ -149,12 +147,12 @@ async fn missing_settings(
     )
     .fetch_all(connection)
     .await?;
-    let is_set = |name: &str, value: &str| found.iter().any(|row| row.name == name && row.setting == value);
-    let lost = SESSION_SETTINGS.into_iter().filter(|(name, value)| !is_set(name, value)).collect();
-    Ok((found.first().map(|row| row.role.clone()).unwrap_or_default(), lost))
+    let is_set = |name: &str, value: &str| rows.iter().any(|row| row.name == name && row.setting == value);
+    let missing = SESSION_SETTINGS.into_iter().filter(|(name, value)| !is_set(name, value)).collect();
+    Ok((rows.first().map(|row| row.role.clone()).unwrap_or_default(), missing))
 }
 
-/// What does not change under a connection: the schema's version and the role's membership.
+/// Checks the schema's version and the role's membership, which do not change while a connection is open.
 async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotReady> {
     let server = sqlx::query!(
         r#"
@@ -174,6 +172,6 @@ async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotR
     }
     let version: Option<i64> =
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(connection).await?;
-    let needed = MIGRATIONS.iter().map(|migration| migration.version).max();
-    if version < needed { Err(NotReady::NotMigrated) } else { Ok(()) }
+    let required = MIGRATIONS.iter().map(|migration| migration.version).max();
+    if version < required { Err(NotReady::NotMigrated) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Deleted tenants, removed for good.
+//! Permanently deletes tenants that were soft-deleted some time ago.
 
 use sqlx::error::DatabaseError;
 use time::OffsetDateTime;
@@ -6,14 +6,13 @@ use time::OffsetDateTime;
 use super::{Store, pool::PooledConnection};
 use crate::error::{Error, Result};
 
-/// A call that found the tenant alive may write a last row that the statement does not see. The next one does.
-const ATTEMPTS: usize = 3;
+/// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key then fails the
+/// statement; it is retried.
+const MAX_ATTEMPTS: usize = 3;
 
 impl Store {
-    /// How many tenants were deleted before this moment, and the slugs of up to `limit` of them, oldest deletion first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the number of tenants deleted before this time, and the slugs of up to `limit` of them, oldest deletion
+    /// first.
     pub async fn list_purgeable(&self, before: OffsetDateTime, limit: i64) -> Result<(i64, Vec<String>)> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM tenants WHERE deleted_at < $1"#, before)
             .fetch_one(&mut self.acquire("list_purgeable").await?)
@@ -28,17 +27,16 @@ impl Store {
         Ok((count, slugs))
     }
 
-    /// Removes up to `limit` tenants that were deleted before this moment, with all they have, in one statement and so
-    /// whole or not at all. Answers how many; fewer than `limit` only where no more are left, or where somebody else is
-    /// at them this very moment.
+    /// Purges up to `limit` tenants that were deleted before this time, with all their rows, in one statement. Returns
+    /// how many it purged: fewer than `limit` if no more are left or if others are locked by a concurrent statement.
     ///
     /// # Errors
-    /// Those of the database.
+    /// [`Error::Conflict`] if concurrent calls inserted rows of these tenants in each attempt.
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
-                removed => return Ok(removed?),
+                purged => return Ok(purged?),
             }
         }
         Err(Error::Conflict)
@@ -46,10 +44,12 @@ impl Store {
 }
 
 async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
-    // Foreign keys are looked at when the whole statement has ended, so the order of the parts is free.
-    let removed = sqlx::query_scalar!(
+    // Foreign keys are checked at the end of the statement, so the order of the CTEs does not matter. Idempotency
+    // records are deleted with their tenant (ON DELETE CASCADE).
+    let purged = sqlx::query_scalar!(
         r#"
         WITH purged AS (
+            -- SKIP LOCKED: two concurrent purges take different tenants.
             SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
         ), deleted_packages AS (
             DELETE FROM packages USING purged WHERE packages.tenant_id = purged.id
@@ -69,5 +69,5 @@ async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, li
     )
     .fetch_one(connection)
     .await?;
-    Ok(removed.unsigned_abs())
+    Ok(purged.unsigned_abs())
 }

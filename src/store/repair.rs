@@ -1,4 +1,5 @@
-//! Damage mended, tenant by tenant.
+//! Repairs one damaged tenant, or deletes the rows of a tenant that does not exist. [`super::integrity`] finds the
+//! damage.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -9,33 +10,30 @@ use crate::{
     error::Result,
 };
 
-/// What a repair may need.
+/// The ids and the key for everything that a repair may have to create.
 #[derive(Debug)]
 pub struct RepairPlan {
     pub segment_id: Uuid,
     pub package_ids: Vec<Uuid>,
-    /// Without one no key is made.
+    /// `None` creates no key, even if the tenant has none.
     pub key: Option<NewApiKey>,
 }
 
-/// What a repair made.
+/// What a repair created and changed.
 #[derive(Debug)]
 pub struct RepairResult {
-    /// The General segment, found or made.
+    /// The General segment, existing or new.
     pub general_id: Uuid,
     pub has_new_segment: bool,
     pub has_new_packages: bool,
     pub has_new_key: bool,
-    /// Packages that were in no segment of the tenant, and are in General now.
+    /// Packages that were not in a segment of the tenant and were moved to General.
     pub packages_moved: i64,
 }
 
 impl Store {
-    /// Makes what the tenant lacks, in one transaction, alone with it: two repairs at once do it once. `None` where there
-    /// is no such tenant.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Creates what the tenant lacks, in one transaction under the tenant's lock, so that two concurrent repairs create
+    /// the missing parts once. Returns `None` if the tenant does not exist.
     pub async fn repair_tenant(
         &self,
         tenant_id: TenantId,
@@ -44,24 +42,28 @@ impl Store {
     ) -> Result<Option<RepairResult>> {
         let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, plan.key.as_ref());
         let mut transaction = self.begin_as_provisioner("repair_tenant", tenant_id).await?;
-        let repair = sqlx::query_as!(
+        let result = sqlx::query_as!(
             RepairResult,
             r#"
             WITH tenant AS (
+                -- A missing owner cannot be created again: from now on the tenant counts as created by an
+                -- administrator.
                 UPDATE tenants
                    SET is_signup = is_signup AND EXISTS (SELECT FROM owners WHERE tenant_id = $1)
                  WHERE id = $1
                 RETURNING id
             ), general AS (
-                SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $3
+                SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $2
             ), new_segment AS (
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                       created_at, updated_at)
-                SELECT id, $2, $3, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
+                SELECT id, $3, $2, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
                 RETURNING id
             ), target_segment AS MATERIALIZED (
+                -- The General segment; no row if the tenant does not exist.
                 SELECT id FROM general UNION ALL SELECT id FROM new_segment
-            ), moved AS (
+            ), moved_package AS (
+                -- Packages without a segment, or in the segment of another tenant.
                 UPDATE packages
                    SET segment_id = target_segment.id, updated_at = $8
                   FROM target_segment
@@ -70,36 +72,39 @@ impl Store {
                                     WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
                 RETURNING 1
             ), new_package AS (
+                -- The default packages, only if the tenant has no package.
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
-                SELECT $1, preset.id, target_segment.id, preset.slug, preset.name, preset.description, preset.base_price, $9,
-                       preset.grouping_order, true, $8, $8
+                SELECT $1, new.id, target_segment.id, new.slug, new.name, new.description, new.base_price, $9,
+                       new.grouping_order, true, $8, $8
                   FROM target_segment
                  CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
-                       AS preset (id, slug, name, description, base_price, grouping_order)
+                       AS new (id, slug, name, description, base_price, grouping_order)
                  WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
                 RETURNING 1
             ), new_key AS (
+                -- Only if the plan has a key and the tenant has none, not even an expired or revoked one.
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
                 SELECT $16, id, $17, $18, $8
                   FROM tenant
                  WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
                 RETURNING 1
-            ), forgotten AS (
-                DELETE FROM idempotency_records AS claim USING tenant
-                 WHERE claim.tenant_id = tenant.id
-                   AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = claim.key_id)
+            ), deleted_record AS (
+                -- Idempotency records of keys that do not exist: they cannot be replayed.
+                DELETE FROM idempotency_records AS record USING tenant
+                 WHERE record.tenant_id = tenant.id
+                   AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = record.key_id)
             )
             SELECT target_segment.id AS "general_id!",
                    EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
                    EXISTS (SELECT FROM new_package) AS "has_new_packages!",
                    EXISTS (SELECT FROM new_key) AS "has_new_key!",
-                   (SELECT count(*) FROM moved) AS "packages_moved!"
+                   (SELECT count(*) FROM moved_package) AS "packages_moved!"
               FROM target_segment
             "#,
             tenant_id.as_uuid(),
-            plan.segment_id,
             segment.slug,
+            plan.segment_id,
             segment.name,
             segment.hero_title,
             segment.description,
@@ -107,11 +112,11 @@ impl Store {
             now,
             defaults::BOOKING_TYPE.as_str(),
             &plan.package_ids,
-            &packages.each_ref().map(|preset| preset.slug) as _,
-            &packages.each_ref().map(|preset| preset.name) as _,
-            &packages.each_ref().map(|preset| preset.description) as _,
-            &packages.each_ref().map(|preset| preset.base_price),
-            &packages.each_ref().map(|preset| preset.grouping_order),
+            &packages.each_ref().map(|default| default.slug) as _,
+            &packages.each_ref().map(|default| default.name) as _,
+            &packages.each_ref().map(|default| default.description) as _,
+            &packages.each_ref().map(|default| default.base_price),
+            &packages.each_ref().map(|default| default.grouping_order),
             key.map(|key| key.key_id.as_str()),
             key.map(|key| key.public_key.as_str()),
             key.map(|key| key.secret_hash.as_str()),
@@ -119,13 +124,10 @@ impl Store {
         .fetch_optional(transaction.connection())
         .await?;
         transaction.commit().await?;
-        Ok(repair)
+        Ok(result)
     }
 
-    /// Removes what points at this tenant although there is none: an owner, and claims.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Deletes the owner and the idempotency records of a tenant that does not exist. If it exists, deletes nothing.
     pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
         sqlx::query!(
             "WITH missing_tenant AS (
@@ -133,7 +135,7 @@ impl Store {
             ), deleted_owner AS (
                 DELETE FROM owners USING missing_tenant WHERE owners.tenant_id = missing_tenant.id
             )
-            DELETE FROM idempotency_records USING missing_tenant WHERE idempotency_records.tenant_id = missing_tenant.id",
+            DELETE FROM idempotency_records AS record USING missing_tenant WHERE record.tenant_id = missing_tenant.id",
             tenant_id.as_uuid(),
         )
         .execute(&mut self.acquire("delete_dangling_rows").await?)

@@ -1,28 +1,29 @@
-//! Transactions that change what one tenant has. A change to a catalog reaches the database in no other way than by one that
-//! can see nobody else; for reads see [`super::tenant_read`].
+//! Transactions that change one tenant. Every change to a catalog runs in a transaction that can see this tenant only.
+//! [`super::catalog_read`] has the reads.
 
 use sqlx::AssertSqlSafe;
 
 use super::{Store, pool::PooledConnection};
 use crate::{domain::TenantId, error::Result};
 
-/// A transaction about one tenant.
+/// A transaction that holds one tenant's lock.
 ///
-/// The connection goes back to the pool when COMMIT or ROLLBACK has been answered. On every other way out it is closed,
-/// because nobody knows what state it is in: an opening query that fails in the middle, at the lock for instance, leaves
-/// a transaction open that sqlx does not know of.
+/// The connection returns to the pool only after COMMIT or ROLLBACK has been acknowledged; otherwise it is closed,
+/// because its transaction state is unknown. For example, if the opening query fails at the lock, a transaction is open
+/// that sqlx does not know of.
 pub(super) struct TenantTransaction {
     connection: PooledConnection,
     has_ended: bool,
 }
 
-/// From here to the end of the transaction: as the catalog role, under row-level security that shows it this tenant alone.
+/// Returns the SQL that sets the catalog role until the end of the transaction. Row-level security then shows only this
+/// tenant's rows.
 pub(super) fn set_catalog_role_sql(tenant_id: TenantId) -> String {
     format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'")
 }
 
 impl Store {
-    /// Begins to change a tenant's catalog, as the role that may do nothing else.
+    /// Begins a transaction that changes a tenant's catalog, as the role that has no other rights.
     pub(super) async fn begin_as_catalog(
         &self,
         operation: &'static str,
@@ -31,7 +32,7 @@ impl Store {
         self.begin(operation, &format!("{}; ", set_catalog_role_sql(tenant_id)), tenant_id).await
     }
 
-    /// Begins as the service itself, which may do more than keep a catalog.
+    /// Begins a transaction with all rights of the service.
     pub(super) async fn begin_as_provisioner(
         &self,
         operation: &'static str,
@@ -40,14 +41,14 @@ impl Store {
         self.begin(operation, "", tenant_id).await
     }
 
-    /// Begins, and waits for its turn, all in one round trip: rules over several rows (the last package, slugs and places
-    /// made up) hold only if one at a time looks and writes. The lock comes before the statement that looks: taken inside
-    /// it, it would come after its snapshot.
+    /// Begins a transaction and takes the tenant's lock, in one round trip. Preconditions over several rows (the last
+    /// package, generated slugs, order) hold only if transactions read and write one after the other. The lock precedes
+    /// the statement that reads: inside that statement it would be taken after the snapshot.
     async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
         let connection = self.acquire("BEGIN").await?;
         let mut transaction = TenantTransaction { connection, has_ended: false };
         let lock = lock_key(tenant_id);
-        // Several statements in one query take no parameters; a UUID and a number need no quoting.
+        // A query of several statements cannot have parameters. A UUID and a number need no escaping.
         let opening = AssertSqlSafe(format!("BEGIN; {role}SELECT pg_advisory_xact_lock({lock})"));
         sqlx::raw_sql(opening).execute(transaction.connection()).await?;
         transaction.connection.set_operation(operation);
@@ -60,7 +61,7 @@ impl TenantTransaction {
         &mut self.connection
     }
 
-    /// Deferred constraints are checked here: the caller maps the violation of one that it knows.
+    /// Commits. Postgres checks deferred constraints here, so the caller maps their violations.
     pub(super) async fn commit(self) -> sqlx::Result<()> {
         self.end("COMMIT").await
     }
@@ -85,7 +86,7 @@ impl Drop for TenantTransaction {
     }
 }
 
-/// The last 8 bytes of the id, which are random: two tenants that share a lock merely wait for each other.
+/// Returns the last 8 bytes of the id, which are random. Two tenants with the same key would only wait for each other.
 fn lock_key(tenant_id: TenantId) -> i64 {
     let (_, random) = tenant_id.as_uuid().as_u64_pair();
     random.cast_signed()

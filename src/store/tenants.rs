@@ -1,4 +1,5 @@
-//! Tenants: read, listed, changed, and deleted so that they can come back.
+//! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`]
+//! deletes them permanently.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -10,13 +11,20 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
-/// A query for tenants: what is read of one is the same wherever it comes `FROM`, whatever was done `WITH` it before, and
-/// whatever more is in its row. `$1` is the time, on which hangs which of its keys is usable.
+/// A checked query that selects tenants: the columns of [`TenantRow`] and, for another row type, further `columns`.
+/// `with` is an optional WITH clause. The first argument, `$1`, is the current time, which determines the usable keys.
 macro_rules! select_tenants {
-    ($row:ident, $with:tt, $more:tt, $from:tt, $($argument:expr),* $(,)?) => {
+    (
+        row: $row:ident,
+        $(with: $with:tt,)?
+        $(columns: $columns:tt,)?
+        from: $from:tt,
+        $($argument:expr),* $(,)?
+    ) => {
         sqlx::query_as!(
             $row,
-            $with + r#"
+            $($with +)?
+            r#"
             SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
                    branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
                    tenants.created_at, updated_at, deleted_at,
@@ -27,7 +35,7 @@ macro_rules! select_tenants {
                      ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) DESC,
                               created_at DESC, key_id DESC
                      LIMIT 1) AS "api_key_public?"
-            "# + $more + $from,
+            "# + $($columns +)? $from,
             $($argument),*
         )
     };
@@ -36,20 +44,15 @@ macro_rules! select_tenants {
 pub(super) use select_tenants;
 
 impl Store {
-    /// The tenant, deleted or not, as it is at `now`.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the tenant, deleted or not. `now` determines its usable keys.
     pub async fn get_tenant(&self, identifier: &TenantIdentifier, now: OffsetDateTime) -> Result<Option<Tenant>> {
         let (id, slug) = match identifier {
             TenantIdentifier::Id(id) => (Some(id.as_uuid()), None),
             TenantIdentifier::Slug(slug) => (None, Some(slug.as_str())),
         };
         let row = select_tenants!(
-            TenantRow,
-            "",
-            "",
-            "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
+            row: TenantRow,
+            from: "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
             WHERE tenants.id = coalesce($2, (SELECT id FROM tenants WHERE slug = $3))",
             now,
             id,
@@ -59,22 +62,17 @@ impl Store {
         row.map(TenantRow::into_tenant).transpose()
     }
 
-    /// Up to `limit` tenants in the order of their creation.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns up to `limit` tenants in the order of their creation.
     pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
         let prefix = list.filter.slug_prefix.as_str();
         let rows = select_tenants!(
-            TenantRow,
-            "",
-            "",
-            "FROM (SELECT *
+            row: TenantRow,
+            from: "FROM (SELECT *
                      FROM tenants
                     WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
                       AND ($4::bool IS NULL OR is_active = $4)
                       AND ($5::bool OR deleted_at IS NULL)
-                      -- As a range, which can use the index: no ch of a slug is beyond z.
+                      -- A range can use the index. `{` follows `z`, the last character of slugs.
                       AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
                     ORDER BY created_at, id
                     LIMIT $7) AS tenants
@@ -92,10 +90,11 @@ impl Store {
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
-    /// One statement, so that what it answers is what it wrote. What is as it should be leaves `updated_at` alone.
+    /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to
+    /// the same values does not modify `updated_at`.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; for a deleted tenant too, unless the change is to delete or undelete it.
+    /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
     pub async fn change_tenant(
         &self,
         tenant_id: TenantId,
@@ -104,8 +103,8 @@ impl Store {
     ) -> Result<Tenant> {
         let columns = ChangedColumns::from(change);
         let row = select_tenants!(
-            TenantRow,
-            "WITH changed AS (
+            row: TenantRow,
+            with: "WITH changed AS (
                 UPDATE tenants
                    SET name = coalesce($3, name),
                        commission_percent = coalesce($4::int4 / 100.0, commission_percent),
@@ -120,8 +119,7 @@ impl Store {
                  WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                 RETURNING *
             )",
-            "",
-            "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
+            from: "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
             now,
             tenant_id.as_uuid(),
             columns.name,
@@ -184,7 +182,7 @@ impl TenantRow {
             id: TenantId::from_uuid(self.id),
             slug: self.slug,
             name: self.name,
-            // No key at all is damage from outside; it must not hide the rest of the tenant.
+            // A tenant without a key is damaged, but must still be readable.
             api_key_public: self.api_key_public.unwrap_or_default(),
             commission: commission.ok_or_else(|| Error::internal("commission out of range in the database"))?,
             is_active: self.is_active,

@@ -53,11 +53,15 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
     let output = doctor.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("The tenant has no API key at all."), "{}", said(&output));
-    assert!(said(&output).contains("9 findings among 8 tenants, 0 mended, 9 left."), "{}", said(&output));
+    assert!(said(&output).contains("9 findings in 8 tenants, 0 repaired, 9 unresolved."), "{}", said(&output));
 
     let output = doctor.run(&["--repair"]);
     assert_eq!(output.status.code(), Some(1), "a key needs a file");
-    assert!(said(&output).contains("say --out") && said(&output).contains("7 mended, 1 left."), "{}", said(&output));
+    assert!(
+        said(&output).contains("requires --out") && said(&output).contains("7 repaired, 1 unresolved."),
+        "{}",
+        said(&output)
+    );
     assert_eq!(told(&fixture.check(None).await.unwrap()), [("no-key".to_owned(), FindingKind::NoApiKey)]);
 
     let others = doctor.folder.path().join("diary.txt");
@@ -77,7 +81,7 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
 
     let output = doctor.run(&["--json"]);
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
-    assert_eq!(said(&doctor.run(&[])), "Nothing is wrong with 8 tenants.\n");
+    assert_eq!(said(&doctor.run(&[])), "No findings in 8 tenants.\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,9 +93,9 @@ async fn a_table_ends_somewhere_and_json_never() {
     let doctor = Doctor::of(&fixture);
     let output = said(&doctor.run(&[]));
     assert!(output.contains("more: --json shows them all"), "{output}");
-    assert!(output.contains("3300 findings among 1100 tenants, 0 mended, 3300 left."), "{output}");
+    assert!(output.contains("3300 findings in 1100 tenants, 0 repaired, 3300 unresolved."), "{output}");
     let output = said(&doctor.run(&["--json", "--repair", "--out", "keys.csv"]));
-    assert_eq!((output.lines().count(), output.matches(r#""outcome":"mended""#).count()), (3_300, 3_300));
+    assert_eq!((output.lines().count(), output.matches(r#""outcome":"repaired""#).count()), (3_300, 3_300));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,7 +102,7 @@ async fn a_repair_is_said_where_it_made_something() {
     for (slug, segment, packages, key) in
         [("no-segment", true, 0, false), ("no-package", false, 3, false), ("no-key", false, 0, true)]
     {
-        let line = next_line(&mut program, "RepairReport a half tenant");
+        let line = next_line(&mut program, "Repaired a damaged tenant");
         assert_eq!((&line["level"], &line["slug"]), (&"WARN".into(), &slug.into()));
         let made = (&line["created_segment"], &line["packages_created"], &line["created_api_key"]);
         assert_eq!(made, (&segment.into(), &packages.into(), &key.into()), "{slug}");

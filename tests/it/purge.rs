@@ -74,7 +74,7 @@ async fn with_yes_it_removes_those_alone_with_all_they_had_and_frees_their_slug_
     )
     .await;
     fixture.deleted(&["recent"], 29).await;
-    assert!(said(&fixture.purge(&["--older-than", "30d", "--yes"])).contains("Removed for good: 1"));
+    assert!(said(&fixture.purge(&["--older-than", "30d", "--yes"])).contains("Tenants deleted permanently: 1"));
     assert_eq!((fixture.row_counts().await, fixture.count("owners").await), ([2, 2, 6, 2], 0));
     let gone = fixture.get(Identifier::Slug("bella".to_owned())).await.unwrap_err();
     assert_eq!(reason(&gone), "TENANT_NOT_FOUND");

@@ -130,7 +130,7 @@ pub fn list_packages(request: pb::ListPackagesRequest) -> Result<ListPackages> {
     let filter = segment_id.map(|segment_id| PackageFilter { segment_id, active: request.active });
     // A token can be held against its list only where the list is known.
     let after = tenant_id.zip(filter).and_then(|(tenant_id, filter)| {
-        fields.check("page_token", filter.page_token_scope(tenant_id).parse(&request.page_token))
+        fields.check("page_token", filter.page_token_scope(tenant_id).decode(&request.page_token))
     });
     Ok(fields.finish(|| Some(ListPackages { tenant_id: tenant_id?, filter: filter?, size: size?, after: after? }))?)
 }
@@ -186,7 +186,7 @@ pub fn list_segments(request: pb::ListSegmentsRequest) -> Result<ListSegments> {
     let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
     let size = fields.check("page_size", PageSize::parse(request.page_size));
     let after = tenant_id.and_then(|tenant_id| {
-        fields.check("page_token", ListSegments::page_token_scope(tenant_id).parse(&request.page_token))
+        fields.check("page_token", ListSegments::page_token_scope(tenant_id).decode(&request.page_token))
     });
     Ok(fields.finish(|| Some(ListSegments { tenant_id: tenant_id?, size: size?, after: after? }))?)
 }

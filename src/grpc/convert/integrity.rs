@@ -67,8 +67,8 @@ mod tests {
 
     #[test]
     fn a_kind_has_one_name() {
-        for known in FindingKind::ALL {
-            assert_eq!(kind(known).as_str_name(), format!("FINDING_KIND_{}", known.as_str()));
+        for &known in <FindingKind as strum::VariantArray>::VARIANTS {
+            assert_eq!(kind(known).as_str_name(), format!("FINDING_KIND_{known}"));
         }
     }
 }

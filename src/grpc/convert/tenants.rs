@@ -39,7 +39,7 @@ pub fn list_tenants(request: pb::ListTenantsRequest) -> Result<ListTenants> {
         show_deleted: request.show_deleted,
     };
     let size = fields.check("page_size", PageSize::parse(request.page_size));
-    let after = fields.check("page_token", filter.position(&request.page_token));
+    let after = fields.check("page_token", filter.decode_page_token(&request.page_token));
     Ok(fields.finish(|| Some(ListTenants { filter, size: size?, after: after? }))?)
 }
 
