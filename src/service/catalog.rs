@@ -1,8 +1,10 @@
 //! A tenant's packages and segments.
 
-use rand::rngs::SysRng;
-
-use super::{clock::Clock, ids::new_id, retry::retry_on_conflict};
+use super::{
+    clock::Clock,
+    ids::{new_id, system_rng},
+    retry::retry_on_conflict,
+};
 use crate::{
     domain::{
         InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
@@ -53,9 +55,9 @@ impl CatalogService {
         path: impl Fn(usize) -> String,
     ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
-        let id = || new_id(now, &mut SysRng).map_err(Error::internal);
-        let packages = upserts.iter().map(|_| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
-        let ids = NewIds { packages, general: SegmentId::from_uuid(id()?) };
+        let id = || new_id(now, &mut system_rng());
+        let packages = upserts.iter().map(|_| PackageId::from_uuid(id())).collect();
+        let ids = NewIds { packages, general: SegmentId::from_uuid(id()) };
         match retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &ids, now)).await? {
             PackageBatchOutcome::Done { packages, recreated_general } => {
                 log_segments(tenant_id, upserts, &packages, recreated_general);
@@ -89,7 +91,7 @@ impl CatalogService {
     /// What stands against it; those of the store.
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
-        let new_id = SegmentId::from_uuid(new_id(now, &mut SysRng).map_err(Error::internal)?);
+        let new_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
         let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
         outcome.map_err(|problem| match problem {
             Problem::Incomplete => {

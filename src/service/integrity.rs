@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
-use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::{TenantService, ids::new_id, retry::retry_on_conflict};
+use super::{
+    TenantService,
+    ids::{new_id, system_rng},
+    retry::retry_on_conflict,
+};
 use crate::{
     domain::{
         ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
@@ -60,17 +63,17 @@ impl TenantService {
         let now = self.clock.now();
         let identifier = TenantIdentifier::Id(tenant_id);
         let found = self.store.get_tenant(&identifier, now).await?.ok_or(Error::not_found(Resource::Tenant))?;
-        let new_id = || new_id(now, &mut SysRng).map_err(Error::internal);
-        let secret = random_secret(&mut SysRng).map_err(Error::internal)?;
-        let key = mint_key(self.key_mode, &found.slug, secret, &mut SysRng).map_err(Error::internal)?;
+        let new_id = || new_id(now, &mut system_rng());
+        let secret = random_secret(&mut system_rng());
+        let key = mint_key(self.key_mode, &found.slug, secret, &mut system_rng());
         let new_key = NewApiKey {
             key_id: key.key_id,
             public_key: key.public_key.clone(),
-            secret_hash: self.hasher.hash_key(key.random_part).await?,
+            secret_hash: self.hasher.hash_key(key.random_part, &mut system_rng()).await?,
         };
         let plan = RepairPlan {
-            segment_id: new_id()?,
-            package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
+            segment_id: new_id(),
+            package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect(),
             key: with_key.then_some(new_key),
         };
         let repair = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
