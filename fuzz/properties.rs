@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use turnkey::{
     cli::import::rows,
     domain::{
-        PublicKey,
+        ParsedSecretKey, PublicKey,
         paging::{Cursor, PageTokenScope},
     },
     error::Result,
@@ -17,7 +17,6 @@ use turnkey::{
         layers::call_context::TraceId,
         status,
     },
-    secrets::ParsedSecretKey,
 };
 
 /// Clients refuse trailers above this, and details travel in one, as base64.

@@ -1,11 +1,11 @@
-//! `turnkey token create`
+//! `turnkey token create`: creates a service token and its entry for the tokens file.
 
 use std::{
     io::{self, Write as _},
     path::Path,
 };
 
-use rand::rngs::SysRng;
+use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use secrecy::ExposeSecret as _;
 
 use super::{Error, keys_file::open_private};
@@ -15,10 +15,11 @@ use crate::{
     secrets::mint_token,
 };
 
-/// The token goes to standard output, alone and this once; its entry to the file, or to standard error to be pasted.
+/// Prints the token, this one time, to standard output, and appends its entry to the file. Without a file it prints the
+/// entry to standard error, to be pasted.
 pub async fn create(settings: TokenSettings) -> Result<(), Error> {
     let TokenSettings { name, roles, tokens_file } = settings;
-    let token = mint_token(&name, &mut SysRng)?;
+    let token = mint_token(&name, &mut UnwrapErr(SysRng));
     let entry = service_credentials::entry(&ServiceToken { name, roles, sha256: hash_token(&token) });
     match tokens_file {
         Some(path) => append(&path, &entry)?,
@@ -28,10 +29,10 @@ pub async fn create(settings: TokenSettings) -> Result<(), Error> {
     Ok(())
 }
 
-/// In one write, so that a server which reads the file meanwhile finds the entry whole or not at all.
+/// Appends in a single write, so that a server that reads the file at that moment sees the whole entry or none of it.
 fn append(path: &Path, entry: &str) -> Result<(), Error> {
     if path.exists() {
-        // A token in a broken file would be good for nothing.
+        // The server would reject an invalid file, and with it the new token.
         service_credentials::read(path)?;
     }
     let mut file = open_private(path)?;

@@ -1,4 +1,4 @@
-//! The file of those who may call, in TOML:
+//! The tokens file, which lists the credentials of services, in TOML:
 //!
 //! ```toml
 //! [[token]]
@@ -11,9 +11,12 @@
 //! name = "booking"
 //! roles = ["catalog"]
 //! ```
+//!
+//! `server/reload.rs` watches the file; `turnkey token create` writes to it.
 
-use std::{fmt::Write as _, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
+use hex::FromHex as _;
 use serde::Deserialize;
 
 use crate::domain::{
@@ -25,14 +28,14 @@ use crate::domain::{
 #[serde(deny_unknown_fields)]
 struct TokensFile {
     #[serde(default)]
-    token: Vec<Entry>,
+    token: Vec<TokenEntry>,
     #[serde(default)]
     certificate: Vec<CertificateEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct TokenEntry {
     name: String,
     roles: Vec<String>,
     sha256: String,
@@ -47,41 +50,49 @@ struct CertificateEntry {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum TokensError {
+pub enum TokensFileError {
     #[error("cannot read {path}")]
     Read { path: String, source: io::Error },
-    // The parser would show the lines it means, and no line of this file belongs in a log.
-    #[error("{path} is no file of tokens: {why}")]
-    Parse { path: String, why: String },
+    // Not the parser's error: it quotes lines of the file, which must not appear in a log.
+    #[error("{path} is not a valid tokens file: {reason}")]
+    Parse { path: String, reason: String },
 }
 
-/// # Errors
-/// What is wrong with the file; an empty one is fine, and lets nobody call.
-pub fn read(path: &Path) -> Result<ServiceCredentials, TokensError> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| TokensError::Read { path: shown.clone(), source })?;
-    parse(&text).map_err(|why| TokensError::Parse { path: shown, why })
+/// Reads the tokens file. An empty file is valid and means that no service may call.
+pub fn read(path: &Path) -> Result<ServiceCredentials, TokensFileError> {
+    let name = || path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| TokensFileError::Read { path: name(), source })?;
+    parse(&text).map_err(|reason| TokensFileError::Parse { path: name(), reason })
+}
+
+/// Returns the entry of a token, to be appended to the file.
+pub fn entry(token: &ServiceToken) -> String {
+    let roles: Vec<String> = token.roles.iter().map(|role| format!("\"{role}\"")).collect();
+    format!(
+        "[[token]]\nname = \"{}\"\nroles = [{}]\nsha256 = \"{}\"\n",
+        token.name.as_str(),
+        roles.join(", "),
+        hex::encode(token.sha256),
+    )
 }
 
 fn parse(text: &str) -> Result<ServiceCredentials, String> {
     let file: TokensFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    let tokens = file
-        .token
-        .into_iter()
-        .enumerate()
-        .map(|(index, entry)| entry.parse().map_err(|why| format!("token {}: {why}", index + 1)));
-    let certificates = file
-        .certificate
-        .into_iter()
-        .enumerate()
-        .map(|(index, entry)| entry.parse().map_err(|why| format!("certificate {}: {why}", index + 1)));
-    Ok(ServiceCredentials::new(tokens.collect::<Result<_, _>>()?, certificates.collect::<Result<_, String>>()?))
+    let tokens = parse_entries("token", file.token, TokenEntry::parse)?;
+    let certificates = parse_entries("certificate", file.certificate, CertificateEntry::parse)?;
+    Ok(ServiceCredentials::new(tokens, certificates))
 }
 
-impl Entry {
+/// Errors name the entry by its position, as in `token 1: …`.
+fn parse_entries<E, T>(table: &str, entries: Vec<E>, parse: fn(E) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let numbered = (1..).zip(entries);
+    numbered.map(|(number, entry)| parse(entry).map_err(|reason| format!("{table} {number}: {reason}"))).collect()
+}
+
+impl TokenEntry {
     fn parse(self) -> Result<ServiceToken, String> {
-        let (name, roles) = (name(&self.name)?, roles(&self.roles)?);
-        let sha256 = bytes_of_hex(&self.sha256).ok_or("its sha256 must be 64 hex digits")?;
+        let (name, roles) = (parse_name(&self.name)?, parse_roles(&self.roles)?);
+        let sha256 = <[u8; 32]>::from_hex(&self.sha256).map_err(|_| "sha256 must be 64 hex digits")?;
         Ok(ServiceToken { name, roles, sha256 })
     }
 }
@@ -89,43 +100,20 @@ impl Entry {
 impl CertificateEntry {
     fn parse(self) -> Result<ServiceCertificate, String> {
         if self.san.is_empty() {
-            return Err("its san must not be empty".to_owned());
+            return Err("san must not be empty".to_owned());
         }
-        // A URI is what has a colon. DNS names are compared without regard to case (RFC 4343).
+        // Only a URI contains a colon. DNS names are compared without regard to case (RFC 4343).
         let san = if self.san.contains(':') { self.san } else { self.san.to_ascii_lowercase() };
-        Ok(ServiceCertificate { name: name(&self.name)?, roles: roles(&self.roles)?, san })
+        Ok(ServiceCertificate { name: parse_name(&self.name)?, roles: parse_roles(&self.roles)?, san })
     }
 }
 
-fn name(text: &str) -> Result<ServiceName, String> {
-    ServiceName::parse(text).map_err(|why| format!("its name {}", why.description))
+fn parse_name(text: &str) -> Result<ServiceName, String> {
+    ServiceName::parse(text).map_err(|invalid| format!("name {}", invalid.description))
 }
 
-fn roles(texts: &[String]) -> Result<Vec<Role>, String> {
-    texts.iter().map(|text| text.parse::<Role>().map_err(|why| format!("a role {why}"))).collect()
-}
-
-/// The entry of a token, to be put at the end of the file.
-pub fn entry(token: &ServiceToken) -> String {
-    let roles: Vec<String> = token.roles.iter().map(|role| format!("\"{}\"", role.as_str())).collect();
-    let mut entry =
-        format!("[[token]]\nname = \"{}\"\nroles = [{}]\nsha256 = \"", token.name.as_str(), roles.join(", "));
-    for byte in token.sha256 {
-        // Writing to a string cannot fail.
-        let _ = write!(entry, "{byte:02x}");
-    }
-    entry + "\"\n"
-}
-
-fn bytes_of_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+fn parse_roles(texts: &[String]) -> Result<Vec<Role>, String> {
+    texts.iter().map(|text| text.parse::<Role>().map_err(|expected| format!("each role {expected}"))).collect()
 }
 
 #[cfg(test)]
@@ -136,7 +124,7 @@ mod tests {
     use crate::domain::service_credentials::hash_token;
 
     #[test]
-    fn an_entry_is_read_as_it_is_written() {
+    fn a_written_token_entry_can_be_read() {
         let secret = SecretString::from(format!("svc_booking_{}", "a".repeat(43)));
         let token = ServiceToken {
             name: ServiceName::parse("booking").unwrap(),
@@ -150,18 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_a_line_of_the_file() {
+    fn errors_of_the_tokens_file_do_not_quote_it() {
         let sha256 = "ab".repeat(32);
-        for (text, said) in [
+        for (text, expected) in [
             ("[[token]]\nname = 'x'\nsha256 = ''\n".to_owned(), "roles"),
-            (format!("[[token]]\nname = 'A'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: its name"),
-            (format!("[[token]]\nname = 'x'\nroles = ['king']\nsha256 = '{sha256}'\n"), "a role must be"),
+            (format!("[[token]]\nname = 'A'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name"),
+            (format!("[[token]]\nname = 'x'\nroles = ['king']\nsha256 = '{sha256}'\n"), "each role must be"),
             ("[[token]]\nname = 'x'\nroles = []\nsha256 = 'ab'\n".to_owned(), "64 hex digits"),
             ("[[tokens]]\n".to_owned(), "unknown field"),
             ("not toml".to_owned(), ""),
         ] {
-            let why = parse(&text).unwrap_err();
-            assert!(why.contains(said) && !why.contains(&sha256), "{why}");
+            let reason = parse(&text).unwrap_err();
+            assert!(reason.contains(expected) && !reason.contains(&sha256), "{reason}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! How much work a hash costs.
+//! Work factors of password and key hashes: their defaults, limits and text format.
 
 use std::str::FromStr;
 
-/// Work factors of Argon2id (RFC 9106), written `m=64,t=1,p=1` as in PHC strings; each of those carries its own.
+/// Parameters of Argon2id (RFC 9106), written `m=64,t=1,p=1` as in PHC strings. Each PHC string carries its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argon2Params {
     pub memory_kib: u32,
@@ -11,15 +11,15 @@ pub struct Argon2Params {
 }
 
 impl Argon2Params {
-    /// For API keys. Their 256 bits come from the operating system's generator: nobody can search that space, whatever a
-    /// guess costs, so the hash need only be one-way.
+    /// The default for API keys. Their 256 random bits cannot be guessed at any cost per guess, so the hash only has to
+    /// be one-way.
     pub const KEY: Self = Self { memory_kib: 64, passes: 1, lanes: 1 };
 
-    /// For passwords: OWASP's Password Storage Cheat Sheet, first of its settings for less than 46 MiB. People choose
-    /// from a small space, so every guess has to be dear.
+    /// The default for passwords: the first choice of OWASP's Password Storage Cheat Sheet below 46 MiB. People choose
+    /// from a small space, so every guess has to be expensive.
     pub const PASSWORD: Self = Self { memory_kib: 19_456, passes: 2, lanes: 1 };
 
-    /// More memory than this for one hash is a mistyped number.
+    /// 1 GiB for one hash; a larger value is a typing error.
     const MAX_MEMORY_KIB: u32 = 1_048_576;
     const MAX_PASSES: u32 = 64;
     const MAX_LANES: u32 = 16;
@@ -33,7 +33,7 @@ impl Argon2Params {
     }
 }
 
-/// Not of the form, or a factor out of its bounds.
+/// The text is malformed, or a parameter is out of its limits.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidArgon2Params;
 
@@ -44,10 +44,10 @@ impl FromStr for Argon2Params {
         let mut parts = text.split(',');
         let mut number = |name: &str| {
             let digits = parts.next().and_then(|part| part.trim().strip_prefix(name)).ok_or(InvalidArgon2Params)?;
-            digits.parse().map_err(|_unfit| InvalidArgon2Params)
+            digits.parse().map_err(|_| InvalidArgon2Params)
         };
-        let setting = Self { memory_kib: number("m=")?, passes: number("t=")?, lanes: number("p=")? };
-        if parts.next().is_none() && setting.is_within_limits() { Ok(setting) } else { Err(InvalidArgon2Params) }
+        let params = Self { memory_kib: number("m=")?, passes: number("t=")?, lanes: number("p=")? };
+        if parts.next().is_none() && params.is_within_limits() { Ok(params) } else { Err(InvalidArgon2Params) }
     }
 }
 
@@ -56,14 +56,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_read_as_phc_strings_write_it() {
+    fn argon2_parameters_parse_as_written_in_phc_strings() {
         assert_eq!("m=64,t=1,p=1".parse(), Ok(Argon2Params::KEY));
         assert_eq!("m=19456, t=2, p=1".parse(), Ok(Argon2Params::PASSWORD));
     }
 
     #[test]
-    fn what_argon2_would_refuse_and_what_nobody_means_is_refused() {
-        for bad in [
+    fn malformed_argon2_parameters_and_those_out_of_limits_are_rejected() {
+        for invalid in [
             "",
             "64",
             "t=1,m=64,p=1",
@@ -76,7 +76,7 @@ mod tests {
             "m=4294967295,t=1,p=1",
             "m=-1,t=1,p=1",
         ] {
-            assert!(bad.parse::<Argon2Params>().is_err(), "{bad:?}");
+            assert!(invalid.parse::<Argon2Params>().is_err(), "{invalid:?}");
         }
     }
 }

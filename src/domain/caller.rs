@@ -1,11 +1,10 @@
-//! Who calls, and what they may.
-
-use std::str::FromStr;
+//! Authenticated callers and what they may do. Which RPC requires which role is in `grpc/auth.rs`.
 
 use super::ids::TenantId;
 
-/// A part that a service token can play.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A permission of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[strum(serialize_all = "lowercase", parse_err_ty = RoleError, parse_err_fn = unknown_role)]
 pub enum Role {
     /// All of `TenantProvisioning`.
     Provisioner,
@@ -15,28 +14,14 @@ pub enum Role {
     Catalog,
 }
 
-impl Role {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Provisioner => "provisioner",
-            Self::Verifier => "verifier",
-            Self::Catalog => "catalog",
-        }
-    }
+/// What a text must be to parse as a [`Role`].
+type RoleError = &'static str;
+
+const fn unknown_role(_text: &str) -> RoleError {
+    "must be provisioner, verifier or catalog"
 }
 
-impl FromStr for Role {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Provisioner, Self::Verifier, Self::Catalog]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or("must be provisioner, verifier or catalog")
-    }
-}
-
-/// Somebody who is known. What one caller claims by a request id is nobody else's.
+/// An authenticated caller. Idempotency records are separate for each caller's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     name: String,
@@ -47,19 +32,19 @@ pub struct Caller {
 enum Authority {
     All,
     Roles(Vec<Role>),
-    /// A tenant with a key of its own.
+    /// The tenant whose key was presented.
     Tenant(TenantId),
 }
 
 impl Caller {
     pub const ANONYMOUS: &str = "anonymous";
 
-    /// Everyone, where callers need no credential.
+    /// Any caller of a server that requires no credential.
     pub fn anonymous() -> Self {
         Self { name: Self::ANONYMOUS.to_owned(), authority: Authority::All }
     }
 
-    /// An import that works on the database itself.
+    /// An import that writes to the database directly, without a server.
     pub fn import() -> Self {
         Self { name: "import".to_owned(), authority: Authority::All }
     }
@@ -76,16 +61,16 @@ impl Caller {
         &self.name
     }
 
-    /// Whether one of these roles is theirs.
+    /// Whether the caller has at least one of these roles.
     pub fn has_any(&self, roles: &[Role]) -> bool {
         match &self.authority {
             Authority::All => true,
-            Authority::Roles(own) => own.iter().any(|role| roles.contains(role)),
+            Authority::Roles(granted) => granted.iter().any(|role| roles.contains(role)),
             Authority::Tenant(_) => false,
         }
     }
 
-    /// Whether this tenant's catalog is open to them; that they may call at all is another matter.
+    /// Whether the caller is not restricted to another tenant. This does not replace the check of its roles.
     pub fn can_access_tenant(&self, tenant_id: TenantId) -> bool {
         match self.authority {
             Authority::Tenant(own) => own == tenant_id,

@@ -1,15 +1,15 @@
-//! E-mail addresses of owners.
+//! E-mail addresses of owners: parsing and normalization. Whether an address exists is not checked.
 
 use email_address::{EmailAddress, Options};
 use unicode_normalization::UnicodeNormalization as _;
 
 use super::validation::{InvalidValue, Reason};
 
-/// The address an owner signed up with: trimmed, its domain in lower case, at most 254 characters (RFC 5321, 4.5.3.1.3
-/// with erratum 1690), with a domain of at least two labels.
+/// The address with which an owner signed up: trimmed, the domain in lower case, at most 254 characters (RFC 5321,
+/// 4.5.3.1.3 with erratum 1690), and a domain of at least two labels.
 ///
-/// Letters beyond ASCII are lower-cased before the `@` too: the database tells addresses apart without regard to the case
-/// of ASCII alone, which means the same in every locale.
+/// Non-ASCII letters before the `@` are lower-cased too, because the database ignores the case of ASCII letters only,
+/// which is the same in every locale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Email(String);
 
@@ -17,12 +17,12 @@ impl Email {
     pub const MAX_LENGTH: usize = 254;
 
     /// # Errors
-    /// `BAD_FORMAT` for what is no address, `TOO_LONG` for more than 254 characters, or more than 64 bytes before the `@`.
+    /// `MISSING_FIELD`; `BAD_FORMAT`; `TOO_LONG` for more than 254 characters, or more than 64 bytes before the `@`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
             return Err(InvalidValue::missing());
         }
-        // One spelling of letters with accents, as RFC 6532 (3.1) asks for.
+        // NFC, as RFC 6532 (3.1) recommends: an accented letter then has one encoding.
         let trimmed: String = text.trim().nfc().collect();
         if trimmed.chars().count() > Self::MAX_LENGTH {
             return Err(InvalidValue::new(Reason::TooLong, "must have at most 254 characters"));
@@ -45,7 +45,7 @@ impl Email {
     }
 }
 
-/// Whether it holds nothing but what names of hosts do: the library takes all that may stand before the `@`.
+/// Whether the domain has only characters of host names. The library also accepts those allowed before the `@`.
 fn is_host_name(domain: &str) -> bool {
     domain.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '-' | '.'))
 }
@@ -58,7 +58,7 @@ fn normalized(local_part: &str, domain: &str) -> String {
     address
 }
 
-/// A letter whose other case takes more than one (`İ`) stays as it is: what came out would be no address any more.
+/// Leaves a letter unchanged if its lower case has several characters (`İ`): the result would not be a valid address.
 fn to_lowercase_single(ch: char) -> char {
     let mut lower = ch.to_lowercase();
     lower.next().filter(|_| lower.next().is_none()).unwrap_or(ch)
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_trimmed_and_its_domain_lower_cased() {
+    fn an_email_address_is_trimmed_and_its_domain_lower_cased() {
         for (text, expected) in [
             ("bella@example.com", "bella@example.com"),
             ("  Bella.Rossi+Spam@Example.COM\n", "Bella.Rossi+Spam@example.com"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_254_characters_is_the_longest() {
+    fn an_email_address_has_at_most_254_characters() {
         let domain = format!("{}.{}.{}", "b".repeat(63), "c".repeat(63), "d".repeat(61));
         let longest = format!("{}@{domain}", "a".repeat(64));
         assert_eq!((longest.len(), Email::parse(&longest).unwrap().as_str()), (Email::MAX_LENGTH, longest.as_str()));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_reason() {
+    fn an_invalid_email_address_is_rejected_with_its_reason() {
         for (text, expected) in [
             ("", Reason::MissingField),
             ("  ", Reason::BadFormat),
@@ -122,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parsed_address_parses_to_itself(text in "\\PC{1,12}@\\PC{1,12}\\.\\PC{1,4}") {
+        fn a_normalized_email_address_parses_to_itself(text in "\\PC{1,12}@\\PC{1,12}\\.\\PC{1,4}") {
             if let Ok(email) = Email::parse(&text) {
                 prop_assert_eq!(Email::parse(email.as_str()), Ok(email.clone()));
             }

@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod argon2_params;
+pub mod base62;
 pub mod booking_type;
 pub mod branding;
 pub mod caller;
@@ -16,6 +17,7 @@ pub mod email;
 pub mod idempotency;
 pub mod ids;
 pub mod integrity;
+pub mod key_format;
 pub mod package;
 pub mod paging;
 pub mod password;
@@ -30,7 +32,7 @@ pub mod tenant;
 pub mod text;
 pub mod validation;
 
-pub use api_key::{ApiKey, KeyMode, KeyStatus, KeyVerdict, PublicKey};
+pub use api_key::{ApiKey, KeyStatus, KeyVerdict};
 pub use argon2_params::Argon2Params;
 pub use booking_type::BookingType;
 pub use branding::Branding;
@@ -39,6 +41,7 @@ pub use commission::CommissionPercent;
 pub use derived_slug::SlugStem;
 pub use email::Email;
 pub use ids::{PackageId, SegmentId, TenantId};
+pub use key_format::{KeyMode, ParsedSecretKey, PublicKey};
 pub use package::Package;
 pub use password::Password;
 pub use price::Price;

@@ -1,26 +1,26 @@
-//! Passwords of owners.
+//! Passwords of owners: length and normalization. Whether one is easily guessed is checked in `secrets`.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
 use super::validation::{InvalidValue, Reason};
 
-/// A password as it is hashed: 8–128 characters after NFKC, so that one that is typed on another keyboard is the same one
-/// (NIST SP 800-63B, 5.1.1.2). No rules on which characters it must have: those make passwords no harder to guess.
+/// A password as it is hashed: 8–128 characters after NFKC, so that it does not depend on the keyboard on which it was
+/// typed (NIST SP 800-63B, 5.1.1.2). There are no composition rules: they do not make passwords harder to guess.
 ///
-/// `Debug` shows nothing, and its memory is wiped.
+/// `Debug` shows nothing, and the memory is wiped on drop.
 #[derive(Debug, Clone)]
 pub struct Password(SecretString);
 
 impl Password {
     const MIN_LENGTH: usize = 8;
     const MAX_LENGTH: usize = 128;
-    /// More than this cannot come down to 128 characters, and is not looked at.
+    /// A longer text cannot normalize to 128 characters and is rejected unread.
     const MAX_BYTES: usize = 4_096;
 
     /// # Errors
-    /// `TOO_SHORT`, `TOO_LONG`.
+    /// `MISSING_FIELD`, `TOO_SHORT`, `TOO_LONG`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
             return Err(InvalidValue::missing());
@@ -29,7 +29,7 @@ impl Password {
         if text.len() > Self::MAX_BYTES {
             return Err(too_long());
         }
-        // Room for all of it at once: a string that grew would leave copies behind.
+        // Allocates the full length: growing the string would leave copies of the password in memory.
         let mut normalized = Zeroizing::new(String::with_capacity((Self::MAX_LENGTH + 1) * 4));
         let mut length = 0;
         for ch in text.nfkc().take(Self::MAX_LENGTH + 1) {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_length_is_a_rule() {
+    fn a_password_is_restricted_in_its_length_only() {
         for (text, expected) in [
             ("12345678", None),
             ("        ", None),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_counted_and_compared_after_nfkc() {
+    fn characters_of_a_password_are_counted_and_compared_after_nfkc() {
         assert_eq!(Password::parse("cafe\u{301}-ﬁne").unwrap().expose(), "café-fine");
         assert_eq!(
             reason("e\u{301}e\u{301}e\u{301}e\u{301}"),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing() {
+    fn debug_output_of_a_password_does_not_contain_it() {
         assert!(!format!("{:?}", Password::parse("correct horse").unwrap()).contains("horse"));
     }
 }

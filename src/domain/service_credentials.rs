@@ -1,18 +1,20 @@
-//! Services that are known: by a token, `svc_<name>_<random>`, of which only the SHA-256 is kept, or by a certificate.
+//! Credentials of services: a token, `svc_<name>_<random>`, of which only the SHA-256 is stored, or a certificate.
+//!
+//! The file that lists them is read in `config`; tokens are created in `secrets`.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::{
+    base62::U256_DIGITS,
     caller::{Caller, Role},
     validation::{InvalidValue, Reason},
 };
 
-/// Base62 digits of 256 random bits.
-pub const RANDOM_LENGTH: usize = 43;
+pub const TOKEN_PREFIX: &str = "svc_";
 
-/// A service's name, as it stands in its token and in spans: 1–63 of `a-z`, `0-9` and `-`.
+/// The name of a service, as it appears in its tokens and in spans: 1–63 characters of `a-z`, `0-9` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceName(String);
 
@@ -34,7 +36,7 @@ impl ServiceName {
     }
 }
 
-/// What is known of a token. A plain hash will do: 256 random bits cannot be guessed, whatever a guess costs.
+/// A token in force. A fast hash is enough: 256 random bits cannot be guessed at any cost per guess.
 #[derive(Debug, Clone)]
 pub struct ServiceToken {
     pub name: ServiceName,
@@ -42,9 +44,10 @@ pub struct ServiceToken {
     pub sha256: [u8; 32],
 }
 
-/// Whoever has a certificate with this name (a DNS name, in lower case, or a URI among its subject alternative names).
+/// A client certificate in force, identified by one of its subject alternative names.
 #[derive(Debug, Clone)]
 pub struct ServiceCertificate {
+    /// A DNS name in lower case, or a URI.
     pub san: String,
     pub name: ServiceName,
     pub roles: Vec<Role>,
@@ -62,22 +65,22 @@ impl ServiceCredentials {
         Self { tokens, certificates }
     }
 
-    /// Whose certificate this is that has these names.
+    /// Returns the service whose certificate has one of these subject alternative names.
     pub fn by_certificate(&self, sans: &[String]) -> Option<Caller> {
-        let known = self.certificates.iter().find(|known| sans.contains(&known.san))?;
-        Some(Caller::service(known.name.as_str(), &known.roles))
+        let certificate = self.certificates.iter().find(|certificate| sans.contains(&certificate.san))?;
+        Some(Caller::service(certificate.name.as_str(), &certificate.roles))
     }
 
-    /// Whose token this is. Names are no secret; what comes behind them is compared in constant time.
+    /// Returns the service that has this token. Names are not secret; hashes are compared in constant time.
     pub fn by_token(&self, token: &SecretString) -> Option<Caller> {
-        let (name, random) = token.expose_secret().strip_prefix("svc_")?.rsplit_once('_')?;
-        if random.len() != RANDOM_LENGTH {
+        let (name, random) = token.expose_secret().strip_prefix(TOKEN_PREFIX)?.rsplit_once('_')?;
+        if random.len() != U256_DIGITS {
             return None;
         }
-        let hash = hash_token(token);
-        let mut of_that_name = self.tokens.iter().filter(|known| known.name.as_str() == name);
-        let found = of_that_name.find(|known| bool::from(known.sha256.ct_eq(&hash)))?;
-        Some(Caller::service(name, &found.roles))
+        let sha256 = hash_token(token);
+        let mut with_name = self.tokens.iter().filter(|token| token.name.as_str() == name);
+        let token = with_name.find(|token| bool::from(token.sha256.ct_eq(&sha256)))?;
+        Some(Caller::service(name, &token.roles))
     }
 }
 
@@ -90,40 +93,40 @@ mod tests {
     use super::*;
 
     fn token(name: &str, digit: &str) -> SecretString {
-        SecretString::from(format!("svc_{name}_{}", digit.repeat(RANDOM_LENGTH)))
+        SecretString::from(format!("svc_{name}_{}", digit.repeat(U256_DIGITS)))
     }
 
-    fn known(name: &str, digit: &str, roles: &[Role]) -> ServiceToken {
+    fn stored(name: &str, digit: &str, roles: &[Role]) -> ServiceToken {
         let sha256 = hash_token(&token(name, digit));
         ServiceToken { name: ServiceName::parse(name).unwrap(), roles: roles.to_vec(), sha256 }
     }
 
     #[test]
-    fn a_token_is_known_by_its_hash_and_a_name_may_have_two() {
-        let tokens = ServiceCredentials::new(
+    fn a_service_token_is_recognized_by_its_hash_and_a_service_can_have_two() {
+        let credentials = ServiceCredentials::new(
             vec![
-                known("booking", "a", &[Role::Catalog]),
-                known("booking", "b", &[Role::Catalog]),
-                known("admin-ui", "c", &[Role::Provisioner]),
+                stored("booking", "a", &[Role::Catalog]),
+                stored("booking", "b", &[Role::Catalog]),
+                stored("admin-ui", "c", &[Role::Provisioner]),
             ],
             Vec::new(),
         );
-        assert_eq!(tokens.by_token(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
-        assert!(tokens.by_token(&token("booking", "b")).is_some());
-        assert!(tokens.by_token(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
+        assert_eq!(credentials.by_token(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
+        assert!(credentials.by_token(&token("booking", "b")).is_some());
+        assert!(credentials.by_token(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
         for wrong in [token("booking", "c"), token("admin-ui", "a"), token("nobody", "a"), token("", "a")] {
-            assert_eq!(tokens.by_token(&wrong), None);
+            assert_eq!(credentials.by_token(&wrong), None);
         }
         for malformed in ["", "svc_", "svc_booking", "booking_a", "svc_booking_a", "sk_live_bella_x_y"] {
-            assert_eq!(tokens.by_token(&SecretString::from(malformed)), None, "{malformed}");
+            assert_eq!(credentials.by_token(&SecretString::from(malformed)), None, "{malformed}");
         }
-        assert_eq!(ServiceCredentials::default().by_token(&token("booking", "a")), None, "nobody may call");
+        assert_eq!(ServiceCredentials::default().by_token(&token("booking", "a")), None, "no service may call");
     }
 
     #[test]
-    fn names_are_plain() {
-        for (text, is_fine) in [("booking", true), ("b2-x", true), ("", false), ("a_b", false), ("Booking", false)] {
-            assert_eq!(ServiceName::parse(text).is_ok(), is_fine, "{text}");
+    fn a_service_name_has_lower_case_letters_digits_and_hyphens_only() {
+        for (text, is_valid) in [("booking", true), ("b2-x", true), ("", false), ("a_b", false), ("Booking", false)] {
+            assert_eq!(ServiceName::parse(text).is_ok(), is_valid, "{text}");
         }
     }
 }

@@ -106,7 +106,7 @@ impl Authenticator {
     async fn tenant(&self, secret_key: SecretString, is_catalog: bool, permit: Option<CallPermit>) -> Result<Caller> {
         if !is_catalog {
             // Whoever's it is, it opens nothing here; whether it is anyone's is not looked up for that.
-            let is_key = self.provisioning.is_key(&secret_key);
+            let is_key = self.provisioning.has_key_format(&secret_key);
             return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
         }
         let provisioning = Arc::clone(&self.provisioning);

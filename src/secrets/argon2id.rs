@@ -1,11 +1,12 @@
-//! Argon2id (RFC 9106) itself: hashes in PHC form, made and compared in memory that is used again.
+//! Argon2id (RFC 9106): computes hashes in reused memory, and reads and writes them in PHC format.
+//!
+//! All functions run on the calling thread; the pools are in [`super::hasher`].
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
-use rand::{TryRng, rngs::SysRng};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     domain::Argon2Params,
@@ -14,7 +15,7 @@ use crate::{
 
 pub const SALT_BYTES: usize = 16;
 
-/// A hash as it was stored, with the setting it was made with.
+/// A stored hash with the parameters that it was computed with.
 pub struct ParsedHash {
     pub params: Params,
     pub salt: Salt,
@@ -22,50 +23,58 @@ pub struct ParsedHash {
 }
 
 impl ParsedHash {
-    /// `None`, and a line in the log, for what this service never made: no secret can be right for it.
+    /// Returns `None`, and logs a warning, if the text is not an Argon2id hash within the limits of [`Argon2Params`].
     pub fn parse(phc: &str) -> Option<Self> {
         let parsed = PasswordHash::new(phc).ok().and_then(|hash| {
-            let is_ours = hash.algorithm == Algorithm::Argon2id.ident()
+            let is_supported = hash.algorithm == Algorithm::Argon2id.ident()
                 && hash.version.is_none_or(|version| version == u32::from(Version::V0x13));
-            let params =
-                Params::try_from(&hash).ok().filter(|params| is_ours && argon2_params(params).is_within_limits())?;
+            let params = Params::try_from(&hash)
+                .ok()
+                .filter(|params| is_supported && to_domain_params(params).is_within_limits())?;
             Some(Self { params, salt: hash.salt?, output: hash.hash? })
         });
         if parsed.is_none() {
-            tracing::warn!("A stored hash is none of this service's and verifies nothing");
+            tracing::warn!("Ignoring a stored hash with an unsupported format");
         }
         parsed
     }
 }
 
-pub fn hash(params: &Params, secret: &SecretString, memory: &mut Vec<Block>) -> Result<String> {
-    let mut salt = [0_u8; SALT_BYTES];
-    SysRng.try_fill_bytes(&mut salt).map_err(Error::internal)?;
+/// Returns the hash of the secret in PHC format.
+pub fn hash(
+    params: &Params,
+    secret: &SecretString,
+    salt: &[u8; SALT_BYTES],
+    memory: &mut Vec<Block>,
+) -> Result<String> {
     let phc = PasswordHash {
         algorithm: Algorithm::Argon2id.ident(),
         version: Some(Version::V0x13.into()),
         params: ParamsString::try_from(params).map_err(Error::internal)?,
-        salt: Some(Salt::new(&salt).map_err(Error::internal)?),
-        hash: Some(compute(params, secret, &salt, memory)?),
+        salt: Some(Salt::new(salt).map_err(Error::internal)?),
+        hash: Some(compute(params, secret, salt, memory)?),
     };
     Ok(phc.to_string())
 }
 
-/// KiB times passes.
+/// Returns the cost of a hash: KiB times passes.
 pub const fn cost(params: &Params) -> u32 {
     params.m_cost().saturating_mul(params.t_cost())
 }
 
-/// What has to be done beside a cheaper setting than today's, so that whoever guesses wrong cannot tell by the time it
-/// took that there is such a hash: where there is none, today's is what it takes.
+/// Returns the parameters of the extra work for a hash stored with cheaper parameters than the current ones, so that a
+/// wrong guess takes as long as one against a nonexistent hash and timing reveals nothing.
+///
+/// Returns `None` if the stored hash costs at least as much, or if the difference is below Argon2's minimum.
 pub fn equalizing_params(stored: &Params, current: &Params) -> Result<Option<Params>> {
-    let missing = cost(current).saturating_sub(cost(stored)) / current.t_cost();
-    if missing < Params::MIN_M_COST * current.p_cost() {
+    let memory_kib = cost(current).saturating_sub(cost(stored)) / current.t_cost();
+    if memory_kib < Params::MIN_M_COST * current.p_cost() {
         return Ok(None);
     }
-    Params::new(missing, current.t_cost(), current.p_cost(), None).map(Some).map_err(Error::internal)
+    Params::new(memory_kib, current.t_cost(), current.p_cost(), None).map(Some).map_err(Error::internal)
 }
 
+/// Computes a raw hash. Grows `memory` if it is too small; its contents do not matter.
 pub fn compute(params: &Params, secret: &SecretString, salt: &[u8], memory: &mut Vec<Block>) -> Result<Output> {
     let blocks = params.block_count();
     if memory.len() < blocks {
@@ -73,20 +82,20 @@ pub fn compute(params: &Params, secret: &SecretString, salt: &[u8], memory: &mut
     }
     let length = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
-    let mut hashed = Ok(());
+    let mut result = Ok(());
     let output = Output::init_with(length, |output| {
-        hashed = argon2.hash_password_into_with_memory(secret.expose_secret().as_bytes(), salt, output, &mut *memory);
+        result = argon2.hash_password_into_with_memory(secret.expose_secret().as_bytes(), salt, output, &mut *memory);
         Ok(())
     });
-    hashed.map_err(Error::internal)?;
+    result.map_err(Error::internal)?;
     output.map_err(Error::internal)
 }
 
-pub fn params(argon2_params: Argon2Params) -> Result<Params> {
-    Params::new(argon2_params.memory_kib, argon2_params.passes, argon2_params.lanes, None).map_err(Error::internal)
+pub fn to_crate_params(params: Argon2Params) -> Result<Params> {
+    Params::new(params.memory_kib, params.passes, params.lanes, None).map_err(Error::internal)
 }
 
-pub const fn argon2_params(params: &Params) -> Argon2Params {
+pub const fn to_domain_params(params: &Params) -> Argon2Params {
     Argon2Params { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }
 }
 
@@ -95,19 +104,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cheaper_hash_is_made_up_for_and_a_dearer_one_cannot_be() {
-        let params = |memory_kib, passes| params(Argon2Params { memory_kib, passes, lanes: 1 }).unwrap();
-        let missing = |stored, current| equalizing_params(&stored, &current).unwrap().map(|missing| cost(&missing));
-        assert_eq!(missing(params(19_456, 2), params(65_536, 3)), Some(65_536 * 3 - 19_456 * 2 - 1));
-        assert_eq!(missing(params(64, 1), params(64, 1)), None);
-        assert_eq!(missing(params(256, 2), params(64, 1)), None);
+    fn equalizing_work_makes_up_for_cheaper_stored_parameters() {
+        let params = |memory_kib, passes| to_crate_params(Argon2Params { memory_kib, passes, lanes: 1 }).unwrap();
+        let extra_cost = |stored, current| equalizing_params(&stored, &current).unwrap().map(|extra| cost(&extra));
+        assert_eq!(extra_cost(params(19_456, 2), params(65_536, 3)), Some(65_536 * 3 - 19_456 * 2 - 1));
+        assert_eq!(extra_cost(params(64, 1), params(64, 1)), None);
+        assert_eq!(extra_cost(params(256, 2), params(64, 1)), None);
     }
 
     #[test]
-    fn what_is_less_than_argon2_can_do_is_not_made_up_for() {
-        let params = |memory_kib| params(Argon2Params { memory_kib, passes: 1, lanes: 2 }).unwrap();
-        let missing = |stored, current| equalizing_params(&stored, &current).unwrap().map(|missing| cost(&missing));
-        assert_eq!(missing(params(32), params(47)), None);
-        assert_eq!(missing(params(32), params(48)), Some(16));
+    fn equalizing_work_below_the_minimum_of_argon2_is_skipped() {
+        let params = |memory_kib| to_crate_params(Argon2Params { memory_kib, passes: 1, lanes: 2 }).unwrap();
+        let extra_cost = |stored, current| equalizing_params(&stored, &current).unwrap().map(|extra| cost(&extra));
+        assert_eq!(extra_cost(params(32), params(47)), None);
+        assert_eq!(extra_cost(params(32), params(48)), Some(16));
     }
 }

@@ -1,14 +1,16 @@
-//! Hashes of keys and of passwords, made and verified where they stand in nobody's way.
+//! Hashes and verifies keys and passwords on bounded pools, off the async runtime.
 //!
-//! Each kind has its own setting and its own [`HashingPool`]: people who sign up never stand before keys in a queue.
+//! Keys and passwords have separate parameters and separate [`HashingPool`]s, so that a sign-up never delays a key. Salts
+//! come from the generator that the caller passes.
 
 use std::sync::Arc;
 
 use argon2::{Block, Params};
+use rand::CryptoRng;
 use secrecy::SecretString;
 
 use super::{
-    argon2id::{ParsedHash, SALT_BYTES, argon2_params, compute, cost, equalizing_params, hash, params},
+    argon2id::{ParsedHash, SALT_BYTES, compute, cost, equalizing_params, hash, to_crate_params, to_domain_params},
     hashing_pool::HashingPool,
     password_strength,
 };
@@ -18,23 +20,24 @@ use crate::{
     telemetry::metrics::QueueStats,
 };
 
-/// Up to this product of KiB and passes a hash is made on the spot: it takes some 150 µs at most, and 40 µs for a key of
-/// the default setting, which is less than two threads need to hand it to and fro.
+/// Hashes up to this cost (KiB times passes) are computed inline: they take 150 µs at most, and 40 µs for a key with
+/// the default parameters, which is less than handing them to another thread and back.
 const MAX_INLINE_COST: u32 = 256;
-/// Keys whose hashes are made one after the other, so that a small batch is not torn apart.
+/// Minimum number of keys that are hashed in one job, so that a small batch is not split.
 const MIN_CHUNK_LEN: usize = 4;
 
-/// How much work hashes cost, and how many at a time.
+/// Parameters of the hashes and size of the pools.
 #[derive(Debug, Clone, Copy)]
 pub struct HashingSettings {
     pub key: Argon2Params,
     pub password: Argon2Params,
+    /// Hashes that run at a time, in each pool.
     pub workers: usize,
-    /// Hashes of a kind that may wait for a worker.
+    /// Hashes that may wait for a worker, in each pool.
     pub queue_length: usize,
 }
 
-/// Makes and verifies hashes; cheap to clone, all clones share their lanes.
+/// Computes and verifies hashes. Clones are cheap and share the pools.
 #[derive(Debug, Clone)]
 pub struct Hasher {
     keys: HashProfile,
@@ -42,26 +45,42 @@ pub struct Hasher {
     workers: usize,
 }
 
+/// Parameters and pool for one kind of secret.
 #[derive(Debug, Clone)]
 struct HashProfile {
     params: Params,
     pool: Arc<HashingPool>,
 }
 
-/// What came of comparing a secret with a stored hash.
+/// A secret to hash, with its salt. The salt is drawn before the work moves to a pool, so that the generator stays with the
+/// caller.
+struct SaltedSecret {
+    secret: SecretString,
+    salt: [u8; SALT_BYTES],
+}
+
+impl SaltedSecret {
+    fn new(secret: SecretString, rng: &mut impl CryptoRng) -> Self {
+        let mut salt = [0; SALT_BYTES];
+        rng.fill_bytes(&mut salt);
+        Self { secret, salt }
+    }
+}
+
+/// The result of comparing a secret with a stored hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verification {
     pub matches: bool,
-    /// The hash was made with another setting than today's.
+    /// The stored hash has other parameters than the current ones.
     pub needs_rehash: bool,
 }
 
 impl Hasher {
     /// # Errors
-    /// Where Argon2 refuses a setting.
+    /// [`Error::Internal`] if Argon2 rejects the parameters.
     pub fn new(settings: HashingSettings) -> Result<Self> {
-        let profile = |name, setting| {
-            let params = params(setting)?;
+        let profile = |name, params| {
+            let params = to_crate_params(params)?;
             let pool = HashingPool::new(name, settings.workers, settings.queue_length, params.block_count());
             Ok::<_, Error>(HashProfile { params, pool })
         };
@@ -72,79 +91,79 @@ impl Hasher {
         })
     }
 
-    /// How full the queues are.
+    /// Returns the length and limit of each queue.
     pub fn stats(&self) -> Vec<QueueStats> {
         [&self.keys, &self.passwords].into_iter().map(|profile| profile.pool.stats()).collect()
     }
 
-    /// The hash of a key's random part.
+    /// Hashes the random part of a key.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
-    pub async fn hash_key(&self, random_part: SecretString) -> Result<String> {
-        self.keys.hash_one(random_part).await
+    /// [`Error::Overloaded`] if the queue is full.
+    pub async fn hash_key(&self, random_part: SecretString, rng: &mut impl CryptoRng) -> Result<String> {
+        self.keys.hash_one(SaltedSecret::new(random_part, rng)).await
     }
 
-    /// The hashes of many keys' random parts, made on all cores at once.
+    /// Hashes the random parts of many keys, on all workers.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
-    pub async fn hash_keys(&self, random_parts: Vec<SecretString>) -> Result<Vec<String>> {
-        let mut parts = random_parts.into_iter();
-        let chunk_length = parts.len().div_ceil(self.workers).max(MIN_CHUNK_LEN);
+    /// [`Error::Overloaded`] if the queue is full.
+    pub async fn hash_keys(&self, random_parts: Vec<SecretString>, rng: &mut impl CryptoRng) -> Result<Vec<String>> {
+        let chunk_length = random_parts.len().div_ceil(self.workers).max(MIN_CHUNK_LEN);
+        let mut secrets = random_parts.into_iter().map(|random_part| SaltedSecret::new(random_part, rng));
         let mut chunks = Vec::new();
-        while parts.len() > 0 {
-            chunks.push(self.keys.hash(parts.by_ref().take(chunk_length).collect()));
+        while secrets.len() > 0 {
+            chunks.push(self.keys.hash(secrets.by_ref().take(chunk_length).collect()));
         }
         Ok(futures_util::future::try_join_all(chunks).await?.concat())
     }
 
-    /// Whether this is the random part that was hashed; `false` after the same work where there is no hash.
+    /// Returns whether the random part matches the stored hash. Without a stored hash it does the same work and returns
+    /// `false`.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
+    /// [`Error::Overloaded`] if the queue is full.
     pub async fn verify_key(&self, random_part: SecretString, stored: Option<String>) -> Result<bool> {
         Ok(self.keys.verify(random_part, stored).await?.matches)
     }
 
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
-    pub async fn hash_password(&self, password: Password) -> Result<String> {
-        self.passwords.hash_one(password.into_secret()).await
+    /// [`Error::Overloaded`] if the queue is full.
+    pub async fn hash_password(&self, password: Password, rng: &mut impl CryptoRng) -> Result<String> {
+        self.passwords.hash_one(SaltedSecret::new(password.into_secret(), rng)).await
     }
 
-    /// Whether this is the password that was hashed; not right, after the same work, where there is no hash, or no
-    /// password that could have been.
+    /// Compares the password with the stored hash. If either is missing it does the same work and finds no match.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
+    /// [`Error::Overloaded`] if the queue is full.
     pub async fn verify_password(&self, password: Option<Password>, stored: Option<String>) -> Result<Verification> {
         let stored = stored.filter(|_| password.is_some());
         let secret = password.map(Password::into_secret).unwrap_or_default();
         self.passwords.verify(secret, stored).await
     }
 
-    /// Whether a guesser would soon come to this password, who knows the hints. On the passwords' lane, for some take as
-    /// long as hashing.
+    /// Returns whether the password is easily guessed by an attacker who knows `user_inputs`. Runs on the password pool,
+    /// because some passwords take as long as hashing.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
+    /// [`Error::Overloaded`] if the queue is full.
     pub async fn is_guessable(&self, password: Password, user_inputs: Vec<String>) -> Result<bool> {
         self.passwords.pool.run(move |_memory| password_strength::is_guessable(&password, &user_inputs)).await
     }
 }
 
 impl HashProfile {
-    async fn hash_one(&self, secret: SecretString) -> Result<String> {
+    async fn hash_one(&self, secret: SaltedSecret) -> Result<String> {
         let hashes = self.hash(vec![secret]).await?;
-        hashes.into_iter().next().ok_or_else(|| Error::internal("one secret had no hash"))
+        hashes.into_iter().next().ok_or_else(|| Error::internal("hashing one secret returned no hash"))
     }
 
-    async fn hash(&self, secrets: Vec<SecretString>) -> Result<Vec<String>> {
+    async fn hash(&self, secrets: Vec<SaltedSecret>) -> Result<Vec<String>> {
         let params = self.params.clone();
         let count = u32::try_from(secrets.len()).unwrap_or(u32::MAX);
         self.run(cost(&self.params).saturating_mul(count), move |memory| {
-            secrets.iter().map(|secret| hash(&params, secret, memory)).collect()
+            secrets.iter().map(|salted| hash(&params, &salted.secret, &salted.salt, memory)).collect()
         })
         .await
     }
@@ -156,15 +175,15 @@ impl HashProfile {
             self.run(cost(&self.params), dummy).await?;
             return Ok(Verification { matches: false, needs_rehash: false });
         };
-        let missing = equalizing_params(&stored.params, &self.params)?;
-        // What is made up for counts too: a light hash from before may end in as much work as today's.
+        let equalizing = equalizing_params(&stored.params, &self.params)?;
+        // The equalizing work counts too: in total, a cheap stored hash can cost as much as a current one.
         let cost = cost(&stored.params).max(cost(&self.params));
-        let needs_rehash = argon2_params(&stored.params) != argon2_params(&self.params);
+        let needs_rehash = to_domain_params(&stored.params) != to_domain_params(&self.params);
         let compare = move |memory: &mut Vec<Block>| {
             // Outputs compare in constant time.
             let matches = compute(&stored.params, &secret, &stored.salt, memory)? == stored.output;
-            if let Some(missing) = missing.filter(|_| !matches) {
-                compute(&missing, &secret, &[0; SALT_BYTES], memory)?;
+            if let Some(equalizing) = equalizing.filter(|_| !matches) {
+                compute(&equalizing, &secret, &[0; SALT_BYTES], memory)?;
             }
             Ok(matches)
         };
@@ -184,6 +203,7 @@ impl HashProfile {
 #[cfg(test)]
 mod tests {
     use argon2::{Argon2, PasswordVerifier, password_hash::phc::PasswordHash};
+    use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
 
@@ -193,18 +213,22 @@ mod tests {
         Hasher::new(HashingSettings { key: Argon2Params::KEY, password, workers: 1, queue_length: 1 }).unwrap()
     }
 
+    fn rng() -> StdRng {
+        StdRng::seed_from_u64(7)
+    }
+
     fn password(text: &str) -> Password {
         Password::parse(text).unwrap()
     }
 
     #[tokio::test]
-    async fn a_hash_is_a_phc_string_that_verifies() {
+    async fn a_hash_is_a_phc_string_that_another_verifier_accepts() {
         let hasher = hasher(Argon2Params::PASSWORD);
-        for (phc, setting) in [
-            (hasher.hash_key(SecretString::from("random part")).await.unwrap(), "m=64,t=1,p=1"),
-            (hasher.hash_password(password("random part")).await.unwrap(), "m=19456,t=2,p=1"),
+        for (phc, params) in [
+            (hasher.hash_key(SecretString::from("random part"), &mut rng()).await.unwrap(), "m=64,t=1,p=1"),
+            (hasher.hash_password(password("random part"), &mut rng()).await.unwrap(), "m=19456,t=2,p=1"),
         ] {
-            assert!(phc.starts_with(&format!("$argon2id$v=19${setting}$")), "{phc}");
+            assert!(phc.starts_with(&format!("$argon2id$v=19${params}$")), "{phc}");
             let parsed = PasswordHash::new(&phc).unwrap();
             assert!(Argon2::default().verify_password(b"random part", &parsed).is_ok());
             assert!(Argon2::default().verify_password(b"random port", &parsed).is_err());
@@ -212,32 +236,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_hashes_of_one_secret_differ_although_they_share_memory() {
+    async fn two_hashes_of_one_secret_differ() {
         let hasher = hasher(CHEAP);
-        let first = hasher.hash_key(SecretString::from("same")).await.unwrap();
-        let second = hasher.hash_key(SecretString::from("same")).await.unwrap();
+        let mut rng = rng();
+        let first = hasher.hash_key(SecretString::from("same"), &mut rng).await.unwrap();
+        let second = hasher.hash_key(SecretString::from("same"), &mut rng).await.unwrap();
         assert_ne!(first, second);
     }
 
     #[tokio::test]
-    async fn a_stored_hash_is_verified_with_its_own_setting() {
-        let made = hasher(CHEAP).hash_password(password("correct horse")).await.unwrap();
+    async fn a_stored_hash_is_verified_with_its_own_parameters() {
+        let stored = hasher(CHEAP).hash_password(password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 16, ..CHEAP });
         let verified =
-            async |text: &str| current.verify_password(Some(password(text)), Some(made.clone())).await.unwrap();
+            async |text: &str| current.verify_password(Some(password(text)), Some(stored.clone())).await.unwrap();
         assert_eq!(verified("correct horse").await, Verification { matches: true, needs_rehash: true });
         assert_eq!(verified("correct house").await, Verification { matches: false, needs_rehash: true });
-        let same = hasher(CHEAP).verify_password(Some(password("correct horse")), Some(made)).await.unwrap();
+        let same = hasher(CHEAP).verify_password(Some(password("correct horse")), Some(stored)).await.unwrap();
         assert_eq!(same, Verification { matches: true, needs_rehash: false });
     }
 
-    /// The memory that was used tells how much work there was.
+    /// The size of the scratch memory shows how much work was done.
     #[tokio::test]
-    async fn a_wrong_guess_at_a_cheap_hash_costs_as_much_as_one_at_a_hash_that_is_not_there() {
-        let made = hasher(CHEAP).hash_password(password("correct horse")).await.unwrap();
+    async fn a_wrong_password_for_a_cheap_hash_costs_as_much_as_one_without_a_hash() {
+        let stored = hasher(CHEAP).hash_password(password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 32, ..CHEAP });
         let used_kib = async |text: &str| {
-            current.verify_password(Some(password(text)), Some(made.clone())).await.unwrap();
+            current.verify_password(Some(password(text)), Some(stored.clone())).await.unwrap();
             current.passwords.pool.run(|memory| memory.len()).await.unwrap()
         };
         assert_eq!(used_kib("correct horse").await, 8);
@@ -245,17 +270,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_right_without_a_hash_and_with_one_that_nobody_made() {
+    async fn nothing_matches_a_missing_or_unsupported_hash() {
         let hasher = hasher(CHEAP);
-        let made = hasher.hash_key(SecretString::default()).await.unwrap();
+        let valid = hasher.hash_key(SecretString::default(), &mut rng()).await.unwrap();
         for stored in ["", "$argon2id$", "$argon2id$v=19$m=4294967295,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA"] {
             assert!(!hasher.verify_key(SecretString::default(), Some(stored.to_owned())).await.unwrap(), "{stored}");
         }
         assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
-        assert!(!hasher.verify_password(None, Some(made.clone())).await.unwrap().matches, "no password is none");
-        for foreign in [made.replace("$argon2id$", "$argon2i$"), made.replace("$v=19$", "$v=16$")] {
+        assert!(!hasher.verify_password(None, Some(valid.clone())).await.unwrap().matches, "no password");
+        for foreign in [valid.replace("$argon2id$", "$argon2i$"), valid.replace("$v=19$", "$v=16$")] {
             assert!(!hasher.verify_key(SecretString::default(), Some(foreign.clone())).await.unwrap(), "{foreign}");
         }
-        assert!(hasher.verify_key(SecretString::default(), Some(made)).await.unwrap());
+        assert!(hasher.verify_key(SecretString::default(), Some(valid)).await.unwrap());
     }
 }

@@ -1,10 +1,10 @@
 //! A bounded pool for hashing.
 //!
-//! As many jobs at work as there are cores, a short queue behind them, and a refusal beyond it: memory and latency stay
-//! bounded whatever comes. The memory that Argon2 fills is kept and used again, because touching fresh pages costs more
-//! than the hashing itself.
+//! A fixed number of jobs runs at a time, a bounded queue waits, and further jobs are rejected. Memory and latency are
+//! therefore bounded under any load. The pool reuses the memory that Argon2 fills, because touching fresh pages costs more
+//! than the hashing itself. It does not know what its jobs compute.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argon2::Block;
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -21,15 +21,15 @@ pub(super) struct HashingPool {
     workers: usize,
     queue_length: usize,
     running: Arc<Semaphore>,
-    /// One permit for everyone at work or waiting.
+    /// One permit for each job that runs or waits.
     admitted: Arc<Semaphore>,
     scratch_memory: Mutex<Vec<Vec<Block>>>,
-    /// Blocks that are kept of it; work that needed more is the exception.
-    blocks: usize,
+    /// Blocks to keep of a scratch buffer after a job. Few jobs need more.
+    max_cached_blocks: usize,
 }
 
 impl HashingPool {
-    pub(super) fn new(name: &'static str, workers: usize, queue_length: usize, blocks: usize) -> Arc<Self> {
+    pub(super) fn new(name: &'static str, workers: usize, queue_length: usize, max_cached_blocks: usize) -> Arc<Self> {
         Arc::new(Self {
             name,
             workers,
@@ -37,14 +37,14 @@ impl HashingPool {
             running: Arc::new(Semaphore::new(workers)),
             admitted: Arc::new(Semaphore::new(workers + queue_length)),
             scratch_memory: Mutex::new(Vec::with_capacity(workers)),
-            blocks,
+            max_cached_blocks,
         })
     }
 
-    /// Does the work on a thread that may block, with memory that whoever had it before has left dirty.
+    /// Runs `work` on a blocking thread with a scratch buffer whose contents are unspecified.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the queue is full.
+    /// [`Error::Overloaded`] if the queue is full.
     pub(super) async fn run<T, Work>(self: &Arc<Self>, work: Work) -> Result<T>
     where
         T: Send + 'static,
@@ -58,21 +58,21 @@ impl HashingPool {
         T: Send + 'static,
         Work: FnOnce(&mut Vec<Block>) -> T + Send + 'static,
     {
-        let admission = Arc::clone(&self.admitted).try_acquire_owned().map_err(|refused| match refused {
+        let admission = Arc::clone(&self.admitted).try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => Error::Overloaded,
-            TryAcquireError::Closed => Error::internal(refused),
+            TryAcquireError::Closed => Error::internal(error),
         })?;
         let permit = Arc::clone(&self.running).acquire_owned().await.map_err(Error::internal)?;
         let pool = Arc::clone(self);
         let job = move || {
-            // Held until the work is done, not until the caller stops waiting for it.
-            let _held = (admission, permit);
+            // The permits are released when the work ends, even if the caller stopped waiting earlier.
+            let _permits = (admission, permit);
             pool.with_memory(work)
         };
         tokio::task::spawn_blocking(job).await.map_err(Error::internal)
     }
 
-    /// Does the work here and now: for work that takes less time than to hand it over.
+    /// Runs `work` on the current thread. For work that takes less time than handing it to another thread.
     pub(super) fn run_inline<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
         self.span().in_scope(|| self.with_memory(work))
     }
@@ -88,22 +88,22 @@ impl HashingPool {
         }
     }
 
-    /// Waiting included.
+    /// The span of a job, its time in the queue included.
     fn span(&self) -> tracing::Span {
         tracing::debug_span!("hash", pool = self.name)
     }
 
     fn with_memory<T>(&self, work: impl FnOnce(&mut Vec<Block>) -> T) -> T {
-        let mut memory = self.spare().pop().unwrap_or_default();
-        let done = work(&mut memory);
-        memory.truncate(self.blocks);
-        memory.shrink_to(self.blocks);
-        self.spare().push(memory);
-        done
+        let mut memory = self.lock_scratch_memory().pop().unwrap_or_default();
+        let output = work(&mut memory);
+        memory.truncate(self.max_cached_blocks);
+        memory.shrink_to(self.max_cached_blocks);
+        self.lock_scratch_memory().push(memory);
+        output
     }
 
-    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
-        // A panic elsewhere leaves nothing half done in a list of scratch memory.
+    fn lock_scratch_memory(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
+        // A panic while the lock is held cannot leave the list in an inconsistent state.
         self.scratch_memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_full_queue_refuses_and_a_freed_one_accepts() {
+    async fn a_hashing_pool_rejects_jobs_while_its_queue_is_full() {
         let pool = HashingPool::new("key", 2, 1, 8);
         let waiting_and_capacity = || (pool.stats().waiting, pool.stats().capacity);
         let running = pool.running.acquire_many(2).await.unwrap();
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(waiting_and_capacity(), (0, 1));
         let mut waiting = Box::pin(pool.run(|_| "waited"));
         let is_ready = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
-        assert!(!is_ready, "it waits for those at work");
+        assert!(!is_ready, "it waits for the running jobs");
         assert_eq!(waiting_and_capacity(), (1, 1));
         assert!(matches!(pool.run(|_| ()).await, Err(Error::Overloaded)));
         drop((running, admitted));
@@ -133,12 +133,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_is_used_again() {
+    async fn scratch_memory_is_reused_up_to_its_cached_size() {
         let pool = HashingPool::new("key", 1, 1, 8);
         pool.run(|memory| memory.resize(8, Block::default())).await.unwrap();
         assert_eq!(pool.run(|memory| memory.len()).await.unwrap(), 8);
         pool.run(|memory| memory.resize(1_000, Block::default())).await.unwrap();
         let kept = pool.run(|memory| (memory.len(), memory.capacity())).await.unwrap();
-        assert_eq!(kept, (8, 8), "but not more than is usual");
+        assert_eq!(kept, (8, 8), "the excess of a larger job is freed");
     }
 }

@@ -1,17 +1,17 @@
-//! Secrets: how keys are spelled and how their hashes are made and verified.
+//! Creates keys and tokens, derives the secrets of replays, and hashes and verifies keys and passwords.
 //!
-//! Nothing here stores or sends anything; a secret leaves this module only inside a redacting type.
+//! The module stores and sends nothing. Secrets leave it only in types that redact themselves. The formats of keys and
+//! tokens are in `domain`.
 
 mod argon2id;
-mod base62;
 mod derivation;
 mod hasher;
 mod hashing_pool;
-mod key_format;
+mod key_minting;
 mod password_strength;
 mod service_token;
 
 pub use derivation::derive_secret;
 pub use hasher::{Hasher, HashingSettings};
-pub use key_format::{KeyEntropy, MintedKey, ParsedSecretKey, assemble_secret_key, mint_key, random_secret};
+pub use key_minting::{KeyEntropy, MintedKey, assemble_secret_key, mint_key, random_secret};
 pub use service_token::mint_token;

@@ -61,7 +61,7 @@ pub enum StartError {
     #[error("cannot hash")]
     Hasher(#[from] crate::error::Error),
     #[error("cannot know callers")]
-    Tokens(#[from] crate::config::service_credentials::TokensError),
+    Tokens(#[from] crate::config::service_credentials::TokensFileError),
     #[error("cannot serve TLS")]
     Tls(#[from] tls::TlsError),
     #[error("cannot serve reflection")]

@@ -3,9 +3,11 @@
 //! The store checks the preconditions, because concurrent changes can violate them; this file creates ids and maps the
 //! store's [`PackageUpsertError`] and [`SegmentUpsertError`].
 
-use rand::rngs::SysRng;
-
-use super::{clock::Clock, ids::new_id, retry::retry_on_conflict};
+use super::{
+    clock::Clock,
+    ids::{new_id, system_rng},
+    retry::retry_on_conflict,
+};
 use crate::{
     domain::{
         InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
@@ -57,9 +59,9 @@ impl CatalogService {
         field_prefix: impl Fn(usize) -> String,
     ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
-        let id = || new_id(now, &mut SysRng).map_err(Error::internal);
-        let packages = upserts.iter().map(|_upsert| id().map(PackageId::from_uuid)).collect::<Result<_>>()?;
-        let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()?) };
+        let id = || new_id(now, &mut system_rng());
+        let packages = upserts.iter().map(|_upsert| PackageId::from_uuid(id())).collect();
+        let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()) };
         let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, now))
             .await?
             .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
@@ -92,7 +94,7 @@ impl CatalogService {
     /// [`Error::AlreadyExists`], [`Precondition::DefaultSegment`].
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
-        let new_id = SegmentId::from_uuid(new_id(now, &mut SysRng).map_err(Error::internal)?);
+        let new_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
         let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
         outcome.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),

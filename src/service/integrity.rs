@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
-use rand::rngs::SysRng;
-use secrecy::SecretString;
 use strum::VariantArray as _;
 use uuid::Uuid;
 
-use super::{TenantService, ids::new_id, retry::retry_on_conflict};
+use super::{
+    TenantService,
+    ids::{new_id, system_rng},
+    retry::retry_on_conflict,
+};
 use crate::{
     domain::{
         ApiKey, PackageId, SegmentId, TenantId, TenantIdentifier, defaults,
@@ -16,7 +18,7 @@ use crate::{
         provisioning::{NewApiKey, default_packages, default_segment},
     },
     error::{Error, Resource, Result},
-    secrets::{mint_key, random_secret},
+    secrets::random_secret,
     store::RepairPlan,
     telemetry::metrics,
 };
@@ -60,12 +62,14 @@ impl TenantService {
     /// [`Error::NotFound`].
     pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<RepairReport> {
         let now = self.clock.now();
-        let new_id = || new_id(now, &mut SysRng).map_err(Error::internal);
+        let new_id = || new_id(now, &mut system_rng());
         let slug = self.get_tenant(TenantIdentifier::Id(tenant_id)).await?.slug;
-        let (key, secret_key) = if with_key { Some(self.mint_missing_key(&slug).await?) } else { None }.unzip();
+        let (key, secret_key) =
+            if with_key { Some(self.new_api_key(&slug, random_secret(&mut system_rng())).await?) } else { None }
+                .unzip();
         let plan = RepairPlan {
-            segment_id: new_id()?,
-            package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect::<Result<_>>()?,
+            segment_id: new_id(),
+            package_ids: defaults::PACKAGES.iter().map(|_| new_id()).collect(),
             key,
         };
         let result = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
@@ -92,13 +96,6 @@ impl TenantService {
         };
         log_repair(&report, result.packages_moved);
         Ok(report)
-    }
-
-    async fn mint_missing_key(&self, slug: &str) -> Result<(NewApiKey, SecretString)> {
-        let secret = random_secret(&mut SysRng).map_err(Error::internal)?;
-        let key = mint_key(self.key_mode, slug, secret, &mut SysRng).map_err(Error::internal)?;
-        let secret_hash = self.hasher.hash_key(key.random_part).await?;
-        Ok((NewApiKey { key_id: key.key_id, public_key: key.public_key, secret_hash }, key.secret_key))
     }
 
     /// Deletes the owner and the idempotency records of a tenant that does not exist.

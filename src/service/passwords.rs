@@ -1,6 +1,6 @@
-//! Passwords of owners.
+//! Verifies passwords of owners, and rehashes those whose hash has outdated parameters.
 
-use super::TenantService;
+use super::{TenantService, ids::system_rng};
 use crate::{
     domain::{Email, Password, TenantId},
     error::{ErrorChain, Result},
@@ -8,34 +8,32 @@ use crate::{
 };
 
 impl TenantService {
-    /// The tenant whose owner has this address and this password. `None` for what cannot be an address or a password,
-    /// too, and after the same hashing whatever it is that does not fit.
+    /// Returns the tenant whose owner has this address and password.
     ///
-    /// # Errors
-    /// Those of the hasher and of the store.
+    /// `None` stands for a text that cannot be an address or a password. The hashing work is the same in every case.
     pub async fn verify_password(&self, email: Option<Email>, password: Option<Password>) -> Result<Option<TenantId>> {
         let owner = match &email {
             Some(email) => self.store.find_owner(email).await?,
             None => None,
         };
         let stored_hash = owner.as_ref().map(|owner| owner.password_hash.clone());
-        let verified = self.hasher.verify_password(password.clone(), stored_hash).await?;
-        let Some((owner, password)) = owner.zip(password).filter(|_| verified.matches) else { return Ok(None) };
-        if verified.needs_rehash {
+        let verification = self.hasher.verify_password(password.clone(), stored_hash).await?;
+        let Some((owner, password)) = owner.zip(password).filter(|_| verification.matches) else { return Ok(None) };
+        if verification.needs_rehash {
             self.rehash(&owner, password).await;
         }
         Ok(Some(owner.tenant_id))
     }
 
-    /// Only now is the password at hand. Nobody is refused because this could not be done: it will be at the next login.
+    /// The password is known only during a login. If the rehash fails, the login still succeeds and the next one retries.
     async fn rehash(&self, owner: &Owner, password: Password) {
         let replaced = async {
-            let new_hash = self.hasher.hash_password(password).await?;
+            let new_hash = self.hasher.hash_password(password, &mut system_rng()).await?;
             self.store.replace_password_hash(owner, &new_hash).await
         };
         match replaced.await {
-            Ok(()) => tracing::debug!(tenant_id = %owner.tenant_id, "Hashed a password anew, with today's setting"),
-            Err(error) => tracing::warn!(cause = %ErrorChain(&error), "Could not hash a password anew"),
+            Ok(()) => tracing::debug!(tenant_id = %owner.tenant_id, "Rehashed a password with the current parameters"),
+            Err(error) => tracing::warn!(cause = %ErrorChain(&error), "Could not rehash a password"),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Tenants that are move-in ready, or not there at all.
 
-use rand::{TryRng, rngs::SysRng};
+use rand::Rng;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     TenantService,
     idempotency::replayed_secret,
-    ids::{new_id, random_slug_suffix},
+    ids::{new_id, random_slug_suffix, system_rng},
     retry::retry_on_conflict,
 };
 use crate::{
@@ -68,10 +68,11 @@ impl TenantService {
         let signup = form.finish(is_guessable)?;
         let fingerprint = signup.fingerprint();
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
-        let owner = NewOwner { email, password_hash: self.hasher.hash_password(password.clone()).await? };
+        let owner =
+            NewOwner { email, password_hash: self.hasher.hash_password(password.clone(), &mut system_rng()).await? };
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
         for attempt in 0..SLUG_ATTEMPTS {
-            let candidate = slug.candidate(attempt == 0, &random_slug_suffix(&mut SysRng).map_err(Error::internal)?);
+            let candidate = slug.candidate(attempt == 0, &random_slug_suffix(&mut system_rng()));
             let spec = TenantSpec {
                 slug: candidate.ok_or_else(|| Error::internal("a name gave no slug"))?,
                 name: name.clone(),
@@ -132,7 +133,7 @@ impl TenantService {
         let drafts = specs.iter().map(|spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
         let (mut new, keys): (Vec<TenantInsert>, Vec<MintedKey>) = drafts.into_iter().unzip();
         let random_parts = keys.iter().map(|key| key.random_part.clone()).collect();
-        for (new, secret_hash) in new.iter_mut().zip(self.hasher.hash_keys(random_parts).await?) {
+        for (new, secret_hash) in new.iter_mut().zip(self.hasher.hash_keys(random_parts, &mut system_rng()).await?) {
             new.key.secret_hash = secret_hash;
         }
         let made = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &new)).await?;
@@ -182,8 +183,8 @@ impl TenantService {
     /// missing.
     fn prepare(&self, spec: &TenantSpec, created_at: OffsetDateTime) -> Result<(TenantInsert, MintedKey)> {
         let (secret, claim) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
-        let key = mint_key(self.key_mode, spec.slug.as_str(), secret, &mut SysRng).map_err(Error::internal)?;
-        let (id, segment_id, package_ids) = new_ids(created_at, &mut SysRng).map_err(Error::internal)?;
+        let key = mint_key(self.key_mode, spec.slug.as_str(), secret, &mut system_rng());
+        let (id, segment_id, package_ids) = new_ids(created_at, &mut system_rng());
         let tenant = NewTenant {
             id,
             slug: spec.slug.clone(),
@@ -210,14 +211,14 @@ impl From<CreateFullyProvisioned> for TenantSpec {
 
 type NewIds = (TenantId, SegmentId, [PackageId; defaults::PACKAGES.len()]);
 
-fn new_ids<R: TryRng>(now: OffsetDateTime, rng: &mut R) -> std::result::Result<NewIds, R::Error> {
-    let tenant_id = TenantId::from_uuid(new_id(now, rng)?);
-    let segment_id = SegmentId::from_uuid(new_id(now, rng)?);
+fn new_ids(now: OffsetDateTime, rng: &mut impl Rng) -> NewIds {
+    let tenant_id = TenantId::from_uuid(new_id(now, rng));
+    let segment_id = SegmentId::from_uuid(new_id(now, rng));
     let mut package_ids = [PackageId::from_uuid(Uuid::nil()); _];
     for package_id in &mut package_ids {
-        *package_id = PackageId::from_uuid(new_id(now, rng)?);
+        *package_id = PackageId::from_uuid(new_id(now, rng));
     }
-    Ok((tenant_id, segment_id, package_ids))
+    (tenant_id, segment_id, package_ids)
 }
 
 /// A line that operators count; never a secret.

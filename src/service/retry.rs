@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use rand::{TryRng as _, rngs::SysRng};
+use rand::RngExt as _;
 
+use super::ids::system_rng;
 use crate::error::{Error, Result};
 
 /// Retries after the first attempt.
@@ -25,7 +26,7 @@ where
             result => return result,
         }
         let max_delay_us = INITIAL_BACKOFF_US << (2 * retry);
-        let delay_us = max_delay_us / 2 + SysRng.try_next_u64().map_err(Error::internal)? % max_delay_us;
+        let delay_us = max_delay_us / 2 + system_rng().random_range(0..max_delay_us);
         tokio::time::sleep(Duration::from_micros(delay_us)).await;
     }
     attempt().await

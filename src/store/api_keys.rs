@@ -1,4 +1,4 @@
-//! API keys: rotated, listed, revoked. How they are found is in [`super::api_key_lookups`].
+//! Rotates, lists and revokes API keys. Lookups by key id are in [`super::api_key_lookups`].
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -14,10 +14,10 @@ use crate::{
 };
 
 impl Store {
-    /// The slug of a living tenant, for the name of a new key.
+    /// Finds the slug of a tenant that is not deleted, for the stem of a new key.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; those of the database.
+    /// [`Error::NotFound`].
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
             .fetch_optional(&mut self.acquire("find_slug").await?)
@@ -25,21 +25,18 @@ impl Store {
             .ok_or(Error::not_found(Resource::Tenant))
     }
 
-    /// Adds a key, and lets those that are usable now expire after the overlap, unless they do so sooner anyway.
+    /// Adds a key, and lets those that are not revoked expire after the overlap, or earlier if they already do.
     ///
-    /// One at a time for a tenant: two that did not see each other's key would both leave theirs without an end. The new
-    /// key is the newest even where another replica's clock is ahead.
+    /// The tenant's lock serializes rotations: two that did not see each other's key would both leave theirs without an
+    /// expiry.
     ///
-    /// `None` where there is no such tenant, or where the request id is claimed.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns `None` if there is no such tenant, or if the request id already has an idempotency record.
     pub async fn rotate_api_key(
         &self,
         scope: &IdempotencyScope,
         tenant_id: TenantId,
         new_key: &NewApiKey,
-        claim: Option<&NewIdempotencyRecord>,
+        record: Option<&NewIdempotencyRecord>,
         overlap: Duration,
         now: OffsetDateTime,
     ) -> Result<Option<ApiKey>> {
@@ -48,42 +45,48 @@ impl Store {
             ApiKeyRow,
             r#"
             WITH tenant AS (
+                -- Empty if the tenant does not exist or is deleted.
                 SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NULL
-            ), claimed AS (
-                INSERT INTO idempotency_records AS claim (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
-                                                     created_at)
-                SELECT $7, $8, $9, $10, $11, id, $2, $5 FROM tenant WHERE $9::bytea IS NOT NULL
+            ), new_record AS (
+                -- Empty if the request id has a record in force. An expired record is replaced.
+                INSERT INTO idempotency_records AS record
+                            (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id, created_at)
+                SELECT $2, $3, $4, $5, $6, id, $7, $8 FROM tenant WHERE $4::bytea IS NOT NULL
                 ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
                    SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                        key_id = excluded.key_id, created_at = excluded.created_at
-                 WHERE claim.created_at <= $12
+                 WHERE record.created_at <= $9
                 RETURNING tenant_id
-            ), winner AS MATERIALIZED (
-                SELECT id FROM tenant WHERE $9 IS NULL OR id IN (SELECT tenant_id FROM claimed)
-            ), older AS (
+            ), rotated_tenant AS MATERIALIZED (
+                -- The tenant, if the call has no request id or its record was inserted.
+                SELECT id FROM tenant WHERE $4 IS NULL OR id IN (SELECT tenant_id FROM new_record)
+            ), existing_key AS (
+                -- Existing keys expire after the overlap. A revoked key stays as it is.
                 UPDATE api_keys
-                   SET expires_at = least(expires_at, $6)
-                  FROM winner
-                 WHERE tenant_id = winner.id AND revoked_at IS NULL
+                   SET expires_at = least(expires_at, $10)
+                  FROM rotated_tenant
+                 WHERE tenant_id = rotated_tenant.id AND revoked_at IS NULL
             )
+            -- The new key gets the latest timestamp, even if another replica's clock is ahead.
             INSERT INTO api_keys (tenant_id, key_id, public_key, secret_hash, created_at)
-            SELECT id, $2, $3, $4,
-                   greatest($5, (SELECT max(created_at) FROM api_keys WHERE api_keys.tenant_id = winner.id) + interval '1 microsecond')
-              FROM winner
+            SELECT id, $7, $11, $12,
+                   greatest($8, (SELECT max(created_at) FROM api_keys WHERE tenant_id = rotated_tenant.id)
+                                + interval '1 microsecond')
+              FROM rotated_tenant
             RETURNING tenant_id, public_key, created_at, expires_at, revoked_at
             "#,
             tenant_id.as_uuid(),
-            new_key.key_id,
-            new_key.public_key,
-            new_key.secret_hash,
-            now,
-            now + overlap,
             scope.caller.name(),
             scope.rpc.as_str(),
-            claim.map(|claim| claim.request_hash.as_slice()),
-            claim.map(|claim| claim.fingerprint.0.as_slice()),
-            claim.map(|claim| claim.salt.as_slice()),
+            record.map(|record| record.request_hash.as_slice()),
+            record.map(|record| record.fingerprint.0.as_slice()),
+            record.map(|record| record.salt.as_slice()),
+            new_key.key_id,
+            now,
             now - RECORD_LIFETIME,
+            now + overlap,
+            new_key.public_key,
+            new_key.secret_hash,
         )
         .fetch_optional(transaction.connection())
         .await?;
@@ -91,10 +94,10 @@ impl Store {
         Ok(row.and_then(ApiKeyRow::into_api_key))
     }
 
-    /// All keys of a tenant, deleted or not, newest first.
+    /// Lists all keys of a tenant, deleted or not, newest first.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; those of the database.
+    /// [`Error::NotFound`].
     pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>> {
         let rows = sqlx::query_as!(
             ApiKeyRow,
@@ -116,30 +119,31 @@ impl Store {
         Ok(rows.into_iter().filter_map(ApiKeyRow::into_api_key).collect())
     }
 
-    /// Revokes a key of this tenant; one that is revoked already stays so since then.
+    /// Revokes a key of this tenant. A key that is already revoked keeps its timestamp.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the key; those of the database.
+    /// [`Error::NotFound`] for the tenant or the key.
     pub async fn revoke_api_key(&self, tenant_id: TenantId, key: &PublicKey, now: OffsetDateTime) -> Result<ApiKey> {
         let row = sqlx::query_as!(
             ApiKeyRow,
             r#"
             WITH revoked AS (
+                -- Empty if the tenant has no such key.
                 UPDATE api_keys
-                   SET revoked_at = coalesce(revoked_at, $4)
-                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $1
+                   SET revoked_at = coalesce(revoked_at, $1)
+                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $4
                 RETURNING *
             )
             SELECT tenants.id AS tenant_id, public_key AS "public_key?", revoked.created_at AS "created_at?",
                    expires_at AS "expires_at?", revoked_at AS "revoked_at?"
               FROM tenants
               LEFT JOIN revoked ON true
-             WHERE tenants.id = $1
+             WHERE tenants.id = $4
             "#,
-            tenant_id.as_uuid(),
+            now,
             key.key_id(),
             key.as_str(),
-            now,
+            tenant_id.as_uuid(),
         )
         .fetch_optional(&mut self.acquire("revoke_api_key").await?)
         .await?
@@ -148,7 +152,7 @@ impl Store {
     }
 }
 
-/// A key, or the tenant alone where it has no such key.
+/// A key, or only the tenant's id if the tenant has no such key.
 struct ApiKeyRow {
     tenant_id: Uuid,
     public_key: Option<String>,

@@ -1,4 +1,4 @@
-//! Owners: who signed up, and the hash of a password.
+//! Finds owners and replaces their password hashes. An owner is inserted together with its tenant, in `provisioning.rs`.
 
 use uuid::Uuid;
 
@@ -8,11 +8,11 @@ use crate::{
     error::Result,
 };
 
-/// The owner of a living tenant.
+/// The owner of a tenant that is not deleted.
 #[derive(Debug)]
 pub struct Owner {
     pub tenant_id: TenantId,
-    /// Argon2id in PHC form.
+    /// Argon2id in PHC format.
     pub password_hash: String,
 }
 
@@ -22,17 +22,16 @@ struct OwnerRow {
 }
 
 impl Store {
-    /// The owner with this address, without regard to case; none of a deleted tenant.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Finds the owner with this address, ignoring the case of ASCII letters. Skips owners of deleted tenants.
     pub async fn find_owner(&self, email: &Email) -> Result<Option<Owner>> {
         let row = sqlx::query_as!(
             OwnerRow,
-            r#"SELECT tenant_id, password_hash
-               FROM owners
-               JOIN tenants ON tenants.id = owners.tenant_id AND tenants.deleted_at IS NULL
-              WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")"#,
+            r#"
+            SELECT tenant_id, password_hash
+              FROM owners
+              JOIN tenants ON tenants.id = owners.tenant_id AND tenants.deleted_at IS NULL
+             WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")
+            "#,
             email.as_str(),
         )
         .fetch_optional(&mut self.acquire("find_owner").await?)
@@ -40,16 +39,13 @@ impl Store {
         Ok(row.map(|row| Owner { tenant_id: TenantId::from_uuid(row.tenant_id), password_hash: row.password_hash }))
     }
 
-    /// Puts a new hash of the same password in place of the old one, unless that is gone by now.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Replaces the hash of the owner's password, unless the stored hash has changed since it was read.
     pub async fn replace_password_hash(&self, owner: &Owner, new_hash: &str) -> Result<()> {
         sqlx::query!(
-            "UPDATE owners SET password_hash = $3 WHERE tenant_id = $1 AND password_hash = $2",
+            "UPDATE owners SET password_hash = $1 WHERE tenant_id = $2 AND password_hash = $3",
+            new_hash,
             owner.tenant_id.as_uuid(),
             owner.password_hash,
-            new_hash,
         )
         .execute(&mut self.acquire("replace_password_hash").await?)
         .await?;

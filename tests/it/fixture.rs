@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rand::rngs::SysRng;
+use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use secrecy::ExposeSecret as _;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tonic::{Status, transport::Channel};
@@ -163,7 +163,7 @@ pub fn named(slug: &str) -> CreateFullyProvisionedRequest {
 
 /// A secret key that nobody has, with this public half: well formed, so that it has to be looked up and hashed.
 pub fn unknown_secret_key(public_key: &str) -> String {
-    let secret = random_secret(&mut SysRng).unwrap();
+    let secret = random_secret(&mut UnwrapErr(SysRng));
     assemble_secret_key(public_key, secret).expose_secret().to_owned()
 }
 

@@ -1,12 +1,17 @@
-//! Numbers in the alphabet `0-9A-Za-z`, as keys spell them.
+//! Base62 encoding of numbers, in the alphabet `0-9A-Za-z`, as used in API keys and service tokens.
+//!
+//! There is no decoder: keys and tokens are compared as text.
 
 use zeroize::Zeroize;
+
+/// Digits of a 256-bit number.
+pub const U256_DIGITS: usize = 43;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Appends the lowest `width` digits of a big-endian number, left-padded with `0`.
 ///
-/// The number is wiped on the way: it may be a secret.
+/// Wipes the number, because it may be a secret.
 pub fn push_digits(out: &mut String, number: &mut [u8], width: usize) {
     let mut digits = vec![0_u8; width];
     for digit in digits.iter_mut().rev() {
@@ -35,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn small_numbers_are_padded() {
+    fn small_numbers_are_padded_with_zeros() {
         assert_eq!(digits(&[0], 6), "000000");
         assert_eq!(digits(&[61], 2), "0z");
         assert_eq!(digits(&[62], 2), "10");
@@ -44,13 +49,13 @@ mod tests {
 
     #[test]
     fn the_largest_256_bits_fit_43_digits() {
-        let all = digits(&[0xff; 32], 43);
+        let all = digits(&[0xff; 32], U256_DIGITS);
         assert_eq!(all.len(), 43);
-        assert_eq!(digits(&[0xff; 32], 44), format!("0{all}"));
+        assert_eq!(digits(&[0xff; 32], U256_DIGITS + 1), format!("0{all}"));
     }
 
     #[test]
-    fn it_agrees_with_arithmetic_on_128_bits() {
+    fn digits_agree_with_128_bit_arithmetic() {
         let number = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128;
         let value = digits(&number.to_be_bytes(), 22).bytes().fold(0_u128, |value, digit| {
             let position = ALPHABET.iter().position(|&ch| ch == digit).unwrap();
