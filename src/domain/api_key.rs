@@ -1,17 +1,23 @@
 //! API keys as they are stored and shown, and the verdict on a presented key. The format is in [`super::key_format`].
 
 use secrecy::SecretString;
-use time::{Duration, OffsetDateTime};
+use serde::Deserialize;
+use time::{Duration, OffsetDateTime, serde::rfc3339};
 
 use super::{idempotency::Fingerprint, ids::TenantId, request_id::RequestId};
 
 /// A key without its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Deserializes from a row as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ApiKey {
     pub public_key: String,
     pub tenant_id: TenantId,
+    #[serde(with = "rfc3339")]
     pub created_at: OffsetDateTime,
+    #[serde(with = "rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
+    #[serde(with = "rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 

@@ -1,23 +1,24 @@
-//! Claims on request ids: how a retry is told from a new call.
+//! Idempotency records: they distinguish a repeated call from a new one.
 
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
+use strum::IntoStaticStr;
 use time::{Duration, OffsetDateTime};
 
 use super::{
     api_key::ApiKey, caller::Caller, package::Package, request_id::RequestId, segment::Segment, tenant::Tenant,
 };
 
-/// How long a repeat gets the secret again. As long, the request id is as secret as the key.
+/// How long a repeated call returns the secret. Until then, treat the request id as a secret too.
 pub const SECRET_LIFETIME: Duration = Duration::hours(24);
-/// How long a repeat is recognised.
+/// How long a repeated call is recognized.
 pub const RECORD_LIFETIME: Duration = Duration::days(30);
 
-/// 32 bytes: a SHA-256 or a salt.
-pub type Bytes32 = [u8; 32];
+pub type Sha256Digest = [u8; 32];
+pub type Salt = [u8; 32];
 
-/// The RPCs that can be repeated by request id; the items of a batch count as the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The RPCs that take a request id. The items of a batch count as `CreateFullyProvisioned`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum IdempotentRpc {
     CreateFullyProvisioned,
     CreateFromSignup,
@@ -25,36 +26,32 @@ pub enum IdempotentRpc {
 }
 
 impl IdempotentRpc {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CreateFullyProvisioned => "CreateFullyProvisioned",
-            Self::CreateFromSignup => "CreateFromSignup",
-            Self::RotateApiKey => "RotateApiKey",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-/// Within which a request id stands for one call.
+/// Within a scope, a request id identifies one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyScope {
     pub caller: Caller,
     pub rpc: IdempotentRpc,
 }
 
-/// A claim to be made. The request id itself stays behind.
+/// A record to be written. It does not contain the request id itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewIdempotencyRecord {
-    pub request_hash: Bytes32,
+    pub request_hash: Sha256Digest,
     pub fingerprint: Fingerprint,
-    pub salt: Bytes32,
+    pub salt: Salt,
 }
 
-/// What a request says, in 32 bytes. Never of a password: a fast hash of one would undo the slow one.
+/// A hash of a request's content. A password is never part of it: a fast hash would make the slow one pointless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint(pub Bytes32);
+pub struct Fingerprint(pub Sha256Digest);
 
 impl Fingerprint {
-    /// Of a request's fields in their order. Each goes in with its length, so that no two requests run together.
+    /// Hashes a request's fields in their order, each with its length, so that fields cannot run together.
     pub fn compute(fields: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for field in fields {
@@ -66,24 +63,25 @@ impl Fingerprint {
 }
 
 impl NewIdempotencyRecord {
-    pub fn new(request_id: &RequestId, fingerprint: Fingerprint, salt: Bytes32) -> Self {
+    pub fn new(request_id: &RequestId, fingerprint: Fingerprint, salt: Salt) -> Self {
         Self { request_hash: request_id.hash(), fingerprint, salt }
     }
 }
 
-/// A claim that was made before, and what it made, as that is now.
+/// The record of an earlier call, and the current state of what that call created.
 #[derive(Debug, Clone)]
-pub struct IdempotencyRecord<Made> {
-    pub request_hash: Bytes32,
+pub struct IdempotencyRecord<T> {
+    pub request_hash: Sha256Digest,
     pub fingerprint: Fingerprint,
-    pub salt: Option<Bytes32>,
+    /// Deleted after [`SECRET_LIFETIME`].
+    pub salt: Option<Salt>,
     pub created_at: OffsetDateTime,
-    /// `None` where somebody deleted it by hand.
+    /// `None` if the key was deleted outside the service.
     pub key: Option<ApiKey>,
-    pub made: Made,
+    pub created: T,
 }
 
-/// What a claimed creation made. What was deleted since is missing.
+/// What a create call created. Parts that were deleted since are missing.
 #[derive(Debug, Clone)]
 pub struct CreatedTenant {
     pub tenant: Tenant,
@@ -93,20 +91,21 @@ pub struct CreatedTenant {
     pub password_hash: Option<String>,
 }
 
-impl<Made> IdempotencyRecord<Made> {
-    /// The salt and the public key to make the secret with again, while callers may have it: for 24 hours, and not after
-    /// the key was rotated or revoked.
-    pub fn secret_inputs(&self, now: OffsetDateTime) -> Option<(Bytes32, &str)> {
+impl<T> IdempotencyRecord<T> {
+    /// Returns the salt and the public key to derive the secret from, for 24 hours and only while the key is neither
+    /// rotated nor revoked.
+    pub fn secret_inputs(&self, now: OffsetDateTime) -> Option<(Salt, &str)> {
         let is_in_time = now < self.created_at + SECRET_LIFETIME;
         let key = self.key.as_ref().filter(|key| key.expires_at.is_none() && key.revoked_at.is_none())?;
         self.salt.filter(|_| is_in_time).map(|salt| (salt, key.public_key.as_str()))
     }
 }
 
-/// The answer to a repeated creation.
+/// The result of a repeated create call.
 #[derive(Debug)]
 pub struct Replay {
-    pub made: CreatedTenant,
+    pub created: CreatedTenant,
+    /// `None` once the secret can no longer be derived.
     pub secret_key: Option<SecretString>,
 }
 
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_can_be_had_again_for_24_hours_unless_its_key_was_rotated_or_revoked() {
+    fn the_secret_can_be_derived_for_24_hours_unless_its_key_is_rotated_or_revoked() {
         let start = OffsetDateTime::UNIX_EPOCH;
         let key = ApiKey {
             public_key: "pk".to_owned(),
@@ -134,22 +133,22 @@ mod tests {
             expires_at: None,
             revoked_at: None,
         };
-        let claim = IdempotencyRecord {
+        let record = IdempotencyRecord {
             request_hash: [0; 32],
             fingerprint: Fingerprint([0; 32]),
             salt: Some([7; 32]),
             created_at: start,
             key: Some(key.clone()),
-            made: (),
+            created: (),
         };
         let last_moment = start + SECRET_LIFETIME - Duration::microseconds(1);
-        assert_eq!(claim.secret_inputs(last_moment), Some(([7; 32], "pk")));
-        assert_eq!(claim.secret_inputs(start + SECRET_LIFETIME), None);
-        assert_eq!(IdempotencyRecord { salt: None, ..claim.clone() }.secret_inputs(start), None);
-        assert_eq!(IdempotencyRecord { key: None, ..claim.clone() }.secret_inputs(start), None);
+        assert_eq!(record.secret_inputs(last_moment), Some(([7; 32], "pk")));
+        assert_eq!(record.secret_inputs(start + SECRET_LIFETIME), None);
+        assert_eq!(IdempotencyRecord { salt: None, ..record.clone() }.secret_inputs(start), None);
+        assert_eq!(IdempotencyRecord { key: None, ..record.clone() }.secret_inputs(start), None);
         let rotated = ApiKey { expires_at: Some(start + Duration::days(9)), ..key.clone() };
-        assert_eq!(IdempotencyRecord { key: Some(rotated), ..claim.clone() }.secret_inputs(start), None);
+        assert_eq!(IdempotencyRecord { key: Some(rotated), ..record.clone() }.secret_inputs(start), None);
         let revoked = ApiKey { revoked_at: Some(start), ..key };
-        assert_eq!(IdempotencyRecord { key: Some(revoked), ..claim }.secret_inputs(start), None);
+        assert_eq!(IdempotencyRecord { key: Some(revoked), ..record }.secret_inputs(start), None);
     }
 }

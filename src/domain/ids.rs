@@ -1,19 +1,21 @@
-//! Identities: UUIDv7 (RFC 9562), lower-case text outside, so that an id has one spelling.
+//! Ids: UUIDv7 (RFC 9562), written in lower case only, so that each id has one text form.
 
 use std::fmt;
 
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::validation::{InvalidValue, Reason};
 
-/// The hyphenated lower-case form and no other, of any version: an id that Turnkey never made is merely unknown.
+/// Accepts the hyphenated lower-case form only, but any version: an id that Turnkey did not create is not malformed, only
+/// unknown.
 fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
     if text.is_empty() {
         return Err(InvalidValue::missing());
     }
-    let mut spelling = Uuid::encode_buffer();
+    let mut buffer = Uuid::encode_buffer();
     match Uuid::try_parse(text) {
-        Ok(uuid) if uuid.hyphenated().encode_lower(&mut spelling) == text => Ok(uuid),
+        Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => Ok(uuid),
         _ => Err(InvalidValue::new(Reason::BadFormat, "must be a UUID in lower-case text with hyphens")),
     }
 }
@@ -21,12 +23,12 @@ fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
         pub struct $name(Uuid);
 
         impl $name {
             /// # Errors
-            /// `MISSING_FIELD` for the empty text, `BAD_FORMAT` for what is no lower-case UUID.
+            /// `MISSING_FIELD` for the empty text, `BAD_FORMAT` for everything else that is not a lower-case UUID.
             pub fn parse(text: &str) -> Result<Self, InvalidValue> {
                 parse_uuid(text).map(Self)
             }
@@ -53,11 +55,11 @@ id!(
     TenantId
 );
 id!(
-    /// A segment. Unique by itself, yet always used beside its [`TenantId`].
+    /// A segment. Unique by itself, but always used together with its [`TenantId`].
     SegmentId
 );
 id!(
-    /// A package. Unique by itself, yet always used beside its [`TenantId`].
+    /// A package. Unique by itself, but always used together with its [`TenantId`].
     PackageId
 );
 
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn an_id_has_one_text_form() {
         let text = "0192b1a0-7c3e-7def-8123-456789abcdef";
         assert_eq!(TenantId::parse(text).unwrap().to_string(), text);
         for other in [

@@ -1,6 +1,7 @@
 //! A package, as stored and returned. `catalog.rs` has the requests that change one.
 
-use time::OffsetDateTime;
+use serde::Deserialize;
+use time::{OffsetDateTime, serde::rfc3339};
 
 use super::{
     booking_type::BookingType,
@@ -9,7 +10,9 @@ use super::{
 };
 
 /// An offer that a customer can book. It always belongs to a segment of its own tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Deserializes from a row as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Package {
     pub id: PackageId,
     pub tenant_id: TenantId,
@@ -22,7 +25,9 @@ pub struct Package {
     pub booking_type: BookingType,
     pub grouping_order: i32,
     pub active: bool,
+    #[serde(with = "rfc3339")]
     pub created_at: OffsetDateTime,
+    #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
 }
 

@@ -1,7 +1,8 @@
-//! What it takes to make a tenant, and what comes of it.
+//! The creation of a tenant: the request, what is inserted, and the result.
 
 use secrecy::SecretString;
 use serde_json::Map;
+use strum::IntoStaticStr;
 use time::OffsetDateTime;
 
 use super::{
@@ -18,14 +19,14 @@ use super::{
     text::DisplayName,
 };
 
-/// A caller's wish for one tenant.
+/// A request to create one tenant.
 #[derive(Debug, Clone)]
 pub struct CreateFullyProvisioned {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub request_id: Option<RequestId>,
-    /// Check everything, write nothing.
+    /// Check everything and write nothing.
     pub validate_only: bool,
 }
 
@@ -36,8 +37,9 @@ impl CreateFullyProvisioned {
     }
 }
 
-/// By which way a tenant came; for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What created a tenant. Logged as `flow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum ProvisioningSource {
     Admin,
     Signup,
@@ -46,24 +48,19 @@ pub enum ProvisioningSource {
 }
 
 impl ProvisioningSource {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::Signup => "signup",
-            Self::Batch => "batch",
-            Self::Import => "import",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-/// How a tenant is named by those who look for it.
+/// Identifies an existing tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantIdentifier {
     Id(TenantId),
     Slug(Slug),
 }
 
-/// Everything of a new tenant but the secrets: its identities are settled before anything is written.
+/// A tenant to be inserted, without its key. All ids are generated before anything is written.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
     pub id: TenantId,
@@ -73,12 +70,12 @@ pub struct NewTenant {
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
-    /// Of a sign-up alone.
+    /// Only a sign-up has one.
     pub owner: Option<NewOwner>,
     pub created_at: OffsetDateTime,
 }
 
-/// Whoever signed up.
+/// The owner of a tenant that signs up.
 #[derive(Debug, Clone)]
 pub struct NewOwner {
     pub email: Email,
@@ -86,7 +83,7 @@ pub struct NewOwner {
     pub password_hash: String,
 }
 
-/// A key as the database keeps it: the secret only as a hash.
+/// A key to be inserted.
 #[derive(Debug, Clone)]
 pub struct NewApiKey {
     pub key_id: String,
@@ -95,33 +92,33 @@ pub struct NewApiKey {
     pub secret_hash: String,
 }
 
-/// Everything that one statement writes of a tenant.
+/// Everything that the provisioning statement inserts for one tenant.
 #[derive(Debug, Clone)]
 pub struct TenantInsert {
     pub tenant: NewTenant,
     pub key: NewApiKey,
-    pub claim: Option<NewIdempotencyRecord>,
+    pub record: Option<NewIdempotencyRecord>,
 }
 
-/// A tenant that can take bookings at once.
+/// A tenant that was created, with everything that was created with it.
 #[derive(Debug)]
 pub struct ProvisionedTenant {
     pub tenant: Tenant,
     pub segment: Segment,
     pub packages: Vec<Package>,
-    /// Shown in the answer that made it and never again.
+    /// Returned in the response of this call only.
     pub secret_key: SecretString,
 }
 
-/// What became of a wish.
+/// The outcome of a request to create a tenant.
 #[derive(Debug)]
 pub enum CreateOutcome {
     Created(ProvisionedTenant),
-    /// Made before, by a call of the same request id.
+    /// Created by an earlier call with the same request id.
     Replayed(Replay),
 }
 
-/// The outcome of `CreateFullyProvisioned`, which can also be asked what it would do.
+/// The result of `CreateFullyProvisioned`, which can also be a dry run.
 #[derive(Debug)]
 pub struct CreateResult {
     pub outcome: CreateOutcome,
@@ -130,7 +127,7 @@ pub struct CreateResult {
 }
 
 impl NewTenant {
-    /// The tenant as the database has it, or will have it, once these parts are written.
+    /// Returns the tenant as it is stored.
     pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
         ProvisionedTenant {
             segment: default_segment(self.id, self.segment_id, self.created_at),

@@ -1,4 +1,4 @@
-//! The name a caller gives to one attempt, so that a retry is recognised.
+//! The id that a caller gives to one call, so that a retry is recognized.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use zeroize::ZeroizeOnDrop;
 
 use super::validation::{InvalidValue, Reason};
 
-/// A UUIDv4 chosen by the caller. It can bring a key's secret back for 24 hours, so it is a secret itself: it has no
+/// A UUIDv4 chosen by the caller. For 24 hours a key's secret can be derived from it, so it is a secret itself: it has no
 /// `Display`, its `Debug` shows nothing and its memory is wiped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct RequestId([u8; 16]);
@@ -29,10 +29,8 @@ impl RequestId {
             _ => Err(InvalidValue::new(Reason::BadFormat, "must be a UUID of version 4")),
         }
     }
-}
 
-impl RequestId {
-    /// What is kept of it.
+    /// Returns the SHA-256, which is all that is stored of the id.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0).into()
     }
@@ -53,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_hyphenated_version_4_is_taken() {
+    fn only_a_hyphenated_uuid_of_version_4_is_a_request_id() {
         assert!(RequestId::parse("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").is_ok());
         assert!(RequestId::parse("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11").is_ok());
         for other in [

@@ -1,6 +1,7 @@
 //! A segment, as stored and returned. `catalog.rs` has the requests that change one.
 
-use time::OffsetDateTime;
+use serde::Deserialize;
+use time::{OffsetDateTime, serde::rfc3339};
 
 use super::{
     ids::{SegmentId, TenantId},
@@ -8,7 +9,9 @@ use super::{
 };
 
 /// A group of packages on a tenant's storefront.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Deserializes from a row as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Segment {
     pub id: SegmentId,
     pub tenant_id: TenantId,
@@ -18,7 +21,9 @@ pub struct Segment {
     pub description: String,
     pub sort_order: i32,
     pub active: bool,
+    #[serde(with = "rfc3339")]
     pub created_at: OffsetDateTime,
+    #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
 }
 

@@ -1,4 +1,4 @@
-//! A business that signs itself up.
+//! The creation of a tenant by sign-up.
 
 use super::{
     derived_slug::SlugStem,
@@ -11,13 +11,13 @@ use super::{
     validation::{InvalidValue, Reason, Violations},
 };
 
-/// A sign-up whose fields are parsed, and whose password has yet to be tried.
+/// A parsed sign-up whose password strength has not been checked yet.
 ///
-/// Trying a password is work: far too much for the edge, where all else is parsed. So what is wrong so far waits here
-/// until that is known too, and a caller still hears of every mistake at once.
+/// Checking password strength is expensive and runs on the hashing pool. Other violations are collected here until it
+/// finishes, so that the client gets all of them in one response.
 #[derive(Debug)]
 pub struct SignupForm {
-    /// What is wrong so far; complete but for the strength of the password.
+    /// All violations except a weak password.
     pub violations: Violations,
     pub business_name: Option<DisplayName>,
     pub email: Option<Email>,
@@ -26,7 +26,7 @@ pub struct SignupForm {
     pub request_id: Option<RequestId>,
 }
 
-/// A caller's wish for a tenant and its owner.
+/// A request to create a tenant and its owner.
 #[derive(Debug)]
 pub struct CreateFromSignup {
     pub business_name: DisplayName,
@@ -39,14 +39,14 @@ pub struct CreateFromSignup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignupSlug {
     Requested(TenantSlug),
-    /// From the name; made unique with a random ending where it has to be.
+    /// Derived from the name. A random suffix is appended if the slug already exists.
     Derived(SlugStem),
 }
 
 impl SignupForm {
     /// # Errors
-    /// All that is wrong.
-    pub fn finish(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
+    /// All violations.
+    pub fn validate(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
         if password_is_guessable {
             self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
         }
@@ -61,7 +61,7 @@ impl SignupForm {
         })
     }
 
-    /// What this person's password would be guessed from first.
+    /// Returns what an attacker would try first, for `zxcvbn`.
     pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
         let email = self.email.iter().flat_map(|email| {
@@ -73,7 +73,7 @@ impl SignupForm {
 }
 
 impl CreateFromSignup {
-    /// Of all but the password, which a repeat is verified by against its slow hash.
+    /// Covers everything but the password: a replay verifies that against its stored hash.
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),
@@ -84,7 +84,7 @@ impl CreateFromSignup {
 }
 
 impl SignupSlug {
-    /// The slug to try, the first time without the ending.
+    /// Returns the slug to try. A derived slug gets the suffix, except on the first attempt if it is valid without.
     pub fn candidate(&self, is_first: bool, suffix: &str) -> Option<TenantSlug> {
         match self {
             Self::Requested(slug) => Some(slug.clone()),

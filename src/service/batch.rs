@@ -1,4 +1,4 @@
-//! Many tenants in one statement, each for itself.
+//! Creates many tenants with few statements, each tenant independently of the others.
 
 use std::collections::HashSet;
 
@@ -6,53 +6,58 @@ use super::{TenantService, provisioning::TenantSpec};
 use crate::{
     domain::{
         Caller, CreateFullyProvisioned, ProvisioningSource, RequestId, TenantSlug, Violations,
-        idempotency::{Bytes32, IdempotencyScope, IdempotentRpc},
+        idempotency::{IdempotencyScope, IdempotentRpc},
         provisioning::CreateOutcome,
     },
     error::{Error, Precondition, Result},
 };
 
-/// A wish and its place in the batch.
-type Placed = (usize, TenantSpec);
+/// An item of a batch and its position.
+struct BatchItem {
+    index: usize,
+    spec: TenantSpec,
+}
 
 impl TenantService {
-    /// Makes each tenant whole or not at all; one that cannot be made spoils no other. The outcomes are in the order of
-    /// the items.
+    /// Creates each tenant completely or not at all; one that cannot be created does not affect the others. The outcomes
+    /// are in the order of the items.
     ///
-    /// Where two have one slug, or one request id, the second waits for the outcome of the first and then fares as if it
-    /// had been called after it: its slug is taken, or it is a repeat.
+    /// The second of two items with one slug, or one request id, is created after the first, as if it had been called
+    /// after it: its slug already exists, or it is a replay.
     ///
     /// # Errors
-    /// Those that befall all: of the hasher and of the store.
+    /// Only errors that affect all items. The errors of single items are among the outcomes.
     pub async fn batch_create_fully_provisioned(
         &self,
         caller: Caller,
-        flow: ProvisioningSource,
+        source: ProvisioningSource,
         items: Vec<std::result::Result<CreateFullyProvisioned, Violations>>,
     ) -> Result<Vec<Result<CreateOutcome>>> {
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
         let mut outcomes: Vec<Option<Result<CreateOutcome>>> = Vec::with_capacity(items.len());
-        let mut waiting: Vec<Placed> = Vec::with_capacity(items.len());
-        for (place, item) in items.into_iter().enumerate() {
+        let mut pending = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
             outcomes.push(match item {
-                Ok(spec) => {
-                    waiting.push((place, spec.into()));
+                Ok(request) => {
+                    pending.push(BatchItem { index, spec: request.into() });
                     None
                 }
                 Err(violations) => Some(Err(violations.into())),
             });
         }
-        let mut taken = HashSet::new();
-        while !waiting.is_empty() {
-            let (places, turn, later) = next_turn(waiting, &taken);
-            waiting = later;
-            let outcomes_of_turn = self.provision(&scope, flow, &turn).await?;
-            for ((place, spec), outcome) in places.into_iter().zip(turn).zip(outcomes_of_turn) {
-                // Whatever else came of it, its slug is somebody's now.
+        let mut used_slugs = HashSet::new();
+        while !pending.is_empty() {
+            let (round, deferred) = next_conflict_free_round(pending, &used_slugs);
+            pending = deferred;
+            let (indexes, specs): (Vec<usize>, Vec<TenantSpec>) =
+                round.into_iter().map(|item| (item.index, item.spec)).unzip();
+            let round_outcomes = self.provision_tenants(&scope, source, &specs).await?;
+            for ((index, spec), outcome) in indexes.into_iter().zip(specs).zip(round_outcomes) {
+                // After any other outcome, a tenant with this slug exists.
                 if !matches!(outcome, Err(Error::FailedPrecondition(Precondition::RequestIdReused))) {
-                    taken.insert(spec.slug);
+                    used_slugs.insert(spec.slug);
                 }
-                outcomes[place] = Some(outcome);
+                outcomes[index] = Some(outcome);
             }
         }
         let no_outcome = || Err(Error::internal("an item of a batch had no outcome"));
@@ -60,22 +65,20 @@ impl TenantService {
     }
 }
 
-/// Of those that wait, the first of each slug and each request id, in an order that all batches keep, so that no two wait
-/// for each other; and the rest. A slug that is known to be taken stands in nobody's way.
-fn next_turn(waiting: Vec<Placed>, taken: &HashSet<TenantSlug>) -> (Vec<usize>, Vec<TenantSpec>, Vec<Placed>) {
-    let mut slugs = HashSet::new();
-    let mut request_ids: HashSet<Bytes32> = HashSet::new();
-    let mut later = Vec::new();
-    let mut turn = Vec::with_capacity(waiting.len());
-    for (place, spec) in waiting {
-        let hash = spec.request_id.as_ref().map(RequestId::hash);
-        let is_repeated = (!taken.contains(&spec.slug) && slugs.contains(&spec.slug))
-            || hash.is_some_and(|hash| request_ids.contains(&hash));
-        slugs.insert(spec.slug.clone());
-        request_ids.extend(hash);
-        if is_repeated { later.push((place, spec)) } else { turn.push((place, spec)) }
+/// Splits pending items into one conflict-free round (the first of each slug and request id, sorted by slug to avoid
+/// deadlocks between batches) and the rest. Items whose slug is in `used_slugs` cannot conflict: they are not inserted.
+fn next_conflict_free_round(
+    pending: Vec<BatchItem>,
+    used_slugs: &HashSet<TenantSlug>,
+) -> (Vec<BatchItem>, Vec<BatchItem>) {
+    let (mut slugs, mut request_ids) = (HashSet::new(), HashSet::new());
+    let (mut round, mut deferred) = (Vec::with_capacity(pending.len()), Vec::new());
+    for item in pending {
+        let hash = item.spec.request_id.as_ref().map(RequestId::hash);
+        let is_new_slug = slugs.insert(item.spec.slug.clone()) || used_slugs.contains(&item.spec.slug);
+        let is_new_request_id = hash.is_none_or(|hash| request_ids.insert(hash));
+        if is_new_slug && is_new_request_id { round.push(item) } else { deferred.push(item) }
     }
-    turn.sort_by(|(_, one), (_, other)| one.slug.cmp(&other.slug));
-    let (places, turn) = turn.into_iter().unzip();
-    (places, turn, later)
+    round.sort_by(|one, other| one.spec.slug.cmp(&other.spec.slug));
+    (round, deferred)
 }

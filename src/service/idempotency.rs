@@ -1,4 +1,4 @@
-//! Claims on request ids: what a repeat gets by them, and their end.
+//! Replays: what a repeated call returns, and the deletion of expired idempotency records.
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
@@ -14,36 +14,33 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Claims in a statement: few enough to keep nobody waiting.
+/// Records per statement: few enough that no other statement waits for long.
 const CLEANUP_BATCH_SIZE: i64 = 1_000;
 
-/// The secret of the key that a call made which said the same by the same request id; none where it comes too late.
+/// Returns the secret of the key that the recorded call created, or `None` if it can no longer be derived.
 ///
 /// # Errors
-/// [`Error::FailedPrecondition`] where it said something else.
-pub(super) fn replayed_secret<Made>(
+/// [`Error::FailedPrecondition`] if the recorded request had another content.
+pub(super) fn replayed_secret<T>(
     rpc: IdempotentRpc,
-    claim: &IdempotencyRecord<Made>,
+    record: &IdempotencyRecord<T>,
     request_id: &RequestId,
     fingerprint: Fingerprint,
     now: OffsetDateTime,
 ) -> Result<Option<SecretString>> {
-    if claim.fingerprint != fingerprint {
+    if record.fingerprint != fingerprint {
         return Err(Error::FailedPrecondition(Precondition::RequestIdReused));
     }
     metrics::request_replayed(rpc.as_str());
-    let Some((salt, public_key)) = claim.secret_inputs(now) else { return Ok(None) };
+    let Some((salt, public_key)) = record.secret_inputs(now) else { return Ok(None) };
     Ok(Some(assemble_secret_key(public_key, derive_secret(request_id, &salt)?)))
 }
 
 impl TenantService {
-    /// Removes salts after 24 hours and claims after 30 days, until none is left.
+    /// Deletes salts after 24 hours and records after 30 days.
     ///
-    /// Answers do not hang on it: what is too old is passed over from the very moment. It is for a thief of the database,
-    /// who finds no salt to try request ids with, and for the size of the table.
-    ///
-    /// # Errors
-    /// Those of the store.
+    /// Correctness does not depend on this: expired records are ignored from the moment they expire. Deletion limits the
+    /// table's size and what an attacker with a copy of the database can attempt.
     pub async fn delete_expired_idempotency_records(&self) -> Result<()> {
         while self.store.delete_expired_idempotency_records(self.clock.now(), CLEANUP_BATCH_SIZE).await? {}
         Ok(())

@@ -1,6 +1,7 @@
-//! Tenants that are move-in ready, or not there at all.
+//! Creates tenants: from a request, from a sign-up, and for a batch.
 
 use rand::Rng;
+use secrecy::SecretString;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -22,11 +23,11 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How often a slug made from a name may turn out to be taken: the first has no ending, and two alike after that are one
-/// in hundreds of millions.
-const SLUG_ATTEMPTS: usize = 5;
+/// Upper bound of the slugs that are tried for a sign-up without one. The first has no suffix; two equal random suffixes
+/// in a row have a probability of one in hundreds of millions.
+const MAX_SLUG_ATTEMPTS: usize = 5;
 
-/// A tenant that somebody wishes for, whichever way the wish came.
+/// What to create, whether it came from a request, a sign-up or a batch.
 pub(super) struct TenantSpec {
     pub slug: TenantSlug,
     pub name: DisplayName,
@@ -36,11 +37,26 @@ pub(super) struct TenantSpec {
     pub fingerprint: Fingerprint,
 }
 
+/// A new tenant's key and the parts that the statement inserts.
+struct PreparedTenant {
+    insert: TenantInsert,
+    public_key: String,
+    secret_key: SecretString,
+    /// To be hashed.
+    random_part: SecretString,
+}
+
+impl PreparedTenant {
+    fn into_provisioned(self) -> ProvisionedTenant {
+        self.insert.tenant.into_provisioned(self.public_key, self.secret_key)
+    }
+}
+
 impl TenantService {
-    /// Makes a tenant with its General segment, packages and key, or nothing.
+    /// Creates a tenant with its General segment, packages and key, or nothing.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::FailedPrecondition`]; those of the hasher and of the store.
+    /// [`Error::AlreadyExists`], [`Error::FailedPrecondition`] for a reused request id.
     pub async fn create_fully_provisioned(
         &self,
         caller: Caller,
@@ -51,45 +67,46 @@ impl TenantService {
         let outcome = if dry_run {
             self.validate(&scope, request.into()).await?
         } else {
-            self.provision_one(&scope, ProvisioningSource::Admin, request.into()).await?
+            self.provision_tenant(&scope, ProvisioningSource::Admin, request.into()).await?
         };
         Ok(CreateResult { outcome, dry_run })
     }
 
-    /// Makes the same for a business that signs itself up, together with its owner.
+    /// Creates the same for a business that signs up, and its owner.
     ///
     /// # Errors
-    /// All that is wrong with the form; [`Error::AlreadyExists`], [`Error::FailedPrecondition`]; those of the hasher and of the store.
+    /// [`Error::InvalidRequest`] with all violations, [`Error::AlreadyExists`], [`Error::FailedPrecondition`] for a reused
+    /// request id.
     pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<CreateOutcome> {
         let is_guessable = match &form.password {
             Some(password) => self.hasher.is_guessable(password.clone(), form.user_inputs()).await?,
             None => false,
         };
-        let signup = form.finish(is_guessable)?;
+        let signup = form.validate(is_guessable)?;
         let fingerprint = signup.fingerprint();
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
-        let owner =
-            NewOwner { email, password_hash: self.hasher.hash_password(password.clone(), &mut system_rng()).await? };
+        let password_hash = self.hasher.hash_password(password.clone(), &mut system_rng()).await?;
+        let owner = NewOwner { email, password_hash };
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
-        for attempt in 0..SLUG_ATTEMPTS {
+        for attempt in 0..MAX_SLUG_ATTEMPTS {
             let candidate = slug.candidate(attempt == 0, &random_slug_suffix(&mut system_rng()));
             let spec = TenantSpec {
-                slug: candidate.ok_or_else(|| Error::internal("a name gave no slug"))?,
+                slug: candidate.ok_or_else(|| Error::internal("no valid slug can be derived from the name"))?,
                 name: name.clone(),
                 commission: defaults::COMMISSION,
                 owner: Some(owner.clone()),
                 request_id: request_id.clone(),
                 fingerprint,
             };
-            match self.provision_one(&scope, ProvisioningSource::Signup, spec).await {
+            match self.provision_tenant(&scope, ProvisioningSource::Signup, spec).await {
                 Err(Error::AlreadyExists { field: UniqueField::TenantSlug, .. })
                     if matches!(slug, SignupSlug::Derived(_)) => {}
                 Ok(CreateOutcome::Replayed(replay)) => {
-                    // The password is not in the fingerprint: a fast hash of it would undo the slow one.
-                    let stored = replay.made.password_hash.clone();
-                    let verified = self.hasher.verify_password(Some(password), stored).await?;
+                    // The fingerprint does not cover the password, so verify it against the stored hash.
+                    let stored_hash = replay.created.password_hash.clone();
+                    let verification = self.hasher.verify_password(Some(password), stored_hash).await?;
                     let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
-                    return if verified.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
+                    return if verification.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }
                 outcome => return outcome,
             }
@@ -97,62 +114,64 @@ impl TenantService {
         Err(Error::Conflict)
     }
 
+    /// Returns the outcome that the call would have, and writes nothing.
     async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
-        let claims = self.find_claims(scope, std::iter::once(&spec)).await?;
-        if !claims.is_empty() || self.store.is_slug_taken(&spec.slug).await? {
-            return self.replay(scope, &spec, &claims);
+        let records = self.find_records(scope, std::iter::once(&spec)).await?;
+        if !records.is_empty() || self.store.slug_exists(&spec.slug).await? {
+            return self.replay(scope, &spec, &records);
         }
-        let (new, key) = self.prepare(&spec, self.clock.now())?;
-        Ok(CreateOutcome::Created(new.tenant.into_provisioned(key.public_key, key.secret_key)))
+        Ok(CreateOutcome::Created(self.prepare(&spec, self.clock.now())?.into_provisioned()))
     }
 
-    async fn provision_one(
+    async fn provision_tenant(
         &self,
         scope: &IdempotencyScope,
-        flow: ProvisioningSource,
+        source: ProvisioningSource,
         spec: TenantSpec,
     ) -> Result<CreateOutcome> {
-        let outcomes = self.provision(scope, flow, std::slice::from_ref(&spec)).await?;
-        outcomes.into_iter().next().ok_or_else(|| Error::internal("one wish had no outcome"))?
+        let outcomes = self.provision_tenants(scope, source, std::slice::from_ref(&spec)).await?;
+        outcomes.into_iter().next().ok_or_else(|| Error::internal("a tenant had no outcome"))?
     }
 
-    /// Writes tenants, whichever way they came, each for itself whole or not at all. What was not written was written
-    /// before, by a call of the same request id, or its slug is taken.
+    /// Creates each tenant completely or not at all. For one that was not created, an earlier call with the same request
+    /// id is replayed, or its slug already exists.
     ///
-    /// Slugs that are free, and request ids, are distinct.
+    /// Slugs that do not exist yet, and request ids, must be distinct.
     ///
     /// # Errors
-    /// Those that befall all: of the hasher and of the store.
-    pub(super) async fn provision(
+    /// Only errors that affect all tenants.
+    pub(super) async fn provision_tenants(
         &self,
         scope: &IdempotencyScope,
-        flow: ProvisioningSource,
+        source: ProvisioningSource,
         specs: &[TenantSpec],
     ) -> Result<Vec<Result<CreateOutcome>>> {
         let now = self.clock.now();
-        let drafts = specs.iter().map(|spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
-        let (mut new, keys): (Vec<TenantInsert>, Vec<MintedKey>) = drafts.into_iter().unzip();
-        let random_parts = keys.iter().map(|key| key.random_part.clone()).collect();
-        for (new, secret_hash) in new.iter_mut().zip(self.hasher.hash_keys(random_parts, &mut system_rng()).await?) {
-            new.key.secret_hash = secret_hash;
+        let mut prepared = specs.iter().map(|spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
+        let random_parts = prepared.iter().map(|tenant| tenant.random_part.clone()).collect();
+        let secret_hashes = self.hasher.hash_keys(random_parts, &mut system_rng()).await?;
+        for (tenant, secret_hash) in prepared.iter_mut().zip(secret_hashes) {
+            tenant.insert.key.secret_hash = secret_hash;
         }
-        let made = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &new)).await?;
+        let inserts: Vec<&TenantInsert> = prepared.iter().map(|tenant| &tenant.insert).collect();
+        let created = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &inserts)).await?;
 
-        let is_made = made.iter().copied();
-        let not_made = specs.iter().zip(is_made.clone()).filter(|&(_, is_made)| !is_made).map(|(spec, _)| spec);
-        let claims = self.find_claims(scope, not_made).await?;
-        let outcomes = specs.iter().zip(new).zip(keys).zip(is_made).map(|(((spec, new), key), is_made)| {
-            if !is_made {
-                return self.replay(scope, spec, &claims);
-            }
-            let provisioned = new.tenant.into_provisioned(key.public_key, key.secret_key);
-            log_provisioned(&provisioned, flow);
-            Ok(CreateOutcome::Created(provisioned))
-        });
-        Ok(outcomes.collect())
+        let not_created = specs.iter().zip(&created).filter(|(_, created)| !**created).map(|(spec, _)| spec);
+        let records = self.find_records(scope, not_created).await?;
+        let mut outcomes = Vec::with_capacity(specs.len());
+        for ((spec, tenant), created) in specs.iter().zip(prepared).zip(created) {
+            outcomes.push(if created {
+                let provisioned = tenant.into_provisioned();
+                log_provisioned(&provisioned, source);
+                Ok(CreateOutcome::Created(provisioned))
+            } else {
+                self.replay(scope, spec, &records)
+            });
+        }
+        Ok(outcomes)
     }
 
-    async fn find_claims<'a>(
+    async fn find_records<'a>(
         &self,
         scope: &IdempotencyScope,
         specs: impl Iterator<Item = &'a TenantSpec>,
@@ -164,72 +183,75 @@ impl TenantService {
         self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
     }
 
+    /// Returns the outcome for a tenant that was not created.
     fn replay(
         &self,
         scope: &IdempotencyScope,
         spec: &TenantSpec,
-        claims: &[IdempotencyRecord<CreatedTenant>],
+        records: &[IdempotencyRecord<CreatedTenant>],
     ) -> Result<CreateOutcome> {
         let hash = spec.request_id.as_ref().map(RequestId::hash);
-        let claim = claims.iter().find(|claim| Some(claim.request_hash) == hash);
-        let Some((claim, request_id)) = claim.zip(spec.request_id.as_ref()) else {
+        let record = records.iter().find(|record| Some(record.request_hash) == hash);
+        let Some((record, request_id)) = record.zip(spec.request_id.as_ref()) else {
             return Err(Error::already_exists(UniqueField::TenantSlug, Some(spec.slug.as_str())));
         };
-        let secret_key = replayed_secret(scope.rpc, claim, request_id, spec.fingerprint, self.clock.now())?;
-        Ok(CreateOutcome::Replayed(Replay { made: claim.made.clone(), secret_key }))
+        let secret_key = replayed_secret(scope.rpc, record, request_id, spec.fingerprint, self.clock.now())?;
+        Ok(CreateOutcome::Replayed(Replay { created: record.created.clone(), secret_key }))
     }
 
-    /// Settles every identity before anything is written, so that one statement can write it all. The key's hash is still
-    /// missing.
-    fn prepare(&self, spec: &TenantSpec, created_at: OffsetDateTime) -> Result<(TenantInsert, MintedKey)> {
-        let (secret, claim) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
+    /// Generates all ids and the key before anything is written, so that one statement can write everything. The key's
+    /// hash is still missing.
+    fn prepare(&self, spec: &TenantSpec, created_at: OffsetDateTime) -> Result<PreparedTenant> {
+        let (secret, record) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
         let key = mint_key(self.key_mode, spec.slug.as_str(), secret, &mut system_rng());
-        let (id, segment_id, package_ids) = new_ids(created_at, &mut system_rng());
+        let MintedKey { key_id, public_key, secret_key, random_part } = key;
+        let ids = TenantIds::generate(created_at, &mut system_rng());
         let tenant = NewTenant {
-            id,
+            id: ids.tenant,
             slug: spec.slug.clone(),
             name: spec.name.clone(),
             commission: spec.commission,
-            segment_id,
-            package_ids,
+            segment_id: ids.segment,
+            package_ids: ids.packages,
             owner: spec.owner.clone(),
             created_at,
         };
-        let new_key =
-            NewApiKey { key_id: key.key_id.clone(), public_key: key.public_key.clone(), secret_hash: String::new() };
-        Ok((TenantInsert { tenant, key: new_key, claim }, key))
+        let key = NewApiKey { key_id, public_key: public_key.clone(), secret_hash: String::new() };
+        Ok(PreparedTenant { insert: TenantInsert { tenant, key, record }, public_key, secret_key, random_part })
     }
 }
 
 impl From<CreateFullyProvisioned> for TenantSpec {
-    fn from(spec: CreateFullyProvisioned) -> Self {
-        let fingerprint = spec.fingerprint();
-        let CreateFullyProvisioned { slug, name, commission, request_id, .. } = spec;
+    fn from(request: CreateFullyProvisioned) -> Self {
+        let fingerprint = request.fingerprint();
+        let CreateFullyProvisioned { slug, name, commission, request_id, .. } = request;
         Self { slug, name, commission, owner: None, request_id, fingerprint }
     }
 }
 
-type NewIds = (TenantId, SegmentId, [PackageId; defaults::PACKAGES.len()]);
-
-fn new_ids(now: OffsetDateTime, rng: &mut impl Rng) -> NewIds {
-    let tenant_id = TenantId::from_uuid(new_id(now, rng));
-    let segment_id = SegmentId::from_uuid(new_id(now, rng));
-    let mut package_ids = [PackageId::from_uuid(Uuid::nil()); _];
-    for package_id in &mut package_ids {
-        *package_id = PackageId::from_uuid(new_id(now, rng));
-    }
-    (tenant_id, segment_id, package_ids)
+struct TenantIds {
+    tenant: TenantId,
+    segment: SegmentId,
+    packages: [PackageId; defaults::PACKAGES.len()],
 }
 
-/// A line that operators count; never a secret.
-fn log_provisioned(provisioned: &ProvisionedTenant, flow: ProvisioningSource) {
+impl TenantIds {
+    fn generate(now: OffsetDateTime, rng: &mut impl Rng) -> Self {
+        let mut id = || -> Uuid { new_id(now, rng) };
+        let (tenant, segment) = (TenantId::from_uuid(id()), SegmentId::from_uuid(id()));
+        Self { tenant, segment, packages: std::array::from_fn(|_index| PackageId::from_uuid(id())) }
+    }
+}
+
+/// Writes the log line that operators count. It contains no secret.
+fn log_provisioned(provisioned: &ProvisionedTenant, source: ProvisioningSource) {
     tracing::info!(
         tenant_id = %provisioned.tenant.id,
         slug = provisioned.tenant.slug,
         segment_id = %provisioned.segment.id,
         packages_created = provisioned.packages.len(),
-        flow = flow.as_str(),
+        flow = source.as_str(),
         "Fully provisioned new tenant"
     );
-    metrics::tenant_provisioned(flow.as_str());
+    metrics::tenant_provisioned(source.as_str());
 }

@@ -1,51 +1,54 @@
-//! Claims on request ids: found again when a call is repeated, and forgotten when their time is over.
+//! Idempotency records: read when a call is repeated, and deleted once they have expired. They are written by the
+//! statements in `provisioning.rs` and `api_keys.rs`.
 
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{
     Store,
-    claim_rows::{CreationRow, KeyJson, PackageJson, RotationRow, SegmentJson},
-    tenants::select_tenants,
+    tenants::{TenantRow, select_tenants},
 };
 use crate::{
-    domain::idempotency::{
-        Bytes32, CreatedTenant, IdempotencyRecord, IdempotencyScope, RECORD_LIFETIME, SECRET_LIFETIME,
+    domain::{
+        ApiKey, Package, Segment,
+        idempotency::{
+            CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, RECORD_LIFETIME, SECRET_LIFETIME,
+            Sha256Digest,
+        },
     },
-    error::Result,
+    error::{Error, Result},
 };
 
-/// `claims` in ASCII: the advisory lock of whoever forgets claims at the moment.
+/// The advisory lock of the replica that deletes expired records: `claims` in ASCII.
 const CLEANUP_LOCK_KEY: i64 = 0x63_6c_61_69_6d_73;
 
 impl Store {
-    /// The claims on these request ids, with what their calls made, as it is now.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the records of these request ids, with the current state of what their calls created.
     pub async fn find_tenant_records(
         &self,
         scope: &IdempotencyScope,
-        request_hashes: &[Bytes32],
+        request_hashes: &[Sha256Digest],
         now: OffsetDateTime,
     ) -> Result<Vec<IdempotencyRecord<CreatedTenant>>> {
-        let hashes: Vec<&[u8]> = request_hashes.iter().map(Bytes32::as_slice).collect();
+        let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            row: CreationRow,
-            columns: r#", request_hash, fingerprint, salt, claim.created_at AS claimed_at, password_hash AS "password_hash?",
-               (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = claim.key_id)
-                   AS "api_key: Json<KeyJson>",
-               (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = claim.tenant_id AND id = claim.segment_id)
-                   AS "segment: Json<SegmentJson>",
+            row: TenantRecordRow,
+            columns: r#", request_hash, fingerprint, salt, record.created_at AS recorded_at,
+               password_hash AS "password_hash?",
+               (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
+                   AS "api_key: Json<ApiKey>",
+               (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = record.tenant_id AND id = record.segment_id)
+                   AS "segment: Json<Segment>",
                (SELECT jsonb_agg(to_jsonb(packages) ORDER BY grouping_order, id)
                   FROM packages
-                 WHERE tenant_id = claim.tenant_id AND id = ANY (claim.package_ids)) AS "packages: Json<Vec<PackageJson>>"
+                 WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)) AS "packages: Json<Vec<Package>>"
             "#,
-            from: "FROM idempotency_records AS claim
-             JOIN tenants ON tenants.id = claim.tenant_id
+            from: "FROM idempotency_records AS record
+             JOIN tenants ON tenants.id = record.tenant_id
              LEFT JOIN owners ON owners.tenant_id = tenants.id
-            WHERE claim.request_hash = ANY ($2) AND claim.caller = $3 AND claim.rpc = $4 AND claim.created_at > $5",
+            WHERE record.request_hash = ANY ($2) AND record.caller = $3 AND record.rpc = $4 AND record.created_at > $5",
             now,
             &hashes as _,
             scope.caller.name(),
@@ -53,26 +56,22 @@ impl Store {
             now - RECORD_LIFETIME,
         );
         let rows = rows.fetch_all(&mut self.acquire("find_tenant_records").await?).await?;
-        rows.into_iter().map(CreationRow::into_claim).collect()
+        rows.into_iter().map(TenantRecordRow::into_record).collect()
     }
 
-    /// The claim on this request id, with the key that its call made.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Returns the record of this request id, with the current state of the key that its call created.
     pub async fn find_rotation_record(
         &self,
         scope: &IdempotencyScope,
-        request_hash: &Bytes32,
+        request_hash: &Sha256Digest,
         now: OffsetDateTime,
     ) -> Result<Option<IdempotencyRecord<()>>> {
-        let row = sqlx::query_as!(
-            RotationRow,
+        let row = sqlx::query!(
             r#"
             SELECT request_hash, fingerprint, salt, created_at,
-                   (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = claim.key_id)
-                       AS "api_key: Json<KeyJson>"
-              FROM idempotency_records AS claim
+                   (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
+                       AS "api_key: Json<ApiKey>"
+              FROM idempotency_records AS record
              WHERE request_hash = $1 AND caller = $2 AND rpc = $3 AND created_at > $4
             "#,
             request_hash.as_slice(),
@@ -82,39 +81,46 @@ impl Store {
         )
         .fetch_optional(&mut self.acquire("find_rotation_record").await?)
         .await?;
-        row.map(RotationRow::into_claim).transpose()
+        row.map(|row| {
+            Ok(IdempotencyRecord {
+                request_hash: to_array(row.request_hash)?,
+                fingerprint: Fingerprint(to_array(row.fingerprint)?),
+                salt: row.salt.map(to_array).transpose()?,
+                created_at: row.created_at,
+                key: row.api_key.map(|key| key.0),
+                created: (),
+            })
+        })
+        .transpose()
     }
 
-    /// Removes up to `limit` salts and as many claims whose time is over, and answers whether there may be more. Does
-    /// nothing while another replica is at it.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Deletes up to `limit` expired salts and as many expired records. Returns whether there may be more. Does nothing
+    /// while another replica does the same.
     pub async fn delete_expired_idempotency_records(&self, now: OffsetDateTime, limit: i64) -> Result<bool> {
-        let forgotten = sqlx::query!(
+        let counts = sqlx::query!(
             r#"
-            WITH turn AS MATERIALIZED (
-                SELECT pg_try_advisory_xact_lock($1) AS is_mine
+            WITH lock AS MATERIALIZED (
+                SELECT pg_try_advisory_xact_lock($1) AS acquired
             ), unsalted AS (
                 UPDATE idempotency_records SET salt = NULL
                  WHERE (request_hash, caller, rpc) IN (
                        SELECT request_hash, caller, rpc
                          FROM idempotency_records
-                        WHERE salt IS NOT NULL AND created_at <= $2 AND (SELECT is_mine FROM turn)
+                        WHERE salt IS NOT NULL AND created_at <= $2 AND (SELECT acquired FROM lock)
                         ORDER BY created_at
                         LIMIT $4)
                 RETURNING 1
-            ), forgotten AS (
+            ), deleted AS (
                 DELETE FROM idempotency_records
                  WHERE (request_hash, caller, rpc) IN (
                        SELECT request_hash, caller, rpc
                          FROM idempotency_records
-                        WHERE salt IS NULL AND created_at <= $3 AND (SELECT is_mine FROM turn)
+                        WHERE salt IS NULL AND created_at <= $3 AND (SELECT acquired FROM lock)
                         ORDER BY created_at
                         LIMIT $4)
                 RETURNING 1
             )
-            SELECT (SELECT count(*) FROM unsalted) AS "unsalted!", (SELECT count(*) FROM forgotten) AS "forgotten!"
+            SELECT (SELECT count(*) FROM unsalted) AS "unsalted!", (SELECT count(*) FROM deleted) AS "deleted!"
             "#,
             CLEANUP_LOCK_KEY,
             now - SECRET_LIFETIME,
@@ -123,6 +129,64 @@ impl Store {
         )
         .fetch_one(&mut self.acquire("delete_expired_idempotency_records").await?)
         .await?;
-        Ok(forgotten.unsalted == limit || forgotten.forgotten == limit)
+        Ok(counts.unsalted == limit || counts.deleted == limit)
     }
+}
+
+/// The columns of [`TenantRow`], those of a record, and what its call created as JSON.
+struct TenantRecordRow {
+    id: Uuid,
+    slug: String,
+    name: String,
+    commission_hundredths: i32,
+    branding: Json<Map<String, Value>>,
+    is_active: bool,
+    created_at: OffsetDateTime,
+    updated_at: OffsetDateTime,
+    deleted_at: Option<OffsetDateTime>,
+    owner_email: Option<String>,
+    api_key_public: Option<String>,
+    request_hash: Vec<u8>,
+    fingerprint: Vec<u8>,
+    salt: Option<Vec<u8>>,
+    recorded_at: OffsetDateTime,
+    password_hash: Option<String>,
+    api_key: Option<Json<ApiKey>>,
+    segment: Option<Json<Segment>>,
+    packages: Option<Json<Vec<Package>>>,
+}
+
+impl TenantRecordRow {
+    fn into_record(self) -> Result<IdempotencyRecord<CreatedTenant>> {
+        let tenant = TenantRow {
+            id: self.id,
+            slug: self.slug,
+            name: self.name,
+            commission_hundredths: self.commission_hundredths,
+            branding: self.branding,
+            is_active: self.is_active,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            deleted_at: self.deleted_at,
+            owner_email: self.owner_email,
+            api_key_public: self.api_key_public,
+        };
+        Ok(IdempotencyRecord {
+            request_hash: to_array(self.request_hash)?,
+            fingerprint: Fingerprint(to_array(self.fingerprint)?),
+            salt: self.salt.map(to_array).transpose()?,
+            created_at: self.recorded_at,
+            key: self.api_key.map(|key| key.0),
+            created: CreatedTenant {
+                tenant: tenant.into_tenant()?,
+                segment: self.segment.map(|segment| segment.0),
+                packages: self.packages.map(|packages| packages.0).unwrap_or_default(),
+                password_hash: self.password_hash,
+            },
+        })
+    }
+}
+
+fn to_array(bytes: Vec<u8>) -> Result<Sha256Digest> {
+    bytes.try_into().map_err(|_unfit| Error::internal("a hash in an idempotency record is not 32 bytes long"))
 }

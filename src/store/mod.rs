@@ -7,7 +7,6 @@
 mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
-mod claim_rows;
 mod error;
 mod executor;
 mod idempotency;

@@ -136,7 +136,7 @@ impl From<CreateOutcome> for ReplayedTenant {
     fn from(outcome: CreateOutcome) -> Self {
         let (tenant, secret_key) = match outcome {
             CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
-            CreateOutcome::Replayed(replay) => (replay.made.tenant, replay.secret_key),
+            CreateOutcome::Replayed(replay) => (replay.created.tenant, replay.secret_key),
         };
         Self { tenant_id: tenant.id, public_key: tenant.api_key_public, secret_key }
     }

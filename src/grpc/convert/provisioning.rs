@@ -62,10 +62,10 @@ fn provisioned_response(provisioned: ProvisionedTenant) -> pb::CreateFullyProvis
 
 fn replayed_response(replay: Replay) -> pb::CreateFullyProvisionedResponse {
     pb::CreateFullyProvisionedResponse {
-        tenant: Some(tenant(replay.made.tenant)),
+        tenant: Some(tenant(replay.created.tenant)),
         secret_key: replay.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
-        segment: replay.made.segment.map(segment),
-        packages: replay.made.packages.into_iter().map(package).collect(),
+        segment: replay.created.segment.map(segment),
+        packages: replay.created.packages.into_iter().map(package).collect(),
         replayed: true,
     }
 }
