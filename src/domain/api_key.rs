@@ -80,7 +80,7 @@ pub enum KeyStatus {
 }
 
 impl StoredApiKey {
-    /// Returns the verdict for a caller that has presented the correct secret. A permanent status takes precedence over a
+    /// Returns the verdict for a caller that presented the correct secret. A permanent status takes precedence over a
     /// temporary one.
     pub fn verdict(self, now: OffsetDateTime) -> KeyVerdict {
         if self.tenant_is_deleted {

@@ -14,7 +14,7 @@ pub const PUBLIC_PREFIX: &str = "pk_";
 pub const SECRET_PREFIX: &str = "sk_";
 /// Base62 digits of a key's id.
 pub const KEY_ID_LENGTH: usize = 16;
-/// Maximum length of a stem, which is the tenant's slug up to its first `-`: enough for a person to recognize the tenant.
+/// Maximum length of a stem, the tenant's slug up to its first `-`. It lets a person recognize the tenant.
 pub const STEM_MAX_LENGTH: usize = 16;
 /// Base62 digits of `<random>`, checksum included.
 pub const RANDOM_PART_LENGTH: usize = U256_DIGITS + CHECKSUM_LENGTH;

@@ -1,5 +1,5 @@
-//! Derives the secret of a key from the request id of the call that creates it, so that a repeated call returns the same
-//! secret for as long as the salt is stored.
+//! Derives the secret of a key from the request id of the call that creates it, so that a repeated call returns the
+//! same secret for as long as the salt is stored.
 
 use hkdf::Hkdf;
 use sha2::Sha256;

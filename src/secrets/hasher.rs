@@ -1,7 +1,7 @@
 //! Hashes and verifies keys and passwords on bounded pools, off the async runtime.
 //!
-//! Keys and passwords have separate parameters and separate [`HashingPool`]s, so that a sign-up never delays a key. Salts
-//! come from the generator that the caller passes.
+//! Keys and passwords have separate parameters and separate [`HashingPool`]s, so that a sign-up never delays a key.
+//! Salts come from the generator that the caller passes.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ struct HashProfile {
     pool: Arc<HashingPool>,
 }
 
-/// A secret to hash, with its salt. The salt is drawn before the work moves to a pool, so that the generator stays with the
+/// A secret to hash, with its salt. Drawing the salt before the work moves to a pool leaves the generator with the
 /// caller.
 struct SaltedSecret {
     secret: SecretString,
@@ -143,7 +143,7 @@ impl Hasher {
         self.passwords.verify(secret, stored).await
     }
 
-    /// Returns whether the password is easily guessed by an attacker who knows `user_inputs`. Runs on the password pool,
+    /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the password pool,
     /// because some passwords take as long as hashing.
     ///
     /// # Errors

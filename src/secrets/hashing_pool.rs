@@ -1,8 +1,8 @@
 //! A bounded pool for hashing.
 //!
 //! A fixed number of jobs runs at a time, a bounded queue waits, and further jobs are rejected. Memory and latency are
-//! therefore bounded under any load. The pool reuses the memory that Argon2 fills, because touching fresh pages costs more
-//! than the hashing itself. It does not know what its jobs compute.
+//! therefore bounded under any load. The pool reuses the memory that Argon2 fills, because touching fresh pages costs
+//! more than the hashing itself. It does not know what its jobs compute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -9,8 +9,8 @@ use crate::domain::Password;
 /// only of look-alikes of letters takes up to a second at its own limit of 100, and a tenth of that at 32.
 const CHUNK_CHARS: usize = 32;
 
-/// Whether an attacker who tries `user_inputs` and common passwords first needs at most a million guesses (zxcvbn's score
-/// below 2; Wheeler, USENIX Security 2016).
+/// Whether an attacker who tries `user_inputs` and common passwords first needs at most a million guesses (zxcvbn's
+/// score below 2; Wheeler, USENIX Security 2016).
 pub(super) fn is_guessable(password: &Password, user_inputs: &[String]) -> bool {
     // Split like the password, so that each chunk of a long name is recognized in it.
     let user_inputs: Vec<String> =

@@ -85,8 +85,8 @@ impl TenantService {
         ParsedSecretKey::parse(secret_key).is_some()
     }
 
-    /// Verifies a secret key. A malformed key is rejected at once; every other one costs one lookup and one hash, whether
-    /// or not the key exists.
+    /// Verifies a secret key. A malformed key is rejected at once; every other one costs one lookup and one hash,
+    /// whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let Some(parsed) = ParsedSecretKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
         let mut stored = self.store.find_api_key(parsed.key_id).await?;

@@ -1,4 +1,4 @@
-//! New ids and slug suffixes from the time and the random generator that are passed in, and the generator of the service.
+//! New ids and slug suffixes, from the time and the random generator that are passed in. Also returns that generator.
 
 use rand::{Rng, RngExt as _, rand_core::UnwrapErr, rngs::SysRng};
 use time::OffsetDateTime;

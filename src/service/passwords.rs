@@ -25,7 +25,7 @@ impl TenantService {
         Ok(Some(owner.tenant_id))
     }
 
-    /// The password is known only during a login. If the rehash fails, the login still succeeds and the next one retries.
+    /// The password is known only during a login. A failure does not fail the login; the next login retries.
     async fn rehash(&self, owner: &Owner, password: Password) {
         let replaced = async {
             let new_hash = self.hasher.hash_password(password, &mut system_rng()).await?;

@@ -51,9 +51,9 @@ impl Store {
 async fn run_lookup_worker(pool: ConnectionPool, mut queue: UnboundedReceiver<Lookup>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
-        let resolved = resolve_batch(pool.clone(), std::mem::take(&mut batch));
+        let work = resolve_batch(pool.clone(), std::mem::take(&mut batch));
         // Runs in its own task, so that a panic fails only the callers of this batch and not the worker.
-        let _ = tokio::spawn(resolved).await;
+        let _ = tokio::spawn(work).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finds owners and replaces their password hashes. An owner is inserted together with its tenant, in `provisioning.rs`.
+//! Finds owners and replaces their password hashes. `provisioning.rs` inserts an owner together with its tenant.
 
 use uuid::Uuid;
 

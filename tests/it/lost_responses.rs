@@ -95,7 +95,7 @@ async fn a_lost_rotation_response_is_replayed() {
     let request = || RotateApiKeyRequest { request_id: Some(id(3)), ..rotation(&tenant.id, None) };
     for (text, cut, keys) in [
         ("BEGIN", Cut::BeforeAnswer, 1),
-        ("winner AS", Cut::BeforeAnswer, 1),
+        ("rotated_tenant AS", Cut::BeforeAnswer, 1),
         ("COMMIT", Cut::BeforeStatement, 1),
         ("COMMIT", Cut::BeforeAnswer, 2),
     ] {

@@ -194,7 +194,7 @@ async fn keys_whose_lookup_fails_are_unavailable_and_the_next_are_verified() {
     let server = proxy.options(&database.server);
     let fixture = Fixture::start_on(TestDatabase { server, ..database }).await;
     let tenant = fixture.tenant("bella-weddings").await;
-    proxy.inject("AS asked", Cut::BeforeAnswer);
+    proxy.inject("AS requested", Cut::BeforeAnswer);
     let verdicts = (0..20).map(|_| {
         let (mut client, secret_key) = (fixture.provisioning.clone(), tenant.secret_key.clone());
         async move { client.verify_api_key(VerifyApiKeyRequest { secret_key }).await }
