@@ -28,7 +28,7 @@ impl OpenDatabase {
             Database::Url(options) => {
                 Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, private: None })
             }
-            Database::Private { pg_bin } => {
+            Database::Embedded { pg_bin } => {
                 let root = PathBuf::from(ROOT);
                 let settings = Settings { root, pg_bin, durable: true, max_connections: MAX_CONNECTIONS };
                 let private = EmbeddedPostgres::start(settings).await?;
@@ -49,7 +49,7 @@ impl OpenDatabase {
     /// The same, for commands about what is there already: without a database they say so, instead of making an empty one
     /// and finding nothing wrong with it.
     pub async fn open_existing(database: Database) -> Result<Self, Error> {
-        if matches!(database, Database::Private { .. }) && !Path::new(ROOT).exists() {
+        if matches!(database, Database::Embedded { .. }) && !Path::new(ROOT).exists() {
             return Err(format!("there is no DATABASE_URL, and no ./{ROOT} either").into());
         }
         Self::open_migrated(database).await

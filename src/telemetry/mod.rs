@@ -26,7 +26,7 @@ pub struct Telemetry(Providers);
 /// # Errors
 /// Where the settings of the export make no sense.
 pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
-    let providers = Providers::build(settings.exports)?;
+    let providers = Providers::build(settings.exporters)?;
     let installed = match &providers.tracer {
         None => tracing_subscriber::registry().with(settings.filter).with(lines(settings.format)).try_init(),
         Some(tracer) => tracing_subscriber::registry()

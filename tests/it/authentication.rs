@@ -259,7 +259,7 @@ async fn with_tokens_any_address_may_be_served_and_a_broken_file_is_named_at_sta
         command
     };
     let mut program = Program::start(&mut serve("tokens.toml"));
-    program.wait_for("Callers need a token");
+    program.wait_for("Callers need a service token");
     drop(program);
     let output = serve("missing.toml").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
