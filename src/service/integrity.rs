@@ -42,7 +42,7 @@ impl TenantService {
         let chunks = stream::iter(IntegritySubject::ALL)
             .flat_map(move |subject| self.store.check_integrity(subject, ids.clone()));
         exists.map_ok(|()| chunks).try_flatten_stream().inspect_ok(|chunk| {
-            chunk.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.as_str()));
+            chunk.findings.iter().for_each(|finding| metrics::count_integrity_finding(finding.kind.as_str()));
         })
     }
 

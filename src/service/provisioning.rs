@@ -230,5 +230,5 @@ fn log_provisioned(provisioned: &ProvisionedTenant, flow: ProvisioningSource) {
         flow = flow.as_str(),
         "Fully provisioned new tenant"
     );
-    metrics::tenant_provisioned(flow.as_str());
+    metrics::count_provisioned_tenant(flow.as_str());
 }

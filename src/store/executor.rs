@@ -59,7 +59,7 @@ impl StatementTimer {
             self.span.record("error.type", failure);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::statement_ended(self.operation, failure, self.at.elapsed());
+        metrics::record_statement(self.operation, failure, self.at.elapsed());
         answer
     }
 }
