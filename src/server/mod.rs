@@ -137,7 +137,7 @@ pub async fn start(
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
-    let router = transport()
+    let server = transport()
         // GOAWAY at this age; calls in flight finish. A grace period would cut them off.
         .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
@@ -149,10 +149,10 @@ pub async fn start(
     let stopped = async { drop(stopped.await) };
     let address = bound.address;
     let serve_task = match tls {
-        None => tokio::spawn(router.serve_with_incoming_shutdown(plaintext(bound), stopped)),
+        None => tokio::spawn(server.serve_with_incoming_shutdown(plaintext(bound), stopped)),
         Some(config) => {
             let connections = accept::incoming(bound.listener, tls::handshake(config));
-            tokio::spawn(router.serve_with_incoming_shutdown(connections, stopped))
+            tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped))
         }
     };
     Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
