@@ -42,7 +42,7 @@ pub struct DoctorArgs {
 
 #[derive(Clone, Args)]
 pub struct ImportArgs {
-    /// CSV file of tenants, with the columns slug, name and optionally `commission_percent`
+    /// CSV file of tenants, with the columns `slug`, `name` and optionally `commission_percent`
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// File to write the keys to; with the file of an earlier run, the import continues it
@@ -54,7 +54,7 @@ pub struct ImportArgs {
     /// Batches in flight, of 100 rows each [default: 4]
     #[arg(long = CONCURRENCY.flag, value_name = "COUNT")]
     concurrency: Option<String>,
-    /// Import through this server, such as <http://127.0.0.1:50051> [default: into the database]
+    /// Import through this server, such as `http://127.0.0.1:50051` [default: into the database]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Service token for the server
