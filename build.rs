@@ -1,27 +1,26 @@
-//! Compiles the protobuf API with protox, so that no machine needs protoc.
+//! Compiles the protobuf API with protox, so that a build does not need protoc.
 //!
-//! Messages with a field marked `debug_redact` get a `Debug` that shows nothing, instead of the derived one that would
-//! print a secret into the first log line that holds the message.
+//! A message with a `debug_redact` field gets a `Debug` that shows no field, because the derived one would print the secret.
 
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 const PROTO_ROOT: &str = "proto";
-const FILES: [&str; 2] = ["turnkey/v1/tenant_provisioning.proto", "turnkey/v1/package_catalog.proto"];
+const PROTO_FILES: [&str; 2] = ["turnkey/v1/tenant_provisioning.proto", "turnkey/v1/package_catalog.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO_ROOT}");
-    // A new migration has to find its way into the binary.
+    // The binary embeds the migrations.
     println!("cargo::rerun-if-changed=migrations");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut compiler = protox::Compiler::new([PROTO_ROOT])?;
-    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
-    // Reflection serves this file, comments included.
+    compiler.include_imports(true).include_source_info(true).open_files(PROTO_FILES)?;
+    // Reflection serves these descriptors, comments included.
     fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
-    let secret_messages = messages_with_secrets(&compiler.descriptor_pool());
+    let redacted_messages = messages_to_redact(&compiler.descriptor_pool());
     let mut redacted_debug = String::new();
-    for message in &secret_messages {
+    for message in &redacted_messages {
         writeln!(
             redacted_debug,
             "impl std::fmt::Debug for {message} {{\n    \
@@ -32,12 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("redacted_debug.rs"), redacted_debug)?;
 
     tonic_prost_build::configure()
-        .skip_debug(secret_messages.iter().map(|message| format!("turnkey.v1.{message}")))
+        .skip_debug(redacted_messages.iter().map(|message| format!("turnkey.v1.{message}")))
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
 
-fn messages_with_secrets(pool: &protox::prost_reflect::DescriptorPool) -> Vec<String> {
+fn messages_to_redact(pool: &protox::prost_reflect::DescriptorPool) -> Vec<String> {
     pool.all_messages()
         .filter(|message| message.package_name() == "turnkey.v1")
         .filter(|message| {

@@ -30,7 +30,7 @@ impl OpenDatabase {
             Database::Url(options) => {
                 Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, embedded: None })
             }
-            Database::Private { pg_bin } => {
+            Database::Embedded { pg_bin } => {
                 let root = PathBuf::from(EMBEDDED_DIR);
                 let settings = Settings { root, pg_bin, durable: true, max_connections: EMBEDDED_MAX_CONNECTIONS };
                 let embedded = EmbeddedPostgres::start(settings).await?;
@@ -55,7 +55,7 @@ impl OpenDatabase {
     /// Like [`Self::open_migrated`], but fails instead of creating an embedded database: it would be empty, and the
     /// command would report that nothing is wrong.
     pub async fn open_existing(database: Database) -> Result<Self, Error> {
-        if matches!(database, Database::Private { .. }) && !Path::new(EMBEDDED_DIR).exists() {
+        if matches!(database, Database::Embedded { .. }) && !Path::new(EMBEDDED_DIR).exists() {
             return Err(format!("no database: DATABASE_URL is not set, and ./{EMBEDDED_DIR} does not exist").into());
         }
         Self::open_migrated(database).await

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line. Each command has a file; its settings are in [`crate::config`].
 
 mod database;
 mod doctor;
@@ -29,9 +29,9 @@ use crate::{
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Creates tenants of a booking platform move-in ready, or not at all.
+/// Provisions the tenants of a booking platform atomically.
 ///
-/// Without a command it serves.
+/// Without a command, the service runs.
 #[derive(Parser)]
 #[command(name = "turnkey", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -47,29 +47,29 @@ struct Cli {
 enum Command {
     /// Run the service
     Serve(Box<ServeArgs>),
-    /// Bring the database's schema up to date and exit
+    /// Bring the database schema up to date and exit
     Migrate(DatabaseArgs),
-    /// Find orphans and half tenants, and repair them
+    /// Find damaged tenants, and repair them with --repair
     Doctor(Box<DoctorArgs>),
-    /// Make many tenants from a file, and write their keys into another
+    /// Create tenants from a CSV file and write their keys to another
     Import(Box<ImportArgs>),
-    /// Remove tenants for good that were deleted some time ago
+    /// Delete tenants permanently that were deleted some time ago
     Purge(PurgeArgs),
-    /// Let services call
+    /// Manage service tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Exit 0 where the server is SERVING
+    /// Exit with 0 if the server is SERVING
     Healthcheck(HealthcheckArgs),
 }
 
 #[derive(Subcommand)]
 enum TokenCommand {
-    /// Make a token; it is printed this once
+    /// Create a service token and print it, this one time only
     Create(TokenArgs),
 }
 
-/// Runs the command that the process was started with: exit code 0 when it did its work, 1 when it could not, 2 when it
-/// was not understood; the doctor has codes of its own.
+/// Runs the command of the process. Exit code 0: it succeeded; 1: it failed; 2: the command line or a setting is invalid.
+/// The doctor has codes of its own.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
@@ -87,34 +87,31 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// `failure` is the exit code of work that could not be done.
-fn run_command<Settings, Work, Done>(
+/// `failure_code` is the exit code if the command returns an error.
+fn run_command<Settings, Work, Output>(
     log: Result<LogSettings, ConfigErrors>,
     settings: Result<Settings, ConfigErrors>,
     run: impl FnOnce(Settings) -> Work,
-    failure: u8,
+    failure_code: u8,
 ) -> ExitCode
 where
-    Work: Future<Output = Result<Done, Error>>,
-    Done: Termination,
+    Work: Future<Output = Result<Output, Error>>,
+    Output: Termination,
 {
     match (log, settings) {
-        (Ok(log), Ok(settings)) => {
-            let runtime = Builder::new_multi_thread().enable_all().build();
-            match runtime {
-                Ok(runtime) => in_runtime(runtime, log, run(settings), failure),
-                Err(error) => fail(&error, failure),
-            }
-        }
-        (log, settings) => fail(&ConfigErrors::all(log.err().into_iter().chain(settings.err())), 2),
+        (Ok(log), Ok(settings)) => match Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => run_in_runtime(runtime, log, run(settings), failure_code),
+            Err(error) => fail(&error, failure_code),
+        },
+        (log, settings) => fail(&ConfigErrors::join(log.err().into_iter().chain(settings.err())), 2),
     }
 }
 
-fn in_runtime(
+fn run_in_runtime(
     runtime: Runtime,
     log: LogSettings,
     command: impl Future<Output = Result<impl Termination, Error>>,
-    failure: u8,
+    failure_code: u8,
 ) -> ExitCode {
     let telemetry = {
         let _entered = runtime.enter();
@@ -124,19 +121,45 @@ fn in_runtime(
         Err(error) => fail(&error, 2),
         Ok(telemetry) => {
             let code = match runtime.block_on(command) {
-                Ok(done) => done.report(),
-                Err(error) => fail(&*error, failure),
+                Ok(output) => output.report(),
+                Err(error) => fail(&*error, failure_code),
             };
             telemetry.shut_down();
             code
         }
     };
-    // Dropping it would wait for threads that cannot be stopped, such as one that looks a name up while DNS is down.
+    // Dropping the runtime would wait for blocking threads, such as a name lookup while DNS is down.
     runtime.shutdown_background();
     code
 }
 
-fn fail(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    eprintln!("turnkey: {}", ErrorChain(why));
+/// Prints the error with its causes.
+fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("turnkey: {}", ErrorChain(error));
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn with_subcommands(command: &clap::Command) -> Vec<&clap::Command> {
+        std::iter::once(command).chain(command.get_subcommands().flat_map(with_subcommands)).collect()
+    }
+
+    #[test]
+    fn every_setting_has_matching_names_and_a_row_in_the_configuration_guide() {
+        let guide = include_str!("../../docs/configuration.md");
+        let mut cli = Cli::command();
+        cli.build();
+        let arguments = with_subcommands(&cli).into_iter().flat_map(clap::Command::get_arguments);
+        for argument in arguments {
+            let (Some(flag), Some(variable)) = (argument.get_long(), argument.get_env()) else { continue };
+            let variable = variable.to_str().unwrap();
+            assert_eq!(variable.trim_start_matches("TURNKEY_"), flag.to_uppercase().replace('-', "_"));
+            assert!(guide.contains(&format!("| `{variable}` | `--{flag}` |")), "{variable}");
+        }
+    }
 }

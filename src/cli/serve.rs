@@ -1,6 +1,7 @@
-//! `turnkey serve`
+//! `turnkey serve`: opens the database, starts the server and stops it at SIGTERM or SIGINT.
 
 use std::{
+    convert::Infallible,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,41 +11,45 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Error, database::OpenDatabase};
 use crate::{
-    config::ServeSettings,
-    server::{self, Server},
+    config::{ServeSettings, ServerSettings},
+    server::{self, BoundListener, Server},
     service::Clock,
 };
 
 pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
-    // First of all, so that the first line of the log is the address, and a port in use costs no database.
+    // Bind first, so that the first log line is the address, and a port in use is reported before a database is started.
     let bound = server::bind(settings.server.listen).await?;
     let database = tokio::select! {
         database = OpenDatabase::open(settings.database) => database?,
         () = &mut stopped => return Ok(()),
     };
-    // One that was killed leaves its file behind. Not before here: a second server, which cannot start, must not take away
-    // the first one's.
+    // A killed server leaves its ready file behind. Not earlier: a second server, which fails to start above, must not
+    // remove the file of the first.
     remove(settings.ready_file.as_deref())?;
-    if settings.server.tokens_file.is_some() {
-        tracing::info!("Callers need a token, or a tenant's own key");
-    } else if settings.server.listen.ip().is_loopback() {
-        tracing::warn!("Callers need no credential: anyone on this machine may call");
-    } else {
-        tracing::warn!("Callers need no credential: anyone who reaches this address may call");
-    }
+    log_who_may_call(&settings.server);
     let served = serve(&database, bound, settings.migrate, settings.ready_file, &settings.server, stopped).await;
     database.close().await?;
     served
 }
 
+fn log_who_may_call(settings: &ServerSettings) {
+    if settings.tokens_file.is_some() {
+        tracing::info!("Callers need a service token, a client certificate or a tenant key");
+    } else if settings.listen.ip().is_loopback() {
+        tracing::warn!("Callers need no credential: every program on this machine may call");
+    } else {
+        tracing::warn!("Callers need no credential: every client that reaches this address may call");
+    }
+}
+
 async fn serve(
     database: &OpenDatabase,
-    bound: server::BoundListener,
+    bound: BoundListener,
     migrate: bool,
     ready_file: Option<PathBuf>,
-    settings: &crate::config::ServerSettings,
+    settings: &ServerSettings,
     mut stopped: impl Future<Output = ()> + Unpin,
 ) -> Result<(), Error> {
     if migrate || database.is_embedded() {
@@ -56,7 +61,7 @@ async fn serve(
     let server = server::start(bound, database.server.clone(), settings, Clock::system()).await?;
     let ended = tokio::select! {
         () = &mut stopped => Ok(()),
-        Err(error) = announce(&server, ready_file.as_deref()) => Err(error),
+        Err(error) = write_ready_file(&server, ready_file.as_deref()) => Err(error),
     };
     tracing::info!("Stopping");
     let removed = remove(ready_file.as_deref());
@@ -64,8 +69,8 @@ async fn serve(
     ended.and(removed)
 }
 
-/// Writes the address to the file at the first SERVING; for ever waiting then, an end would be an error.
-async fn announce(server: &Server, ready_file: Option<&Path>) -> Result<std::convert::Infallible, Error> {
+/// Writes the address to the file once the server is SERVING. Returns only an error; otherwise it waits forever.
+async fn write_ready_file(server: &Server, ready_file: Option<&Path>) -> Result<Infallible, Error> {
     if let Some(path) = ready_file {
         server.readiness().wait_for(|&ready| ready).await?;
         write_address(path, server.address)
@@ -75,22 +80,25 @@ async fn announce(server: &Server, ready_file: Option<&Path>) -> Result<std::con
     std::future::pending().await
 }
 
-/// Whole or not at all: whoever waits for the file reads it as soon as it is there.
+/// Renames a complete file into place, because other programs read the file as soon as it exists.
 fn write_address(path: &Path, address: SocketAddr) -> io::Result<()> {
-    let mut half_written = path.as_os_str().to_owned();
-    half_written.push(".new");
-    fs::write(&half_written, format!("{address}\n"))?;
-    fs::rename(&half_written, path)
+    let mut incomplete = path.as_os_str().to_owned();
+    incomplete.push(".new");
+    fs::write(&incomplete, format!("{address}\n"))?;
+    fs::rename(&incomplete, path)
 }
 
 fn remove(ready_file: Option<&Path>) -> Result<(), Error> {
-    match ready_file.map(fs::remove_file) {
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+    let Some(path) = ready_file else { return Ok(()) };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove the ready file {}: {error}", path.display()).into())
+        }
         _ => Ok(()),
     }
 }
 
-/// SIGTERM, or ctrl-c.
+/// Registers the signal handlers and returns a future that ends at SIGTERM or SIGINT.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

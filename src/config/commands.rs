@@ -1,4 +1,4 @@
-//! What the commands beside `serve` need to know.
+//! The settings of the commands other than `serve`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,96 +10,97 @@ use std::{
 use clap::Args;
 use secrecy::SecretString;
 
-use super::{ConfigErrors, Database, DatabaseArgs, key_argon2, key_mode, listen};
+use super::{
+    ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN, TOKENS_FILE,
+    setting::{ADDRESS_FORMAT, POSITIVE_FORMAT, Setting},
+};
 use crate::domain::{Argon2Params, KeyMode, Role, service_credentials::ServiceName};
+
+const CONCURRENCY: Setting = Setting::flag("concurrency");
+const OLDER_THAN: Setting = Setting::flag("older-than");
+const NAME: Setting = Setting::flag("name");
+const ROLE: Setting = Setting::flag("role");
+
+const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 #[derive(Clone, Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Make what is missing, from the defaults of a new tenant
+    /// Create what is missing, from the defaults of a new tenant
     #[arg(long)]
     repair: bool,
-    /// One JSON object a line instead of a table
+    /// Print one JSON object per finding and line instead of a table
     #[arg(long)]
     json: bool,
-    /// Where the secrets of keys made by a repair are written; without it none is made
+    /// File to append the keys of repaired tenants to; without it, no keys are created
     #[arg(long, value_name = "FILE", requires = "repair")]
     out: Option<PathBuf>,
-    /// `live` or `test`; stands in every new key [default: live]
-    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
-    key_mode: Option<String>,
-    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
-    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
-    key_argon2: Option<String>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Args)]
 pub struct ImportArgs {
-    /// The tenants, as CSV with the columns slug, name and, if you like, `commission_percent`
+    /// CSV file of tenants, with the columns `slug`, `name` and optionally `commission_percent`
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Where their keys are written; the same file goes on where a run before was stopped
+    /// File to write the keys to; with the file of an earlier run, the import continues it
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Go on without the rows that cannot be imported
+    /// Import the valid rows although others are invalid
     #[arg(long)]
     skip_invalid: bool,
-    /// Calls at a time, of 100 rows each [default: 4]
-    #[arg(long, value_name = "COUNT")]
+    /// Batches in flight, of 100 rows each [default: 4]
+    #[arg(long = CONCURRENCY.flag, value_name = "COUNT")]
     concurrency: Option<String>,
-    /// Import by way of this server, such as <http://127.0.0.1:50051> [default: into the database itself]
+    /// Import through this server, such as `http://127.0.0.1:50051` [default: into the database]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// The token to call the server with
+    /// Service token for the server
     #[arg(long, env = "TURNKEY_TOKEN", hide_env_values = true, value_name = "TOKEN", requires = "server")]
     token: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
-    /// `live` or `test`; stands in every new key [default: live]
-    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
-    key_mode: Option<String>,
-    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
-    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
-    key_argon2: Option<String>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Args)]
 pub struct PurgeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Only tenants that were deleted longer ago than this, such as 30d, 12h or `1month 5days`
-    #[arg(long, value_name = "DURATION")]
+    /// Minimum time since the tenants were deleted, such as 30d, 12h or `1month 5days`
+    #[arg(long = OLDER_THAN.flag, value_name = "DURATION")]
     older_than: String,
-    /// Remove them without asking
+    /// Purge without confirmation
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Clone, Args)]
 pub struct TokenArgs {
-    /// Who is to call with it; stands in the token and in the spans of its calls
-    #[arg(long, value_name = "NAME")]
+    /// Name of the service; appears in the token, in logs and in spans
+    #[arg(long = NAME.flag, value_name = "NAME")]
     name: String,
-    /// What it may do: `provisioner`, `verifier` or `catalog`; may be said several times
-    #[arg(long = "role", value_name = "ROLE", required = true)]
+    /// Role of the service: `provisioner`, `verifier` or `catalog`; can be given more than once
+    #[arg(long = ROLE.flag, value_name = "ROLE", required = true)]
     roles: Vec<String>,
-    /// The server's file of tokens, to which the entry is added [default: standard error]
-    #[arg(long, env = "TURNKEY_TOKENS_FILE", value_name = "FILE")]
+    /// Tokens file of the server to add the entry to [default: print the entry to standard error]
+    #[arg(long = TOKENS_FILE.flag, env = TOKENS_FILE.variable, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Args)]
 pub struct HealthcheckArgs {
-    /// The server's address for health alone, if it has one
-    #[arg(long, env = "TURNKEY_HEALTH_LISTEN", value_name = "ADDRESS")]
+    /// Health address of the server, if it has one
+    #[arg(long = HEALTH_LISTEN.flag, env = HEALTH_LISTEN.variable, value_name = "ADDRESS")]
     health_listen: Option<String>,
-    /// The server's address [default: 127.0.0.1:50051]
-    #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
+    /// Address of the server [default: 127.0.0.1:50051]
+    #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
 }
 
-/// What `turnkey doctor` needs to know.
 pub struct DoctorSettings {
     pub database: Database,
     pub repair: bool,
@@ -109,7 +110,6 @@ pub struct DoctorSettings {
     pub key_argon2: Argon2Params,
 }
 
-/// What `turnkey import` needs to know.
 pub struct ImportSettings {
     pub file: PathBuf,
     pub out: PathBuf,
@@ -132,22 +132,24 @@ impl ImportTarget {
     }
 }
 
-/// What `turnkey purge` needs to know.
 pub struct PurgeSettings {
     pub database: Database,
     pub older_than: Duration,
     pub yes: bool,
 }
 
+pub struct TokenSettings {
+    pub name: ServiceName,
+    pub roles: Vec<Role>,
+    pub tokens_file: Option<PathBuf>,
+}
+
 impl DoctorArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<DoctorSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
-        let key_mode = key_mode(&mut errors, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(&mut errors, self.key_argon2.as_deref());
-        errors.finish(|| {
+        let (key_mode, key_argon2) = self.keys.check(&mut errors);
+        errors.into_result(|| {
             Some(DoctorSettings {
                 database: database?,
                 repair: self.repair,
@@ -161,22 +163,15 @@ impl DoctorArgs {
 }
 
 impl ImportArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<ImportSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let expected = "a whole number from 1";
-        let concurrency = errors.parse(
-            "--concurrency",
-            self.concurrency.as_deref(),
-            const { NonZeroUsize::new(4).unwrap() },
-            expected,
-        );
+        let concurrency = self.concurrency.as_deref();
+        let concurrency = errors.parse(CONCURRENCY, concurrency, DEFAULT_CONCURRENCY, POSITIVE_FORMAT);
         let target = match &self.server {
             Some(url) => Some(ImportTarget::Server { url: url.clone(), token: self.token.clone().map(Into::into) }),
             None => self.database_target(&mut errors),
         };
-        errors.finish(|| {
+        errors.into_result(|| {
             Some(ImportSettings {
                 file: self.file.clone(),
                 out: self.out.clone(),
@@ -189,58 +184,65 @@ impl ImportArgs {
 
     fn database_target(&self, errors: &mut ConfigErrors) -> Option<ImportTarget> {
         let database = self.database.check(errors);
-        let key_mode = key_mode(errors, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(errors, self.key_argon2.as_deref());
+        let (key_mode, key_argon2) = self.keys.check(errors);
         Some(ImportTarget::Database { database: database?, key_mode: key_mode?, key_argon2: key_argon2? })
     }
 }
 
 impl PurgeArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<PurgeSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
         let older_than = humantime::parse_duration(&self.older_than)
-            .map_err(|why| format!("must be a duration such as 30d or 12h: {why}"));
-        let older_than = errors.check("--older-than", older_than);
-        errors.finish(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
+            .map_err(|error| format!("must be a duration such as 30d or 12h: {error}"));
+        let older_than = errors.check(OLDER_THAN, older_than);
+        errors.into_result(|| Some(PurgeSettings { database: database?, older_than: older_than?, yes: self.yes }))
     }
 }
 
-/// What `turnkey token create` needs to know.
-pub struct TokenSettings {
-    pub name: ServiceName,
-    pub roles: Vec<Role>,
-    pub tokens_file: Option<PathBuf>,
-}
-
 impl TokenArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<TokenSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let name = errors.check("--name", ServiceName::parse(&self.name).map_err(|why| why.description.into_owned()));
-        let role = |role: &String| errors.check("--role", role.parse::<Role>().map_err(str::to_owned));
-        let roles: Vec<Role> = self.roles.iter().filter_map(role).collect();
-        errors.finish(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
+        let name = errors.check(NAME, ServiceName::parse(&self.name).map_err(|invalid| invalid.description));
+        let roles = self.roles.iter().filter_map(|role| errors.check(ROLE, role.parse::<Role>())).collect();
+        errors.into_result(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
     }
 }
 
 impl HealthcheckArgs {
-    /// The address to ask: the one the server listens on, or this machine where it listens on all.
-    ///
-    /// # Errors
-    /// All that is wrong.
+    /// Returns the address to check. For a server that listens on all addresses, it is the loopback address.
     pub fn address(&self) -> Result<SocketAddr, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let address = listen(&mut errors, self.health_listen.as_deref().or(self.listen.as_deref()));
-        errors.finish(|| {
+        let address = match self.health_listen.as_deref() {
+            Some(text) => errors.parse_optional(HEALTH_LISTEN, Some(text), ADDRESS_FORMAT),
+            None => errors.parse(LISTEN, self.listen.as_deref(), DEFAULT_LISTEN, ADDRESS_FORMAT),
+        };
+        errors.into_result(|| {
             let mut address = address?;
             if address.ip().is_unspecified() {
                 address.set_ip(Ipv4Addr::LOCALHOST.into());
             }
             Some(address)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invalid_role_is_reported_with_the_roles_that_exist() {
+        let args = TokenArgs { name: "booking".to_owned(), roles: vec!["king".to_owned()], tokens_file: None };
+        let Err(errors) = args.settings() else { panic!("there is no such role") };
+        let expected = "invalid settings:\n  --role: must be provisioner, verifier or catalog";
+        assert_eq!(errors.to_string(), expected);
+    }
+
+    #[test]
+    fn an_invalid_address_is_reported_by_the_names_of_its_setting() {
+        let args = HealthcheckArgs { health_listen: Some("here".to_owned()), listen: None };
+        let errors = args.address().unwrap_err().to_string();
+        assert!(errors.contains("--health-listen / TURNKEY_HEALTH_LISTEN: must be an IP address"), "{errors}");
     }
 }

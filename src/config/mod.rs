@@ -1,16 +1,23 @@
-//! Every setting, typed. Flags and environment variables name the same settings, and all mistakes are reported together.
+//! Every setting, typed. A flag and an environment variable name the same setting, and all invalid settings are reported
+//! together.
 //!
-//! clap only collects the texts: it would stop at the first bad one. Here is what several commands have in common;
-//! `serve` has a file of its own, and so have the commands that work on a database.
+//! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that several
+//! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod commands;
 mod serve;
 pub mod service_credentials;
+mod setting;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
+use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use commands::{
@@ -18,37 +25,58 @@ pub use commands::{
     TokenArgs, TokenSettings,
 };
 pub use serve::{ServeArgs, ServeSettings, ServerSettings, TlsSettings};
+pub use setting::ConfigErrors;
+use setting::Setting;
 
 use crate::domain::{Argon2Params, KeyMode};
 
-const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
-const HEALTH_LISTEN: &str = "--health-listen / TURNKEY_HEALTH_LISTEN";
+const DATABASE_URL: Setting = Setting::new("database-url", "DATABASE_URL");
+const LISTEN: Setting = Setting::new("listen", "TURNKEY_LISTEN");
+const HEALTH_LISTEN: Setting = Setting::new("health-listen", "TURNKEY_HEALTH_LISTEN");
+const TOKENS_FILE: Setting = Setting::new("tokens-file", "TURNKEY_TOKENS_FILE");
+const KEY_MODE: Setting = Setting::new("key-mode", "TURNKEY_KEY_MODE");
+const KEY_ARGON2: Setting = Setting::new("key-argon2", "TURNKEY_KEY_ARGON2");
+const LOG_FORMAT: Setting = Setting::new("log-format", "TURNKEY_LOG_FORMAT");
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_051);
 const ARGON2_FORMAT: &str =
     "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
 pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
-/// Where a progress bar is drawn.
+/// The log filter of a command that draws a progress bar.
 pub const QUIET_LOG_FILTER: &str = "warn";
 
-/// How the program speaks of its work.
+/// Settings of the log.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// `pretty` or `json` [default: pretty on a terminal, json elsewhere]. `RUST_LOG` filters
-    #[arg(long, env = "TURNKEY_LOG_FORMAT", global = true, value_name = "FORMAT")]
+    /// Log format, `pretty` or `json`; `RUST_LOG` filters [default: pretty on a terminal, else json]
+    #[arg(long = LOG_FORMAT.flag, env = LOG_FORMAT.variable, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
 }
 
-/// Where the data is.
+/// Settings of the database.
 #[derive(Clone, Args)]
 pub struct DatabaseArgs {
-    /// Postgres 15 or newer [default: a private Postgres of its own, kept in ./.turnkey/]
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// URL of a Postgres 15 or newer [default: the embedded Postgres, with its data in ./.turnkey/]
+    #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
-    /// The directory of Postgres' programs, for the private Postgres [default: looked for]
+    /// Directory of the Postgres programs, for the embedded Postgres [default: searched for]
     #[arg(long, env = "PG_BIN", value_name = "DIRECTORY")]
     pg_bin: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Settings of new API keys.
+#[derive(Clone, Args)]
+struct KeyArgs {
+    /// `live` or `test`; part of every new key [default: live]
+    #[arg(long = KEY_MODE.flag, env = KEY_MODE.variable, value_name = "MODE")]
+    key_mode: Option<String>,
+    /// Argon2id parameters for keys: memory in KiB, passes, parallelism [default: m=64,t=1,p=1]
+    #[arg(long = KEY_ARGON2.flag, env = KEY_ARGON2.variable, value_name = "PARAMETERS")]
+    key_argon2: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum LogFormat {
     Pretty,
     Json,
@@ -57,145 +85,83 @@ pub enum LogFormat {
 pub struct LogSettings {
     pub format: LogFormat,
     pub filter: EnvFilter,
-    pub exports: ExporterSettings,
+    pub exporters: ExporterSettings,
 }
 
-/// What goes to a collector; where, the exporters read from the standard `OTEL_*` variables themselves.
+/// The signals that are exported. The exporters read the collector's address from the standard `OTEL_*` variables.
 #[derive(Debug, Clone, Copy)]
 pub struct ExporterSettings {
     pub traces: bool,
     pub metrics: bool,
 }
 
-/// The database of a run: somebody's, or a private one. Has no `Debug`, for the password in it.
+/// The database of a command. It has no `Debug`, because the URL contains a password.
 pub enum Database {
     Url(Box<PgConnectOptions>),
-    Private { pg_bin: Option<PathBuf> },
+    Embedded { pg_bin: Option<PathBuf> },
 }
-
-/// Everything that is wrong with the settings.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<(&'static str, String)>);
-
-impl ConfigErrors {
-    /// Those of several parsers, as one.
-    pub fn all(parts: impl IntoIterator<Item = Self>) -> Self {
-        Self(parts.into_iter().flat_map(|part| part.0).collect())
-    }
-
-    fn check<T>(&mut self, setting: &'static str, parsed: Result<T, String>) -> Option<T> {
-        parsed.map_err(|why| self.0.push((setting, why))).ok()
-    }
-
-    fn parse<T: FromStr>(
-        &mut self,
-        setting: &'static str,
-        text: Option<&str>,
-        default: T,
-        expected: &str,
-    ) -> Option<T> {
-        match text {
-            None => Some(default),
-            Some(text) => self.check(setting, text.parse().map_err(|_unfit| format!("must be {expected}"))),
-        }
-    }
-
-    fn finish<T>(self, build: impl FnOnce() -> Option<T>) -> Result<T, Self> {
-        match build() {
-            Some(settings) if self.0.is_empty() => Ok(settings),
-            _ => Err(self),
-        }
-    }
-}
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("these settings are wrong:")?;
-        self.0.iter().try_for_each(|(setting, why)| write!(f, "\n  {setting}: {why}"))
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 impl LogArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self, is_terminal: bool, default_filter: &str) -> Result<LogSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let format = match self.log_format.as_deref() {
-            None => Some(if is_terminal { LogFormat::Pretty } else { LogFormat::Json }),
-            Some("pretty") => Some(LogFormat::Pretty),
-            Some("json") => Some(LogFormat::Json),
-            Some(_) => errors.check("--log-format / TURNKEY_LOG_FORMAT", Err("must be pretty or json".to_owned())),
-        };
-        let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+        let default_format = if is_terminal { LogFormat::Pretty } else { LogFormat::Json };
+        let format = errors.parse(LOG_FORMAT, self.log_format.as_deref(), default_format, "pretty or json");
+        let directives = variable(EnvFilter::DEFAULT_ENV);
         let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(default_filter));
-        let filter = errors.check("RUST_LOG", filter.map_err(|why| why.to_string()));
-        let exports = exports(&mut errors);
-        errors.finish(|| Some(LogSettings { format: format?, filter: filter?, exports }))
+        let filter = errors.check(EnvFilter::DEFAULT_ENV, filter);
+        let exporters = exporters(&mut errors);
+        errors.into_result(|| Some(LogSettings { format: format?, filter: filter?, exporters }))
     }
 }
 
-/// As the specification of OpenTelemetry has it, but that nothing is sent unless it is said where.
+/// Follows the specification of OpenTelemetry, except that a signal is exported only if an endpoint is set.
 /// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
-fn exports(errors: &mut ConfigErrors) -> ExporterSettings {
-    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+fn exporters(errors: &mut ConfigErrors) -> ExporterSettings {
     for name in
         ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"]
     {
         if variable(name).is_some_and(|protocol| protocol != "grpc") {
-            errors.check::<()>(name, Err("must be grpc: no other is built in".to_owned()));
+            errors.add(name, "must be grpc: no other protocol is built in");
         }
     }
-    let is_on = |signal: &str| {
+    let is_enabled = |signal: &str| {
         let has_endpoint = variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some()
             || variable(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")).is_some();
         has_endpoint && variable(&format!("OTEL_{signal}_EXPORTER")).is_none_or(|exporter| exporter == "otlp")
     };
     let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    ExporterSettings { traces: !is_disabled && is_on("TRACES"), metrics: !is_disabled && is_on("METRICS") }
+    ExporterSettings { traces: !is_disabled && is_enabled("TRACES"), metrics: !is_disabled && is_enabled("METRICS") }
+}
+
+/// An empty variable counts as unset, as OpenTelemetry specifies.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 impl DatabaseArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<Database, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.check(&mut errors);
-        errors.finish(|| database)
+        errors.into_result(|| database)
     }
 
     fn check(&self, errors: &mut ConfigErrors) -> Option<Database> {
         let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) else {
-            return Some(Database::Private { pg_bin: self.pg_bin.clone() });
+            return Some(Database::Embedded { pg_bin: self.pg_bin.clone() });
         };
-        let setting = "--database-url / DATABASE_URL";
         if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-            return errors.check(setting, Err("must begin with postgres://".to_owned()));
+            errors.add(DATABASE_URL, "must begin with postgres://");
+            return None;
         }
-        // What the parser says of a bad URL names its part and not its text, so no password gets out here.
-        let options = PgConnectOptions::from_str(url).map_err(|why| why.to_string());
-        errors.check(setting, options).map(|options| Database::Url(Box::new(options)))
+        // The parser's messages name the invalid part, not its text, so that they reveal no password.
+        errors.check(DATABASE_URL, PgConnectOptions::from_str(url)).map(|options| Database::Url(Box::new(options)))
     }
 }
 
-fn listen(errors: &mut ConfigErrors, text: Option<&str>) -> Option<SocketAddr> {
-    address(errors, "--listen / TURNKEY_LISTEN", text.unwrap_or(DEFAULT_LISTEN))
-}
-
-fn address(errors: &mut ConfigErrors, setting: &'static str, text: &str) -> Option<SocketAddr> {
-    let expected = "must be an IP address and a port, such as 127.0.0.1:50051";
-    errors.check(setting, text.parse().map_err(|_unfit| expected.to_owned()))
-}
-
-fn key_mode(errors: &mut ConfigErrors, text: Option<&str>) -> Option<KeyMode> {
-    errors.parse("--key-mode / TURNKEY_KEY_MODE", text, KeyMode::default(), "live or test")
-}
-
-fn key_argon2(errors: &mut ConfigErrors, text: Option<&str>) -> Option<Argon2Params> {
-    errors.parse("--key-argon2 / TURNKEY_KEY_ARGON2", text, Argon2Params::KEY, ARGON2_FORMAT)
-}
-
-fn flag(errors: &mut ConfigErrors, setting: &'static str, text: Option<&str>, default: bool) -> Option<bool> {
-    errors.parse(setting, text, default, "true or false")
+impl KeyArgs {
+    fn check(&self, errors: &mut ConfigErrors) -> (Option<KeyMode>, Option<Argon2Params>) {
+        let mode = errors.parse(KEY_MODE, self.key_mode.as_deref(), KeyMode::default(), "live or test");
+        let argon2 = errors.parse(KEY_ARGON2, self.key_argon2.as_deref(), Argon2Params::KEY, ARGON2_FORMAT);
+        (mode, argon2)
+    }
 }

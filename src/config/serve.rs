@@ -1,91 +1,109 @@
-//! What `turnkey serve` needs to know.
+//! The settings of `turnkey serve`.
 
 use std::{
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, ConfigErrors, Database, DatabaseArgs, HEALTH_LISTEN, address, flag, key_argon2, key_mode, listen,
+    ARGON2_FORMAT, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN, TOKENS_FILE,
     service_credentials,
+    setting::{ADDRESS_FORMAT, BOOL_FORMAT, POSITIVE_FORMAT, Setting},
 };
 use crate::{
     domain::{Argon2Params, KeyMode},
     error::ErrorChain,
 };
 
+const MIGRATE: Setting = Setting::new("migrate", "TURNKEY_MIGRATE");
+const TLS_CERT: Setting = Setting::new("tls-cert", "TURNKEY_TLS_CERT");
+const TLS_CLIENT_CA: Setting = Setting::new("tls-client-ca", "TURNKEY_TLS_CLIENT_CA");
+const ALLOW_UNAUTHENTICATED: Setting = Setting::new("allow-unauthenticated", "TURNKEY_ALLOW_UNAUTHENTICATED");
+const REFLECTION: Setting = Setting::new("reflection", "TURNKEY_REFLECTION");
+const MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
+const MAX_CONCURRENT_CALLS: Setting = Setting::new("max-concurrent-calls", "TURNKEY_MAX_CONCURRENT_CALLS");
+const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_LIMIT_PER_CALLER");
+const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
+const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
+const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
+const SHUTDOWN_DELAY: Setting = Setting::new("shutdown-delay", "TURNKEY_SHUTDOWN_DELAY");
+
+const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const DEFAULT_MAX_CONCURRENT_CALLS: NonZeroU16 = NonZeroU16::new(1_024).unwrap();
+const DEFAULT_HASHING_QUEUE: u16 = 64;
+const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
+/// Below it, clients would do little else than connect.
+const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// Above it, a shutdown could take longer than the guaranteed 25 s.
+const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
+
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Address and port; port 0 picks a free one [default: 127.0.0.1:50051]
-    #[arg(long, env = "TURNKEY_LISTEN", value_name = "ADDRESS")]
+    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:50051]
+    #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Serve health here as well, in plaintext: for probes that bring no certificate [default: nowhere else]
-    #[arg(long, env = "TURNKEY_HEALTH_LISTEN", value_name = "ADDRESS")]
+    /// Additional address that serves health only, in plaintext, for probes without TLS [default: none]
+    #[arg(long = HEALTH_LISTEN.flag, env = HEALTH_LISTEN.variable, value_name = "ADDRESS")]
     health_listen: Option<String>,
-    /// A file to write the address to once the server is SERVING; removed when it stops
-    #[arg(long, env = "TURNKEY_READY_FILE", value_name = "PATH")]
+    /// File to write the address to once the server is SERVING; removed when it stops [default: none]
+    #[arg(long, env = "TURNKEY_READY_FILE", value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Migrate before serving; the role of `DATABASE_URL` must own the schema
-    #[arg(long, env = "TURNKEY_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
+    /// Migrate the schema before serving; the role of `DATABASE_URL` must own it [default: false]
+    #[arg(long = MIGRATE.flag, env = MIGRATE.variable, value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
     migrate: Option<String>,
-    /// The server's certificates, in PEM; with its key, TLS is all that is served [default: plaintext]
-    #[arg(long, env = "TURNKEY_TLS_CERT", value_name = "FILE")]
+    /// Certificate chain of the server, PEM; with it and its key, only TLS is served [default: plaintext]
+    #[arg(long = TLS_CERT.flag, env = TLS_CERT.variable, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// The key of the first certificate, in PEM
+    /// Private key of the certificate, PEM
     #[arg(long, env = "TURNKEY_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Who signs the certificates that callers may have instead of a token, in PEM
-    #[arg(long, env = "TURNKEY_TLS_CLIENT_CA", value_name = "FILE")]
+    /// CA of the client certificates that are accepted instead of a token, PEM
+    #[arg(long = TLS_CLIENT_CA.flag, env = TLS_CLIENT_CA.variable, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// Callers' tokens, as `turnkey token create` writes them; without it callers need none
-    #[arg(long, env = "TURNKEY_TOKENS_FILE", value_name = "FILE")]
+    /// TOML file of tokens and certificates, see `turnkey token create` [default: callers need no credential]
+    #[arg(long = TOKENS_FILE.flag, env = TOKENS_FILE.variable, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
-    /// Serve on an address that others can reach although callers need no credential
-    #[arg(long, env = "TURNKEY_ALLOW_UNAUTHENTICATED", value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true")]
+    /// Permit an address that is not a loopback address although callers need no credential [default: false]
+    #[arg(long = ALLOW_UNAUTHENTICATED.flag, env = ALLOW_UNAUTHENTICATED.variable, value_name = "BOOL",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_unauthenticated: Option<String>,
     /// Serve reflection [default: true on a loopback address, else false]
-    #[arg(long, env = "TURNKEY_REFLECTION", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
+    #[arg(long = REFLECTION.flag, env = REFLECTION.variable, value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
     reflection: Option<String>,
-    /// Connections to the database at most [default: 16]
-    #[arg(long, env = "TURNKEY_DATABASE_MAX_CONNECTIONS", value_name = "COUNT")]
+    /// Maximum number of database connections [default: 16]
+    #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
     database_max_connections: Option<String>,
-    /// Calls at work at a time before callers are refused; health is outside [default: 1024]
-    #[arg(long, env = "TURNKEY_MAX_CONCURRENT_CALLS", value_name = "COUNT")]
+    /// Maximum number of concurrent calls, without health; further calls are rejected [default: 1024]
+    #[arg(long = MAX_CONCURRENT_CALLS.flag, env = MAX_CONCURRENT_CALLS.variable, value_name = "COUNT")]
     max_concurrent_calls: Option<String>,
-    /// Calls a second that one caller may make before it is refused; a second's worth may come at once [default: no limit]
-    #[arg(long, env = "TURNKEY_RATE_LIMIT_PER_CALLER", value_name = "COUNT")]
+    /// Maximum calls per second of one caller, with bursts of one second's worth [default: no limit]
+    #[arg(long = RATE_LIMIT.flag, env = RATE_LIMIT.variable, value_name = "COUNT")]
     rate_limit_per_caller: Option<String>,
-    /// Connections are ended gently after this, so that callers spread over new replicas [default: 30m]
-    #[arg(long, env = "TURNKEY_MAX_CONNECTION_AGE", value_name = "DURATION")]
+    /// Age at which a client connection is closed after its calls, to spread clients over new replicas [default: 30m]
+    #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
-    /// Hashes that may wait for a core before callers are refused [default: 64]
-    #[arg(long, env = "TURNKEY_HASHING_QUEUE", value_name = "COUNT")]
+    /// Maximum number of hashes that wait for a core; further calls are rejected [default: 64]
+    #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
     hashing_queue: Option<String>,
-    /// `live` or `test`; stands in every new key [default: live]
-    #[arg(long, env = "TURNKEY_KEY_MODE", value_name = "MODE")]
-    key_mode: Option<String>,
-    /// Argon2id's work for keys, in KiB, passes and lanes [default: m=64,t=1,p=1]
-    #[arg(long, env = "TURNKEY_KEY_ARGON2", value_name = "SETTING")]
-    key_argon2: Option<String>,
-    /// Argon2id's work for owners' passwords [default: m=19456,t=2,p=1]
-    #[arg(long, env = "TURNKEY_PASSWORD_ARGON2", value_name = "SETTING")]
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Argon2id parameters for owners' passwords [default: m=19456,t=2,p=1]
+    #[arg(long = PASSWORD_ARGON2.flag, env = PASSWORD_ARGON2.variable, value_name = "PARAMETERS")]
     password_argon2: Option<String>,
-    /// Seconds between NOT_SERVING and the end of new calls, when stopped [default: 0 on a loopback address, else 5]
-    #[arg(long, env = "TURNKEY_SHUTDOWN_DELAY", value_name = "SECONDS")]
+    /// Seconds between NOT_SERVING and the end of new calls at shutdown [default: 0 on a loopback address, else 5]
+    #[arg(long = SHUTDOWN_DELAY.flag, env = SHUTDOWN_DELAY.variable, value_name = "SECONDS")]
     shutdown_delay: Option<String>,
 }
 
-/// What `turnkey serve` needs to know.
+/// The settings of `turnkey serve`.
 pub struct ServeSettings {
     pub database: Database,
     pub ready_file: Option<PathBuf>,
@@ -93,7 +111,7 @@ pub struct ServeSettings {
     pub server: ServerSettings,
 }
 
-/// Where the certificates are.
+/// PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
     pub cert: PathBuf,
@@ -101,7 +119,7 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
 }
 
-/// What the server itself needs to know.
+/// The settings of [`crate::server`].
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub listen: SocketAddr,
@@ -111,7 +129,7 @@ pub struct ServerSettings {
     pub reflection: bool,
     pub database_max_connections: u32,
     pub max_concurrent_calls: usize,
-    /// Calls a second; none for no limit.
+    /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
     pub hashing_queue: usize,
@@ -122,14 +140,12 @@ pub struct ServerSettings {
 }
 
 impl ServeArgs {
-    /// # Errors
-    /// All that is wrong.
     pub fn settings(&self) -> Result<ServeSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
-        let migrate = flag(&mut errors, "--migrate / TURNKEY_MIGRATE", self.migrate.as_deref(), false);
+        let migrate = errors.parse(MIGRATE, self.migrate.as_deref(), false, BOOL_FORMAT);
         let server = self.server_settings(&mut errors);
-        errors.finish(|| {
+        errors.into_result(|| {
             Some(ServeSettings {
                 database: database?,
                 ready_file: self.ready_file.clone(),
@@ -139,11 +155,70 @@ impl ServeArgs {
         })
     }
 
-    /// None for plaintext, and where a mistake was noted.
+    fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
+        let listen = errors.parse(LISTEN, self.listen.as_deref(), DEFAULT_LISTEN, ADDRESS_FORMAT);
+        let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
+        self.check_authentication(errors, on_loopback);
+        let health_listen = errors.parse_optional(HEALTH_LISTEN, self.health_listen.as_deref(), ADDRESS_FORMAT);
+        let tls = self.tls(errors);
+        let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), on_loopback, BOOL_FORMAT);
+        let max_connections = self.database_max_connections.as_deref();
+        let max_connections = errors.parse(MAX_CONNECTIONS, max_connections, DEFAULT_MAX_CONNECTIONS, POSITIVE_FORMAT);
+        let max_concurrent_calls = errors.parse(
+            MAX_CONCURRENT_CALLS,
+            self.max_concurrent_calls.as_deref(),
+            DEFAULT_MAX_CONCURRENT_CALLS,
+            "a whole number from 1 to 65535",
+        );
+        let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
+        let max_connection_age = self.max_connection_age(errors);
+        let hashing_queue = self.hashing_queue.as_deref();
+        let hashing_queue =
+            errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "a whole number from 0 to 65535");
+        let (key_mode, key_argon2) = self.keys.check(errors);
+        let password_argon2 = self.password_argon2.as_deref();
+        let password_argon2 = errors.parse(PASSWORD_ARGON2, password_argon2, Argon2Params::PASSWORD, ARGON2_FORMAT);
+        let shutdown_delay = self.shutdown_delay(errors, on_loopback);
+        Some(ServerSettings {
+            listen: listen?,
+            health_listen,
+            tls,
+            tokens_file: self.tokens_file.clone(),
+            reflection: reflection?,
+            database_max_connections: max_connections?.get(),
+            max_concurrent_calls: max_concurrent_calls?.get().into(),
+            rate_limit_per_caller: rate_limit,
+            max_connection_age: max_connection_age?,
+            hashing_queue: hashing_queue?.into(),
+            key_mode: key_mode?,
+            key_argon2: key_argon2?,
+            password_argon2: password_argon2?,
+            shutdown_delay: shutdown_delay?,
+        })
+    }
+
+    fn check_authentication(&self, errors: &mut ConfigErrors, on_loopback: bool) {
+        let allowed = self.allow_unauthenticated.as_deref();
+        let allowed = errors.parse(ALLOW_UNAUTHENTICATED, allowed, false, BOOL_FORMAT);
+        match &self.tokens_file {
+            Some(path) => {
+                if let Err(error) = service_credentials::read(path) {
+                    errors.add(TOKENS_FILE, ErrorChain(&error));
+                }
+            }
+            None if !on_loopback && allowed == Some(false) => errors.add(
+                LISTEN,
+                "callers need no credential and others can reach this address: set --tokens-file, use a loopback \
+                 address, or pass --allow-unauthenticated",
+            ),
+            None => {}
+        }
+    }
+
+    /// Returns `None` for plaintext, and after an error.
     fn tls(&self, errors: &mut ConfigErrors) -> Option<TlsSettings> {
         if self.tls_client_ca.is_some() && self.tokens_file.is_none() {
-            let why = "needs --tokens-file, which says whose the certificates are";
-            errors.check::<()>("--tls-client-ca / TURNKEY_TLS_CLIENT_CA", Err(why.to_owned()));
+            errors.add(TLS_CLIENT_CA, "needs --tokens-file, which maps client certificates to names and roles");
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
@@ -151,114 +226,24 @@ impl ServeArgs {
             }
             (None, None) if self.tls_client_ca.is_none() => None,
             _ => {
-                let why = "the certificate and its key go together, and a client CA with both";
-                errors.check("--tls-cert / TURNKEY_TLS_CERT", Err(why.to_owned()))
+                errors.add(TLS_CERT, "set --tls-cert and --tls-key together; --tls-client-ca needs both");
+                None
             }
         }
     }
 
-    fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
-        let listen = listen(errors, self.listen.as_deref());
-        let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
-        let allow_unauthenticated = flag(
-            errors,
-            "--allow-unauthenticated / TURNKEY_ALLOW_UNAUTHENTICATED",
-            self.allow_unauthenticated.as_deref(),
-            false,
-        );
-        if let Some(Err(why)) = self.tokens_file.as_deref().map(service_credentials::read) {
-            errors.check::<()>("--tokens-file / TURNKEY_TOKENS_FILE", Err(ErrorChain(&why).to_string()));
-        }
-        if !on_loopback && self.tokens_file.is_none() && allow_unauthenticated == Some(false) {
-            let why = "others can reach this address, and callers need no credential: say --tokens-file, \
-                       listen on a loopback address, or say --allow-unauthenticated";
-            errors.check::<()>("--listen / TURNKEY_LISTEN", Err(why.to_owned()));
-        }
-        let reflection = flag(errors, "--reflection / TURNKEY_REFLECTION", self.reflection.as_deref(), on_loopback);
-        let database_max_connections = errors.parse(
-            "--database-max-connections / TURNKEY_DATABASE_MAX_CONNECTIONS",
-            self.database_max_connections.as_deref(),
-            NonZeroU32::new(16)?,
-            "a whole number from 1",
-        );
-        let max_concurrent_calls = errors.parse(
-            "--max-concurrent-calls / TURNKEY_MAX_CONCURRENT_CALLS",
-            self.max_concurrent_calls.as_deref(),
-            NonZeroU16::new(1_024)?,
-            "a whole number from 1 to 65535",
-        );
-        let rate_limit_per_caller = match self.rate_limit_per_caller.as_deref().map(str::parse) {
-            None => Some(None),
-            Some(Ok(rate)) => Some(Some(rate)),
-            Some(Err(_)) => errors.check(
-                "--rate-limit-per-caller / TURNKEY_RATE_LIMIT_PER_CALLER",
-                Err("must be a whole number from 1".to_owned()),
-            ),
-        };
-        let max_connection_age = errors.parse(
-            "--max-connection-age / TURNKEY_MAX_CONNECTION_AGE",
-            self.max_connection_age.as_deref(),
-            ConnectionAge(Duration::from_mins(30)),
-            "a duration from 1s, such as 30m",
-        );
-        let hashing_queue = errors.parse(
-            "--hashing-queue / TURNKEY_HASHING_QUEUE",
-            self.hashing_queue.as_deref(),
-            64_u16,
-            "a whole number from 0 to 65535",
-        );
-        let key_mode = key_mode(errors, self.key_mode.as_deref());
-        let key_argon2 = key_argon2(errors, self.key_argon2.as_deref());
-        let password_argon2 = errors.parse(
-            "--password-argon2 / TURNKEY_PASSWORD_ARGON2",
-            self.password_argon2.as_deref(),
-            Argon2Params::PASSWORD,
-            ARGON2_FORMAT,
-        );
-        let pause = errors.parse(
-            "--shutdown-delay / TURNKEY_SHUTDOWN_DELAY",
-            self.shutdown_delay.as_deref(),
-            ShutdownDelay(if on_loopback { 0 } else { 5 }),
-            "a whole number of seconds from 0 to 10",
-        );
-        let health_listen = self.health_listen.as_deref().and_then(|text| address(errors, HEALTH_LISTEN, text));
-        Some(ServerSettings {
-            listen: listen?,
-            health_listen,
-            tls: self.tls(errors),
-            tokens_file: self.tokens_file.clone(),
-            reflection: reflection?,
-            database_max_connections: database_max_connections?.get(),
-            max_concurrent_calls: max_concurrent_calls?.get().into(),
-            rate_limit_per_caller: rate_limit_per_caller?,
-            max_connection_age: max_connection_age?.0,
-            hashing_queue: hashing_queue?.into(),
-            key_mode: key_mode?,
-            key_argon2: key_argon2?,
-            password_argon2: password_argon2?,
-            shutdown_delay: Duration::from_secs(pause?.0),
+    fn max_connection_age(&self, errors: &mut ConfigErrors) -> Option<Duration> {
+        let (text, expected) = (self.max_connection_age.as_deref(), "a duration from 1s, such as 30m");
+        errors.parse_with(MAX_CONNECTION_AGE, text, DEFAULT_MAX_CONNECTION_AGE, expected, |text| {
+            humantime::parse_duration(text).ok().filter(|&age| age >= MIN_CONNECTION_AGE)
         })
     }
-}
 
-/// Long enough that callers do something else than connect.
-struct ConnectionAge(Duration);
-
-impl FromStr for ConnectionAge {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        humantime::parse_duration(text).ok().filter(|&age| age >= Duration::from_secs(1)).map(Self).ok_or(())
-    }
-}
-
-/// Short enough that a stop ends within the 25 s that operators rely on.
-struct ShutdownDelay(u64);
-
-impl FromStr for ShutdownDelay {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        text.parse().ok().filter(|&seconds| seconds <= 10).map(Self).ok_or(())
+    fn shutdown_delay(&self, errors: &mut ConfigErrors, on_loopback: bool) -> Option<Duration> {
+        let (text, expected) = (self.shutdown_delay.as_deref(), "a whole number of seconds from 0 to 10");
+        let default = Duration::from_secs(if on_loopback { 0 } else { 5 });
+        errors.parse_with(SHUTDOWN_DELAY, text, default, expected, |text| {
+            text.parse().ok().filter(|&seconds| seconds <= MAX_SHUTDOWN_DELAY_SECONDS).map(Duration::from_secs)
+        })
     }
 }

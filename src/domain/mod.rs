@@ -1,7 +1,7 @@
-//! The words of the business as types that cannot be wrong.
+//! The types of the business, which cannot hold an invalid value, and the rules that are pure functions of them.
 //!
-//! Everything here is parsed once, at the edge, and trusted from there on. There is no I/O, no clock and no
-//! randomness in this module, and nothing of the wire or of the database: those convert to and from these types.
+//! A value is parsed once, where it enters, and not checked again. This module has no I/O, no clock and no randomness, and
+//! does not know the wire format or the database: the layers above convert to and from these types.
 
 pub mod api_key;
 pub mod argon2_params;

@@ -83,8 +83,8 @@ impl HashingPool {
         let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         QueueStats {
             pool: self.name,
-            waiting: as_u64(admitted.saturating_sub(running)),
-            capacity: as_u64(self.queue_length),
+            length: as_u64(admitted.saturating_sub(running)),
+            limit: as_u64(self.queue_length),
         }
     }
 
@@ -117,18 +117,18 @@ mod tests {
     #[tokio::test]
     async fn a_hashing_pool_rejects_jobs_while_its_queue_is_full() {
         let pool = HashingPool::new("key", 2, 1, 8);
-        let waiting_and_capacity = || (pool.stats().waiting, pool.stats().capacity);
+        let length_and_limit = || (pool.stats().length, pool.stats().limit);
         let running = pool.running.acquire_many(2).await.unwrap();
         let admitted = pool.admitted.acquire_many(2).await.unwrap();
-        assert_eq!(waiting_and_capacity(), (0, 1));
+        assert_eq!(length_and_limit(), (0, 1));
         let mut waiting = Box::pin(pool.run(|_| "waited"));
         let is_ready = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
         assert!(!is_ready, "it waits for the running jobs");
-        assert_eq!(waiting_and_capacity(), (1, 1));
+        assert_eq!(length_and_limit(), (1, 1));
         assert!(matches!(pool.run(|_| ()).await, Err(Error::Overloaded)));
         drop((running, admitted));
         assert_eq!(waiting.await.unwrap(), "waited");
-        assert_eq!(waiting_and_capacity(), (0, 1));
+        assert_eq!(length_and_limit(), (0, 1));
         assert!(pool.run(|_| ()).await.is_ok());
     }
 

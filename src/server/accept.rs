@@ -1,4 +1,6 @@
-//! Takes connections in. Nobody's slowness keeps another waiting, and a socket that never speaks is closed.
+//! Accepts connections. Each one completes its handshake in a task of its own, so that a slow client delays no other.
+//!
+//! TLS is not here: the handshake is a parameter.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,17 +14,17 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::preface::PrefacedStream;
 
-/// Whoever takes longer to shake hands and to say the first word is not going to call.
+/// Connections that do not complete the TLS handshake and the HTTP/2 preface within this time are closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at once, those that do not speak yet included. So many that a flood of silent sockets does not shut others
-/// out, so few that they cost no more than some megabytes. Those beyond are closed at once.
+/// Upper bound of open connections, those in the handshake included; further ones are closed at once. High enough that a
+/// flood of idle sockets does not lock other clients out, low enough that the sockets cost no more than some megabytes.
 const MAX_CONNECTIONS: usize = 8_192;
-/// Connections that wait to be served.
+/// Connections that have completed the handshake and wait for the server to take them.
 const ACCEPT_QUEUE: usize = 64;
-/// After a failure to accept, such as for want of file descriptors.
+/// Delay after a failed accept, for example when the process has no file descriptor left.
 const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Connections whose hands were shaken, and whose peers speak HTTP/2. Ends when the stream is dropped.
+/// Returns the connections whose clients have sent the HTTP/2 preface. Accepting ends when the stream is dropped.
 pub(super) fn incoming<Io, Handshake>(
     listener: TcpListener,
     handshake: impl Fn(TcpStream) -> Handshake + Send + 'static,
@@ -33,7 +35,7 @@ where
 {
     let (sender, receiver) = mpsc::channel(ACCEPT_QUEUE);
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -43,17 +45,17 @@ where
                 tokio::time::sleep(ACCEPT_ERROR_BACKOFF).await;
                 continue;
             };
-            // Fails where the peer has left already, which will be seen.
+            // Fails if the client has disconnected already; the handshake then fails too.
             let _ = connection.set_nodelay(true);
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-            let (stream, sender) = (handshake(connection), sender.clone());
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+            let (handshake, sender) = (handshake(connection), sender.clone());
             tokio::spawn(async move {
-                let read_preface = async { PrefacedStream::read_preface(stream.await?, place).await };
+                let read_preface = async { PrefacedStream::read_preface(handshake.await?, permit).await };
                 match timeout(HANDSHAKE_TIMEOUT, read_preface).await {
-                    // A server that has stopped takes no more.
+                    // Sending fails only if the server has stopped.
                     Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
-                    Ok(Err(error)) => tracing::debug!(%error, "A connection came to nothing"),
-                    Err(_elapsed) => tracing::debug!("A connection took too long to begin"),
+                    Ok(Err(error)) => tracing::debug!(%error, "Connection closed before the HTTP/2 preface"),
+                    Err(_elapsed) => tracing::debug!("Connection closed: no HTTP/2 preface in time"),
                 }
             });
         }

@@ -1,9 +1,9 @@
-//! Health that follows the database: one probe drives every name.
+//! Health follows the database: one probe sets the status of every health name but liveness.
 
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -15,12 +15,12 @@ use crate::{
     store::{Probe, Store},
 };
 
-/// Half of what a call waits for a connection, so that by then it is known whether the database is away.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// Half of the time that a call waits for a connection, so that the probe has noticed an unreachable database by then.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Readiness, under the name that stands for the server and those of its services.
+/// The health names that stand for readiness: the whole server, and each of its services.
 const READINESS: [&str; 3] = ["", "turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog"];
-/// Liveness: SERVING as long as the process is.
+/// The health name that is SERVING as long as the process runs.
 const LIVENESS: &str = "live";
 
 pub(super) struct Health {
@@ -32,7 +32,7 @@ pub(super) struct Health {
 impl Health {
     pub async fn start(database: PgConnectOptions, store: Store) -> Self {
         let reporter = HealthReporter::new();
-        // Before anyone can ask: tonic-health would call the server as a whole SERVING.
+        // Before the first client can ask: tonic-health starts with SERVING for the whole server.
         report(&reporter, false).await;
         reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (sender, ready) = watch::channel(false);
@@ -48,15 +48,15 @@ impl Health {
         self.ready.clone()
     }
 
-    /// NOT_SERVING from here on.
+    /// Sets readiness to NOT_SERVING permanently.
     pub async fn stop(&mut self) {
         self.probe_task.abort();
-        // Or it could still say the opposite, should it be in the middle of that.
+        // Until the task has ended, it could still report SERVING.
         let _ = (&mut self.probe_task).await;
         report(&self.reporter, false).await;
     }
 
-    /// Ends the streams of those who watch; the server would wait for them as long as it may.
+    /// Ends the streams of health watchers, which would otherwise delay the shutdown.
     pub async fn end_streams(&mut self) {
         for name in READINESS.into_iter().chain([LIVENESS]) {
             self.reporter.clear_service_status(name).await;
@@ -66,31 +66,31 @@ impl Health {
 
 async fn run_probe(mut probe: Probe, store: Store, reporter: HealthReporter, ready: watch::Sender<bool>) {
     let mut last_logged = None;
-    let mut checked_privilege = false;
+    let mut has_checked_privileges = false;
     loop {
-        let answer = probe.check().await;
-        let is_ready = answer.is_ok();
-        store.set_reachable(answer.as_ref().err().is_none_or(|why| !why.is_unreachable()));
-        // Whoever watches is told of changes alone; and whoever waits for readiness, when all others know.
+        let result = probe.check().await;
+        let is_ready = result.is_ok();
+        store.set_reachable(result.as_ref().err().is_none_or(|error| !error.is_unreachable()));
+        // Publish only transitions to health watchers, and set readiness last, after every health name is updated.
         let has_changed = *ready.borrow() != is_ready;
         if has_changed {
             report(&reporter, is_ready).await;
         }
-        let reason = answer.err().map(|why| ErrorChain(&why).to_string());
+        let reason = result.err().map(|error| ErrorChain(&error).to_string());
         if last_logged.as_ref() != Some(&reason) {
             match &reason {
                 None => tracing::info!("Serving"),
-                Some(why) => tracing::warn!("Not serving: {why}"),
+                Some(reason) => tracing::warn!("Not serving: {reason}"),
             }
             last_logged = Some(reason);
         }
         if has_changed {
             ready.send_replace(is_ready);
         }
-        if is_ready && !checked_privilege {
-            checked_privilege = warn_of_excess_privilege(&probe).await;
+        if is_ready && !has_checked_privileges {
+            has_checked_privileges = check_privileges(&probe).await;
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
@@ -101,16 +101,12 @@ async fn report(reporter: &HealthReporter, is_ready: bool) {
     }
 }
 
-/// Whether it could be looked up.
-async fn warn_of_excess_privilege(probe: &Probe) -> bool {
-    // Over a connection of its own, which must not keep the next look at the database waiting.
-    let Ok(excess) = tokio::time::timeout(INTERVAL, probe.excess_privilege()).await else { return false };
-    match excess {
-        Ok(None) => true,
-        Ok(Some(excess)) => {
-            tracing::warn!("The database role of this service has more rights than it needs: it {excess}");
-            true
-        }
-        Err(_) => false,
+/// Warns if the serving role has more privileges than it needs. Returns false if the check failed.
+async fn check_privileges(probe: &Probe) -> bool {
+    // The check uses a connection of its own. The timeout keeps a slow one from delaying the next probe.
+    let Ok(Ok(excess)) = timeout(PROBE_INTERVAL, probe.excess_privilege()).await else { return false };
+    if let Some(excess) = excess {
+        tracing::warn!("The database role of this service has more rights than it needs: it {excess}");
     }
+    true
 }

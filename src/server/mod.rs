@@ -1,4 +1,6 @@
-//! The composition root: puts pools, services, layers and health together by hand, and takes them apart in order.
+//! The composition root: connects pool, services, layers, health and sockets, and shuts them down in order.
+//!
+//! Settings are parsed in [`crate::config`], and signals are handled in [`crate::cli`].
 
 mod accept;
 mod health;
@@ -19,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server as TonicServer};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
-use self::preface::PrefacedStream;
+use self::{health::Health, preface::PrefacedStream};
 use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
@@ -38,18 +40,17 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Each of these bounds what one connection can cost; tonic and hyper leave most of them open.
+/// These bound the cost of one connection. tonic and hyper leave most of them unlimited.
 const MAX_CONCURRENT_STREAMS: u32 = 256;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 256;
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often is looked for what nobody needs any more.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Stopping in parts that add up to less than 25 s, the pause before and telemetry's last second included, whatever the
-/// clients do.
+/// The phases of a shutdown. Their sum, with the shutdown delay (at most 10 s) and the last second for telemetry, stays
+/// below the guaranteed 25 s, whatever the clients do.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 const TASKS_TIMEOUT: Duration = Duration::from_secs(4);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,36 +58,38 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, source: std::io::Error },
-    #[error("cannot hash")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot prepare the hashing of keys and passwords")]
     Hasher(#[from] crate::error::Error),
-    #[error("cannot know callers")]
-    Tokens(#[from] crate::config::service_credentials::TokensFileError),
+    #[error("cannot load the service credentials")]
+    Credentials(#[from] service_credentials::TokensFileError),
     #[error("cannot serve TLS")]
     Tls(#[from] tls::TlsError),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// A socket that callers can already reach; they wait until a server takes it over.
+/// A bound socket. Clients can connect already; they wait until a server takes the connections.
 #[derive(Debug)]
 pub struct BoundListener {
     listener: TcpListener,
     pub address: SocketAddr,
 }
 
+/// Binds the address of the server and logs it.
+///
 /// # Errors
-/// Where the address cannot be had.
-pub async fn bind(listen: SocketAddr) -> Result<BoundListener, StartError> {
-    let bound = listen_on(listen).await?;
+/// [`StartError::Listen`].
+pub async fn bind(address: SocketAddr) -> Result<BoundListener, StartError> {
+    let bound = listen_on(address).await?;
     tracing::info!(address = %bound.address, "Turnkey listens on {}", bound.address);
     Ok(bound)
 }
 
-async fn listen_on(listen: SocketAddr) -> Result<BoundListener, StartError> {
-    let refused = |source| StartError::Listen { address: listen, source };
-    let listener = TcpListener::bind(listen).await.map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
+async fn listen_on(address: SocketAddr) -> Result<BoundListener, StartError> {
+    let listen_error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
     Ok(BoundListener { listener, address })
 }
 
@@ -95,17 +98,15 @@ pub struct Server {
     pub address: SocketAddr,
     store: Store,
     calls: CallTasks,
-    health: health::Health,
+    health: Health,
     shutdown_delay: Duration,
     background: Vec<JoinHandle<()>>,
     stop: oneshot::Sender<()>,
     serve_task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
-/// Serves until it is stopped. The database may still be away: health says so, and calls answer UNAVAILABLE.
-///
-/// # Errors
-/// Where a setting does not fit, or health's own address cannot be had.
+/// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
+/// UNAVAILABLE.
 pub async fn start(
     bound: BoundListener,
     database: PgConnectOptions,
@@ -113,74 +114,51 @@ pub async fn start(
     clock: Clock,
 ) -> Result<Server, StartError> {
     let health_bound = match settings.health_listen {
-        Some(listen) => Some(listen_on(listen).await?),
+        Some(address) => Some(listen_on(address).await?),
         None => None,
     };
+    let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
-    let calls = CallTasks::default();
-    let provisioning = Arc::new(provisioning(&store, settings, clock.clone())?);
-    let mut background = Vec::new();
-    let authenticator = match &settings.tokens_file {
-        None => None,
-        Some(path) => {
-            let file = path.clone();
-            let (known, following) =
-                reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&file))?;
-            background.push(following);
-            Some(Authenticator { known, provisioning: Arc::clone(&provisioning), calls: calls.clone() })
-        }
-    };
-    let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
-    background.push(tokio::spawn(run_maintenance(Arc::clone(&provisioning), rate_limiter.clone())));
-    let health = health::Health::start(database, store.clone()).await;
-    let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(&provisioning));
-    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
-    background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
-
+    let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
     let catalog = CatalogService::new(store.clone(), clock);
-    let mut routes =
-        Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())))
-            .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
-            .add_service(health.service());
+    let calls = CallTasks::default();
+    let authenticator = authenticator(settings, &tenants, &calls)?;
+    let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
+
+    let health = Health::start(database, store.clone()).await;
+    let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
+    background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
+    register_gauges(&health, &store, &tenants);
+
+    let provisioning = TenantProvisioningHandler::new(tenants, calls.clone());
+    let mut routes = Routes::new(TenantProvisioningServer::new(provisioning))
+        .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
+        .add_service(health.service());
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
-    let (stop, stopped) = oneshot::channel();
-    let address = bound.address;
-    let services = builder()
-        // Without a grace, which would cut connections in the middle of a call: GOAWAY, and those in flight finish.
+    let server = transport()
+        // GOAWAY at this age; calls in flight finish. A grace period would cut them off.
         .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
         .layer(ConcurrencyLimitLayer::new(settings.max_concurrent_calls))
         .layer(AuthenticationLayer { authenticator, rate_limiter })
         .add_routes(routes);
-    // A sender that is gone stops the server as well.
+    let (stop, stopped) = oneshot::channel();
+    // A dropped sender stops the server too.
     let stopped = async { drop(stopped.await) };
-    let serve_task = match &settings.tls {
-        None => tokio::spawn(services.serve_with_incoming_shutdown(plaintext(bound), stopped)),
-        Some(tls) => {
-            let paths = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned().collect();
-            let read_from = tls.clone();
-            let (config, following) = reload::watch_files(paths, "certificates", move || tls::read(&read_from))?;
-            background.push(following);
-            tokio::spawn(
-                services
-                    .serve_with_incoming_shutdown(accept::incoming(bound.listener, tls::handshake(config)), stopped),
-            )
+    let address = bound.address;
+    let serve_task = match tls {
+        None => tokio::spawn(server.serve_with_incoming_shutdown(plaintext(bound), stopped)),
+        Some(config) => {
+            let connections = accept::incoming(bound.listener, tls::handshake(config));
+            tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped))
         }
     };
     Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
 }
 
-async fn serve_health(bound: BoundListener, health: HealthServer<HealthService>) {
-    tracing::info!(address = %bound.address, "Health is served on {} too", bound.address);
-    let connections = plaintext(bound);
-    if let Err(error) = builder().add_service(health).serve_with_incoming(connections).await {
-        tracing::warn!(%error, "Health on its own address ended with an error");
-    }
-}
-
-fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
+fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
     let hasher = Hasher::new(HashingSettings {
         key: settings.key_argon2,
         password: settings.password_argon2,
@@ -190,12 +168,34 @@ fn provisioning(store: &Store, settings: &ServerSettings, clock: Clock) -> Resul
     Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))
 }
 
-/// No hands to shake.
+/// Returns `None` if callers need no credential.
+fn authenticator(
+    settings: &ServerSettings,
+    tenants: &Arc<TenantService>,
+    calls: &CallTasks,
+) -> Result<Option<Authenticator>, StartError> {
+    let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
+    let known = reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&path))?;
+    Ok(Some(Authenticator { known, provisioning: Arc::clone(tenants), calls: calls.clone() }))
+}
+
+fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {
+    let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(tenants));
+    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
+}
+
+async fn serve_health(bound: BoundListener, health: HealthServer<HealthService>) {
+    tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
+    if let Err(error) = transport().add_service(health).serve_with_incoming(plaintext(bound)).await {
+        tracing::warn!(%error, "The server of the health address ended with an error");
+    }
+}
+
 fn plaintext(bound: BoundListener) -> ReceiverStream<io::Result<PrefacedStream<TcpStream>>> {
     accept::incoming(bound.listener, |connection| std::future::ready(Ok(connection)))
 }
 
-fn builder() -> TonicServer {
+fn transport() -> TonicServer {
     TonicServer::builder()
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
@@ -204,13 +204,35 @@ fn builder() -> TonicServer {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // Lets a client such as grpcurl show the details of an error.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Periodic maintenance: deletes expired idempotency records (one replica at a time), forgets idle callers, closes idle
+/// connections.
+async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
+    loop {
+        tokio::time::sleep(MAINTENANCE_INTERVAL).await;
+        rate_limiter.iter().for_each(CallerRateLimiter::evict_idle);
+        tenants.close_idle_connections();
+        if let Err(error) = tenants.delete_expired_idempotency_records().await {
+            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired idempotency records; trying again later");
+        }
+    }
+}
+
 impl Server {
-    /// Follows whether the database can serve.
+    /// Receives whether the server can serve calls, on every change.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.health.readiness()
     }
 
-    /// NOT_SERVING, a pause for balancers to notice, no new calls, and the end of those in flight.
+    /// Shuts down gracefully: sets NOT_SERVING, waits until load balancers have noticed, accepts no new calls, and waits
+    /// for those in flight, each phase up to its timeout.
     pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.shutdown_delay).await;
@@ -221,39 +243,18 @@ impl Server {
         match timeout(DRAIN_TIMEOUT, self.serve_task).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::warn!(%error, "The server ended with an error"),
-            Ok(Err(error)) => tracing::warn!(%error, "The server ended with an error"),
+            Ok(Err(error)) => tracing::warn!(%error, "The server task panicked"),
             Err(_elapsed) => {
                 abort.abort();
-                tracing::warn!("Some connections did not close in time and end with the process");
+                tracing::warn!("Some connections did not close in time; they end with the process");
             }
         }
         if timeout(TASKS_TIMEOUT, self.calls.wait_until_idle()).await.is_err() {
-            tracing::warn!("Some calls did not end in time");
+            tracing::warn!("Some calls did not finish in time");
         }
         if timeout(CLOSE_TIMEOUT, self.store.close()).await.is_err() {
-            tracing::warn!("Some connections to the database did not close in time");
+            tracing::warn!("Some database connections did not close in time");
         }
         tracing::info!("Turnkey has stopped");
     }
-}
-
-/// Claims whose time is over, of which every replica tries to be the one that forgets them; callers that call no more;
-/// connections that nobody used.
-async fn run_maintenance(provisioning: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
-    loop {
-        tokio::time::sleep(MAINTENANCE_INTERVAL).await;
-        rate_limiter.iter().for_each(CallerRateLimiter::evict_idle);
-        provisioning.close_idle_connections();
-        if let Err(error) = provisioning.delete_expired_idempotency_records().await {
-            tracing::warn!(cause = %ErrorChain(&error), "Claims on request ids could not be forgotten now");
-        }
-    }
-}
-
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // So that a client such as grpcurl can show the details of an error.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -1,4 +1,5 @@
-//! A connection whose peer has begun to speak HTTP/2: before that, nothing else would ever close it.
+//! A connection whose client has sent the HTTP/2 preface. hyper has no timeout for this phase, so an idle socket would
+//! stay open forever.
 
 use std::{
     io::{self, IoSlice},
@@ -12,31 +13,27 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-/// What every client says first, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
+/// The first bytes of every client, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Says the preface once more to whoever reads from here on.
+/// Yields the preface again to its reader, then the rest of the connection.
 #[derive(Debug)]
 pub struct PrefacedStream<Io> {
     io: Io,
-    /// Of the preface, what is still to be said.
+    /// The part of the preface that the reader has not read yet.
     unread_preface: &'static [u8],
-    /// The connection's place among all.
-    _place: OwnedSemaphorePermit,
+    /// Counts the connection until it is closed.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<Io: AsyncRead + Unpin> PrefacedStream<Io> {
-    /// Waits for the preface.
-    ///
-    /// # Errors
-    /// Where something else is said; those of the connection.
-    pub async fn read_preface(mut io: Io, place: OwnedSemaphorePermit) -> io::Result<Self> {
+    pub async fn read_preface(mut io: Io, permit: OwnedSemaphorePermit) -> io::Result<Self> {
         let mut received = [0; PREFACE.len()];
         io.read_exact(&mut received).await?;
         if received != *PREFACE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP/2"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak HTTP/2"));
         }
-        Ok(Self { io, unread_preface: PREFACE, _place: place })
+        Ok(Self { io, unread_preface: PREFACE, _permit: permit })
     }
 }
 

@@ -1,48 +1,53 @@
-//! Files that may change under a running server: tokens and certificates.
+//! Reloads files that may change while the server runs: service credentials and certificates.
+//!
+//! It polls and compares contents, which also notices the symbolic links that Kubernetes swaps.
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use crate::error::ErrorChain;
 
-/// Half of what operators may have to wait.
+/// Half of the 2 s within which a change has to take effect.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads the files, and again whenever one of them has changed. Files that make no sense leave what was read before in
-/// force, and are told once.
-///
-/// # Errors
-/// Where they make no sense from the start.
+/// Loads a value from the files, and again whenever one of them changes, until every receiver is dropped. If loading fails
+/// after a change, the previous value stays in force and the error is logged once.
 pub(super) fn watch_files<T, E>(
     paths: Vec<PathBuf>,
-    what: &'static str,
-    read: impl Fn() -> Result<T, E> + Send + 'static,
-) -> Result<(watch::Receiver<Arc<T>>, JoinHandle<()>), E>
+    subject: &'static str,
+    load: impl Fn() -> Result<T, E> + Send + 'static,
+) -> Result<watch::Receiver<Arc<T>>, E>
 where
     T: Send + Sync + 'static,
     E: Error + Send + 'static,
 {
-    // Small files on a local disk: to read them all is the surest way to see that one changed.
-    let contents = move || -> Vec<_> { paths.iter().map(|path| std::fs::read(path).ok()).collect() };
-    let mut content = contents();
-    let (sender, receiver) = watch::channel(Arc::new(read()?));
-    let following = tokio::spawn(async move {
+    // The files are small and local, and comparing all of their bytes misses no change.
+    let read_all = move || -> Vec<_> { paths.iter().map(|path| std::fs::read(path).ok()).collect() };
+    let mut contents = read_all();
+    let (sender, receiver) = watch::channel(Arc::new(load()?));
+    tokio::spawn(async move {
         loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            let now = contents();
-            if now == content {
+            tokio::select! {
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = sender.closed() => return,
+            }
+            let current = read_all();
+            if current == contents {
                 continue;
             }
-            content = now;
-            match read() {
+            contents = current;
+            match load() {
                 Ok(value) => {
-                    tracing::info!("Read the {what} again");
+                    tracing::info!("Reloaded the {subject}");
                     sender.send_replace(Arc::new(value));
                 }
-                Err(error) => tracing::error!(cause = %ErrorChain(&error), "The {what} before stay in force"),
+                Err(error) => tracing::error!(
+                    cause = %ErrorChain(&error),
+                    "Cannot reload the {subject}; the previous ones stay in force"
+                ),
             }
         }
     });
-    Ok((receiver, following))
+    Ok(receiver)
 }

@@ -1,7 +1,10 @@
-//! TLS (rustls on ring). Hands are shaken here and not in tonic, so that certificates can change under a running server:
-//! new connections get the new ones, old connections go on.
+//! TLS (rustls on ring). The handshake is done here and not in tonic, so that certificates can change while the server
+//! runs: new connections use the new ones, and open connections stay open.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -12,22 +15,29 @@ use rustls::{
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{Accept, TlsAcceptor};
 
+use super::reload;
 use crate::config::TlsSettings;
 
 const ALPN_HTTP2: &[u8] = b"h2";
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {path}")]
-    Pem { path: String, source: pem::Error },
-    #[error("the certificate and its key are of no use")]
+    #[error("cannot read {}", path.display())]
+    Pem { path: PathBuf, source: pem::Error },
+    #[error("the certificate and its private key cannot be used")]
     Certificate(#[source] rustls::Error),
-    #[error("the client CA is of no use")]
+    #[error("the CA of client certificates cannot be used")]
     ClientCa(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// # Errors
-/// Where a file cannot be read, or does not fit the others.
-pub fn read(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
+/// Loads the certificates, and again whenever one of their files changes.
+pub(super) fn watch(settings: &TlsSettings) -> Result<watch::Receiver<Arc<ServerConfig>>, TlsError> {
+    let paths = [&settings.cert, &settings.key].into_iter().chain(&settings.client_ca).cloned().collect();
+    let settings = settings.clone();
+    reload::watch_files(paths, "certificates", move || load(&settings))
+}
+
+fn load(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -37,32 +47,32 @@ pub fn read(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for root in certificates(path)? {
-                roots.add(root).map_err(|why| TlsError::ClientCa(why.into()))?;
+                roots.add(root).map_err(|error| TlsError::ClientCa(error.into()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                // A caller without a certificate may have a token.
+                // A client without a certificate may have a token.
                 .allow_unauthenticated()
                 .build()
-                .map_err(|why| TlsError::ClientCa(why.into()))?;
+                .map_err(|error| TlsError::ClientCa(error.into()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| unreadable(&settings.key, source))?;
+    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| pem_error(&settings.key, source))?;
     let mut config = builder.with_single_cert(certificates(&settings.cert)?, key).map_err(TlsError::Certificate)?;
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
     Ok(config)
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    found.map_err(|source| unreadable(path, source))
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    certificates.map_err(|source| pem_error(path, source))
 }
 
-fn unreadable(path: &std::path::Path, source: pem::Error) -> TlsError {
-    TlsError::Pem { path: path.display().to_string(), source }
+fn pem_error(path: &Path, source: pem::Error) -> TlsError {
+    TlsError::Pem { path: path.to_path_buf(), source }
 }
 
-/// Shakes hands with the certificates that are in force at that moment.
+/// Performs the handshake with the certificates that are in force at that moment.
 pub(super) fn handshake(
     config: watch::Receiver<Arc<ServerConfig>>,
 ) -> impl Fn(TcpStream) -> Accept<TcpStream> + Send + 'static {

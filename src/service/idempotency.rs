@@ -31,7 +31,7 @@ pub(super) fn replayed_secret<T>(
     if record.fingerprint != fingerprint {
         return Err(Error::FailedPrecondition(Precondition::RequestIdReused));
     }
-    metrics::request_replayed(rpc.as_str());
+    metrics::count_replayed_request(rpc.as_str());
     let Some((salt, public_key)) = record.secret_inputs(now) else { return Ok(None) };
     Ok(Some(assemble_secret_key(public_key, derive_secret(request_id, &salt)?)))
 }

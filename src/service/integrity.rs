@@ -46,7 +46,7 @@ impl TenantService {
         let chunks = stream::iter(IntegritySubject::VARIANTS)
             .flat_map(move |&subject| self.store.check_integrity(subject, ids.clone()));
         exists.map_ok(|()| chunks).try_flatten_stream().inspect_ok(|chunk| {
-            chunk.findings.iter().for_each(|finding| metrics::integrity_finding(finding.kind.into()));
+            chunk.findings.iter().for_each(|finding| metrics::count_integrity_finding(finding.kind.into()));
         })
     }
 

@@ -253,5 +253,5 @@ fn log_provisioned(provisioned: &ProvisionedTenant, source: ProvisioningSource) 
         flow = source.as_str(),
         "Fully provisioned new tenant"
     );
-    metrics::tenant_provisioned(source.as_str());
+    metrics::count_provisioned_tenant(source.as_str());
 }

@@ -61,7 +61,7 @@ impl StatementTimer {
             self.span.record("error.type", error_type);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::statement_ended(self.operation, error_type, self.started_at.elapsed());
+        metrics::record_statement(self.operation, error_type, self.started_at.elapsed());
         result
     }
 }

@@ -1,5 +1,5 @@
-//! Traces and metrics by OTLP (gRPC), as the standard `OTEL_*` variables say: endpoint, headers, timeouts, sampler, batches.
-//! Each signal has a queue and a thread of its own, so a collector that is slow or away costs no caller anything.
+//! Exports traces and metrics by OTLP over gRPC. The standard `OTEL_*` variables configure the endpoint, headers, timeouts,
+//! sampler and batches. Each signal has its own queue and thread, so a slow or unreachable collector delays no call.
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter};
@@ -11,7 +11,7 @@ use super::uncached_filter::Uncached;
 use crate::config::ExporterSettings;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot export telemetry")]
+#[error("cannot export telemetry; check the OTEL_* variables")]
 pub struct ExportError(#[from] ExporterBuildError);
 
 pub(super) struct Providers {
@@ -20,18 +20,18 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Those of the signals that go somewhere.
-    pub fn build(exports: ExporterSettings) -> Result<Self, ExportError> {
+    /// Builds the providers of the enabled signals.
+    pub fn build(exporters: ExporterSettings) -> Result<Self, ExportError> {
         let resource = resource();
         let mut providers = Self { tracer: None, meter: None };
-        if exports.metrics {
+        if exporters.metrics {
             let exporter = MetricExporter::builder().with_tonic().build()?;
             let meter =
                 SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource.clone()).build();
             global::set_meter_provider(meter.clone());
             providers.meter = Some(meter);
         }
-        if exports.traces {
+        if exporters.traces {
             let exporter = SpanExporter::builder().with_tonic().build()?;
             let tracer = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
             providers.tracer = Some(tracer);
@@ -39,7 +39,7 @@ impl Providers {
         Ok(providers)
     }
 
-    /// What cannot be sent now is lost; whoever waits for this says so.
+    /// Sends what is left. What cannot be sent is lost; the caller reports that by its timeout.
     pub fn shut_down(self) {
         if let Some(tracer) = self.tracer {
             let _ = tracer.shutdown();
@@ -50,7 +50,8 @@ impl Providers {
     }
 }
 
-/// Spans of this service alone: those of the libraries that send them would be sent as well, and so on for ever.
+/// Exports the spans of this service only. Exporting those of the libraries that send them would create more spans without
+/// end.
 pub(super) fn layer<S>(tracer: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,

@@ -1,5 +1,5 @@
-//! What is counted and measured: every instrument, with the names of OpenTelemetry's semantic conventions where there are
-//! any. Without a collector they cost next to nothing.
+//! Every instrument, named by OpenTelemetry's semantic conventions where they apply. Without a collector, recording costs
+//! next to nothing.
 //!
 //! <https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/>,
 //! <https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>
@@ -11,9 +11,12 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
-/// Seconds, as the conventions have it for both.
+/// Histogram boundaries in seconds, extended from those that both conventions recommend.
 const BOUNDARIES: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0];
+
+/// The attribute of `db.client.connection.count`.
+const STATE: &str = "db.client.connection.state";
 
 struct Instruments {
     call_duration: Histogram<f64>,
@@ -24,7 +27,7 @@ struct Instruments {
     integrity_findings: Counter<u64>,
 }
 
-/// Made at first use, when the exporter is there, if there is one.
+/// Created at first use, which is after [`super::init`] has installed the exporter.
 static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
     let meter = meter();
     let duration = |name: &'static str, description: &'static str| {
@@ -37,17 +40,28 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
     Instruments {
         call_duration: duration(
             "rpc.server.call.duration",
-            "CallTasks, from their first byte to the end of their answer.",
+            "Duration of calls, from the request headers to the end of the response.",
         ),
-        statement_duration: duration("db.client.operation.duration", "Statements, from sending to their answer."),
-        tenants_provisioned: counter("turnkey.tenants.provisioned", "{tenant}", "Tenants made, whole."),
+        statement_duration: duration(
+            "db.client.operation.duration",
+            "Duration of database statements, from sending to the response.",
+        ),
+        tenants_provisioned: counter("turnkey.tenants.provisioned", "{tenant}", "Tenants provisioned."),
         requests_replayed: counter(
             "turnkey.requests.replayed",
             "{request}",
-            "CallTasks answered with what an earlier one made.",
+            "Requests answered from an idempotency record.",
         ),
-        deprecated_fields_used: counter("turnkey.deprecated_fields.used", "{field}", "Old names used by callers."),
-        integrity_findings: counter("turnkey.integrity.findings", "{finding}", "Damage found, each time it is found."),
+        deprecated_fields_used: counter(
+            "turnkey.deprecated_fields.used",
+            "{field}",
+            "Uses of deprecated request fields.",
+        ),
+        integrity_findings: counter(
+            "turnkey.integrity.findings",
+            "{finding}",
+            "Integrity findings, counted each time they are found.",
+        ),
     }
 });
 
@@ -55,8 +69,8 @@ fn meter() -> Meter {
     global::meter("turnkey")
 }
 
-/// `status` is the code's name, such as `OK`; `is_failure` where the service is to blame.
-pub fn call_ended(method: &'static str, status: &'static str, is_failure: bool, duration: Duration) {
+/// Records the end of a call. `status` is the name of its code, such as `OK`; `is_failure` marks a fault of the service.
+pub fn record_call(method: &'static str, status: &'static str, is_failure: bool, duration: Duration) {
     let mut attributes = vec![
         KeyValue::new("rpc.system.name", "grpc"),
         KeyValue::new("rpc.method", method),
@@ -66,51 +80,51 @@ pub fn call_ended(method: &'static str, status: &'static str, is_failure: bool, 
     INSTRUMENTS.call_duration.record(duration.as_secs_f64(), &attributes);
 }
 
-/// `failure` is a SQLSTATE, or what kept the answer from coming.
-pub fn statement_ended(operation: &'static str, failure: Option<String>, duration: Duration) {
+/// Records the end of a statement. `error_type` is a SQLSTATE, or names what prevented a response.
+pub fn record_statement(operation: &'static str, error_type: Option<String>, duration: Duration) {
     let mut attributes =
         vec![KeyValue::new("db.system.name", "postgresql"), KeyValue::new("db.operation.name", operation)];
-    attributes.extend(failure.map(|failure| KeyValue::new("error.type", failure)));
+    attributes.extend(error_type.map(|error_type| KeyValue::new("error.type", error_type)));
     INSTRUMENTS.statement_duration.record(duration.as_secs_f64(), &attributes);
 }
 
-pub fn tenant_provisioned(flow: &'static str) {
+pub fn count_provisioned_tenant(flow: &'static str) {
     INSTRUMENTS.tenants_provisioned.add(1, &[KeyValue::new("turnkey.flow", flow)]);
 }
 
-pub fn request_replayed(rpc: &'static str) {
+pub fn count_replayed_request(rpc: &'static str) {
     INSTRUMENTS
         .requests_replayed
         .add(1, &[KeyValue::new("rpc.method", format!("turnkey.v1.TenantProvisioning/{rpc}"))]);
 }
 
-pub fn deprecated_field_used(field: &'static str) {
+pub fn count_deprecated_field(field: &'static str) {
     INSTRUMENTS.deprecated_fields_used.add(1, &[KeyValue::new("turnkey.field", field)]);
 }
 
-pub fn integrity_finding(kind: &'static str) {
+pub fn count_integrity_finding(kind: &'static str) {
     INSTRUMENTS.integrity_findings.add(1, &[KeyValue::new("turnkey.finding.kind", kind)]);
 }
 
-/// How full a pool of connections is.
+/// Usage of the connection pool, in connections.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolStats {
     pub used: u64,
     pub idle: u64,
     pub max: u64,
-    /// Callers that wait for one.
+    /// Calls that wait for a connection.
     pub pending: u64,
 }
 
-/// How full a queue for hashing is.
+/// Usage of the queue of a hashing pool, in hashes.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueStats {
     pub pool: &'static str,
-    pub waiting: u64,
-    pub capacity: u64,
+    pub length: u64,
+    pub limit: u64,
 }
 
-/// Asks for these whenever metrics are sent, from now to the end of the process.
+/// Registers callbacks that observe these values at every export, until the process ends.
 pub fn register_gauges(
     ready: impl Fn() -> bool + Send + Sync + 'static,
     pool: impl Fn() -> PoolStats + Clone + Send + Sync + 'static,
@@ -120,45 +134,40 @@ pub fn register_gauges(
     let gauge = |name: &'static str, unit: &'static str, description: &'static str| {
         meter.u64_observable_gauge(name).with_unit(unit).with_description(description)
     };
-    gauge("turnkey.database.ready", "", "1 where the database can serve, as health tells it.")
+    gauge("turnkey.database.ready", "", "1 if the database can serve calls, else 0; the same as readiness.")
         .with_callback(move |observer| observer.observe(ready().into(), &[]))
         .build();
 
-    let of_pool = |more: &[KeyValue]| [&[KeyValue::new("db.client.connection.pool.name", "turnkey")], more].concat();
-    let (used, idle) = (state("used"), state("idle"));
-    let (used, idle, all) = (of_pool(&[used]), of_pool(&[idle]), of_pool(&[]));
-    let now = pool.clone();
-    gauge("db.client.connection.count", "{connection}", "Connections to the database.")
+    let pool_name = KeyValue::new("db.client.connection.pool.name", "turnkey");
+    let [used, idle] = ["used", "idle"].map(|state| [pool_name.clone(), KeyValue::new(STATE, state)]);
+    let stats = pool.clone();
+    gauge("db.client.connection.count", "{connection}", "Open connections to the database.")
         .with_callback(move |observer| {
-            observer.observe(now().used, &used);
-            observer.observe(now().idle, &idle);
+            observer.observe(stats().used, &used);
+            observer.observe(stats().idle, &idle);
         })
         .build();
-    let (now, attributes) = (pool.clone(), all.clone());
-    gauge("db.client.connection.max", "{connection}", "Connections that there may be.")
-        .with_callback(move |observer| observer.observe(now().max, &attributes))
+    let (stats, attributes) = (pool.clone(), [pool_name.clone()]);
+    gauge("db.client.connection.max", "{connection}", "Maximum number of connections.")
+        .with_callback(move |observer| observer.observe(stats().max, &attributes))
         .build();
-    gauge("db.client.connection.pending_requests", "{request}", "Callers that wait for a connection.")
-        .with_callback(move |observer| observer.observe(pool().pending, &all))
+    gauge("db.client.connection.pending_requests", "{request}", "Calls that wait for a connection.")
+        .with_callback(move |observer| observer.observe(pool().pending, std::slice::from_ref(&pool_name)))
         .build();
 
-    let now = queues.clone();
+    let stats = queues.clone();
     gauge("turnkey.hashing.queue.length", "{hash}", "Hashes that wait for a core.")
         .with_callback(move |observer| {
-            for queue in now() {
-                observer.observe(queue.waiting, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
+            for queue in stats() {
+                observer.observe(queue.length, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
             }
         })
         .build();
-    gauge("turnkey.hashing.queue.limit", "{hash}", "Hashes that may wait before callers are refused.")
+    gauge("turnkey.hashing.queue.limit", "{hash}", "Maximum number of waiting hashes; further calls are rejected.")
         .with_callback(move |observer| {
             for queue in queues() {
-                observer.observe(queue.capacity, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
+                observer.observe(queue.limit, &[KeyValue::new("turnkey.hashing.pool", queue.pool)]);
             }
         })
         .build();
-}
-
-fn state(name: &'static str) -> KeyValue {
-    KeyValue::new("db.client.connection.state", name)
 }

@@ -1,5 +1,7 @@
-//! What the program tells of its work: lines to standard error, so that standard output stays data, and, where a collector
-//! is named, traces and metrics by OTLP. What is measured is in [`metrics`].
+//! Log, traces and metrics. The log goes to standard error, because standard output is for data; traces and metrics go to
+//! an OTLP collector, if one is configured.
+//!
+//! The instruments are in [`metrics`], and the spans are created by the code that they describe.
 
 mod export;
 pub mod metrics;
@@ -15,38 +17,39 @@ pub use self::export::ExportError;
 use self::{export::Providers, uncached_filter::Uncached};
 use crate::config::{LogFormat, LogSettings};
 
-/// What waits to be sent when the program ends may take this long; a collector that is away must not hold it up.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// The time to send what is left when the program ends; an unreachable collector must not delay the end for longer.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Keeps what sends traces and metrics.
+/// Owns the exporters.
 pub struct Telemetry(Providers);
 
-/// Installs the subscriber; once in a process, and a second call changes nothing. Within a runtime, which the exporters use.
+/// Installs the subscriber and starts the exporters. It must be called within a runtime, which the exporters use. Only the
+/// first subscriber of a process takes effect.
 ///
 /// # Errors
-/// Where the settings of the export make no sense.
+/// [`ExportError`] if the settings of an exporter are invalid.
 pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
-    let providers = Providers::build(settings.exports)?;
+    let providers = Providers::build(settings.exporters)?;
     let installed = match &providers.tracer {
-        None => tracing_subscriber::registry().with(settings.filter).with(lines(settings.format)).try_init(),
+        None => tracing_subscriber::registry().with(settings.filter).with(log_layer(settings.format)).try_init(),
         Some(tracer) => tracing_subscriber::registry()
-            .with(lines(settings.format).with_filter(Uncached(settings.filter)))
+            .with(log_layer(settings.format).with_filter(Uncached(settings.filter)))
             .with(export::layer(tracer))
             .try_init(),
     };
     if installed.is_err() {
-        tracing::debug!("A subscriber is installed already");
+        tracing::debug!("Another log subscriber is installed already");
     }
     Ok(Telemetry(providers))
 }
 
-fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+fn log_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
     match format {
         LogFormat::Pretty => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
-        // Trace ids are fields of the call's span, and a search wants them where the message is.
+        // Puts the fields of the call's span, such as the trace id, beside the message, where a log search finds them.
         LogFormat::Json => json_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .flatten_event(true)
@@ -58,19 +61,19 @@ where
 }
 
 impl Telemetry {
-    /// Sends what is left, but not for long. Blocks; the runtime has to be there still.
+    /// Sends what is left, for at most a second. Blocks, and needs the runtime.
     pub fn shut_down(self) {
         let providers = self.0;
         if providers.tracer.is_none() && providers.meter.is_none() {
             return;
         }
-        let (done, is_done) = mpsc::channel();
+        let (sender, done) = mpsc::channel();
         std::thread::spawn(move || {
             providers.shut_down();
-            // Nobody may be waiting any more.
-            let _ = done.send(());
+            // Fails if the timeout has passed.
+            let _ = sender.send(());
         });
-        if is_done.recv_timeout(FLUSH_LIMIT).is_err() {
+        if done.recv_timeout(FLUSH_TIMEOUT).is_err() {
             tracing::warn!("Some traces and metrics could not be sent in time");
         }
     }

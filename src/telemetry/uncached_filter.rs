@@ -1,8 +1,8 @@
-//! A filter of one layer that is asked every time.
+//! A per-layer filter that decides about every event anew.
 //!
-//! Filters of single layers note their verdict for the event to come, and an event that is always of interest is not asked
-//! for again. A library that asks whether anybody listens and then says nothing, as sqlx does for every statement, leaves
-//! its verdict behind, and the next such event is lost by it (<https://github.com/tokio-rs/tracing/issues/2519>).
+//! It works around <https://github.com/tokio-rs/tracing/issues/2519>. Per-layer filters store their decision for the next
+//! event, and callsites that are always enabled are not asked again. A crate that checks `enabled!` without an event, as
+//! sqlx does for every statement, leaves a stale decision behind, which drops the next event of such a callsite.
 
 use tracing::{Metadata, Subscriber, level_filters::LevelFilter, span, subscriber::Interest};
 use tracing_subscriber::{
@@ -10,6 +10,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+/// Delegates to the filter, but never reports a callsite as always enabled.
 pub(super) struct Uncached<F>(pub F);
 
 impl<S, F> Filter<S> for Uncached<F>

@@ -204,16 +204,16 @@ async fn a_changed_file_is_read_again_and_a_broken_one_leaves_the_tokens_in_forc
     };
     assert!(verify(&first).await.is_ok());
     let second = tokens.create("second", &["verifier"]);
-    program.wait_for("Read the tokens again");
+    program.wait_for("Reloaded the tokens");
     assert!(verify(&first).await.is_ok() && verify(&second).await.is_ok());
 
     fs::write(tokens.file(), "[[token]]\nname = ").unwrap();
-    let line = program.wait_for("The tokens before stay in force");
+    let line = program.wait_for("Cannot reload the tokens");
     assert!(line.contains("ERROR"), "{line}");
     assert!(verify(&first).await.is_ok());
 
     fs::write(tokens.file(), "").unwrap();
-    program.wait_for("Read the tokens again");
+    program.wait_for("Reloaded the tokens");
     assert_eq!(verify(&first).await.unwrap_err().code(), Code::Unauthenticated, "nobody may call");
     for token in [&first, &second] {
         let random = token.rsplit('_').next().unwrap();
@@ -259,7 +259,7 @@ async fn with_tokens_any_address_may_be_served_and_a_broken_file_is_named_at_sta
         command
     };
     let mut program = Program::start(&mut serve("tokens.toml"));
-    program.wait_for("Callers need a token");
+    program.wait_for("Callers need a service token");
     drop(program);
     let output = serve("missing.toml").output().unwrap();
     assert_eq!(output.status.code(), Some(2));

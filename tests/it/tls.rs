@@ -123,11 +123,11 @@ async fn a_renewed_certificate_is_taken_up_without_cutting_a_connection_and_a_br
     assert_eq!(verify(&first).await, Ok(()));
 
     fs::write(files.path("cert.pem"), "-----BEGIN CERTIFICATE-----\nbroken").unwrap();
-    program.wait_for("The certificates before stay in force");
+    program.wait_for("Cannot reload the certificates");
     assert_eq!(verify(&connect(&address, &old, None).await.unwrap()).await, Ok(()));
 
     files.renew(&new);
-    program.wait_for("Read the certificates again");
+    program.wait_for("Reloaded the certificates");
     assert_eq!(verify(&connect(&address, &new, None).await.unwrap()).await, Ok(()));
     assert!(connect(&address, &old, None).await.is_err());
     assert_eq!(verify(&first).await, Ok(()), "superuser are shaken once");

@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// Includes the shutdown of an earlier Postgres and the recovery after a crash.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(10);
-const FAST_SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
-const IMMEDIATE_SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+const FAST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+const IMMEDIATE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that starting Postgres needs.
 pub(crate) struct Server {
@@ -73,7 +73,7 @@ impl Server {
     /// Starts Postgres and waits until it accepts connections. Stops an earlier Postgres that still uses the data
     /// directory, and waits for its exit.
     pub async fn start(&self) -> Result<Process, Error> {
-        let deadline = Instant::now() + START_LIMIT;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             self.stop_leftover().await?;
             let log_start = self.launcher.log_length();
@@ -118,9 +118,9 @@ impl Server {
     async fn stop_leftover(&self) -> Result<(), Error> {
         if UnixStream::connect(&self.socket).await.is_ok() {
             tracing::warn!("Stopping an embedded Postgres that an earlier process left running");
-            self.pg_ctl_stop("fast", FAST_SHUTDOWN_LIMIT).await?;
+            self.pg_ctl_stop("fast", FAST_SHUTDOWN_TIMEOUT).await?;
             if UnixStream::connect(&self.socket).await.is_ok() {
-                self.pg_ctl_stop("immediate", IMMEDIATE_SHUTDOWN_LIMIT).await?;
+                self.pg_ctl_stop("immediate", IMMEDIATE_SHUTDOWN_TIMEOUT).await?;
             }
         }
         Ok(())
@@ -171,12 +171,12 @@ impl Server {
 
     async fn stop(&self, mut postgres: Process) -> Result<(), Error> {
         postgres.interrupt();
-        if timeout(FAST_SHUTDOWN_LIMIT, postgres.wait()).await.is_ok() {
+        if timeout(FAST_SHUTDOWN_TIMEOUT, postgres.wait()).await.is_ok() {
             return Ok(());
         }
         tracing::warn!("The embedded Postgres did not stop in time; forcing it, so the next start recovers");
-        self.pg_ctl_stop("immediate", IMMEDIATE_SHUTDOWN_LIMIT).await?;
-        match timeout(IMMEDIATE_SHUTDOWN_LIMIT, postgres.wait()).await {
+        self.pg_ctl_stop("immediate", IMMEDIATE_SHUTDOWN_TIMEOUT).await?;
+        match timeout(IMMEDIATE_SHUTDOWN_TIMEOUT, postgres.wait()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::NotStopped),
         }

@@ -1,5 +1,7 @@
-//! The journal: which request id belongs to which row. It lies beside the keys' file, and is as secret: for 24 hours its
-//! ids bring the keys back.
+//! The journal of an import: the request id of every row. It is beside the keys file and as secret as that: for 24 hours
+//! its ids can be used to obtain the keys.
+//!
+//! Which rows are done is not here but in the keys file.
 
 use std::{
     collections::HashMap,
@@ -18,30 +20,33 @@ const FORMAT_HEADER: &str = "turnkey import journal 1";
 
 pub struct Journal {
     request_ids: HashMap<String, String>,
-    /// Nobody else's for as long as the import goes on.
+    /// Locked while the import runs.
     _file: File,
 }
 
 impl Journal {
-    /// Opens the journal of an import into `out`, or begins one, and adds an id for every row that has none.
+    /// Opens or creates the journal of the import into `out`, and adds an id for every row that has none.
     ///
-    /// Request ids count for their caller: those of an import into a database are nothing to a server.
+    /// The journal names its kind of target, because request ids are scoped to the caller: a server would not find those of
+    /// an import into its database.
     pub fn open(out: &Path, target: &str, rows: &[Row]) -> Result<Self, Error> {
         let path = journal_path(out);
         let mut file = open_exclusive(&path)?;
         let text = read_complete_lines(&mut file)?;
         if text.is_empty() && out.exists() {
-            return Err(format!("{} exists, and is of no import that could go on", out.display()).into());
+            let (out, path) = (out.display(), path.display());
+            return Err(format!("cannot continue {out} without its journal {path}; choose another --out file").into());
         }
-        let head = format!("{FORMAT_HEADER} {target}");
+        let header = format!("{FORMAT_HEADER} {target}");
         let mut lines = text.lines();
-        if lines.next().is_some_and(|first| first != head) {
-            return Err(format!("{} is of another import: it does not begin with {head:?}", path.display()).into());
+        if lines.next().is_some_and(|first| first != header) {
+            let (path, remedy) = (path.display(), "choose another --out file");
+            return Err(format!("{path} belongs to another import: its first line is not {header:?}; {remedy}").into());
         }
         let split = |line: &str| line.split_once(',').map(|(slug, id)| (slug.to_owned(), id.to_owned()));
         let mut request_ids: HashMap<String, String> = lines.filter_map(split).collect();
 
-        let mut added = if text.is_empty() { format!("{head}\n") } else { String::new() };
+        let mut added = if text.is_empty() { format!("{header}\n") } else { String::new() };
         for row in rows {
             let slug = row.slug.as_str();
             if !request_ids.contains_key(slug) {
@@ -56,8 +61,9 @@ impl Journal {
     }
 
     pub fn request_id(&self, slug: &str) -> Result<RequestId, Error> {
-        let id = self.request_ids.get(slug).ok_or_else(|| format!("the journal has no id for {slug}"))?;
-        RequestId::parse(id).map_err(|why| format!("the journal's id for {slug} {}", why.description).into())
+        let id = self.request_ids.get(slug).ok_or_else(|| format!("the journal has no request id for {slug}"))?;
+        RequestId::parse(id)
+            .map_err(|invalid| format!("the journal's request id for {slug} {}", invalid.description).into())
     }
 }
 

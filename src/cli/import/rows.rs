@@ -1,4 +1,4 @@
-//! The file of tenants: read, and judged as a whole.
+//! Reads and checks the CSV file of an import. The whole file is checked before anything is imported.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path};
 
@@ -13,8 +13,9 @@ const SLUG: &str = "slug";
 const NAME: &str = "name";
 const COMMISSION: &str = "commission_percent";
 
-/// A tenant to be made.
+/// A tenant to create.
 pub struct Row {
+    /// Where the row begins.
     pub line: u64,
     pub slug: TenantSlug,
     name: DisplayName,
@@ -23,7 +24,7 @@ pub struct Row {
 
 pub struct Rows {
     pub valid: Vec<Row>,
-    /// A line for each that cannot be imported, saying where it is and why.
+    /// A message for each invalid row, with its lines and all its violations.
     pub errors: Vec<String>,
 }
 
@@ -43,10 +44,10 @@ pub fn read(path: &Path) -> Result<Rows, Error> {
     read_from(File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
 }
 
-/// Columns in any order: `slug`, `name`, and `commission_percent` if some have another than the default.
+/// Reads the columns `slug`, `name` and optionally `commission_percent`, in any order.
 ///
 /// # Errors
-/// Where there is no row of names, or not the right one; what is wrong further down is among the bad rows.
+/// If the header is missing or invalid. Invalid rows are in [`Rows::errors`].
 pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
@@ -56,41 +57,34 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
     let mut seen: HashMap<TenantSlug, u64> = HashMap::new();
     let mut record = StringRecord::new();
     loop {
-        let line = first_line(&text, reader.position());
-        let read = reader.read_record(&mut record);
-        let last = last_line(&text, reader.position());
-        match read {
+        let first = first_line(&text, reader.position());
+        let parsed = match reader.read_record(&mut record) {
             Ok(false) => return Ok(rows),
-            Ok(true) => match columns.parse(&record, line, &seen) {
-                Ok(row) => {
-                    seen.insert(row.slug.clone(), line);
-                    rows.valid.push(row);
-                }
-                Err(violations) => {
-                    let messages = violations.as_slice().iter();
-                    let messages =
-                        messages.map(|violation| format!("{} {}", violation.field, violation.invalid.description));
-                    rows.errors.push(format!(
-                        "{}: {}",
-                        line_range(line, last),
-                        messages.collect::<Vec<_>>().join("; ")
-                    ));
-                }
-            },
-            Err(error) => rows.errors.push(format!("{}: {}", line_range(line, last), csv_error_message(&error))),
+            Ok(true) => columns.parse(&record, first, &seen).map_err(|violations| violations_message(&violations)),
+            Err(error) => Err(csv_error_message(&error)),
+        };
+        match parsed {
+            Ok(row) => {
+                seen.insert(row.slug.clone(), first);
+                rows.valid.push(row);
+            }
+            Err(message) => {
+                let lines = line_range(first, last_line(&text, reader.position()));
+                rows.errors.push(format!("{lines}: {message}"));
+            }
         }
     }
 }
 
-/// The line on which the next record begins: the reader's place is before the line ends that it will pass over, be they
-/// empty lines or what is left of `\r\n`.
+/// Returns the line on which the next record starts. The reader's position precedes the line terminators that it is about
+/// to skip: empty lines, or the rest of `\r\n`.
 fn first_line(text: &[u8], position: &csv::Position) -> u64 {
     let (_, rest) = split(text, position);
-    let passed = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
-    position.line() + passed.count() as u64
+    let skipped = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
+    position.line() + skipped.count() as u64
 }
 
-/// The line on which the record before ends.
+/// Returns the line on which the previous record ends.
 fn last_line(text: &[u8], position: &csv::Position) -> u64 {
     let (read, _) = split(text, position);
     position.line() - u64::from(read.ends_with(b"\n"))
@@ -101,15 +95,23 @@ fn split<'a>(text: &'a [u8], position: &csv::Position) -> (&'a [u8], &'a [u8]) {
     text.split_at(length.min(text.len()))
 }
 
-/// A row of many lines may have swallowed others, by a quote that nobody closed.
+/// Shows where an unclosed quote has swallowed the rows after it.
 fn line_range(first: u64, last: u64) -> String {
     if first < last { format!("lines {first} to {last}") } else { format!("line {first}") }
+}
+
+fn violations_message(violations: &Violations) -> String {
+    let messages = violations.as_slice().iter();
+    messages
+        .map(|violation| format!("{} {}", violation.field, violation.invalid.description))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn csv_error_message(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("has {len} fields, and the first line {expected_len}")
+            format!("has {len} fields, but the header has {expected_len}")
         }
         csv::ErrorKind::Utf8 { err, .. } => format!("is not UTF-8 in field {}", err.field() + 1),
         _ => error.to_string(),
@@ -125,7 +127,8 @@ struct Columns {
 impl Columns {
     fn find(headers: &StringRecord) -> Result<Self, Error> {
         if let Some(unknown) = headers.iter().find(|header| ![SLUG, NAME, COMMISSION].contains(header)) {
-            return Err(format!("there is no column {unknown:?}: {SLUG}, {NAME} and {COMMISSION} are known").into());
+            let expected = format!("expected {SLUG}, {NAME} and optionally {COMMISSION}");
+            return Err(format!("unknown column {unknown:?}: {expected}").into());
         }
         let position = |name| headers.iter().position(|header| header == name);
         let needed = |name| position(name).ok_or_else(|| format!("the column {name} is missing"));
@@ -143,7 +146,7 @@ impl Columns {
             CommissionPercent::parse(percent)
         });
         if let Some(first) = slug.as_ref().and_then(|slug| seen.get(slug)) {
-            fields.add(SLUG, InvalidValue::new(Reason::BadFormat, format!("is that of line {first}")));
+            fields.add(SLUG, InvalidValue::new(Reason::BadFormat, format!("is already in line {first}")));
         }
         fields.finish(|| {
             let commission = commission?.unwrap_or(defaults::COMMISSION);
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_byte_order_marks_line_ends_and_the_order_of_columns_are_no_matter() {
+    fn quotes_a_byte_order_mark_crlf_and_any_column_order_are_accepted() {
         let rows = read_text(
             "\u{feff}name,commission_percent,slug\r\n\"Bella, \"\"Weddings\"\"\",12.34,bella\r\nÖmer's,,omers\r\n"
                 .as_bytes(),
@@ -181,33 +184,33 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_row_is_named_with_its_line_and_reasons() {
+    fn every_invalid_row_is_reported_with_its_line_and_all_violations() {
         let rows = read_text(
             b"slug,name,commission_percent\nbella,Bella,10\nadmin,,ten\nbella,Again,\nomer,Omer,101\nomer,Omer,\nx,y\n\xff,z,1\n",
         )
         .unwrap();
-        assert_eq!(slugs(&rows), ["bella", "omer"], "a bad row has no claim on its slug");
+        assert_eq!(slugs(&rows), ["bella", "omer"], "an invalid row does not reserve its slug");
         let expected = [
             "line 3: slug is reserved for the platform; name is required; commission_percent must be a number",
-            "line 4: slug is that of line 2",
+            "line 4: slug is already in line 2",
             "line 5: commission_percent must be between 0 and 100",
-            "line 7: has 2 fields, and the first line 3",
+            "line 7: has 2 fields, but the header has 3",
             "line 8: is not UTF-8 in field 1",
         ];
         assert_eq!(rows.errors, expected);
     }
 
     #[test]
-    fn lines_are_counted_whatever_they_end_with_and_empty_or_quoted_ones_too() {
+    fn line_numbers_count_crlf_empty_lines_and_quoted_line_breaks() {
         for end in ["\n", "\r\n"] {
             let text = ["slug,name", "", "bella,Bella", "admin,\"A", "B\"", "omer,Omer", "bella,C", "x"].join(end);
             let rows = read_text(text.as_bytes()).unwrap();
             assert_eq!(rows.valid.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 6], "{end:?}");
-            let [reserved, again, short] = rows.errors.try_into().unwrap();
+            let [reserved, duplicate, short] = rows.errors.try_into().unwrap();
             assert!(reserved.starts_with("lines 4 to 5: slug is reserved"), "{reserved}");
             assert_eq!(
-                (again.as_str(), short.as_str()),
-                ("line 7: slug is that of line 3", "line 8: has 1 fields, and the first line 2",)
+                (duplicate.as_str(), short.as_str()),
+                ("line 7: slug is already in line 3", "line 8: has 1 fields, but the header has 2")
             );
         }
         let swallowed = read_text(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n").unwrap();
@@ -216,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_mistyped_column_is_named() {
-        for (header, messages) in
+    fn a_missing_or_misspelled_column_is_reported() {
+        for (header, message) in
             [("slug", "name is missing"), ("slug,name,commision", "\"commision\""), ("", "slug is missing")]
         {
             let Err(error) = read_text(header.as_bytes()) else { panic!("{header}") };
-            assert!(error.to_string().contains(messages), "{error}");
+            assert!(error.to_string().contains(message), "{error}");
         }
     }
 }

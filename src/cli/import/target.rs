@@ -1,6 +1,8 @@
-//! Where tenants are imported to: a database, or a server that has one.
+//! The target of an import: a database, or a server.
+//!
+//! Retries are not here: [`super`] sends a failed batch again.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, thread::available_parallelism};
 
 use secrecy::SecretString;
 use time::Duration;
@@ -10,7 +12,7 @@ use crate::{
     cli::database::OpenDatabase,
     config::ImportTarget,
     domain::{
-        Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
+        Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
         provisioning::CreateOutcome,
     },
     error,
@@ -23,16 +25,16 @@ use crate::{
     store::Store,
 };
 
-/// A tenant and its key.
+/// A tenant with a key whose secret is known.
 pub struct ImportedTenant {
     pub tenant_id: TenantId,
     pub public_key: String,
     pub secret_key: SecretString,
 }
 
-/// Of a whole call.
+/// The failure of a whole batch.
 pub struct ImportError {
-    /// Whether the same call may do better a little later.
+    /// Whether the same batch may succeed later.
     pub retryable: bool,
     pub cause: Error,
 }
@@ -48,10 +50,10 @@ impl Target {
             ImportTarget::Server { url, token } => Ok(Self::Server(Client::connect(&url, token).await?)),
             ImportTarget::Database { database, key_mode, key_argon2 } => {
                 let database = OpenDatabase::open_migrated(database).await?;
-                let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+                let workers = available_parallelism().map_or(1, NonZeroUsize::get);
                 let hashing = HashingSettings {
                     key: key_argon2,
-                    password: crate::domain::Argon2Params::PASSWORD,
+                    password: Argon2Params::PASSWORD,
                     workers,
                     queue_length: workers * concurrency.get(),
                 };
@@ -62,20 +64,20 @@ impl Target {
         }
     }
 
-    /// One for each wish, in order: what was made, or why not.
+    /// Creates the tenants. Returns one result per request, in order: the tenant, or why it was rejected.
     pub async fn create(
         &self,
         requests: &[CreateFullyProvisioned],
     ) -> Result<Vec<Result<ImportedTenant, String>>, ImportError> {
-        let mut answers = Vec::with_capacity(requests.len());
+        let mut results = Vec::with_capacity(requests.len());
         match self {
             Self::Database { service, .. } => {
                 let items = requests.iter().cloned().map(Ok).collect();
                 for outcome in
                     service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?
                 {
-                    answers.push(match outcome {
-                        Ok(outcome) => row_result(self.with_key(outcome.into()).await)?,
+                    results.push(match outcome {
+                        Ok(outcome) => row_result(self.ensure_secret(outcome.into()).await)?,
                         Err(refused) => {
                             let refusal = status::describe(refused);
                             Err(format!("{}: {}", refusal.reason(), refusal.message))
@@ -84,35 +86,35 @@ impl Target {
                 }
             }
             Self::Server(client) => {
-                for answer in client.batch_create_fully_provisioned(requests).await? {
-                    answers.push(match answer {
+                for result in client.batch_create_fully_provisioned(requests).await? {
+                    results.push(match result {
                         Ok((tenant_id, public_key, secret_key)) => {
-                            row_result(self.with_key(ReplayedTenant { tenant_id, public_key, secret_key }).await)?
+                            row_result(self.ensure_secret(TenantKey { tenant_id, public_key, secret_key }).await)?
                         }
                         Err(refused) => Err(refused),
                     });
                 }
             }
         }
-        Ok(answers)
+        Ok(results)
     }
 
-    /// A repeat that comes after 24 hours has no secret. Nobody has it: it would stand in the file. So the key is changed
-    /// for another, and the lost one ends at once.
-    async fn with_key(&self, known: ReplayedTenant) -> Result<ImportedTenant, ImportError> {
-        let ReplayedTenant { tenant_id, public_key, secret_key } = known;
+    /// Rotates a key without a secret. After 24 hours a replay carries no secret, and the key cannot be in the keys file, so
+    /// the secret is lost. The lost key expires immediately.
+    async fn ensure_secret(&self, key: TenantKey) -> Result<ImportedTenant, ImportError> {
+        let TenantKey { tenant_id, public_key, secret_key } = key;
         if let Some(secret_key) = secret_key {
             return Ok(ImportedTenant { tenant_id, public_key, secret_key });
         }
         let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
         let (public_key, secret_key) = match self {
             Self::Database { service, .. } => {
-                let rotated = service.rotate_api_key(Caller::import(), rotation).await?;
-                (rotated.api_key.public_key, rotated.secret_key)
+                let rotation = service.rotate_api_key(Caller::import(), rotation).await?;
+                (rotation.api_key.public_key, rotation.secret_key)
             }
             Self::Server(client) => client.rotate_api_key(&rotation).await?,
         };
-        let secret_key = secret_key.ok_or_else(|| error::Error::internal("a new key has no secret"))?;
+        let secret_key = secret_key.ok_or_else(|| error::Error::internal("the rotation returned no secret"))?;
         Ok(ImportedTenant { tenant_id, public_key, secret_key })
     }
 
@@ -125,14 +127,14 @@ impl Target {
     }
 }
 
-/// A tenant whose secret may be lost.
-struct ReplayedTenant {
+/// A tenant and its key. A late replay has no secret.
+struct TenantKey {
     tenant_id: TenantId,
     public_key: String,
     secret_key: Option<SecretString>,
 }
 
-impl From<CreateOutcome> for ReplayedTenant {
+impl From<CreateOutcome> for TenantKey {
     fn from(outcome: CreateOutcome) -> Self {
         let (tenant, secret_key) = match outcome {
             CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
@@ -142,12 +144,12 @@ impl From<CreateOutcome> for ReplayedTenant {
     }
 }
 
-/// What befalls one row spoils no other, unless it may pass: then all of them are asked for again.
-fn row_result(made: Result<ImportedTenant, ImportError>) -> Result<Result<ImportedTenant, String>, ImportError> {
-    match made {
-        Ok(made) => Ok(Ok(made)),
-        Err(failure) if failure.retryable => Err(failure),
-        Err(failure) => Ok(Err(failure.cause.to_string())),
+/// Limits an error to its row, unless it is retryable: then the whole batch fails and is sent again.
+fn row_result(result: Result<ImportedTenant, ImportError>) -> Result<Result<ImportedTenant, String>, ImportError> {
+    match result {
+        Ok(tenant) => Ok(Ok(tenant)),
+        Err(error) if error.retryable => Err(error),
+        Err(error) => Ok(Err(error.cause.to_string())),
     }
 }
 

@@ -259,6 +259,6 @@ const fn action(created: bool) -> pb::UpsertAction {
 fn count_deprecated(field: &'static str, is_used: bool) {
     if is_used {
         tracing::info!(field, "A deprecated field was used");
-        metrics::deprecated_field_used(field);
+        metrics::count_deprecated_field(field);
     }
 }

@@ -48,7 +48,7 @@ impl CallMetrics {
             self.span.record("error.type", status);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::call_ended(self.method, status, is_failure, self.started.elapsed());
+        metrics::record_call(self.method, status, is_failure, self.started.elapsed());
     }
 }
 
