@@ -147,7 +147,7 @@ async fn an_email_address_has_one_owner_regardless_of_case_and_of_a_deleted_tena
     sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.superuser_pool().await).await.unwrap();
     let before = fixture.row_counts().await;
     for existing in ["Bella@example.com", "bella@EXAMPLE.com", " BELLA@example.com", "öMER@example.com"] {
-        let error = fixture.sign_up(signup("Somebody Else", existing)).await.unwrap_err();
+        let error = fixture.sign_up(signup("Another Business", existing)).await.unwrap_err();
         assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{existing}");
     }
     assert_eq!(fixture.row_counts().await, before);

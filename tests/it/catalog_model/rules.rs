@@ -8,7 +8,7 @@ use turnkey::{domain::SlugStem, grpc::pb::PackageUpsert};
 /// Field and reason of each violation.
 pub type Violations = BTreeSet<(String, String)>;
 
-/// The expected result, or the rejections of which any one is correct.
+/// The expected result, or the possible rejections: any one of them is correct.
 pub type Expectation<T> = Result<T, Vec<Rejection>>;
 
 #[derive(Debug)]

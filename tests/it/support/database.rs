@@ -1,5 +1,4 @@
-//! The databases of the tests: one temporary Postgres for the whole run, and a migrated template of which each test gets a
-//! copy.
+//! The databases of the tests: one temporary Postgres for the whole run, and a copy of a migrated template for each test.
 //!
 //! The roles are those of production: the owner migrates, the server role owns nothing. Neither is a superuser, because
 //! superusers bypass most of what is tested here.
