@@ -222,7 +222,7 @@ async fn a_killed_postgres_is_restarted() {
     wait_for_another(&postgres, &root, orphan).await;
     assert!(!is_alive(orphan));
 
-    // And when both die at once, which leaves a zombie for the init of the system.
+    // If both die at once, a zombie is left to the init process.
     let zombie = postmaster_pid(&root).unwrap();
     kill_9(&group(parent(zombie)));
     wait_for_another(&postgres, &root, zombie).await;
