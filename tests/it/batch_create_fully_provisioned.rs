@@ -103,8 +103,8 @@ async fn a_repeated_batch_returns_the_tenants_of_the_first() {
         range.map(|number| with_request_id(&format!("tenant-{number}"), number)).collect()
     };
     let first = batch_create(&fixture, batch(0..10)).await.unwrap();
-    let again = batch_create(&fixture, batch(5..15)).await.unwrap();
-    for (number, result) in again.iter().enumerate() {
+    let repeated = batch_create(&fixture, batch(5..15)).await.unwrap();
+    for (number, result) in repeated.iter().enumerate() {
         let result = created(result);
         assert_eq!(result.replayed, number < 5);
         if let Some(first) = first.get(number + 5) {
@@ -121,8 +121,8 @@ async fn a_request_id_is_shared_by_single_calls_and_batch_items() {
     let results =
         batch_create(&fixture, vec![with_request_id("alone", 1), with_request_id("batched", 2)]).await.unwrap();
     assert_eq!(*created(&results[0]), CreateFullyProvisionedResponse { replayed: true, ..alone });
-    let again = fixture.create(with_request_id("batched", 2)).await.unwrap();
-    assert_eq!(again, CreateFullyProvisionedResponse { replayed: true, ..created(&results[1]).clone() });
+    let repeated = fixture.create(with_request_id("batched", 2)).await.unwrap();
+    assert_eq!(repeated, CreateFullyProvisionedResponse { replayed: true, ..created(&results[1]).clone() });
 }
 
 #[tokio::test]

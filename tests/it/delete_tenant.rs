@@ -41,8 +41,8 @@ async fn the_catalog_of_a_deleted_tenant_is_not_found_and_its_slug_and_address_s
         assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
     assert_eq!(reason(&fixture.create(named("bella")).await.unwrap_err()), "SLUG_TAKEN");
-    let again = fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap_err();
-    assert_eq!(reason(&again), "EMAIL_TAKEN");
+    let repeated = fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap_err();
+    assert_eq!(reason(&repeated), "EMAIL_TAKEN");
 }
 
 #[tokio::test]

@@ -89,14 +89,14 @@ async fn a_health_watcher_receives_only_changes_and_does_not_delay_the_shutdown(
     let superuser = fixture.superuser_pool().await;
     let mut probed_at = HashSet::new();
     while probed_at.len() < 3 {
-        let asked: Vec<String> = sqlx::query_scalar(
+        let started: Vec<String> = sqlx::query_scalar(
             "SELECT query_start::text FROM pg_stat_activity
               WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_is_in_recovery%'",
         )
         .fetch_all(&superuser)
         .await
         .unwrap();
-        probed_at.extend(asked);
+        probed_at.extend(started);
     }
     fixture.server.stop().await;
     // A stream that is not ended by the server ends with an error.

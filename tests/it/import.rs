@@ -116,8 +116,12 @@ async fn every_row_becomes_a_tenant_whose_key_is_in_a_private_file() {
             .unwrap();
     assert_eq!((name.as_str(), commission.as_str()), ("Tenant, Number 7", "12.50"));
 
-    let again = import.run(&[]);
-    assert!(again.status.success() && stderr(&again).contains("250 of 250 were imported before"), "{}", stderr(&again));
+    let repeated = import.run(&[]);
+    assert!(
+        repeated.status.success() && stderr(&repeated).contains("250 of 250 were imported before"),
+        "{}",
+        stderr(&repeated)
+    );
     import.assert_all_keys_work(250).await;
 }
 

@@ -107,8 +107,8 @@ async fn a_repair_creates_the_missing_parts_once_from_the_defaults() {
     assert_eq!(fixture.keys(&tenant.id).await, [key]);
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
 
-    let again = repair(&fixture, &tenant.id).await.unwrap();
-    assert_eq!(again, RepairTenantResponse { tenant: Some(tenant_now), ..RepairTenantResponse::default() });
+    let repeated = repair(&fixture, &tenant.id).await.unwrap();
+    assert_eq!(repeated, RepairTenantResponse { tenant: Some(tenant_now), ..RepairTenantResponse::default() });
     assert_eq!(fixture.row_counts().await, [2, 2, 6, 2]);
 }
 
@@ -183,6 +183,6 @@ async fn a_signup_repeated_after_a_repair_is_replayed() {
     let tenant_id = first.tenant.unwrap().id;
     fixture.database.execute_without_triggers("DELETE FROM packages").await;
     repair(&fixture, &tenant_id).await.unwrap();
-    let again = fixture.sign_up(request).await.unwrap();
-    assert_eq!((again.replayed, again.secret_key, again.packages.len()), (true, first.secret_key, 0));
+    let repeated = fixture.sign_up(request).await.unwrap();
+    assert_eq!((repeated.replayed, repeated.secret_key, repeated.packages.len()), (true, first.secret_key, 0));
 }

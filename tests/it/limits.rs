@@ -140,8 +140,8 @@ async fn a_connection_past_its_maximum_age_accepts_no_calls_and_finishes_its_ope
     let connection = tokio::spawn(connection);
     // The call is open, because its message has not been sent.
     let (response, mut body) = client.send_request(grpc_post(CREATE_PATH), false).unwrap();
-    while let Ok(mut again) = client.clone().ready().await {
-        let _ = again
+    while let Ok(mut repeated) = client.clone().ready().await {
+        let _ = repeated
             .send_request(grpc_post("/grpc.health.v1.Health/Check"), true)
             .map(|(response, _)| tokio::spawn(response));
         yield_now().await;

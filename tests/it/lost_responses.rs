@@ -32,10 +32,10 @@ async fn a_lost_create_response_is_replayed() {
     assert_cut(fixture.create(create()).await, &proxy);
     assert_eq!(fixture.row_counts().await, ONE_TENANT, "the tenant was created");
 
-    let again = fixture.create(create()).await.unwrap();
-    assert!(again.replayed);
-    assert_eq!(fixture.verify(&again.secret_key).await.verdict(), Verdict::Valid);
-    assert_eq!(fixture.create(create()).await.unwrap(), again);
+    let repeated = fixture.create(create()).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!(fixture.verify(&repeated.secret_key).await.verdict(), Verdict::Valid);
+    assert_eq!(fixture.create(create()).await.unwrap(), repeated);
     assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
@@ -46,9 +46,9 @@ async fn a_create_statement_that_was_lost_is_executed_by_the_retry() {
     assert_cut(fixture.create(create()).await, &proxy);
     assert_eq!(fixture.row_counts().await, [0; 4], "nothing was created");
 
-    let again = fixture.create(create()).await.unwrap();
-    assert!(!again.replayed);
-    assert_eq!(fixture.verify(&again.secret_key).await.verdict(), Verdict::Valid);
+    let repeated = fixture.create(create()).await.unwrap();
+    assert!(!repeated.replayed);
+    assert_eq!(fixture.verify(&repeated.secret_key).await.verdict(), Verdict::Valid);
     assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
@@ -61,9 +61,9 @@ async fn a_lost_signup_response_is_replayed() {
         assert_cut(fixture.sign_up(request()).await, &proxy);
         assert_eq!(fixture.count("owners").await, owners);
     }
-    let again = fixture.sign_up(request()).await.unwrap();
-    assert!(again.replayed);
-    assert_eq!(fixture.verify(&again.secret_key).await.tenant_slug, "omer");
+    let repeated = fixture.sign_up(request()).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!(fixture.verify(&repeated.secret_key).await.tenant_slug, "omer");
     assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
@@ -82,9 +82,9 @@ async fn a_lost_rotation_response_is_replayed() {
         assert_cut(fixture.try_rotate(request()).await, &proxy);
         assert_eq!(fixture.count("api_keys").await, keys, "{text} {cut:?}");
     }
-    let again = fixture.try_rotate(request()).await.unwrap();
-    assert!(again.replayed);
-    assert_eq!(fixture.verify(&again.secret_key).await.verdict(), Verdict::Valid);
+    let repeated = fixture.try_rotate(request()).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!(fixture.verify(&repeated.secret_key).await.verdict(), Verdict::Valid);
     assert_eq!(fixture.count("api_keys").await, 2);
 }
 
@@ -99,8 +99,8 @@ async fn a_lost_batch_response_is_replayed() {
     let mut client = fixture.provisioning.clone();
     proxy.inject(PROVISIONING_SQL, Cut::BeforeResponse);
     assert_cut(client.batch_create_fully_provisioned(request.clone()).await, &proxy);
-    let again = client.batch_create_fully_provisioned(request).await.unwrap().into_inner();
-    for result in again.results {
+    let repeated = client.batch_create_fully_provisioned(request).await.unwrap().into_inner();
+    for result in repeated.results {
         let Some(BatchResult::Provisioned(created)) = result.result else { panic!("{result:?}") };
         assert!(created.replayed);
         assert_eq!(fixture.verify(&created.secret_key).await.verdict(), Verdict::Valid);

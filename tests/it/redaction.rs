@@ -120,8 +120,8 @@ async fn call_with_secrets(
     let request_id = |number: usize| Some(REQUEST_IDS[number].to_owned());
     let create = seen.request(CreateFullyProvisionedRequest { request_id: request_id(0), ..bella() });
     let created = seen.response(client.create_fully_provisioned(create.clone()).await).unwrap();
-    let taken = CreateFullyProvisionedRequest { request_id: None, ..create };
-    assert!(seen.response(client.create_fully_provisioned(taken).await).is_none());
+    let existing = CreateFullyProvisionedRequest { request_id: None, ..create };
+    assert!(seen.response(client.create_fully_provisioned(existing).await).is_none());
     let invalid =
         seen.request(CreateFullyProvisionedRequest { request_id: Some(INVALID_REQUEST_ID.to_owned()), ..bella() });
     assert!(seen.response(client.create_fully_provisioned(invalid).await).is_none());
@@ -133,8 +133,8 @@ async fn call_with_secrets(
     };
     let owner = seen.request(owner);
     let signed_up = seen.response(client.create_from_signup(owner.clone()).await).unwrap();
-    let taken = CreateFromSignupRequest { request_id: None, ..owner.clone() };
-    assert!(seen.response(client.create_from_signup(taken).await).is_none());
+    let existing = CreateFromSignupRequest { request_id: None, ..owner.clone() };
+    assert!(seen.response(client.create_from_signup(existing).await).is_none());
     let weak = seen.request(CreateFromSignupRequest { password: WEAK_PASSWORD.to_owned(), ..owner });
     assert!(seen.response(client.create_from_signup(weak).await).is_none());
     for password in [PASSWORD, WRONG_PASSWORD] {

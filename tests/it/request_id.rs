@@ -48,10 +48,10 @@ async fn a_repeated_signup_returns_the_same_tenant_and_derives_no_second_slug() 
     let fixture = Fixture::start().await;
     fixture.create(named("bella")).await.unwrap();
     let first = fixture.sign_up(signup_with_request_id()).await.unwrap();
-    let again = fixture.sign_up(signup_with_request_id()).await.unwrap();
-    assert!(!first.replayed && again.replayed);
+    let repeated = fixture.sign_up(signup_with_request_id()).await.unwrap();
+    assert!(!first.replayed && repeated.replayed);
     assert_eq!(
-        (&again.tenant, &again.secret_key, &again.packages),
+        (&repeated.tenant, &repeated.secret_key, &repeated.packages),
         (&first.tenant, &first.secret_key, &first.packages)
     );
     assert_eq!(fixture.count("tenants").await, 2);
@@ -73,9 +73,9 @@ async fn a_repeated_rotation_returns_the_same_key_and_rotates_nothing() {
     let tenant = fixture.tenant("bella-weddings").await;
     let first = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
     fixture.advance_clock(Duration::hours(1));
-    let again = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
-    assert!(!first.replayed && again.replayed);
-    assert_eq!((&again.api_key, &again.secret_key), (&first.api_key, &first.secret_key));
+    let repeated = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
+    assert!(!first.replayed && repeated.replayed);
+    assert_eq!((&repeated.api_key, &repeated.secret_key), (&first.api_key, &first.secret_key));
     assert_eq!(fixture.keys(&tenant.id).await.len(), 2);
     let other =
         RotateApiKeyRequest { request_id: Some(REQUEST_ID.to_owned()), ..rotation(&tenant.id, Some(Duration::ZERO)) };
@@ -185,9 +185,9 @@ async fn a_repeated_rotation_is_replayed_after_its_tenant_was_deleted() {
     let tenant = fixture.tenant("bella-weddings").await;
     let first = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
     fixture.delete_tenant(&tenant.id).await.unwrap();
-    let again = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
-    assert!(again.replayed);
-    assert_eq!((again.api_key, again.secret_key), (first.api_key, first.secret_key));
+    let repeated = fixture.try_rotate(rotate(&tenant.id)).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!((repeated.api_key, repeated.secret_key), (first.api_key, first.secret_key));
 }
 
 #[tokio::test]
@@ -202,10 +202,10 @@ async fn a_replay_shows_the_current_state_of_what_the_first_call_created() {
     };
     let renamed = fixture.provisioning.clone().update_tenant(renamed).await.unwrap().into_inner().tenant.unwrap();
     fixture.delete_package(&tenant_id, &first.packages[1].id).await.unwrap();
-    let again = fixture.create(bella_with_request_id()).await.unwrap();
-    assert_eq!(again.tenant.unwrap(), renamed);
-    assert_eq!(again.packages, [first.packages[0].clone(), first.packages[2].clone()]);
-    assert_eq!((again.segment, again.secret_key), (first.segment, first.secret_key));
+    let repeated = fixture.create(bella_with_request_id()).await.unwrap();
+    assert_eq!(repeated.tenant.unwrap(), renamed);
+    assert_eq!(repeated.packages, [first.packages[0].clone(), first.packages[2].clone()]);
+    assert_eq!((repeated.segment, repeated.secret_key), (first.segment, first.secret_key));
     let deleted = fixture.delete_tenant(&tenant_id).await.unwrap();
     assert_eq!(fixture.create(bella_with_request_id()).await.unwrap().tenant.unwrap(), deleted);
 }
@@ -244,13 +244,13 @@ async fn a_replay_has_no_secret_once_its_key_was_rotated_or_revoked() {
     let first = fixture.create(bella_with_request_id()).await.unwrap();
     let tenant_id = first.tenant.as_ref().unwrap().id.clone();
     let rotated = fixture.try_rotate(rotate(&tenant_id)).await.unwrap();
-    let again = fixture.create(bella_with_request_id()).await.unwrap();
-    assert_eq!((again.replayed, again.secret_key.as_str()), (true, ""));
+    let repeated = fixture.create(bella_with_request_id()).await.unwrap();
+    assert_eq!((repeated.replayed, repeated.secret_key.as_str()), (true, ""));
     let public_key = rotated.api_key.unwrap().public_key;
     fixture.revoke(&tenant_id, &public_key).await.unwrap();
-    let again = fixture.try_rotate(rotate(&tenant_id)).await.unwrap();
-    assert_eq!((again.replayed, again.secret_key.as_str()), (true, ""));
-    assert!(again.api_key.unwrap().revoked_at.is_some());
+    let repeated = fixture.try_rotate(rotate(&tenant_id)).await.unwrap();
+    assert_eq!((repeated.replayed, repeated.secret_key.as_str()), (true, ""));
+    assert!(repeated.api_key.unwrap().revoked_at.is_some());
 }
 
 /// A copy of the database contains hashes of the id and of the secret, and a salt that is useless without the id.

@@ -90,8 +90,8 @@ impl<'a> Harness<'a> {
             Call::UpsertPackage(spec) => {
                 let item = spec.item(&self.model, number);
                 let expected = self.model.upsert_packages(tenant_id, slice::from_ref(&item), |_| String::new());
-                let answered = self.catalog.upsert_package(single(tenant_id, item)).await;
-                if let Some((upserted, response)) = self.compare("UpsertPackage", expected, answered)? {
+                let result = self.catalog.upsert_package(single(tenant_id, item)).await;
+                if let Some((upserted, response)) = self.compare("UpsertPackage", expected, result)? {
                     self.check_upserts(tenant_id, upserted, vec![(response.action(), response.package)])?;
                 }
             }
@@ -99,8 +99,8 @@ impl<'a> Harness<'a> {
                 let packages: Vec<_> = specs.iter().map(|spec| spec.item(&self.model, number)).collect();
                 let expected = self.model.upsert_packages(tenant_id, &packages, |item| format!("packages[{item}]."));
                 let request = BatchUpsertPackagesRequest { tenant_id: tenant_id.to_owned(), packages };
-                let answered = self.catalog.batch_upsert_packages(request).await;
-                if let Some((upserted, response)) = self.compare("BatchUpsertPackages", expected, answered)? {
+                let result = self.catalog.batch_upsert_packages(request).await;
+                if let Some((upserted, response)) = self.compare("BatchUpsertPackages", expected, result)? {
                     let results = response.results.into_iter().map(|result| (result.action(), result.package));
                     self.check_upserts(tenant_id, upserted, results.collect())?;
                 }
@@ -126,8 +126,8 @@ impl<'a> Harness<'a> {
             Call::UpsertSegment(spec) => {
                 let request = spec.request(&self.model, number, tenant_id);
                 let expected = self.model.upsert_segment(&request).map(|upserted| vec![upserted]);
-                let answered = self.catalog.upsert_segment(request).await;
-                if let Some((upserted, response)) = self.compare("UpsertSegment", expected, answered)? {
+                let result = self.catalog.upsert_segment(request).await;
+                if let Some((upserted, response)) = self.compare("UpsertSegment", expected, result)? {
                     self.check_upserts(tenant_id, upserted, vec![(response.action(), response.segment)])?;
                 }
             }
@@ -158,8 +158,8 @@ impl Harness<'_> {
     async fn get_package(&mut self, tenant_id: &str, package_id: String) -> TestCaseResult {
         let expected = self.model.get_package(tenant_id, &package_id);
         let request = GetPackageRequest { tenant_id: tenant_id.to_owned(), package_id };
-        let answered = self.catalog.get_package(request).await;
-        if let Some((package, response)) = self.compare("GetPackage", expected, answered)? {
+        let result = self.catalog.get_package(request).await;
+        if let Some((package, response)) = self.compare("GetPackage", expected, result)? {
             prop_assert_eq!(Some(package), response.package);
         }
         Ok(())
@@ -168,8 +168,8 @@ impl Harness<'_> {
     async fn delete_package(&mut self, tenant_id: &str, package_id: String) -> TestCaseResult {
         let expected = self.model.delete_package(tenant_id, &package_id);
         let request = DeletePackageRequest { tenant_id: tenant_id.to_owned(), package_id };
-        let answered = self.catalog.delete_package(request).await;
-        if let Some((package, _)) = self.compare("DeletePackage", expected, answered)? {
+        let result = self.catalog.delete_package(request).await;
+        if let Some((package, _)) = self.compare("DeletePackage", expected, result)? {
             self.model.remove(&package);
         }
         Ok(())
@@ -178,8 +178,8 @@ impl Harness<'_> {
     async fn get_segment(&mut self, tenant_id: &str, segment_id: String) -> TestCaseResult {
         let expected = self.model.get_segment(tenant_id, &segment_id);
         let request = GetSegmentRequest { tenant_id: tenant_id.to_owned(), segment_id };
-        let answered = self.catalog.get_segment(request).await;
-        if let Some((segment, response)) = self.compare("GetSegment", expected, answered)? {
+        let result = self.catalog.get_segment(request).await;
+        if let Some((segment, response)) = self.compare("GetSegment", expected, result)? {
             prop_assert_eq!(Some(segment), response.segment);
         }
         Ok(())
@@ -188,8 +188,8 @@ impl Harness<'_> {
     async fn delete_segment(&mut self, tenant_id: &str, segment_id: String) -> TestCaseResult {
         let expected = self.model.delete_segment(tenant_id, &segment_id);
         let request = DeleteSegmentRequest { tenant_id: tenant_id.to_owned(), segment_id };
-        let answered = self.catalog.delete_segment(request).await;
-        if let Some((segment, _)) = self.compare("DeleteSegment", expected, answered)? {
+        let result = self.catalog.delete_segment(request).await;
+        if let Some((segment, _)) = self.compare("DeleteSegment", expected, result)? {
             self.model.remove(&segment);
         }
         Ok(())
@@ -203,14 +203,14 @@ impl Harness<'_> {
                 let expected = self.model.list_packages(&list, page_size, &page_token);
                 let (segment_id, active) = (list.segment_id.clone(), list.active);
                 let request = ListPackagesRequest { tenant_id, page_size, page_token, segment_id, active };
-                let answered = self.catalog.list_packages(request).await;
-                let Some((page, response)) = self.compare("ListPackages", expected, answered)? else { break };
+                let result = self.catalog.list_packages(request).await;
+                let Some((page, response)) = self.compare("ListPackages", expected, result)? else { break };
                 check_page(page, &response.packages, response.next_page_token)?
             } else {
                 let expected = self.model.list_segments(&list, page_size, &page_token);
                 let request = ListSegmentsRequest { tenant_id, page_size, page_token };
-                let answered = self.catalog.list_segments(request).await;
-                let Some((page, response)) = self.compare("ListSegments", expected, answered)? else { break };
+                let result = self.catalog.list_segments(request).await;
+                let Some((page, response)) = self.compare("ListSegments", expected, result)? else { break };
                 check_page(page, &response.segments, response.next_page_token)?
             };
             let Some((text, after)) = next else { break };
@@ -234,16 +234,16 @@ impl Harness<'_> {
         &self,
         rpc: &'static str,
         expected: Expectation<E>,
-        answered: Result<Response<A>, Status>,
+        result: Result<Response<A>, Status>,
     ) -> Result<Option<(E, A)>, TestCaseError> {
-        match (expected, answered) {
-            (Ok(expected), Ok(answered)) => Ok(Some((expected, answered.into_inner()))),
+        match (expected, result) {
+            (Ok(expected), Ok(result)) => Ok(Some((expected, result.into_inner()))),
             (Err(rejections), Err(status)) => {
                 let (code, reason) = (status.code(), reason(&status));
                 let actual = if code == Code::InvalidArgument { violations(&status) } else { Vec::new() };
                 let distinct: Violations = actual.iter().cloned().collect();
                 prop_assert_eq!(distinct.len(), actual.len(), "{}: duplicate violations: {:?}", rpc, actual);
-                let is_right = rejections.iter().any(|rejection| rejection.is(code, &reason, &distinct));
+                let is_right = rejections.iter().any(|rejection| rejection.matches(code, &reason, &distinct));
                 prop_assert!(is_right, "{rpc}: {code:?} {reason} {actual:?}, expected one of {rejections:#?}");
                 // The message of a batch contains the item.
                 if code == Code::NotFound && rpc != "BatchUpsertPackages" {
@@ -256,9 +256,9 @@ impl Harness<'_> {
             (Ok(expected), Err(status)) => {
                 Err(TestCaseError::fail(format!("{rpc}: rejected with {status:?}, expected {expected:#?}")))
             }
-            (Err(rejections), Ok(answered)) => Err(TestCaseError::fail(format!(
-                "{rpc}: succeeded with {answered:#?}, expected one of {rejections:#?}"
-            ))),
+            (Err(rejections), Ok(result)) => {
+                Err(TestCaseError::fail(format!("{rpc}: succeeded with {result:#?}, expected one of {rejections:#?}")))
+            }
         }
     }
 
@@ -267,18 +267,18 @@ impl Harness<'_> {
         &mut self,
         tenant_id: &str,
         expected: Vec<UpsertResult<T>>,
-        answered: Vec<(UpsertAction, Option<T>)>,
+        results: Vec<(UpsertAction, Option<T>)>,
     ) -> TestCaseResult {
-        prop_assert_eq!(expected.len(), answered.len());
-        for (UpsertResult { before, is }, (action, response)) in expected.into_iter().zip(answered) {
+        prop_assert_eq!(expected.len(), results.len());
+        for (UpsertResult { before, after }, (action, response)) in expected.into_iter().zip(results) {
             let response = response.ok_or_else(|| TestCaseError::fail("an upsert returns what it wrote"))?;
-            prop_assert_eq!(&is.clone().with_generated_fields_of(&response), &response);
+            prop_assert_eq!(&after.clone().with_generated_fields_of(&response), &response);
             let (created_at, updated_at) = response.times();
             if let Some(before) = before {
                 prop_assert_eq!(action, UpsertAction::Updated);
                 prop_assert_eq!((before.id(), before.times().0), (response.id(), created_at));
                 prop_assert_eq!(
-                    before != is,
+                    before != after,
                     before.times().1 != updated_at,
                     "updated_at changes exactly with the entity: {:?}",
                     response
@@ -296,10 +296,10 @@ impl Harness<'_> {
 /// Compares a page with the expected one. Returns the token of the next page and the position that it encodes.
 fn check_page<T: CatalogEntity>(
     (expected, has_more): (Vec<T>, bool),
-    answered: &[T],
+    result: &[T],
     token: String,
 ) -> Result<Option<(String, Position)>, TestCaseError> {
-    prop_assert_eq!(&expected, answered);
+    prop_assert_eq!(&expected, result);
     prop_assert_eq!(has_more, !token.is_empty());
     Ok(expected.last().filter(|_| has_more).map(|last| (token, last.position())))
 }

@@ -17,7 +17,7 @@ use super::rules::{
 #[derive(Debug)]
 pub struct UpsertResult<T> {
     pub before: Option<T>,
-    pub is: T,
+    pub after: T,
 }
 
 /// The position of an entity in a list.
@@ -172,24 +172,24 @@ impl Model {
         }
         expect_rejection_or_success(must, &Violations::new(), missing, rejections)?;
         let segments = tenant.map(|tenant| tenant.segments.as_slice()).unwrap_or_default();
-        let mut is = target.clone().unwrap_or_else(|| {
-            let taken = segments.iter().map(|segment| segment.slug.clone()).collect();
+        let mut after = target.clone().unwrap_or_else(|| {
+            let existing = segments.iter().map(|segment| segment.slug.clone()).collect();
             Segment {
                 tenant_id: request.tenant_id.clone(),
-                slug: slug.map_or_else(|| free_slug(name.unwrap_or_default(), &taken), str::to_owned),
+                slug: slug.map_or_else(|| free_slug(name.unwrap_or_default(), &existing), str::to_owned),
                 hero_title: name.unwrap_or_default().trim().to_owned(),
                 sort_order: segments.iter().map(CatalogEntity::order).max().unwrap_or_default().saturating_add(1),
                 active: true,
                 ..Segment::default()
             }
         });
-        set(&mut is.slug, slug.map(str::to_owned));
-        set(&mut is.name, name.map(|name| name.trim().to_owned()));
-        set(&mut is.hero_title, request.hero_title.as_deref().map(|title| title.trim().to_owned()));
-        set(&mut is.description, request.description.clone());
-        set(&mut is.sort_order, request.sort_order);
-        set(&mut is.active, request.active);
-        Ok(UpsertResult { before: target, is })
+        set(&mut after.slug, slug.map(str::to_owned));
+        set(&mut after.name, name.map(|name| name.trim().to_owned()));
+        set(&mut after.hero_title, request.hero_title.as_deref().map(|title| title.trim().to_owned()));
+        set(&mut after.description, request.description.clone());
+        set(&mut after.sort_order, request.sort_order);
+        set(&mut after.active, request.active);
+        Ok(UpsertResult { before: target, after })
     }
 
     pub fn get_package(&self, tenant_id: &str, package_id: &str) -> Expectation<Package> {
@@ -326,14 +326,15 @@ impl Tenant {
         let given = items.iter().filter_map(|item| item.grouping_order);
         let mut last = self.packages.iter().map(CatalogEntity::order).chain(given).max().unwrap_or_default();
         let named = items.iter().filter_map(|item| item.slug.as_ref());
-        let mut taken: BTreeSet<String> =
+        let mut existing: BTreeSet<String> =
             self.packages.iter().map(|package| &package.slug).chain(named).cloned().collect();
         let mut upsert = |item: &PackageUpsert| {
             let before = self.target(item).cloned();
             let name = name_field(item).1.map(|name| name.trim().to_owned());
-            let mut is = before.clone().unwrap_or_else(|| {
-                let slug = item.slug.clone().unwrap_or_else(|| free_slug(name.as_deref().unwrap_or_default(), &taken));
-                taken.insert(slug.clone());
+            let mut after = before.clone().unwrap_or_else(|| {
+                let slug =
+                    item.slug.clone().unwrap_or_else(|| free_slug(name.as_deref().unwrap_or_default(), &existing));
+                existing.insert(slug.clone());
                 last = if item.grouping_order.is_none() { last.saturating_add(1) } else { last };
                 Package {
                     tenant_id: self.id.clone(),
@@ -345,15 +346,15 @@ impl Tenant {
                     ..Package::default()
                 }
             });
-            set(&mut is.slug, item.slug.clone());
-            set(&mut is.name, name);
-            set(&mut is.description, item.description.clone());
-            set(&mut is.base_price, price_field(item).1.map(Some));
-            set(&mut is.booking_type, Some(item.booking_type).filter(|&number| number != 0));
-            set(&mut is.active, item.active);
-            set(&mut is.grouping_order, item.grouping_order);
-            set(&mut is.segment_id, item.segment_id.clone());
-            UpsertResult { before, is }
+            set(&mut after.slug, item.slug.clone());
+            set(&mut after.name, name);
+            set(&mut after.description, item.description.clone());
+            set(&mut after.base_price, price_field(item).1.map(Some));
+            set(&mut after.booking_type, Some(item.booking_type).filter(|&number| number != 0));
+            set(&mut after.active, item.active);
+            set(&mut after.grouping_order, item.grouping_order);
+            set(&mut after.segment_id, item.segment_id.clone());
+            UpsertResult { before, after }
         };
         items.iter().map(&mut upsert).collect()
     }

@@ -31,7 +31,7 @@ pub const DEFAULT_SEGMENT: Rejection = Rejection::Other(Code::FailedPrecondition
 pub const SEGMENT_NOT_EMPTY: Rejection = Rejection::Other(Code::FailedPrecondition, "SEGMENT_NOT_EMPTY");
 
 impl Rejection {
-    pub fn is(&self, code: Code, reason: &str, actual: &Violations) -> bool {
+    pub fn matches(&self, code: Code, reason: &str, actual: &Violations) -> bool {
         match self {
             Self::Invalid { must, may } => {
                 (code, reason) == (Code::InvalidArgument, "INVALID_REQUEST")

@@ -251,10 +251,10 @@ async fn a_deleted_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
         let own = deleted.value(rpc, field);
         // A page token contains its tenant. With the list of another tenant it is invalid, whether or not that tenant exists.
         let field = if field == "page_token" { "none" } else { field };
-        let gone = call(&fixture, &deleted.id, rpc, field, own).await.unwrap_err();
+        let error = call(&fixture, &deleted.id, rpc, field, own).await.unwrap_err();
         let unknown = call(&fixture, &Uuid::new_v4().to_string(), rpc, field, own).await.unwrap_err();
-        assert_eq!(visible_parts(&gone), visible_parts(&unknown), "{rpc} {field}");
-        assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"), "{rpc} {field}");
+        assert_eq!(visible_parts(&error), visible_parts(&unknown), "{rpc} {field}");
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"), "{rpc} {field}");
         assert_eq!(all_rows(&fixture).await, before, "{rpc} {field}");
     }
 }
