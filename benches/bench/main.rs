@@ -9,11 +9,11 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
 mod baselines;
-#[path = "../../tests/it/doc_markers.rs"]
+#[path = "../../tests/it/support/doc_markers.rs"]
 mod doc_markers;
 mod environment;
 mod load;
-#[path = "../../tests/it/process_memory.rs"]
+#[path = "../../tests/it/support/process_memory.rs"]
 mod process_memory;
 mod report;
 mod workloads;

@@ -1,9 +1,12 @@
-//! `BatchUpsertPackages`: all or none.
+//! `BatchUpsertPackages`: all items or none.
 
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{BatchUpsertPackagesRequest, BatchUpsertPackagesResult, PackageUpsert, UpsertAction};
 
-use crate::fixture::{Fixture, NewTenant, reason, violations};
+use crate::support::{
+    fixture::{Fixture, NewTenant},
+    responses::{reason, violations},
+};
 
 fn named(name: &str) -> PackageUpsert {
     PackageUpsert { name: Some(name.to_owned()), base_price: Some(100), ..PackageUpsert::default() }
@@ -13,39 +16,37 @@ fn with_slug(slug: &str) -> PackageUpsert {
     PackageUpsert { slug: Some(slug.to_owned()), ..named("Gold") }
 }
 
-impl Fixture {
-    async fn batch(
-        &self,
-        tenant: &NewTenant,
-        packages: Vec<PackageUpsert>,
-    ) -> Result<Vec<BatchUpsertPackagesResult>, Status> {
-        let request = BatchUpsertPackagesRequest { tenant_id: tenant.id.clone(), packages };
-        Ok(self.catalog.clone().batch_upsert_packages(request).await?.into_inner().results)
-    }
+async fn batch_upsert(
+    fixture: &Fixture,
+    tenant: &NewTenant,
+    packages: Vec<PackageUpsert>,
+) -> Result<Vec<BatchUpsertPackagesResult>, Status> {
+    let request = BatchUpsertPackagesRequest { tenant_id: tenant.id.clone(), packages };
+    Ok(fixture.catalog.clone().batch_upsert_packages(request).await?.into_inner().results)
 }
 
 #[tokio::test]
-async fn results_come_in_order_and_new_ones_get_slugs_and_places_in_that_order() {
+async fn results_and_generated_slugs_and_positions_are_in_the_order_of_the_items() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let results = fixture
-        .batch(
-            &tenant,
-            vec![
-                named("Gold"),
-                with_slug("basic-package"),
-                named("Gold"),
-                PackageUpsert {
-                    package_id: Some(tenant.package_ids[1].clone()),
-                    active: Some(false),
-                    ..PackageUpsert::default()
-                },
-                with_slug("gold-2"),
-                named("Gold"),
-            ],
-        )
-        .await
-        .unwrap();
+    let results = batch_upsert(
+        &fixture,
+        &tenant,
+        vec![
+            named("Gold"),
+            with_slug("basic-package"),
+            named("Gold"),
+            PackageUpsert {
+                package_id: Some(tenant.package_ids[1].clone()),
+                active: Some(false),
+                ..PackageUpsert::default()
+            },
+            with_slug("gold-2"),
+            named("Gold"),
+        ],
+    )
+    .await
+    .unwrap();
     let shown: Vec<(UpsertAction, &str, i32)> = results
         .iter()
         .map(|result| {
@@ -67,22 +68,22 @@ async fn results_come_in_order_and_new_ones_get_slugs_and_places_in_that_order()
 }
 
 #[tokio::test]
-async fn five_hundred_packages_are_made_at_once_and_501_are_refused() {
+async fn a_batch_of_packages_has_between_1_and_500_items() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let results = fixture.batch(&tenant, (0..500).map(|_| named("Gold")).collect()).await.unwrap();
+    let results = batch_upsert(&fixture, &tenant, (0..500).map(|_| named("Gold")).collect()).await.unwrap();
     assert_eq!(results.len(), 500);
     assert_eq!(results[499].package.as_ref().unwrap().slug, "gold-500");
     assert_eq!(fixture.count("packages").await, 503);
 
-    let too_many = fixture.batch(&tenant, (0..501).map(|_| named("Gold")).collect()).await.unwrap_err();
+    let too_many = batch_upsert(&fixture, &tenant, (0..501).map(|_| named("Gold")).collect()).await.unwrap_err();
     assert_eq!(violations(&too_many), [("packages".to_owned(), "TOO_LONG".to_owned())]);
-    let none = fixture.batch(&tenant, Vec::new()).await.unwrap_err();
+    let none = batch_upsert(&fixture, &tenant, Vec::new()).await.unwrap_err();
     assert_eq!(violations(&none), [("packages".to_owned(), "MISSING_FIELD".to_owned())]);
 }
 
 #[tokio::test]
-async fn one_bad_item_leaves_everything_as_it_was_and_is_named() {
+async fn one_invalid_item_prevents_all_changes_of_the_batch() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let unknown = uuid::Uuid::new_v4().to_string();
@@ -93,25 +94,25 @@ async fn one_bad_item_leaves_everything_as_it_was_and_is_named() {
         slug: Some("premium-package".to_owned()),
         ..PackageUpsert::default()
     };
-    for (bad, code, why) in [
+    for (invalid, code, why) in [
         (by_unknown_id, Code::NotFound, "PACKAGE_NOT_FOUND"),
         (in_unknown_segment, Code::NotFound, "SEGMENT_NOT_FOUND"),
         (renamed, Code::AlreadyExists, "PACKAGE_SLUG_TAKEN"),
         (PackageUpsert { name: None, ..with_slug("silver") }, Code::InvalidArgument, "INVALID_REQUEST"),
     ] {
         let change = PackageUpsert { base_price: Some(5), ..with_slug("standard-package") };
-        let refused = fixture.batch(&tenant, vec![named("Gold"), change, bad]).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (code, why));
+        let error = batch_upsert(&fixture, &tenant, vec![named("Gold"), change, invalid]).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (code, why));
         assert_eq!(fixture.count("packages").await, 3);
         assert_eq!(fixture.package(&tenant, &tenant.package_ids[1]).await.unwrap().base_price, Some(0));
     }
 }
 
 #[tokio::test]
-async fn violations_name_their_items_whether_seen_before_or_in_the_database() {
+async fn violations_contain_the_index_of_their_item() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let bad = vec![
+    let invalid = vec![
         named("Gold"),
         PackageUpsert { base_price: Some(-1), ..named(" ") },
         PackageUpsert { slug: Some("Q".to_owned()), ..named("Gold") },
@@ -122,7 +123,7 @@ async fn violations_name_their_items_whether_seen_before_or_in_the_database() {
         ("packages[2].slug", "BAD_FORMAT"),
     ];
     assert_eq!(
-        violations(&fixture.batch(&tenant, bad).await.unwrap_err()),
+        violations(&batch_upsert(&fixture, &tenant, invalid).await.unwrap_err()),
         expected.map(|(field, why)| (field.to_owned(), why.to_owned()))
     );
 
@@ -133,13 +134,13 @@ async fn violations_name_their_items_whether_seen_before_or_in_the_database() {
     ];
     let expected = ["packages[1].name", "packages[1].base_price", "packages[2].base_price"];
     assert_eq!(
-        violations(&fixture.batch(&tenant, incomplete).await.unwrap_err()),
+        violations(&batch_upsert(&fixture, &tenant, incomplete).await.unwrap_err()),
         expected.map(|field| (field.to_owned(), "MISSING_FIELD".to_owned()))
     );
 }
 
 #[tokio::test]
-async fn two_items_about_one_package_are_refused() {
+async fn two_items_for_the_same_package_are_rejected() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let by_id = PackageUpsert { package_id: Some(tenant.package_ids[0].clone()), ..PackageUpsert::default() };
@@ -148,18 +149,19 @@ async fn two_items_about_one_package_are_refused() {
         (vec![by_id.clone(), by_id.clone()], "packages[1].package_id"),
         (vec![by_id, with_slug("basic-package")], "packages[1].slug"),
     ] {
-        let refused = fixture.batch(&tenant, items).await.unwrap_err();
-        assert_eq!(violations(&refused), [(field.to_owned(), "BAD_FORMAT".to_owned())]);
+        let error = batch_upsert(&fixture, &tenant, items).await.unwrap_err();
+        assert_eq!(violations(&error), [(field.to_owned(), "BAD_FORMAT".to_owned())]);
     }
 }
 
 #[tokio::test]
-async fn five_hundred_bad_items_make_an_answer_a_client_can_read() {
+async fn the_error_of_500_invalid_items_is_small_enough_for_clients() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let bad = PackageUpsert { slug: Some("Q".to_owned()), base_price: Some(-1), ..PackageUpsert::default() };
-    let refused = fixture.batch(&tenant, vec![bad; 500]).await.unwrap_err();
-    let told = violations(&refused);
-    assert_eq!((refused.code(), told.last().unwrap().0.as_str()), (Code::InvalidArgument, "…"));
-    assert!(told.len() <= 50 && refused.details().len() <= 6 * 1024, "{} in {}", told.len(), refused.details().len());
+    let invalid = PackageUpsert { slug: Some("Q".to_owned()), base_price: Some(-1), ..PackageUpsert::default() };
+    let error = batch_upsert(&fixture, &tenant, vec![invalid; 500]).await.unwrap_err();
+    let violations = violations(&error);
+    assert_eq!((error.code(), violations.last().unwrap().0.as_str()), (Code::InvalidArgument, "…"));
+    let (count, bytes) = (violations.len(), error.details().len());
+    assert!(count <= 50 && bytes <= 6 * 1024, "{count} violations, {bytes} bytes");
 }

@@ -1,42 +1,27 @@
-//! `CreateFromSignup`: the tenant that admins get, with an owner.
+//! `CreateFromSignup`: the same tenant as `CreateFullyProvisioned` creates, with an owner.
 
 use std::collections::HashSet;
 
 use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
-use turnkey::grpc::pb::{
-    CreateFromSignupRequest, CreateFromSignupResponse, Package, Segment, Tenant, get_tenant_request::Identifier,
+use tonic::Code;
+use turnkey::grpc::pb::{CreateFromSignupRequest, Package, Segment, Tenant, get_tenant_request::Identifier};
+
+use crate::support::{
+    fixture::{Fixture, ONE_TENANT},
+    requests::{named, signup},
+    responses::{reason, violations},
 };
 
-use crate::fixture::{Fixture, ONE_TENANT, named, reason, violations};
-
-pub const PASSWORD: &str = "tulips under a lamp";
-
-pub fn signup(business_name: &str, email: &str) -> CreateFromSignupRequest {
-    CreateFromSignupRequest {
-        business_name: business_name.to_owned(),
-        email: email.to_owned(),
-        password: PASSWORD.to_owned(),
-        ..CreateFromSignupRequest::default()
-    }
-}
-
-impl Fixture {
-    pub async fn sign_up(&self, request: CreateFromSignupRequest) -> Result<CreateFromSignupResponse, Status> {
-        self.provisioning.clone().create_from_signup(request).await.map(tonic::Response::into_inner)
-    }
-}
-
 #[tokio::test]
-async fn a_signup_makes_the_tenant_that_the_admin_path_makes_field_by_field() {
+async fn a_signup_creates_the_same_tenant_as_create_fully_provisioned() {
     let fixture = Fixture::start().await;
     let admin = fixture.create(named("bella-one")).await.unwrap();
     let signup =
         CreateFromSignupRequest { slug: Some("bella-two".to_owned()), ..signup("Bella Weddings", "bella@example.com") };
     let signup = fixture.sign_up(signup).await.unwrap();
 
-    let same_but = |tenant: Tenant| Tenant {
+    let comparable_tenant = |tenant: Tenant| Tenant {
         id: String::new(),
         slug: String::new(),
         api_key_public: String::new(),
@@ -45,18 +30,18 @@ async fn a_signup_makes_the_tenant_that_the_admin_path_makes_field_by_field() {
         owner_email: None,
         ..tenant
     };
-    let (made, admin_made) = (signup.tenant.clone().unwrap(), admin.tenant.unwrap());
-    assert_eq!((made.slug.as_str(), made.owner_email.as_deref()), ("bella-two", Some("bella@example.com")));
-    assert_eq!(same_but(made.clone()), same_but(admin_made));
-    let same_segment = |segment: Segment| Segment {
+    let (created, admin_created) = (signup.tenant.clone().unwrap(), admin.tenant.unwrap());
+    assert_eq!((created.slug.as_str(), created.owner_email.as_deref()), ("bella-two", Some("bella@example.com")));
+    assert_eq!(comparable_tenant(created.clone()), comparable_tenant(admin_created));
+    let comparable_segment = |segment: Segment| Segment {
         id: String::new(),
         tenant_id: String::new(),
         created_at: None,
         updated_at: None,
         ..segment
     };
-    assert_eq!(signup.segment.clone().map(same_segment), admin.segment.map(same_segment));
-    let same_package = |package: &Package| Package {
+    assert_eq!(signup.segment.clone().map(comparable_segment), admin.segment.map(comparable_segment));
+    let comparable_package = |package: &Package| Package {
         id: String::new(),
         tenant_id: String::new(),
         segment_id: String::new(),
@@ -64,36 +49,36 @@ async fn a_signup_makes_the_tenant_that_the_admin_path_makes_field_by_field() {
         updated_at: None,
         ..package.clone()
     };
-    let same_packages = |packages: &[Package]| packages.iter().map(same_package).collect::<Vec<_>>();
-    assert_eq!(same_packages(&signup.packages), same_packages(&admin.packages));
+    let comparable_packages = |packages: &[Package]| packages.iter().map(comparable_package).collect::<Vec<_>>();
+    assert_eq!(comparable_packages(&signup.packages), comparable_packages(&admin.packages));
     assert_eq!(signup.packages[0].segment_id, signup.segment.unwrap().id);
     assert!(signup.secret_key.starts_with("sk_live_bella_") && !signup.replayed);
-    assert_eq!(fixture.get(Identifier::TenantId(made.id.clone())).await.unwrap(), made);
+    assert_eq!(fixture.get(Identifier::TenantId(created.id.clone())).await.unwrap(), created);
 }
 
 #[tokio::test]
-async fn the_owner_is_kept_with_a_normalized_address_and_an_argon2id_hash() {
+async fn the_owner_is_stored_with_a_normalized_address_and_an_argon2id_hash() {
     let fixture = Fixture::start().await;
     let request = CreateFromSignupRequest {
-        // Compatibility letters: the hash is of their NFKC.
+        // Compatibility characters: the hash is that of the NFKC form.
         password: "ﬁne tulips ｌａｍｐ".to_owned(),
         ..signup("Bella", "  Bella.Rossi@Example.COM ")
     };
-    let made = fixture.sign_up(request).await.unwrap().tenant.unwrap();
-    assert_eq!(made.owner_email.as_deref(), Some("Bella.Rossi@example.com"));
+    let created = fixture.sign_up(request).await.unwrap().tenant.unwrap();
+    assert_eq!(created.owner_email.as_deref(), Some("Bella.Rossi@example.com"));
     let (tenant_id, email, hash): (String, String, String) =
         sqlx::query_as("SELECT tenant_id::text, email, password_hash FROM owners")
             .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
-    assert_eq!((tenant_id, email.as_str()), (made.id, "Bella.Rossi@example.com"));
+    assert_eq!((tenant_id, email.as_str()), (created.id, "Bella.Rossi@example.com"));
     assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
     let hash = PasswordHash::new(&hash).unwrap();
     assert!(Argon2::default().verify_password(b"fine tulips lamp", &hash).is_ok());
 }
 
 #[tokio::test]
-async fn a_slug_is_made_from_the_name() {
+async fn a_signup_without_a_slug_derives_it_from_the_business_name() {
     let fixture = Fixture::start().await;
     for (number, (name, expected)) in [
         ("Bella Weddings & Co. Photography", "bella-weddings-co-photography"),
@@ -104,28 +89,28 @@ async fn a_slug_is_made_from_the_name() {
     .into_iter()
     .enumerate()
     {
-        let made = fixture.sign_up(signup(name, &format!("owner-{number}@example.com"))).await.unwrap();
-        assert_eq!(made.tenant.unwrap().slug, expected, "{name}");
+        let created = fixture.sign_up(signup(name, &format!("owner-{number}@example.com"))).await.unwrap();
+        assert_eq!(created.tenant.unwrap().slug, expected, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_slug_that_is_taken_reserved_or_too_short_gets_a_short_random_ending() {
+async fn a_derived_slug_that_exists_is_reserved_or_too_short_gets_a_random_suffix() {
     let fixture = Fixture::start().await;
     fixture.create(named("bella")).await.unwrap();
     for (number, (name, start)) in
         [("Bella", "bella-"), ("Admin", "admin-"), ("Q", "q-"), ("Ab", "ab-")].iter().enumerate()
     {
-        let made = fixture.sign_up(signup(name, &format!("owner-{number}@example.com"))).await.unwrap();
-        let slug = made.tenant.unwrap().slug;
-        let ending = slug.strip_prefix(start).unwrap_or_else(|| panic!("{slug}"));
-        assert!(ending.len() == 6 && ending.bytes().all(|letter| letter.is_ascii_alphanumeric()), "{slug}");
-        assert!(made.secret_key.starts_with(&format!("sk_live_{}_", start.trim_end_matches('-'))));
+        let created = fixture.sign_up(signup(name, &format!("owner-{number}@example.com"))).await.unwrap();
+        let slug = created.tenant.unwrap().slug;
+        let suffix = slug.strip_prefix(start).unwrap_or_else(|| panic!("{slug}"));
+        assert!(suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{slug}");
+        assert!(created.secret_key.starts_with(&format!("sk_live_{}_", start.trim_end_matches('-'))));
     }
 }
 
 #[tokio::test]
-async fn fifty_signups_of_one_name_at_once_all_get_a_slug_of_their_own() {
+async fn fifty_concurrent_signups_of_the_same_name_get_different_slugs() {
     let fixture = Fixture::start().await;
     let mut calls = JoinSet::new();
     for number in 0..50 {
@@ -140,36 +125,36 @@ async fn fifty_signups_of_one_name_at_once_all_get_a_slug_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_slug_that_was_asked_for_is_that_one_or_none() {
+async fn a_requested_slug_is_never_replaced_by_another() {
     let fixture = Fixture::start().await;
     fixture.create(named("bella")).await.unwrap();
-    let asked =
+    let with_slug =
         |slug: &str| CreateFromSignupRequest { slug: Some(slug.to_owned()), ..signup("Bella", "bella@example.com") };
-    let refused = fixture.sign_up(asked("bella")).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
+    let error = fixture.sign_up(with_slug("bella")).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
     for (slug, why) in [("admin", "RESERVED"), ("B", "BAD_FORMAT"), ("", "MISSING_FIELD")] {
-        let refused = fixture.sign_up(asked(slug)).await.unwrap_err();
-        assert_eq!(violations(&refused), [("slug".to_owned(), why.to_owned())]);
+        let error = fixture.sign_up(with_slug(slug)).await.unwrap_err();
+        assert_eq!(violations(&error), [("slug".to_owned(), why.to_owned())]);
     }
     assert_eq!(fixture.count("owners").await, 0);
 }
 
 #[tokio::test]
-async fn an_address_is_one_owners_whatever_its_case_and_whether_or_not_its_tenant_was_deleted() {
+async fn an_email_address_has_one_owner_regardless_of_case_and_of_a_deleted_tenant() {
     let fixture = Fixture::start().await;
     fixture.sign_up(signup("Bella", "Bella@example.com")).await.unwrap();
     fixture.sign_up(signup("Omer", "Ömer@example.com")).await.unwrap();
     sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.superuser_pool().await).await.unwrap();
     let before = fixture.row_counts().await;
-    for taken in ["Bella@example.com", "bella@EXAMPLE.com", " BELLA@example.com", "öMER@example.com"] {
-        let refused = fixture.sign_up(signup("Somebody Else", taken)).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{taken}");
+    for existing in ["Bella@example.com", "bella@EXAMPLE.com", " BELLA@example.com", "öMER@example.com"] {
+        let error = fixture.sign_up(signup("Another Business", existing)).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{existing}");
     }
     assert_eq!(fixture.row_counts().await, before);
 }
 
 #[tokio::test]
-async fn of_fifty_signups_of_one_address_at_once_one_is_made_and_nothing_half() {
+async fn fifty_concurrent_signups_of_one_address_create_one_complete_tenant() {
     let fixture = Fixture::start().await;
     let mut calls = JoinSet::new();
     for number in 0..50 {
@@ -177,16 +162,16 @@ async fn of_fifty_signups_of_one_address_at_once_one_is_made_and_nothing_half() 
         let request = signup(&format!("Bella {number}"), "bella@example.com");
         calls.spawn(async move { client.create_from_signup(request).await });
     }
-    let answers = calls.join_all().await;
-    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    for refused in answers.into_iter().filter_map(Result::err) {
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"));
+    let responses = calls.join_all().await;
+    assert_eq!(responses.iter().filter(|response| response.is_ok()).count(), 1);
+    for error in responses.into_iter().filter_map(Result::err) {
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"));
     }
     assert_eq!((fixture.row_counts().await, fixture.count("owners").await), (ONE_TENANT, 1));
 }
 
 #[tokio::test]
-async fn everything_that_is_wrong_is_said_at_once_a_weak_password_included() {
+async fn all_violations_of_a_signup_are_reported_together_a_weak_password_included() {
     let fixture = Fixture::start().await;
     let request = CreateFromSignupRequest {
         business_name: "🎂🎂".to_owned(),
@@ -195,24 +180,24 @@ async fn everything_that_is_wrong_is_said_at_once_a_weak_password_included() {
         slug: None,
         request_id: Some("again".to_owned()),
     };
-    let refused = fixture.sign_up(request).await.unwrap_err();
-    assert_eq!(reason(&refused), "INVALID_REQUEST");
+    let error = fixture.sign_up(request).await.unwrap_err();
+    assert_eq!(reason(&error), "INVALID_REQUEST");
     let expected = [
         ("business_name", "BAD_FORMAT"),
         ("email", "BAD_FORMAT"),
         ("request_id", "BAD_FORMAT"),
         ("password", "WEAK_PASSWORD"),
     ];
-    assert_eq!(violations(&refused), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
+    assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
 
-    let refused = fixture.sign_up(CreateFromSignupRequest::default()).await.unwrap_err();
+    let error = fixture.sign_up(CreateFromSignupRequest::default()).await.unwrap_err();
     let missing = ["business_name", "email", "password"].map(|field| (field.to_owned(), "MISSING_FIELD".to_owned()));
-    assert_eq!(violations(&refused), missing);
+    assert_eq!(violations(&error), missing);
     assert_eq!(fixture.row_counts().await, [0; 4]);
 }
 
 #[tokio::test]
-async fn passwords_have_8_to_128_characters_after_nfkc_and_are_not_easily_guessed() {
+async fn passwords_have_8_to_128_characters_after_nfkc_and_are_not_easy_to_guess() {
     let fixture = Fixture::start().await;
     let with = |password: &str| CreateFromSignupRequest {
         password: password.to_owned(),
@@ -226,8 +211,8 @@ async fn passwords_have_8_to_128_characters_after_nfkc_and_are_not_easily_guesse
         ("Bella Weddings Lucca", "WEAK_PASSWORD"),
         ("bella.rossi@example.com", "WEAK_PASSWORD"),
     ] {
-        let refused = fixture.sign_up(with(password)).await.unwrap_err();
-        assert_eq!(violations(&refused), [("password".to_owned(), why.to_owned())], "{password}");
+        let error = fixture.sign_up(with(password)).await.unwrap_err();
+        assert_eq!(violations(&error), [("password".to_owned(), why.to_owned())], "{password}");
     }
-    assert!(fixture.sign_up(with(&"kJ8#mP2$".repeat(16))).await.is_ok(), "128 characters, none of them a must");
+    assert!(fixture.sign_up(with(&"kJ8#mP2$".repeat(16))).await.is_ok(), "128 characters are allowed");
 }

@@ -1,33 +1,32 @@
-//! `CreateFullyProvisioned`: everything, exactly so, or nothing.
+//! `CreateFullyProvisioned`: a complete tenant with the documented defaults, or nothing.
 
 use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
 use sqlx::AssertSqlSafe;
 use tokio::task::JoinSet;
 use tonic::Code;
-use turnkey::grpc::pb::{
-    BookingType, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, get_tenant_request::Identifier,
-};
+use turnkey::grpc::pb::{BookingType, CreateFullyProvisionedRequest, get_tenant_request::Identifier};
 
-use crate::{
-    fixture::{Fixture, ONE_TENANT, bella, named, reason, violations},
-    request_id::sign_up,
+use crate::support::{
+    fixture::{Fixture, ONE_TENANT},
+    requests::{bella, named, signup_with_request_id},
+    responses::{clear_generated_fields, reason, violations},
 };
 
 #[tokio::test]
-async fn the_answer_shows_a_tenant_that_can_take_bookings() {
+async fn the_response_has_the_tenant_its_general_segment_and_three_packages() {
     let fixture = Fixture::start().await;
-    let answer = fixture.create(bella()).await.unwrap();
+    let response = fixture.create(bella()).await.unwrap();
 
-    let tenant = answer.tenant.unwrap();
+    let tenant = response.tenant.unwrap();
     assert_eq!((tenant.slug.as_str(), tenant.name.as_str()), ("bella-weddings", "Bella Weddings"));
     assert!((tenant.commission_percent - 10.0).abs() < f64::EPSILON);
     assert!(tenant.is_active && tenant.deleted_at.is_none() && tenant.owner_email.is_none());
     assert_eq!(tenant.branding.unwrap().fields.len(), 0);
     assert_eq!(tenant.created_at, tenant.updated_at);
     assert!(tenant.created_at.unwrap().seconds > 1_700_000_000);
-    assert!(!answer.replayed);
+    assert!(!response.replayed);
 
-    let segment = answer.segment.unwrap();
+    let segment = response.segment.unwrap();
     assert_eq!(
         (segment.slug.as_str(), segment.name.as_str(), segment.hero_title.as_str(), segment.description.as_str()),
         ("general", "General", "Our Services", "Your main service offerings")
@@ -39,8 +38,8 @@ async fn the_answer_shows_a_tenant_that_can_take_bookings() {
         ("standard-package", "Standard Package", "Our most popular option - great value for most clients", 2),
         ("premium-package", "Premium Package", "The full experience - for clients who want the best", 3),
     ];
-    assert_eq!(answer.packages.len(), expected.len());
-    for (package, (slug, name, description, order)) in answer.packages.iter().zip(expected) {
+    assert_eq!(response.packages.len(), expected.len());
+    for (package, (slug, name, description, order)) in response.packages.iter().zip(expected) {
         assert_eq!((package.slug.as_str(), package.name.as_str()), (slug, name));
         assert_eq!((package.description.as_str(), package.grouping_order), (description, order));
         assert_eq!((package.base_price, package.booking_type()), (Some(0), BookingType::Date));
@@ -50,17 +49,17 @@ async fn the_answer_shows_a_tenant_that_can_take_bookings() {
         );
         assert!(package.active);
     }
-    for id in [&tenant.id, &segment.id, &answer.packages[0].id] {
+    for id in [&tenant.id, &segment.id, &response.packages[0].id] {
         assert_eq!(uuid::Uuid::parse_str(id).unwrap().get_version_num(), 7, "{id}");
         assert_eq!(id, &id.to_lowercase());
     }
 }
 
 #[tokio::test]
-async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
+async fn the_stored_rows_are_those_of_the_response() {
     let fixture = Fixture::start().await;
-    let answer = fixture.create(bella()).await.unwrap();
-    let tenant = answer.tenant.clone().unwrap();
+    let response = fixture.create(bella()).await.unwrap();
+    let tenant = response.tenant.clone().unwrap();
     assert_eq!(fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap(), tenant);
 
     let superuser = fixture.superuser_pool().await;
@@ -70,7 +69,7 @@ async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
     .fetch_one(&superuser)
     .await
     .unwrap();
-    let segment = answer.segment.unwrap();
+    let segment = response.segment.unwrap();
     let texts = format!("{}|{}", segment.hero_title, segment.description);
     assert_eq!(row, (segment.id, segment.slug, segment.name, texts, segment.sort_order, segment.active));
 
@@ -82,7 +81,7 @@ async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
     .fetch_all(&superuser)
     .await
     .unwrap();
-    let answered: Vec<String> = answer
+    let expected: Vec<String> = response
         .packages
         .iter()
         .map(|package| {
@@ -93,62 +92,62 @@ async fn what_is_read_back_is_what_was_answered_and_so_are_the_rows() {
             format!("{id}|{slug}|{name}|{description}|{price}|{booking_type}|{order}|{active}")
         })
         .collect();
-    assert_eq!(rows, answered);
+    assert_eq!(rows, expected);
 }
 
 #[tokio::test]
-async fn a_key_has_the_documented_form_and_its_secret_verifies_against_the_stored_hash() {
+async fn a_key_has_the_documented_format_and_its_secret_matches_the_stored_hash() {
     let fixture = Fixture::start().await;
-    let answer = fixture.create(bella()).await.unwrap();
-    let public = answer.tenant.unwrap().api_key_public;
+    let response = fixture.create(bella()).await.unwrap();
+    let public = response.tenant.unwrap().api_key_public;
     let key_id = public.strip_prefix("pk_live_bella_").unwrap();
     assert_eq!(key_id.len(), 16);
-    let random = answer.secret_key.strip_prefix(&format!("sk_live_bella_{key_id}_")).unwrap();
+    let random = response.secret_key.strip_prefix(&format!("sk_live_bella_{key_id}_")).unwrap();
     assert_eq!(random.len(), 49);
 
-    let (stored, of_tenant): (String, String) =
+    let (stored, stored_public_key): (String, String) =
         sqlx::query_as("SELECT secret_hash, public_key FROM api_keys WHERE key_id = $1")
             .bind(key_id)
             .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
-    assert_eq!(of_tenant, public);
+    assert_eq!(stored_public_key, public);
     assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{stored}");
     let hash = PasswordHash::new(&stored).unwrap();
     assert!(Argon2::default().verify_password(random.as_bytes(), &hash).is_ok());
-    assert!(Argon2::default().verify_password(answer.secret_key.as_bytes(), &hash).is_err());
+    assert!(Argon2::default().verify_password(response.secret_key.as_bytes(), &hash).is_err());
 }
 
 #[tokio::test]
-async fn commission_is_10_unless_said_and_kept_exactly() {
+async fn commission_defaults_to_10_and_is_stored_exactly() {
     let fixture = Fixture::start().await;
-    for (slug, said, kept) in [
+    for (slug, commission_percent, expected) in [
         ("none", None, "10.00"),
         ("zero", Some(0.0), "0.00"),
         ("most", Some(100.0), "100.00"),
         ("two", Some(12.34), "12.34"),
     ] {
-        let request = CreateFullyProvisionedRequest { commission_percent: said, ..named(slug) };
+        let request = CreateFullyProvisionedRequest { commission_percent, ..named(slug) };
         let tenant = fixture.create(request).await.unwrap().tenant.unwrap();
-        assert_eq!(format!("{:.2}", tenant.commission_percent), kept);
+        assert_eq!(format!("{:.2}", tenant.commission_percent), expected);
         let stored: String = sqlx::query_scalar("SELECT commission_percent::text FROM tenants WHERE slug = $1")
             .bind(slug)
             .fetch_one(&fixture.superuser_pool().await)
             .await
             .unwrap();
-        assert_eq!(stored, kept);
+        assert_eq!(stored, expected);
     }
-    for (said, why) in
+    for (percent, why) in
         [(-0.01, "OUT_OF_RANGE"), (100.01, "OUT_OF_RANGE"), (12.345, "BAD_FORMAT"), (f64::NAN, "BAD_FORMAT")]
     {
-        let request = CreateFullyProvisionedRequest { commission_percent: Some(said), ..named("five") };
-        let refused = fixture.create(request).await.unwrap_err();
-        assert_eq!(violations(&refused), [("commission_percent".to_owned(), why.to_owned())], "{said}");
+        let request = CreateFullyProvisionedRequest { commission_percent: Some(percent), ..named("five") };
+        let error = fixture.create(request).await.unwrap_err();
+        assert_eq!(violations(&error), [("commission_percent".to_owned(), why.to_owned())], "{percent}");
     }
 }
 
 #[tokio::test]
-async fn every_slug_rule_has_its_reason() {
+async fn an_invalid_slug_is_rejected_with_the_reason_of_its_rule() {
     let fixture = Fixture::start().await;
     for (slug, why) in [
         ("", "MISSING_FIELD"),
@@ -165,17 +164,17 @@ async fn every_slug_rule_has_its_reason() {
         ("www", "RESERVED"),
         ("turnkey", "RESERVED"),
     ] {
-        let refused = fixture.create(named(slug)).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{slug}");
-        assert_eq!(violations(&refused), [("slug".to_owned(), why.to_owned())], "{slug}");
+        let error = fixture.create(named(slug)).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{slug}");
+        assert_eq!(violations(&error), [("slug".to_owned(), why.to_owned())], "{slug}");
     }
     assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 }
 
 #[tokio::test]
-async fn all_violations_are_told_at_once() {
+async fn all_violations_of_a_create_request_are_reported_together() {
     let fixture = Fixture::start().await;
-    let refused = fixture
+    let error = fixture
         .create(CreateFullyProvisionedRequest {
             slug: "Q".to_owned(),
             name: "  ".to_owned(),
@@ -185,30 +184,30 @@ async fn all_violations_are_told_at_once() {
         })
         .await
         .unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
     let expected = [
         ("slug", "BAD_FORMAT"),
         ("name", "TOO_SHORT"),
         ("commission_percent", "OUT_OF_RANGE"),
         ("request_id", "BAD_FORMAT"),
     ];
-    assert_eq!(violations(&refused), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
+    assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
 }
 
 #[tokio::test]
-async fn a_name_is_trimmed() {
+async fn the_name_of_a_created_tenant_is_trimmed() {
     let fixture = Fixture::start().await;
     let request = CreateFullyProvisionedRequest { name: " \u{a0}Ömer's Café 🎂\n".to_owned(), ..bella() };
     assert_eq!(fixture.create(request).await.unwrap().tenant.unwrap().name, "Ömer's Café 🎂");
 }
 
 #[tokio::test]
-async fn a_taken_slug_is_already_exists_and_leaves_the_first_as_it_was() {
+async fn an_existing_slug_is_already_exists_and_the_existing_tenant_does_not_change() {
     let fixture = Fixture::start().await;
     let first = fixture.create(bella()).await.unwrap().tenant.unwrap();
-    let refused = fixture.create(bella()).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
-    let resource = tonic_types::StatusExt::get_details_resource_info(&refused).unwrap();
+    let error = fixture.create(bella()).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
+    let resource = tonic_types::StatusExt::get_details_resource_info(&error).unwrap();
     assert_eq!(
         (resource.resource_type.as_str(), resource.resource_name.as_str()),
         ("turnkey.v1.Tenant", "bella-weddings")
@@ -218,7 +217,7 @@ async fn a_taken_slug_is_already_exists_and_leaves_the_first_as_it_was() {
 }
 
 #[tokio::test]
-async fn of_50_calls_for_one_slug_at_once_one_wins_and_nothing_is_half() {
+async fn fifty_concurrent_calls_for_one_slug_create_one_complete_tenant() {
     let fixture = Fixture::start().await;
     let mut calls = JoinSet::new();
     for number in 0..50 {
@@ -228,73 +227,57 @@ async fn of_50_calls_for_one_slug_at_once_one_wins_and_nothing_is_half() {
     }
     let (won, lost): (Vec<_>, Vec<_>) = calls.join_all().await.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 49));
-    for refused in lost {
-        let refused = refused.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
+    for error in lost {
+        let error = error.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
     }
     assert_eq!(fixture.row_counts().await, ONE_TENANT);
 }
 
-/// All that a sign-up with a request id writes to.
+/// The tables that a sign-up with a request id writes to.
 const TABLES: [&str; 6] = ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records"];
 
 #[tokio::test]
-async fn an_insert_that_fails_at_any_table_leaves_nothing_at_all() {
+async fn a_failed_insert_into_any_table_rolls_back_all_tables() {
     for table in TABLES {
         let fixture = Fixture::start().await;
         let superuser = fixture.superuser_pool().await;
-        let sabotage = format!(
-            "CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'the disk of table {table} is on fire'; END $$;
-             CREATE TRIGGER sabotage AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION sabotage()"
+        let fail_inserts = format!(
+            "CREATE FUNCTION fail_insert() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'secret cause in table {table}'; END $$;
+             CREATE TRIGGER fail_insert AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION fail_insert()"
         );
-        sqlx::raw_sql(AssertSqlSafe(sabotage)).execute(&superuser).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(fail_inserts)).execute(&superuser).await.unwrap();
 
-        let failed = fixture.sign_up(sign_up()).await.unwrap_err();
-        assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Internal, "INTERNAL"), "{table}");
-        assert!(!format!("{failed:?}").contains("fire"), "the cause stays inside");
-        assert!(failed.message().contains("trace id"), "{}", failed.message());
+        let error = fixture.sign_up(signup_with_request_id()).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::Internal, "INTERNAL"), "{table}");
+        assert!(!format!("{error:?}").contains("secret cause"), "the cause must not reach the client");
+        assert!(error.message().contains("trace id"), "{}", error.message());
         for other in TABLES {
             assert_eq!(fixture.count(other).await, 0, "{other} after {table}");
         }
 
-        let repaired = format!("DROP TRIGGER sabotage ON {table}");
-        sqlx::raw_sql(AssertSqlSafe(repaired)).execute(&superuser).await.unwrap();
-        assert!(!fixture.sign_up(sign_up()).await.unwrap().replayed, "neither slug nor request id was used up");
+        let drop_trigger = format!("DROP TRIGGER fail_insert ON {table}");
+        sqlx::raw_sql(AssertSqlSafe(drop_trigger)).execute(&superuser).await.unwrap();
+        assert!(
+            !fixture.sign_up(signup_with_request_id()).await.unwrap().replayed,
+            "neither the slug nor the request id is used up"
+        );
     }
 }
 
 #[tokio::test]
-async fn validate_only_answers_as_it_would_and_writes_nothing() {
+async fn validate_only_returns_the_same_response_and_writes_nothing() {
     let fixture = Fixture::start().await;
-    let dry = CreateFullyProvisionedRequest { validate_only: true, ..bella() };
-    let answer = fixture.create(dry.clone()).await.unwrap();
+    let dry_run = CreateFullyProvisionedRequest { validate_only: true, ..bella() };
+    let response = fixture.create(dry_run.clone()).await.unwrap();
     assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 
     let real = fixture.create(bella()).await.unwrap();
-    assert_eq!(answer, clear_generated_fields(real));
+    assert_eq!(response, clear_generated_fields(real));
 
-    let taken = fixture.create(dry.clone()).await.unwrap_err();
-    assert_eq!((taken.code(), reason(&taken).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
-    let bad = CreateFullyProvisionedRequest { name: String::new(), ..dry };
-    assert_eq!(fixture.create(bad).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-pub fn clear_generated_fields(mut answer: CreateFullyProvisionedResponse) -> CreateFullyProvisionedResponse {
-    answer.secret_key.clear();
-    let tenant = answer.tenant.as_mut().unwrap();
-    tenant.id.clear();
-    tenant.api_key_public.clear();
-    (tenant.created_at, tenant.updated_at) = (None, None);
-    let segment = answer.segment.as_mut().unwrap();
-    segment.id.clear();
-    segment.tenant_id.clear();
-    (segment.created_at, segment.updated_at) = (None, None);
-    for package in &mut answer.packages {
-        package.id.clear();
-        package.tenant_id.clear();
-        package.segment_id.clear();
-        (package.created_at, package.updated_at) = (None, None);
-    }
-    answer
+    let error = fixture.create(dry_run.clone()).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
+    let invalid = CreateFullyProvisionedRequest { name: String::new(), ..dry_run };
+    assert_eq!(fixture.create(invalid).await.unwrap_err().code(), Code::InvalidArgument);
 }

@@ -1,31 +1,17 @@
-//! `DeleteTenant` and `UndeleteTenant`: gone, and back with everything.
+//! `DeleteTenant` and `UndeleteTenant`: a deletion that can be reverted.
 
 use time::Duration;
-use tonic::{Code, Status};
-use turnkey::grpc::pb::{
-    DeleteTenantRequest, ListPackagesRequest, Tenant, UndeleteTenantRequest, UpsertPackageRequest, Verdict,
-    get_tenant_request::Identifier,
+use tonic::Code;
+use turnkey::grpc::pb::{ListPackagesRequest, Tenant, UpsertPackageRequest, Verdict, get_tenant_request::Identifier};
+
+use crate::support::{
+    fixture::Fixture,
+    requests::{named, signup},
+    responses::{reason, violations},
 };
-
-use crate::{
-    create_from_signup::signup,
-    fixture::{Fixture, named, reason, violations},
-};
-
-impl Fixture {
-    pub async fn delete_tenant(&self, tenant_id: &str) -> Result<Tenant, Status> {
-        let request = DeleteTenantRequest { tenant_id: tenant_id.to_owned() };
-        Ok(self.provisioning.clone().delete_tenant(request).await?.into_inner().tenant.unwrap())
-    }
-
-    async fn undelete_tenant(&self, tenant_id: &str) -> Result<Tenant, Status> {
-        let request = UndeleteTenantRequest { tenant_id: tenant_id.to_owned() };
-        Ok(self.provisioning.clone().undelete_tenant(request).await?.into_inner().tenant.unwrap())
-    }
-}
 
 #[tokio::test]
-async fn a_deleted_tenant_says_since_when_and_saying_it_twice_changes_nothing() {
+async fn deleting_a_tenant_sets_deleted_at_once_and_is_idempotent() {
     let fixture = Fixture::start().await;
     let id = fixture.tenant("bella-weddings").await.id;
     let before = fixture.get(Identifier::TenantId(id.clone())).await.unwrap();
@@ -35,11 +21,11 @@ async fn a_deleted_tenant_says_since_when_and_saying_it_twice_changes_nothing() 
     assert!(deleted.deleted_at.is_some());
     fixture.advance_clock(Duration::minutes(1));
     assert_eq!(fixture.delete_tenant(&id).await.unwrap(), deleted);
-    assert_eq!(fixture.get(Identifier::TenantId(id)).await.unwrap(), deleted, "it can still be read");
+    assert_eq!(fixture.get(Identifier::TenantId(id)).await.unwrap(), deleted, "a deleted tenant can be read");
 }
 
 #[tokio::test]
-async fn its_catalog_is_not_found_and_its_slug_and_address_stay_taken() {
+async fn the_catalog_of_a_deleted_tenant_is_not_found_and_its_slug_and_address_stay_reserved() {
     let fixture = Fixture::start().await;
     let id = fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap().tenant.unwrap().id;
     fixture.delete_tenant(&id).await.unwrap();
@@ -51,38 +37,42 @@ async fn its_catalog_is_not_found_and_its_slug_and_address_stay_taken() {
         base_price: Some(1),
         ..UpsertPackageRequest::default()
     };
-    for refused in [catalog.list_packages(list).await.unwrap_err(), catalog.upsert_package(upsert).await.unwrap_err()] {
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+    for error in [catalog.list_packages(list).await.unwrap_err(), catalog.upsert_package(upsert).await.unwrap_err()] {
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
     assert_eq!(reason(&fixture.create(named("bella")).await.unwrap_err()), "SLUG_TAKEN");
-    let again = fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap_err();
-    assert_eq!(reason(&again), "EMAIL_TAKEN");
+    let repeated = fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap_err();
+    assert_eq!(reason(&repeated), "EMAIL_TAKEN");
 }
 
 #[tokio::test]
-async fn undeleting_brings_back_all() {
+async fn undeleting_a_tenant_restores_its_keys_and_catalog() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let before = fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
-    assert_eq!(fixture.undelete_tenant(&tenant.id).await.unwrap(), before, "harmless on one that lives");
+    assert_eq!(
+        fixture.undelete_tenant(&tenant.id).await.unwrap(),
+        before,
+        "a tenant that is not deleted does not change"
+    );
     fixture.delete_tenant(&tenant.id).await.unwrap();
-    let back = fixture.undelete_tenant(&tenant.id).await.unwrap();
-    assert_eq!(back, Tenant { updated_at: back.updated_at, ..before });
+    let restored = fixture.undelete_tenant(&tenant.id).await.unwrap();
+    assert_eq!(restored, Tenant { updated_at: restored.updated_at, ..before });
     assert_eq!(fixture.verify(&tenant.secret_key).await.verdict(), Verdict::Valid);
     let list = ListPackagesRequest { tenant_id: tenant.id, ..ListPackagesRequest::default() };
     assert_eq!(fixture.catalog.clone().list_packages(list).await.unwrap().into_inner().packages.len(), 3);
 }
 
 #[tokio::test]
-async fn an_unknown_tenant_is_not_found_and_a_malformed_id_is_invalid() {
+async fn deleting_an_unknown_tenant_is_not_found_and_a_malformed_id_is_invalid() {
     let fixture = Fixture::start().await;
-    let nobody = uuid::Uuid::new_v4().to_string();
-    for refused in
-        [fixture.delete_tenant(&nobody).await.unwrap_err(), fixture.undelete_tenant(&nobody).await.unwrap_err()]
+    let unknown = uuid::Uuid::new_v4().to_string();
+    for error in
+        [fixture.delete_tenant(&unknown).await.unwrap_err(), fixture.undelete_tenant(&unknown).await.unwrap_err()]
     {
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
-    for refused in [fixture.delete_tenant("42").await.unwrap_err(), fixture.undelete_tenant("42").await.unwrap_err()] {
-        assert_eq!(violations(&refused), [("tenant_id".to_owned(), "BAD_FORMAT".to_owned())]);
+    for error in [fixture.delete_tenant("42").await.unwrap_err(), fixture.undelete_tenant("42").await.unwrap_err()] {
+        assert_eq!(violations(&error), [("tenant_id".to_owned(), "BAD_FORMAT".to_owned())]);
     }
 }

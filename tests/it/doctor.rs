@@ -1,14 +1,14 @@
-//! `turnkey doctor`: its tables, its lines of JSON, its codes, and the file of the keys it makes.
+//! `turnkey doctor`: its table, its JSON lines, its exit codes and the file of the keys that it creates.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Output};
 
-use tempfile::{TempDir, tempdir_in};
+use tempfile::TempDir;
 use turnkey::grpc::pb::FindingKind;
 
-use crate::{
+use crate::support::{
+    damage::{Findings, damage_of_every_kind, summarize},
     fixture::Fixture,
-    integrity::{Expected, every_kind_of_damage, told},
-    process::{turnkey, url},
+    process::{database_url, temp_folder, turnkey},
 };
 
 struct Doctor<'a> {
@@ -17,31 +17,31 @@ struct Doctor<'a> {
 }
 
 impl<'a> Doctor<'a> {
-    fn of(fixture: &'a Fixture) -> Self {
-        Self { fixture, folder: tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+    fn new(fixture: &'a Fixture) -> Self {
+        Self { fixture, folder: temp_folder() }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = turnkey(self.folder.path());
-        let database = url(&self.fixture.database.server);
+        let database = database_url(&self.fixture.database.server);
         command.arg("doctor").args(arguments).env("DATABASE_URL", database).env("RUST_LOG", "error").output().unwrap()
     }
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
+async fn doctor_reports_exactly_the_damage_and_repairs_it() {
     let fixture = Fixture::start().await;
-    let expected = every_kind_of_damage(&fixture).await;
-    let doctor = Doctor::of(&fixture);
+    let expected = damage_of_every_kind(&fixture).await;
+    let doctor = Doctor::new(&fixture);
 
     let output = doctor.run(&["--json"]);
     assert_eq!(output.status.code(), Some(1));
-    let mut found = Expected::new();
-    for line in said(&output).lines() {
+    let mut found = Findings::new();
+    for line in stdout(&output).lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
         let kind = FindingKind::from_str_name(finding["kind"].as_str().unwrap()).unwrap();
         assert!(finding["tenant_id"].is_string() && finding["detail"].is_string());
@@ -52,26 +52,29 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
 
     let output = doctor.run(&[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("The tenant has no API key at all."), "{}", said(&output));
-    assert!(said(&output).contains("9 findings in 8 tenants, 0 repaired, 9 unresolved."), "{}", said(&output));
+    assert!(stdout(&output).contains("The tenant has no API key at all."), "{}", stdout(&output));
+    assert!(stdout(&output).contains("9 findings in 8 tenants, 0 repaired, 9 unresolved."), "{}", stdout(&output));
 
     let output = doctor.run(&["--repair"]);
-    assert_eq!(output.status.code(), Some(1), "a key needs a file");
+    assert_eq!(output.status.code(), Some(1), "a created key needs a file");
     assert!(
-        said(&output).contains("requires --out") && said(&output).contains("7 repaired, 1 unresolved."),
+        stdout(&output).contains("requires --out") && stdout(&output).contains("7 repaired, 1 unresolved."),
         "{}",
-        said(&output)
+        stdout(&output)
     );
-    assert_eq!(told(&fixture.check(None).await.unwrap()), [("no-key".to_owned(), FindingKind::NoApiKey)]);
+    assert_eq!(
+        summarize(&fixture.check_integrity(None).await.unwrap()),
+        [("no-key".to_owned(), FindingKind::NoApiKey)]
+    );
 
-    let others = doctor.folder.path().join("diary.txt");
-    fs::write(&others, "dear diary\n").unwrap();
-    let output = doctor.run(&["--repair", "--out", "diary.txt"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert_eq!(fs::read_to_string(others).unwrap(), "dear diary\n");
+    let foreign = doctor.folder.path().join("notes.txt");
+    fs::write(&foreign, "not a key file\n").unwrap();
+    let output = doctor.run(&["--repair", "--out", "notes.txt"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert_eq!(fs::read_to_string(foreign).unwrap(), "not a key file\n");
 
     let output = doctor.run(&["--repair", "--out", "keys.csv"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let keys = doctor.folder.path().join("keys.csv");
     assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
     let text = fs::read_to_string(keys).unwrap();
@@ -80,37 +83,37 @@ async fn the_doctor_names_exactly_what_is_wrong_mends_it_and_is_silent() {
     assert_eq!(fixture.verify(row[3]).await.tenant_slug, "no-key");
 
     let output = doctor.run(&["--json"]);
-    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
-    assert_eq!(said(&doctor.run(&[])), "No findings in 8 tenants.\n");
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
+    assert_eq!(stdout(&doctor.run(&[])), "No findings in 8 tenants.\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_ends_somewhere_and_json_never() {
+async fn the_table_of_doctor_is_limited_and_its_json_is_not() {
     let fixture = Fixture::start().await;
     let half = "INSERT INTO tenants SELECT gen_random_uuid(), 'half-' || number, 'x', 10, '{}', true, now(), now()
                   FROM generate_series(1, 1100) AS number";
-    fixture.damage(half).await;
-    let doctor = Doctor::of(&fixture);
-    let output = said(&doctor.run(&[]));
+    fixture.database.execute_without_triggers(half).await;
+    let doctor = Doctor::new(&fixture);
+    let output = stdout(&doctor.run(&[]));
     assert!(output.contains("more: --json shows them all"), "{output}");
     assert!(output.contains("3300 findings in 1100 tenants, 0 repaired, 3300 unresolved."), "{output}");
-    let output = said(&doctor.run(&["--json", "--repair", "--out", "keys.csv"]));
+    let output = stdout(&doctor.run(&["--json", "--repair", "--out", "keys.csv"]));
     assert_eq!((output.lines().count(), output.matches(r#""outcome":"repaired""#).count()), (3_300, 3_300));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_doctor_that_cannot_look_says_so_with_a_code_of_its_own() {
+async fn doctor_exits_with_2_if_it_cannot_check() {
     let fixture = Fixture::start().await;
-    let doctor = Doctor::of(&fixture);
+    let doctor = Doctor::new(&fixture);
     let mut command = turnkey(doctor.folder.path());
     let output = command.arg("doctor").env("DATABASE_URL", "postgres://x@127.0.0.1:1/x").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(doctor.run(&["--out", "keys.csv"]).status.code(), Some(2), "nothing is written without a repair");
+    assert_eq!(doctor.run(&["--out", "keys.csv"]).status.code(), Some(2), "--out requires --repair");
 }
 
 #[test]
-fn a_doctor_without_a_database_does_not_make_one_to_find_it_sound() {
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+fn doctor_without_a_database_url_does_not_start_an_embedded_postgres() {
+    let folder = temp_folder();
     let output = turnkey(folder.path()).arg("doctor").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(!folder.path().join(".turnkey").exists());

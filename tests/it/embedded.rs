@@ -1,8 +1,6 @@
-//! The embedded Postgres against the real one: start, stop, and every way to crash.
+//! The crate `embedded-postgres` with a real Postgres: start, stop, and every kind of crash.
 //!
-//! The crashed program is this test binary itself, started again with one ignored test.
-
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
+//! The program that crashes is this test binary itself, started again with one ignored test.
 
 use std::{
     fs,
@@ -19,15 +17,17 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-/// Tells the ignored test which folder to use.
+use crate::support::database::postmaster_pid;
+
+/// Passes the folder to the ignored test.
 const ROOT_VARIABLE: &str = "TURNKEY_TEST_EMBEDDED_ROOT";
 
 fn settings(root: PathBuf) -> Settings {
     Settings { root, pg_bin: None, durable: false, max_connections: 10 }
 }
 
-/// A folder that only this user may enter, as `/root` is: as root, Postgres' own user may not.
-fn closed_folder() -> TempDir {
+/// A folder that only this user may enter, as `/root`: when the test runs as root, the user of Postgres may not.
+fn private_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     folder
@@ -39,12 +39,6 @@ async fn connect(options: &PgConnectOptions) -> PgConnection {
 
 async fn text(connection: &mut PgConnection, query: &'static str) -> String {
     sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
-}
-
-/// The number of the postmaster, from its own file.
-pub fn postmaster(root: &Path) -> Option<u32> {
-    let content = fs::read_to_string(root.join("postgres/postmaster.pid")).ok()?;
-    content.lines().next()?.trim().parse().ok()
 }
 
 fn is_alive(process: u32) -> bool {
@@ -61,8 +55,8 @@ fn ps(process: u32, column: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The shell, its reader and the postmaster, which share a process group. Children of the
-/// postmaster are left out: they are in the group for the moment before they leave it.
+/// Returns the shell, its reader and the postmaster, which share a process group. Children of the postmaster are left out,
+/// because they are members only for the moment before they leave the group.
 fn group(leader: u32) -> Vec<u32> {
     let output = Command::new("ps").args(["-e", "-o", "pgid=,pid=,ppid=,stat="]).output().unwrap();
     let listing = String::from_utf8(output.stdout).unwrap();
@@ -70,11 +64,11 @@ fn group(leader: u32) -> Vec<u32> {
         .lines()
         .filter_map(|line| {
             let mut columns = line.split_whitespace();
-            let of_group = columns.next()?.parse() == Ok(leader);
+            let is_in_group = columns.next()?.parse() == Ok(leader);
             let process = columns.next()?.parse().ok()?;
             let parent = columns.next()?.parse().ok()?;
             let is_dead = columns.next()?.starts_with('Z');
-            (of_group && !is_dead).then_some((process, parent))
+            (is_in_group && !is_dead).then_some((process, parent))
         })
         .collect();
     let is_member = |number| members.iter().any(|(process, _)| *process == number);
@@ -86,20 +80,20 @@ fn kill_9(processes: &[u32]) {
     assert!(status.success());
 }
 
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+async fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < limit, "not within 20 s: {what}");
+        assert!(Instant::now() < limit, "not within 20 s: {description}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Starts this test binary as a program that holds an embedded Postgres, and waits until it does.
+/// Starts this test binary as a program with an embedded Postgres, and waits until Postgres runs.
 async fn start_program(root: &Path) -> Child {
     let (_, module) = module_path!().split_once("::").unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact"])
-        .arg(format!("{module}::holds_an_embedded_postgres_until_killed"))
+        .arg(format!("{module}::runs_an_embedded_postgres_until_it_is_killed"))
         .env(ROOT_VARIABLE, root)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -112,7 +106,7 @@ async fn start_program(root: &Path) -> Child {
 
 #[tokio::test]
 #[ignore = "the program that other tests start and kill"]
-async fn holds_an_embedded_postgres_until_killed() {
+async fn runs_an_embedded_postgres_until_it_is_killed() {
     let Some(root) = std::env::var_os(ROOT_VARIABLE).map(PathBuf::from) else {
         return;
     };
@@ -122,22 +116,22 @@ async fn holds_an_embedded_postgres_until_killed() {
 }
 
 #[tokio::test]
-async fn makes_a_database_and_both_logins_and_keeps_the_data() {
-    let folder = closed_folder();
+async fn the_embedded_postgres_creates_a_database_and_two_logins_and_keeps_its_data() {
+    let folder = private_folder();
     let root = folder.path().join("state");
     let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     let mut owner = connect(&postgres.owner_options()).await;
-    let who = "SELECT current_user || ' in ' || current_database()";
-    assert_eq!(text(&mut owner, who).await, "turnkey in turnkey");
+    let login = "SELECT current_user || ' in ' || current_database()";
+    assert_eq!(text(&mut owner, login).await, "turnkey in turnkey");
     let mut server = connect(&postgres.server_options()).await;
-    assert_eq!(text(&mut server, who).await, "turnkey_server in turnkey");
+    assert_eq!(text(&mut server, login).await, "turnkey_server in turnkey");
     let addresses = "SELECT current_setting('listen_addresses')";
     assert_eq!(text(&mut owner, addresses).await, "");
     sqlx::query("CREATE TABLE kept AS SELECT 'still here' AS line").execute(&mut owner).await.unwrap();
-    let process = postmaster(&root).unwrap();
+    let process = postmaster_pid(&root).unwrap();
     let shell = parent(process);
     assert_eq!(group(shell).len(), 3, "shell, reader, postmaster");
-    // With both connections open: a fast shutdown does not wait for them.
+    // Both connections are open: a fast shutdown does not wait for them.
     postgres.stop().await.unwrap();
     assert_eq!(group(shell), Vec::<u32>::new());
     let mode = fs::metadata(root.join("postgres")).unwrap().permissions();
@@ -152,38 +146,38 @@ async fn makes_a_database_and_both_logins_and_keeps_the_data() {
 }
 
 #[tokio::test]
-async fn a_second_program_in_the_folder_is_refused() {
-    let folder = closed_folder();
+async fn a_second_program_cannot_use_the_same_folder() {
+    let folder = private_folder();
     let root = folder.path().to_path_buf();
     let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
-    let refused = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
-    assert!(matches!(refused, Error::AlreadyRunning { .. }), "{refused}");
+    let error = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadyRunning { .. }), "{error}");
     postgres.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn dropping_it_stops_postgres() {
-    let folder = closed_folder();
+async fn dropping_the_handle_stops_the_embedded_postgres() {
+    let folder = private_folder();
     let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
-    let shell = parent(postmaster(folder.path()).unwrap());
+    let shell = parent(postmaster_pid(folder.path()).unwrap());
     drop(postgres);
     eventually("all processes are gone", || group(shell).is_empty()).await;
 }
 
 #[tokio::test]
-async fn a_killed_program_leaves_nothing_behind() {
-    let folder = closed_folder();
+async fn a_killed_program_leaves_no_postgres_processes() {
+    let folder = private_folder();
     let mut program = start_program(folder.path()).await;
-    let shell = parent(postmaster(folder.path()).unwrap());
+    let shell = parent(postmaster_pid(folder.path()).unwrap());
     program.kill().unwrap();
     program.wait().unwrap();
     eventually("all processes are gone", || group(shell).is_empty()).await;
-    assert_eq!(postmaster(folder.path()), None, "a clean end");
+    assert_eq!(postmaster_pid(folder.path()), None, "Postgres stopped cleanly");
 }
 
 #[tokio::test]
-async fn a_start_right_after_a_kill_waits_for_the_earlier_postgres() {
-    let folder = closed_folder();
+async fn a_start_directly_after_a_kill_waits_for_the_previous_postgres() {
+    let folder = private_folder();
     let mut program = start_program(folder.path()).await;
     program.kill().unwrap();
     program.wait().unwrap();
@@ -192,51 +186,51 @@ async fn a_start_right_after_a_kill_waits_for_the_earlier_postgres() {
 }
 
 #[tokio::test]
-async fn a_postgres_whose_program_and_shell_were_killed_is_replaced() {
-    let folder = closed_folder();
+async fn a_postgres_whose_program_and_shell_were_killed_is_stopped_and_replaced() {
+    let folder = private_folder();
     let mut program = start_program(folder.path()).await;
-    let orphan = postmaster(folder.path()).unwrap();
+    let orphan = postmaster_pid(folder.path()).unwrap();
     let shell = parent(orphan);
     let mut readers = group(shell);
     readers.retain(|process| ![shell, orphan].contains(process));
-    // The reader first: it would stop Postgres as soon as one of the others is gone.
+    // Kill the reader first: it stops Postgres as soon as one of the others has ended.
     kill_9(&readers);
     kill_9(&[program.id(), shell]);
     program.wait().unwrap();
-    assert!(is_alive(orphan), "nobody was left to stop it");
+    assert!(is_alive(orphan), "no process was left to stop it");
 
     let postgres = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap();
     assert!(!is_alive(orphan));
-    assert_ne!(postmaster(folder.path()), Some(orphan));
+    assert_ne!(postmaster_pid(folder.path()), Some(orphan));
     postgres.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_killed_postgres_is_started_again() {
-    let folder = closed_folder();
+async fn a_killed_postgres_is_restarted() {
+    let folder = private_folder();
     let root = folder.path().to_path_buf();
     let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
-    let killed = postmaster(&root).unwrap();
+    let killed = postmaster_pid(&root).unwrap();
     let shell = parent(killed);
     kill_9(&[killed]);
     wait_for_another(&postgres, &root, killed).await;
     assert_eq!(group(shell), Vec::<u32>::new());
 
-    // The same when only the shell dies: its reader stops Postgres, and it is started again.
-    let orphan = postmaster(&root).unwrap();
+    // If only the shell dies, its reader stops Postgres, and Postgres is restarted.
+    let orphan = postmaster_pid(&root).unwrap();
     kill_9(&[parent(orphan)]);
     wait_for_another(&postgres, &root, orphan).await;
     assert!(!is_alive(orphan));
 
-    // And when both die at once, which leaves a zombie for the init of the system.
-    let zombie = postmaster(&root).unwrap();
+    // If both die at once, a zombie is left to the init process.
+    let zombie = postmaster_pid(&root).unwrap();
     kill_9(&group(parent(zombie)));
     wait_for_another(&postgres, &root, zombie).await;
     postgres.stop().await.unwrap();
 }
 
 async fn wait_for_another(postgres: &EmbeddedPostgres, root: &Path, earlier: u32) {
-    eventually("another postmaster", || postmaster(root).is_some_and(|process| process != earlier)).await;
+    eventually("another postmaster", || postmaster_pid(root).is_some_and(|process| process != earlier)).await;
     let limit = Instant::now() + Duration::from_secs(20);
     while let Err(error) = postgres.server_options().connect().await {
         assert!(Instant::now() < limit, "{error}");
@@ -245,8 +239,8 @@ async fn wait_for_another(postgres: &EmbeddedPostgres, root: &Path, earlier: u32
 }
 
 #[tokio::test]
-async fn a_half_made_cluster_is_made_anew() {
-    let folder = closed_folder();
+async fn an_unfinished_cluster_is_created_again() {
+    let folder = private_folder();
     let unfinished = folder.path().join("postgres.new");
     fs::create_dir_all(unfinished.join("base")).unwrap();
     fs::write(unfinished.join("PG_VERSION"), "15\n").unwrap();
@@ -256,54 +250,54 @@ async fn a_half_made_cluster_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_another_version_made_is_not_touched() {
-    let folder = closed_folder();
+async fn a_cluster_of_another_major_version_is_not_changed() {
+    let folder = private_folder();
     let cluster = folder.path().join("postgres");
     fs::create_dir(&cluster).unwrap();
     fs::write(cluster.join("PG_VERSION"), "999\n").unwrap();
-    let refused = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
-    assert!(matches!(&refused, Error::MajorVersionMismatch { major: 999, .. }), "{refused}");
+    let error = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
+    assert!(matches!(&error, Error::MajorVersionMismatch { major: 999, .. }), "{error}");
     assert_eq!(fs::read_dir(&cluster).unwrap().count(), 1);
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_process_number_used_again_does_not_stop_the_start() {
-    let folder = closed_folder();
+async fn a_stale_pid_file_with_a_reused_process_id_does_not_prevent_the_start() {
+    let folder = private_folder();
     let root = folder.path().to_path_buf();
     let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     postgres.stop().await.unwrap();
-    // What a crash of the machine leaves: the file, with the number of a process of today.
-    let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
-    let stale = format!("{}\n/data\n1\n5432\n.\n\n", stranger.id());
+    // A crash of the machine leaves the pid file. After the restart another process may have that id.
+    let mut other_process = Command::new("sleep").arg("60").spawn().unwrap();
+    let stale = format!("{}\n/data\n1\n5432\n.\n\n", other_process.id());
     fs::write(root.join("postgres/postmaster.pid"), stale).unwrap();
     let postgres = EmbeddedPostgres::start(settings(root)).await.unwrap();
-    assert_eq!(stranger.try_wait().unwrap(), None, "it must not be signalled");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert_eq!(other_process.try_wait().unwrap(), None, "it must not be signalled");
+    other_process.kill().unwrap();
+    other_process.wait().unwrap();
     postgres.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_postgres_that_cannot_start_is_reported_with_its_own_words() {
-    let folder = closed_folder();
+async fn the_error_of_a_postgres_that_cannot_start_contains_its_log() {
+    let folder = private_folder();
     let root = folder.path().to_path_buf();
     let postgres = EmbeddedPostgres::start(settings(root.clone())).await.unwrap();
     postgres.stop().await.unwrap();
     fs::write(root.join("postgres/postgresql.auto.conf"), "no_such_setting = 1\n").unwrap();
-    let refused = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
-    assert!(refused.to_string().contains("no_such_setting"), "{refused}");
-    let Error::NotStarted { log, .. } = refused else { panic!("{refused}") };
-    let said = fs::read_to_string(log).unwrap();
-    assert_eq!(said.matches("no_such_setting").count(), 1, "trying again does not help");
+    let error = EmbeddedPostgres::start(settings(root)).await.unwrap_err();
+    assert!(error.to_string().contains("no_such_setting"), "{error}");
+    let Error::NotStarted { log, .. } = error else { panic!("{error}") };
+    let log = fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("no_such_setting").count(), 1, "a second attempt would not help");
 }
 
 #[tokio::test]
-async fn a_directory_without_postgres_is_refused_by_name() {
-    let folder = closed_folder();
+async fn the_error_of_a_directory_without_postgres_names_it() {
+    let folder = private_folder();
     let mut settings = settings(folder.path().join("state"));
     settings.pg_bin = Some(folder.path().to_path_buf());
-    let refused = EmbeddedPostgres::start(settings).await.unwrap_err();
+    let error = EmbeddedPostgres::start(settings).await.unwrap_err();
     let name = folder.path().to_str().unwrap();
-    assert!(refused.to_string().contains(name), "{refused}");
+    assert!(error.to_string().contains(name), "{error}");
 }

@@ -1,35 +1,33 @@
-//! Failures that are nobody's fault in particular.
+//! Failures of the environment: an unreachable database, locks, deadlines, an exhausted pool.
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_types::StatusExt as _;
 use turnkey::{config::ServerSettings, grpc::pb::get_tenant_request::Identifier};
 
-use crate::{
-    cluster::{Cluster, TestDatabase},
-    fixture::{Fixture, bella, channel, named, reason, settings},
+use crate::support::{
+    database::TestDatabase,
+    fixture::{Fixture, settings},
+    requests::{bella, named},
+    responses::reason,
 };
 
 #[tokio::test]
-async fn an_absent_database_is_unavailable_and_says_when_to_come_back() {
-    // Nobody listens on port 1.
-    let nowhere = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1).username("x").database("x");
-    let database = TestDatabase { owner: nowhere.clone(), server: nowhere.clone(), superuser: nowhere };
-    let fixture = Fixture::start_on(database).await;
-    let failed = fixture.create(bella()).await.unwrap_err();
-    assert_eq!((failed.code(), reason(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
-    assert!(failed.get_details_retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
-    assert!(!format!("{failed:?}").contains("127.0.0.1"), "nothing internal reaches a caller");
+async fn an_unreachable_database_is_unavailable_with_a_retry_delay() {
+    let fixture = Fixture::start_on(TestDatabase::unreachable()).await;
+    let error = fixture.create(bella()).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+    assert!(error.get_details_retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+    assert!(!format!("{error:?}").contains("127.0.0.1"), "no internal detail may reach the client");
 }
 
 #[tokio::test]
-async fn a_lock_held_too_long_is_unavailable_and_a_pool_full_of_waiting_calls_is_overloaded() {
+async fn a_lock_timeout_is_unavailable_and_an_exhausted_pool_is_overloaded() {
     let settings = ServerSettings { database_max_connections: 4, ..settings() };
-    let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
+    let fixture = Fixture::with_settings(settings).await;
     let superuser = fixture.superuser_pool().await;
     let mut holder = superuser.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
@@ -39,26 +37,26 @@ async fn a_lock_held_too_long_is_unavailable_and_a_pool_full_of_waiting_calls_is
         let mut client = fixture.provisioning.clone();
         calls.spawn(async move { client.create_fully_provisioned(named(&format!("tenant-{number}"))).await });
     }
-    let mut told: Vec<(Code, String)> = Vec::new();
-    for answer in calls.join_all().await {
-        let failed = answer.unwrap_err();
-        assert!(failed.get_details_retry_info().is_some());
-        told.push((failed.code(), reason(&failed)));
+    let mut errors: Vec<(Code, String)> = Vec::new();
+    for response in calls.join_all().await {
+        let error = response.unwrap_err();
+        assert!(error.get_details_retry_info().is_some());
+        errors.push((error.code(), reason(&error)));
     }
-    told.dedup();
-    told.sort_by_key(|(_, reason)| reason.clone());
-    told.dedup();
+    errors.dedup();
+    errors.sort_by_key(|(_, reason)| reason.clone());
+    errors.dedup();
     let expected =
         [(Code::Unavailable, "DATABASE_UNAVAILABLE".to_owned()), (Code::ResourceExhausted, "OVERLOADED".to_owned())];
-    assert_eq!(told, expected);
+    assert_eq!(errors, expected);
 
     holder.rollback().await.unwrap();
-    assert!(fixture.create(bella()).await.is_ok(), "it recovers");
+    assert!(fixture.create(bella()).await.is_ok(), "the service recovers");
     assert_eq!(fixture.count("tenants").await, 1);
 }
 
 #[tokio::test]
-async fn a_call_that_is_cut_off_still_ends_its_work_and_frees_its_connection() {
+async fn a_call_past_its_deadline_still_finishes_its_work_and_frees_its_connection() {
     let fixture = Fixture::start().await;
     let superuser = fixture.superuser_pool().await;
     let mut holder = superuser.begin().await.unwrap();
@@ -80,18 +78,18 @@ async fn a_call_that_is_cut_off_still_ends_its_work_and_frees_its_connection() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_passed_is_seen_before_any_work() {
+async fn an_expired_deadline_is_noticed_before_any_work() {
     let fixture = Fixture::start().await;
     let mut request = Request::new(bella());
     request.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
-    let failed = fixture.provisioning.clone().create_fully_provisioned(request).await.unwrap_err();
-    // The client has a timer of its own, and which of the two is faster is open.
-    assert!(matches!(failed.code(), Code::DeadlineExceeded | Code::Cancelled), "{failed:?}");
+    let error = fixture.provisioning.clone().create_fully_provisioned(request).await.unwrap_err();
+    // The client has its own timer, and either of the two may be faster.
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
     assert_eq!(fixture.count("tenants").await, 0);
 }
 
 #[tokio::test]
-async fn a_text_with_a_nul_is_refused_before_it_reaches_the_database() {
+async fn a_nul_character_is_rejected_before_it_reaches_the_database() {
     let fixture = Fixture::start().await;
     let mut request = bella();
     request.name = "Bella\0Weddings".to_owned();
@@ -101,24 +99,24 @@ async fn a_text_with_a_nul_is_refused_before_it_reaches_the_database() {
 }
 
 #[tokio::test]
-async fn beyond_the_bound_on_calls_callers_are_refused_at_once_and_health_goes_on() {
+async fn calls_above_the_concurrency_limit_are_rejected_at_once_and_health_checks_are_not() {
     let settings = ServerSettings { max_concurrent_calls: 1, ..settings() };
-    let fixture = Fixture::start_with(Cluster::get().migrated().await, settings).await;
+    let fixture = Fixture::with_settings(settings).await;
     let mut holder = fixture.superuser_pool().await.begin().await.unwrap();
     sqlx::query("LOCK TABLE tenants").execute(&mut *holder).await.unwrap();
     let mut client = fixture.provisioning.clone();
     let waiting = tokio::spawn(async move { client.create_fully_provisioned(bella()).await });
-    // Until it waits for the lock.
+    // Wait until the call is blocked by the lock.
     while fixture.count("pg_locks WHERE NOT granted").await == 0 {}
 
-    let refused = fixture.create(named("omers-cafe")).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
-    assert!(refused.get_details_retry_info().is_some());
-    let mut health = HealthClient::new(channel(&fixture.server.address.to_string()).await);
+    let error = fixture.create(named("omers-cafe")).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert!(error.get_details_retry_info().is_some());
+    let mut health = fixture.health().await;
     let live = HealthCheckRequest { service: "live".to_owned() };
     assert_eq!(health.check(live).await.unwrap().into_inner().status(), ServingStatus::Serving);
 
     holder.rollback().await.unwrap();
     assert!(waiting.await.unwrap().is_ok());
-    assert!(fixture.create(named("omers-cafe")).await.is_ok(), "there is room again");
+    assert!(fixture.create(named("omers-cafe")).await.is_ok(), "the permit is free again");
 }

@@ -1,4 +1,4 @@
-//! Cases that fuzzing found interesting, run over the same properties.
+//! Runs the inputs that fuzzing has found against the same properties.
 
 use std::{fs, path::Path};
 
@@ -17,21 +17,21 @@ fn run(target: &str, property: fn(&[u8])) {
 }
 
 #[test]
-fn requests_of_any_bytes_are_parsed_or_refused_in_an_answer_that_clients_can_read() {
+fn arbitrary_bytes_are_parsed_as_a_request_or_rejected_with_an_error_that_clients_can_read() {
     run("requests", properties::requests);
 }
 
 #[test]
-fn what_is_taken_for_a_key_has_a_keys_parts() {
+fn text_that_is_parsed_as_a_key_has_all_parts_of_a_key() {
     run("api_keys", properties::api_keys);
 }
 
 #[test]
-fn a_page_token_stands_for_a_place_in_its_own_list_alone() {
+fn a_page_token_is_valid_for_its_own_list_only() {
     run("page_tokens", properties::page_tokens);
 }
 
 #[test]
-fn files_of_tenants_are_read_to_their_end() {
+fn arbitrary_tenant_files_are_read_to_their_end() {
     run("tenants_csv", properties::tenants_csv);
 }

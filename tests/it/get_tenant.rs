@@ -1,9 +1,13 @@
-//! `GetTenant`: by id, by slug, and not at all.
+//! `GetTenant`: by id and by slug.
 
 use tonic::Code;
 use turnkey::grpc::pb::{GetTenantRequest, get_tenant_request::Identifier};
 
-use crate::fixture::{Fixture, bella, reason, violations};
+use crate::support::{
+    fixture::Fixture,
+    requests::bella,
+    responses::{reason, violations},
+};
 
 #[tokio::test]
 async fn a_tenant_is_found_by_id_and_by_slug() {
@@ -14,7 +18,7 @@ async fn a_tenant_is_found_by_id_and_by_slug() {
 }
 
 #[tokio::test]
-async fn a_deleted_tenant_is_found_too() {
+async fn a_deleted_tenant_is_found() {
     let fixture = Fixture::start().await;
     let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap();
     sqlx::query("UPDATE tenants SET deleted_at = now()").execute(&fixture.superuser_pool().await).await.unwrap();
@@ -22,7 +26,7 @@ async fn a_deleted_tenant_is_found_too() {
 }
 
 #[tokio::test]
-async fn the_public_key_is_the_newest_usable_ones_else_the_newest() {
+async fn api_key_public_is_the_newest_usable_key_or_else_the_newest() {
     let fixture = Fixture::start().await;
     let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap();
     let superuser = fixture.superuser_pool().await;
@@ -47,29 +51,29 @@ async fn the_public_key_is_the_newest_usable_ones_else_the_newest() {
 }
 
 #[tokio::test]
-async fn an_unknown_tenant_is_not_found_and_a_malformed_id_is_invalid() {
+async fn getting_an_unknown_tenant_is_not_found_and_a_malformed_id_is_invalid() {
     let fixture = Fixture::start().await;
     for unknown in [
         Identifier::TenantId(uuid::Uuid::new_v4().to_string()),
-        Identifier::Slug("nobody-here".to_owned()),
+        Identifier::Slug("no-such-tenant".to_owned()),
         Identifier::Slug("admin".to_owned()),
     ] {
-        let refused = fixture.get(unknown).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+        let error = fixture.get(unknown).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
     for (malformed, field) in [
         (Identifier::TenantId("42".to_owned()), "tenant_id"),
         (Identifier::TenantId("0192B1A0-7C3E-7DEF-8123-456789ABCDEF".to_owned()), "tenant_id"),
         (Identifier::Slug("Bella Weddings".to_owned()), "slug"),
     ] {
-        let refused = fixture.get(malformed).await.unwrap_err();
-        assert_eq!(violations(&refused), [(field.to_owned(), "BAD_FORMAT".to_owned())]);
+        let error = fixture.get(malformed).await.unwrap_err();
+        assert_eq!(violations(&error), [(field.to_owned(), "BAD_FORMAT".to_owned())]);
     }
 }
 
 #[tokio::test]
-async fn a_request_that_names_no_tenant_is_invalid() {
+async fn a_get_request_without_an_identifier_is_invalid() {
     let fixture = Fixture::start().await;
-    let refused = fixture.provisioning.clone().get_tenant(GetTenantRequest { identifier: None }).await.unwrap_err();
-    assert_eq!(violations(&refused), [("identifier".to_owned(), "MISSING_FIELD".to_owned())]);
+    let error = fixture.provisioning.clone().get_tenant(GetTenantRequest { identifier: None }).await.unwrap_err();
+    assert_eq!(violations(&error), [("identifier".to_owned(), "MISSING_FIELD".to_owned())]);
 }

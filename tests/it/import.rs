@@ -1,4 +1,4 @@
-//! `turnkey import`: every tenant once and every key in the file, wherever it was stopped.
+//! `turnkey import`: every tenant is created once and every key is in the file, wherever the import was interrupted.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,25 +11,26 @@ use std::{
 
 use nix::sys::signal::Signal;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tempfile::{TempDir, tempdir_in};
+use tempfile::TempDir;
 use turnkey::grpc::pb::Verdict;
 
-use crate::{
-    authentication::Tokens,
-    cluster::{Cluster, execute},
-    fixture::{Fixture, named},
-    process::{Program, turnkey, url},
+use crate::support::{
+    database::execute,
+    fixture::Fixture,
+    process::{Process, database_url, temp_folder, turnkey},
+    requests::named,
+    tokens::Tokens,
 };
 
-/// A folder with a file of tenants to import.
+/// A folder with a CSV file of tenants.
 struct Import<'a> {
     fixture: &'a Fixture,
     folder: TempDir,
 }
 
 impl<'a> Import<'a> {
-    fn of(fixture: &'a Fixture, tenants: &str) -> Self {
-        let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fn new(fixture: &'a Fixture, tenants: &str) -> Self {
+        let folder = temp_folder();
         fs::write(folder.path().join("tenants.csv"), tenants).unwrap();
         Self { fixture, folder }
     }
@@ -42,17 +43,17 @@ impl<'a> Import<'a> {
         let mut command = turnkey(self.folder.path());
         command.args(["import", "tenants.csv", "--out", "keys.csv"]).args(arguments).env("RUST_LOG", "warn");
         if !arguments.contains(&"--server") {
-            command.env("DATABASE_URL", url(&self.fixture.database.server));
+            command.env("DATABASE_URL", database_url(&self.fixture.database.server));
         }
         command
     }
 
-    /// Blocks; the server of the fixture goes on in another thread.
+    /// Blocks the thread. The server of the fixture needs another one.
     fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
-    /// Slug → (tenant id, public key, secret key).
+    /// The keys file: slug → (tenant id, public key, secret key).
     fn keys(&self) -> HashMap<String, (String, String, String)> {
         let text = fs::read_to_string(self.path("keys.csv")).unwrap();
         let mut lines = text.lines();
@@ -62,7 +63,7 @@ impl<'a> Import<'a> {
             let [slug, tenant_id, public_key, secret_key]: [&str; 4] =
                 line.split(',').collect::<Vec<_>>().try_into().unwrap();
             let row = (tenant_id.to_owned(), public_key.to_owned(), secret_key.to_owned());
-            assert!(keys.insert(slug.to_owned(), row).is_none(), "{slug} stands there twice");
+            assert!(keys.insert(slug.to_owned(), row).is_none(), "{slug} is in the file twice");
         }
         keys
     }
@@ -88,7 +89,7 @@ fn tenants(count: u32) -> String {
     csv
 }
 
-fn said(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
@@ -97,12 +98,12 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_row_becomes_a_tenant_with_a_key_in_a_file_for_nobody_elses_eyes() {
+async fn every_row_becomes_a_tenant_whose_key_is_in_a_private_file() {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(250));
+    let import = Import::new(&fixture, &tenants(250));
     let output = import.run(&[]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("250 rows: 250 imported, 0 rejected"), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("250 rows: 250 imported, 0 rejected"), "{}", stderr(&output));
     import.assert_all_keys_work(250).await;
     assert_eq!(fixture.row_counts().await, [250, 250, 750, 250]);
     for file in ["keys.csv", "keys.csv.journal"] {
@@ -115,97 +116,97 @@ async fn every_row_becomes_a_tenant_with_a_key_in_a_file_for_nobody_elses_eyes()
             .unwrap();
     assert_eq!((name.as_str(), commission.as_str()), ("Tenant, Number 7", "12.50"));
 
-    let again = import.run(&[]);
+    let repeated = import.run(&[]);
     assert!(
-        again.status.success() && said(&again).contains("250 of 250 rows are already imported"),
+        repeated.status.success() && stderr(&repeated).contains("250 of 250 rows are already imported"),
         "{}",
-        said(&again)
+        stderr(&repeated)
     );
     import.assert_all_keys_work(250).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_works_by_way_of_a_server_too() {
+async fn an_import_through_a_server_creates_every_tenant() {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(120));
+    let import = Import::new(&fixture, &tenants(120));
     let server = format!("http://{}", fixture.server.address);
     let output = import.run(&["--server", &server, "--concurrency", "2"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     import.assert_all_keys_work(120).await;
-    let elsewhere = import.run(&[]);
-    assert!(said(&elsewhere).contains("belongs to another import"), "{}", said(&elsewhere));
+    let direct = import.run(&[]);
+    assert!(stderr(&direct).contains("belongs to another import"), "{}", stderr(&direct));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_rows_are_all_named_before_anything_is_written_and_can_be_skipped() {
+async fn all_invalid_rows_are_reported_before_anything_is_written_and_can_be_skipped() {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, "slug,name,commission_percent\nbella,Bella,\nadmin,Admin,\nomer,,200\n");
+    let import = Import::new(&fixture, "slug,name,commission_percent\nbella,Bella,\nadmin,Admin,\nomer,,200\n");
     let output = import.run(&[]);
     assert_eq!(output.status.code(), Some(1));
-    for complaint in
+    for message in
         ["line 3: slug is reserved", "line 4: name is required; commission_percent must be", "2 invalid rows"]
     {
-        assert!(said(&output).contains(complaint), "{}", said(&output));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
     }
     assert_eq!(fixture.row_counts().await, [0; 4]);
     assert!(!import.path("keys.csv").exists() && !import.path("keys.csv.journal").exists());
 
     let output = import.run(&["--skip-invalid"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     import.assert_all_keys_work(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slug_that_somebody_has_is_refused_by_its_line_and_the_others_are_made() {
+async fn an_existing_slug_is_reported_with_its_line_and_the_other_rows_are_imported() {
     let fixture = Fixture::start().await;
     fixture.create(named("tenant-1")).await.unwrap();
-    let import = Import::of(&fixture, &tenants(3));
+    let import = Import::new(&fixture, &tenants(3));
     let output = import.run(&[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("line 3: tenant-1: "), "{}", said(&output));
+    assert!(stderr(&output).contains("line 3: tenant-1: "), "{}", stderr(&output));
     import.assert_all_keys_work(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_keys_that_is_none_of_an_import_is_not_touched() {
+async fn a_file_that_is_not_a_keys_file_is_not_overwritten() {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(3));
-    fs::write(import.path("keys.csv"), "dear diary\n").unwrap();
+    let import = Import::new(&fixture, &tenants(3));
+    fs::write(import.path("keys.csv"), "not a key file\n").unwrap();
     let output = import.run(&[]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(fs::read_to_string(import.path("keys.csv")).unwrap(), "dear diary\n");
+    assert_eq!(fs::read_to_string(import.path("keys.csv")).unwrap(), "not a key file\n");
     assert_eq!(fixture.row_counts().await, [0; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_knows_its_callers_wants_a_token_and_names_what_it_refuses() {
+async fn an_import_through_a_server_with_a_tokens_file_needs_a_token() {
     let tokens = Tokens::new();
     let token = tokens.create("importer", &["provisioner"]);
-    let fixture = Fixture::start_with(Cluster::get().migrated().await, tokens.settings()).await;
-    let import = Import::of(&fixture, &tenants(3));
+    let fixture = Fixture::with_settings(tokens.settings()).await;
+    let import = Import::new(&fixture, &tenants(3));
     let server = format!("http://{}", fixture.server.address);
     let output = import.run(&["--server", &server]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(said(&output), "turnkey: the server answered UNAUTHENTICATED: no valid credential\n");
+    assert_eq!(stderr(&output), "turnkey: the server answered UNAUTHENTICATED: no valid credential\n");
     assert_eq!(fixture.row_counts().await, [0; 4]);
-    let by_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
-    assert!(by_token().status.success());
+    let run_with_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
+    assert!(run_with_token().status.success());
     assert_eq!(import.keys().len(), 3);
 
     for file in ["keys.csv", "keys.csv.journal"] {
         fs::remove_file(import.path(file)).unwrap();
     }
-    let output = by_token();
+    let output = run_with_token();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("line 3: tenant-1: SLUG_TAKEN: "), "{}", said(&output));
+    assert!(stderr(&output).contains("line 3: tenant-1: SLUG_TAKEN: "), "{}", stderr(&output));
 }
 
-/// As if it had been killed in the middle of the sixth of ten rows, a day ago.
-async fn go_on_after_a_day(by_server: bool) {
+/// The import was killed a day ago, while it wrote the sixth of ten rows.
+async fn resume_after_a_day(through_server: bool) {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(10));
+    let import = Import::new(&fixture, &tenants(10));
     let server = format!("http://{}", fixture.server.address);
-    let arguments: &[&str] = if by_server { &["--server", &server] } else { &[] };
+    let arguments: &[&str] = if through_server { &["--server", &server] } else { &[] };
     assert!(import.run(arguments).status.success());
     let text = fs::read_to_string(import.path("keys.csv")).unwrap();
     let five: Vec<&str> = text.lines().take(6).collect();
@@ -215,78 +216,78 @@ async fn go_on_after_a_day(by_server: bool) {
         .await
         .unwrap();
     let output = import.run(arguments);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     import.assert_all_keys_work(10).await;
-    assert_eq!(fixture.row_counts().await, [10, 10, 30, 15], "five keys were changed");
+    assert_eq!(fixture.row_counts().await, [10, 10, 30, 15], "five keys were rotated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_goes_on_after_24_hours_changes_the_keys_that_nobody_has() {
-    go_on_after_a_day(false).await;
+async fn an_import_resumed_after_24_hours_rotates_the_lost_keys() {
+    resume_after_a_day(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_through_a_server_survives_kills() {
-    go_on_after_a_day(true).await;
+async fn an_import_through_a_server_resumed_after_24_hours_rotates_the_lost_keys() {
+    resume_after_a_day(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_waits_for_a_server_whose_database_is_away() {
+async fn an_import_waits_for_a_server_without_a_database() {
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(10));
-    let elsewhere = fixture.database.superuser.clone().database("postgres");
-    let name = fixture.database.server.get_database().unwrap();
-    let away = format!(
+    let import = Import::new(&fixture, &tenants(10));
+    let other_database = fixture.database.superuser.clone().database("postgres");
+    let name = fixture.database.name();
+    let disconnect = format!(
         "ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false;
          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     );
-    execute(&elsewhere, away).await;
+    execute(&other_database, disconnect).await;
     let server = format!("http://{}", fixture.server.address);
-    let mut program = Program::start(&mut import.command(&["--server", &server]));
-    program.wait_for("Batch failed, retrying in");
-    execute(&elsewhere, format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;
-    assert!(program.wait().success(), "{:?}", program.log);
+    let mut process = Process::start(&mut import.command(&["--server", &server]));
+    process.wait_for("Batch failed, retrying in");
+    execute(&other_database, format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")).await;
+    assert!(process.wait().success(), "{:?}", process.log);
     import.assert_all_keys_work(10).await;
 }
 
-async fn kill_and_go_on(rows: u32, kills: u32, by_server: bool) {
+async fn kill_and_resume(rows: u32, kills: u32, through_server: bool) {
     let seed = rand::random::<u64>();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let fixture = Fixture::start().await;
-    let import = Import::of(&fixture, &tenants(rows));
+    let import = Import::new(&fixture, &tenants(rows));
     let server = format!("http://{}", fixture.server.address);
-    let arguments: &[&str] = if by_server { &["--server", &server] } else { &[] };
+    let arguments: &[&str] = if through_server { &["--server", &server] } else { &[] };
     let mut killed = 0;
     for _ in 0..kills {
-        let mut program = Program::start(&mut import.command(arguments));
-        // Its lines come at every fiftieth; a kill in between is what is wanted.
+        let mut process = Process::start(&mut import.command(arguments));
+        // The import logs every fiftieth row. The kill should come in between.
         for _ in 0..random.random_range(0..4) {
-            if program.next_line().is_none() {
+            if process.next_line().is_none() {
                 break;
             }
         }
         for _ in 0..random.random_range(0..200_000) {
             std::hint::spin_loop();
         }
-        program.signal(Signal::SIGKILL);
-        killed += u32::from(!program.wait().success());
+        process.signal(Signal::SIGKILL);
+        killed += u32::from(!process.wait().success());
     }
-    println!("{killed} of {kills} came in time");
-    assert!(killed > 0, "by seed {seed} none did");
+    println!("{killed} of {kills} imports were killed before their end");
+    assert!(killed > 0, "no import was killed with seed {seed}");
     let output = import.run(arguments);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     import.assert_all_keys_work(rows.try_into().unwrap()).await;
     let count = i64::from(rows);
     assert_eq!(fixture.row_counts().await, [count, count, 3 * count, count]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_twenty_times_at_random_it_ends_with_every_tenant_once_and_every_key_in_the_file() {
-    kill_and_go_on(5_000, 20, false).await;
+async fn an_import_killed_twenty_times_creates_every_tenant_once_and_keeps_every_key() {
+    kill_and_resume(5_000, 20, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_by_way_of_a_server_it_ends_no_worse() {
-    kill_and_go_on(1_000, 5, true).await;
+async fn an_import_through_a_server_killed_five_times_creates_every_tenant_once() {
+    kill_and_resume(1_000, 5, true).await;
 }

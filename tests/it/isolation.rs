@@ -1,21 +1,21 @@
-//! What is one tenant's, no other can see or change: through no SQL that forgets to say whose rows it means, and in
-//! [`rpcs`] through no RPC.
+//! Tenant isolation: no tenant can see or change the rows of another one, neither through SQL without a tenant condition
+//! nor, in [`rpcs`], through an RPC.
 
 mod rpcs;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool};
 
-use crate::{
-    cluster::SERVER,
+use crate::support::{
+    database::SERVER,
     fixture::{Fixture, NewTenant},
 };
 
-/// How transactions of the other tenant's ended that a connection has behind it: none, or some.
-const PASTS: [&[&str]; 4] =
+/// How earlier transactions of the other tenant on the same connection ended.
+const EARLIER_TRANSACTIONS: [&[&str]; 4] =
     [&[], &["COMMIT"], &["ROLLBACK"], &["COMMIT", "ROLLBACK", "COMMIT", "ROLLBACK", "COMMIT", "ROLLBACK"]];
 
-/// All rows of the tables that tenants have things in.
-async fn everything(fixture: &Fixture) -> Vec<String> {
+/// All rows of the tables with data of tenants.
+async fn all_rows(fixture: &Fixture) -> Vec<String> {
     rows(&mut fixture.database.superuser.connect().await.unwrap()).await
 }
 
@@ -30,10 +30,12 @@ fn rows_of(tenant: &NewTenant, rows: &[String]) -> Vec<String> {
     rows.iter().filter(|row| row.contains(&tenant.id)).cloned().collect()
 }
 
-/// How many rows it changed, or the SQLSTATE that says why none.
+/// Returns the number of changed rows, or the SQLSTATE of the error.
 async fn run(connection: &mut PgConnection, sql: impl Into<String>) -> Result<u64, String> {
-    let done = sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await;
-    done.map(|done| done.rows_affected()).map_err(|error| error.as_database_error().unwrap().code().unwrap().into())
+    let result = sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await;
+    result
+        .map(|result| result.rows_affected())
+        .map_err(|error| error.as_database_error().unwrap().code().unwrap().into())
 }
 
 /// Opens a transaction as the role of catalog calls.
@@ -46,14 +48,14 @@ async fn begin_without_tenant(connection: &mut PgConnection) {
     run(connection, "BEGIN; SET LOCAL ROLE turnkey_catalog").await.unwrap();
 }
 
-/// Whose rows a query sees that forgets to say whose it wants.
-async fn seen(connection: &mut PgConnection) -> Vec<String> {
+/// The tenant of each row that a query without a tenant condition sees.
+async fn visible_tenants(connection: &mut PgConnection) -> Vec<String> {
     let sql = "SELECT tenant_id::text FROM packages UNION ALL SELECT tenant_id::text FROM segments
                UNION ALL (SELECT id::text FROM tenants ORDER BY deleted_at)";
     sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
 }
 
-/// Statements that would put something of the first tenant's under the second, or change what is the second's.
+/// Statements that would move rows of the first tenant to the second, or change rows of the second.
 fn intrusions(other: &NewTenant) -> [String; 5] {
     let NewTenant { id, general_id, package_ids, .. } = other;
     let package = format!(
@@ -72,7 +74,7 @@ fn intrusions(other: &NewTenant) -> [String; 5] {
     ]
 }
 
-/// Two tenants, the first with an empty segment too, and connections of the serving role with every past.
+/// Creates two tenants, the first with an additional empty segment, and connections of the server role.
 async fn start() -> (Fixture, NewTenant, NewTenant, Vec<PgConnection>) {
     let fixture = Fixture::start().await;
     let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
@@ -82,11 +84,11 @@ async fn start() -> (Fixture, NewTenant, NewTenant, Vec<PgConnection>) {
     );
     run(&mut fixture.database.superuser.connect().await.unwrap(), empty).await.unwrap();
     let mut connections = Vec::new();
-    for past in PASTS {
+    for transactions in EARLIER_TRANSACTIONS {
         let mut connection = fixture.database.server.connect().await.unwrap();
-        for end in past {
+        for end in transactions {
             begin(&mut connection, &other).await;
-            assert_eq!(seen(&mut connection).await, vec![other.id.clone(); 5]);
+            assert_eq!(visible_tenants(&mut connection).await, vec![other.id.clone(); 5]);
             run(&mut connection, *end).await.unwrap();
         }
         connections.push(connection);
@@ -95,18 +97,18 @@ async fn start() -> (Fixture, NewTenant, NewTenant, Vec<PgConnection>) {
 }
 
 #[tokio::test]
-async fn a_query_that_forgets_the_tenant_sees_the_rows_of_its_own_only() {
+async fn a_query_without_a_tenant_condition_sees_only_the_rows_of_its_tenant() {
     let (_fixture, tenant, _other, connections) = start().await;
     for mut connection in connections {
         begin(&mut connection, &tenant).await;
-        assert_eq!(seen(&mut connection).await, vec![tenant.id.clone(); 6]);
+        assert_eq!(visible_tenants(&mut connection).await, vec![tenant.id.clone(); 6]);
     }
 }
 
 #[tokio::test]
-async fn a_change_that_forgets_the_tenant_changes_the_rows_of_its_own_only() {
+async fn a_change_without_a_tenant_condition_changes_only_the_rows_of_its_tenant() {
     let (fixture, tenant, other, connections) = start().await;
-    let before = everything(&fixture).await;
+    let before = all_rows(&fixture).await;
     for mut connection in connections {
         for (packages, segments) in [
             ("UPDATE packages SET name = 'Changed'", "UPDATE segments SET name = 'Changed'"),
@@ -115,7 +117,7 @@ async fn a_change_that_forgets_the_tenant_changes_the_rows_of_its_own_only() {
             begin(&mut connection, &tenant).await;
             assert_eq!(run(&mut connection, packages).await, Ok(3));
             assert_eq!(run(&mut connection, segments).await, Ok(2));
-            // The login role sees all, and in here it sees what was done.
+            // The login role sees all rows, and in this transaction also the changes.
             run(&mut connection, "RESET ROLE").await.unwrap();
             let after = rows(&mut connection).await;
             assert_eq!(rows_of(&other, &after), rows_of(&other, &before), "{packages}");
@@ -126,9 +128,9 @@ async fn a_change_that_forgets_the_tenant_changes_the_rows_of_its_own_only() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_put_under_another_tenant() {
+async fn no_row_can_be_moved_to_another_tenant() {
     let (fixture, tenant, other, connections) = start().await;
-    let before = everything(&fixture).await;
+    let before = all_rows(&fixture).await;
     for mut connection in connections {
         for intrusion in intrusions(&other) {
             begin(&mut connection, &tenant).await;
@@ -136,23 +138,23 @@ async fn nothing_can_be_put_under_another_tenant() {
             run(&mut connection, "ROLLBACK").await.unwrap();
         }
     }
-    assert_eq!(everything(&fixture).await, before);
+    assert_eq!(all_rows(&fixture).await, before);
 }
 
 #[tokio::test]
-async fn without_a_tenant_there_are_no_rows_at_all() {
+async fn without_the_tenant_setting_no_row_is_visible() {
     let (fixture, _tenant, other, connections) = start().await;
-    let before = everything(&fixture).await;
-    for (mut connection, past) in connections.into_iter().zip(PASTS) {
+    let before = all_rows(&fixture).await;
+    for (mut connection, transactions) in connections.into_iter().zip(EARLIER_TRANSACTIONS) {
         begin_without_tenant(&mut connection).await;
         let setting: Option<String> = sqlx::query_scalar("SELECT current_setting('turnkey.tenant_id', true)")
             .fetch_one(&mut connection)
             .await
             .unwrap();
-        assert_eq!(setting.as_deref(), if past.is_empty() { None } else { Some("") });
-        assert!(seen(&mut connection).await.is_empty());
-        for nothing in ["UPDATE packages SET name = 'X'", "DELETE FROM packages", "DELETE FROM segments"] {
-            assert_eq!(run(&mut connection, nothing).await, Ok(0), "{nothing}");
+        assert_eq!(setting.as_deref(), if transactions.is_empty() { None } else { Some("") });
+        assert!(visible_tenants(&mut connection).await.is_empty());
+        for sql in ["UPDATE packages SET name = 'X'", "DELETE FROM packages", "DELETE FROM segments"] {
+            assert_eq!(run(&mut connection, sql).await, Ok(0), "{sql}");
         }
         run(&mut connection, "COMMIT").await.unwrap();
         for intrusion in intrusions(&other).iter().filter(|sql| sql.starts_with("INSERT")) {
@@ -161,16 +163,16 @@ async fn without_a_tenant_there_are_no_rows_at_all() {
             run(&mut connection, "ROLLBACK").await.unwrap();
         }
     }
-    assert_eq!(everything(&fixture).await, before);
+    assert_eq!(all_rows(&fixture).await, before);
 }
 
-/// The names that a query by a superuser answers.
+/// Runs a query that returns names.
 async fn names(superuser: &PgPool, sql: &'static str) -> Vec<String> {
     sqlx::query_scalar(sql).fetch_all(superuser).await.unwrap()
 }
 
 #[tokio::test]
-async fn the_catalog_role_has_no_right_on_anything_else() {
+async fn the_catalog_role_has_no_right_on_other_tables_and_columns() {
     let (fixture, tenant, _other, mut connections) = start().await;
     let superuser = fixture.superuser_pool().await;
     let mut forbidden: Vec<String> = [
@@ -214,7 +216,7 @@ async fn the_catalog_role_has_no_right_on_anything_else() {
 }
 
 #[tokio::test]
-async fn the_roles_that_serve_are_no_more_than_they_need_to_be() {
+async fn the_server_roles_have_no_unneeded_rights() {
     let fixture = Fixture::start().await;
     let superuser = fixture.superuser_pool().await;
     let powers = "SELECT rolname::text FROM pg_roles

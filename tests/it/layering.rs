@@ -1,4 +1,5 @@
-//! The order of the house: which part may know which.
+//! The architecture as a test: it reads the sources and checks the layers, the use of libraries, the use of clock and
+//! randomness, and that one file knows the defaults. The tables below are those of ARCHITECTURE.md.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each part of `src`, and the parts it may import.
+/// Each module of `src`, and the modules it may import.
 const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("main", &["cli"]),
     ("lib", &[]),
@@ -21,8 +22,8 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("error", &["domain"]),
 ];
 
-/// Libraries that only some parts may know.
-const KNOWN_ONLY_BY: [(&str, &[&str]); 14] = [
+/// Libraries, and the modules that may use them.
+const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
@@ -39,36 +40,65 @@ const KNOWN_ONLY_BY: [(&str, &[&str]); 14] = [
     ("webpki", &["grpc"]),
 ];
 
-fn sources() -> Vec<(String, PathBuf, String)> {
-    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
-                walk(&entry.path(), found);
-            } else if entry.path().extension().is_some_and(|extension| extension == "rs") {
-                found.push(entry.path());
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    walk(&root, &mut found);
-    found
-        .into_iter()
-        .map(|path| {
-            let inside = path.strip_prefix(&root).unwrap().to_owned();
-            let part = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
-            let text = fs::read_to_string(&path).unwrap();
-            (part, inside, code(&text))
-        })
-        .collect()
+/// Clocks and sources of randomness, and the modules that may use them outside tests. Other modules get the time and the
+/// random generator as parameters. `Instant` is for durations and timeouts.
+const CLOCK_OR_RANDOMNESS_USED_ONLY_BY: [(&str, &[&str]); 7] = [
+    ("OffsetDateTime::now", &["service"]),
+    ("SystemTime", &[]),
+    ("Instant::now", &["cli", "grpc", "server", "service", "store", "telemetry"]),
+    ("SysRng", &["cli", "service"]),
+    ("rand::rng(", &[]),
+    ("rand::random(", &[]),
+    ("Uuid::new_v4", &["cli", "grpc", "telemetry"]),
+];
+
+/// A file of `src`.
+struct Source {
+    /// The first part of its path, without the extension.
+    module: String,
+    path: PathBuf,
+    /// The text without comment lines.
+    code: String,
 }
 
-/// The text without its comments.
-fn code(text: &str) -> String {
+impl Source {
+    /// The code without the module `tests` at the end of the file.
+    fn code_without_tests(&self) -> &str {
+        self.code.split("#[cfg(test)]\nmod tests").next().unwrap()
+    }
+}
+
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(files(&path, extensions));
+        } else if path.extension().is_some_and(|extension| extensions.iter().any(|expected| extension == *expected)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    let read = |path: PathBuf| {
+        let relative = path.strip_prefix(&src).unwrap().to_owned();
+        let module = relative.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        Source { module, path: relative, code: without_comment_lines(&fs::read_to_string(&path).unwrap()) }
+    };
+    files(&src, &["rs", "sql"]).into_iter().map(read).collect()
+}
+
+fn without_comment_lines(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// The first names after every `crate::`, the ones in braces included.
+/// The first name after every `crate::`, including those in braces.
 fn imports(text: &str) -> BTreeSet<String> {
     let name = |text: &str| -> String { text.chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect() };
     let mut found = BTreeSet::new();
@@ -79,13 +109,13 @@ fn imports(text: &str) -> BTreeSet<String> {
         };
         let mut depth = 0;
         let mut at_start = true;
-        for (position, letter) in group.char_indices() {
-            match letter {
+        for (position, char) in group.char_indices() {
+            match char {
                 '{' => depth += 1,
                 '}' if depth == 0 => break,
                 '}' => depth -= 1,
                 ',' if depth == 0 => at_start = true,
-                _ if letter.is_whitespace() => {}
+                _ if char.is_whitespace() => {}
                 _ if at_start => {
                     found.insert(name(&group[position..]));
                     at_start = false;
@@ -97,23 +127,35 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// Whether `text` contains `name` where it is not the end of a longer name.
+fn contains_name(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(found, _)| {
+        !text[..found].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_')
+    })
+}
+
 #[test]
-fn imports_are_read_out_of_braces_and_paths() {
+fn imports_are_found_in_braces_and_paths() {
     let text = "use crate::{\n    domain::{Slug, ids::TenantId},\n    error::Result,\n};\nlet x = crate::store::Store;";
     assert_eq!(imports(text), ["domain", "error", "store"].map(str::to_owned).into());
 }
 
 #[test]
-fn every_part_imports_only_what_lies_below_it() {
-    for (part, path, text) in sources() {
-        let allowed = MAY_IMPORT.iter().find(|(name, _)| *name == part).map_or(&[][..], |(_, allowed)| allowed);
-        for import in imports(&text) {
-            let is_own = import == part;
+fn a_name_is_not_found_within_a_longer_one() {
+    assert!(contains_name("use tonic::Code;", "tonic::") && !contains_name("use my_tonic::Code;", "tonic::"));
+}
+
+#[test]
+fn every_module_imports_only_modules_below_it() {
+    for Source { module, path, code } in sources() {
+        let allowed = MAY_IMPORT.iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, allowed)| allowed);
+        for import in imports(&code) {
+            let is_own = import == module;
             let is_module =
-                fs::exists(format!("src/{import}.rs")).unwrap() || fs::exists(format!("src/{import}")).unwrap();
+                root().join(format!("src/{import}.rs")).exists() || root().join("src").join(&import).exists();
             assert!(
                 is_own || !is_module || allowed.contains(&import.as_str()),
-                "{} may not import {import}",
+                "src/{} may not import {import}",
                 path.display()
             );
         }
@@ -121,26 +163,59 @@ fn every_part_imports_only_what_lies_below_it() {
 }
 
 #[test]
-fn libraries_stay_where_they_belong() {
-    for (part, path, text) in sources() {
-        for (library, parts) in KNOWN_ONLY_BY {
-            let begins_a_longer_name = |found: usize| {
-                text[..found].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_')
-            };
-            let used = text.contains(&format!("use {library};"))
-                || text.match_indices(&format!("{library}::")).any(|(found, _)| !begins_a_longer_name(found));
-            assert!(!used || parts.contains(&part.as_str()), "{} may not know {library}", path.display());
+fn libraries_are_used_only_by_their_modules() {
+    for Source { module, path, code } in sources() {
+        for (library, modules) in LIBRARY_USED_ONLY_BY {
+            let is_used = code.contains(&format!("use {library};")) || contains_name(&code, &format!("{library}::"));
+            assert!(!is_used || modules.contains(&module.as_str()), "src/{} may not use {library}", path.display());
         }
     }
 }
 
 #[test]
-fn only_one_file_knows_the_defaults() {
-    for (_, path, text) in sources() {
-        if path != Path::new("domain/defaults.rs") {
-            for text_of_defaults in ["basic-package", "Basic Package", "Our Services", "from_hundredths(1_000)"] {
-                assert!(!text.contains(text_of_defaults), "{} knows {text_of_defaults:?}", path.display());
+fn clock_and_randomness_are_used_only_by_their_modules() {
+    let mut violations = Vec::new();
+    for source in sources() {
+        for (name, modules) in CLOCK_OR_RANDOMNESS_USED_ONLY_BY {
+            if contains_name(source.code_without_tests(), name) && !modules.contains(&source.module.as_str()) {
+                violations.push(format!("src/{} may not use {name}", source.path.display()));
             }
         }
+    }
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+/// Only the migration repeats the slug `general`, for its trigger.
+#[test]
+fn only_one_file_contains_the_defaults() {
+    let sources = sources();
+    let is_defaults = |source: &&Source| source.path == Path::new("domain/defaults.rs");
+    let defaults = sources.iter().find(is_defaults).unwrap().code_without_tests();
+    let fields = ["slug: \"", "name: \"", "hero_title: \"", "description: \""];
+    let texts = defaults.lines().filter(|line| fields.iter().any(|field| line.trim_start().starts_with(field)));
+    let texts: BTreeSet<&str> = texts.map(|line| line.split('"').nth(1).unwrap()).collect();
+    assert!(texts.len() == 13 && texts.contains("general") && texts.contains("basic-package"), "{texts:?}");
+
+    let forbidden: Vec<String> = texts
+        .iter()
+        .flat_map(|text| [format!("\"{text}\""), format!("'{text}'")])
+        .chain(["from_hundredths(1_000)".to_owned()])
+        .collect();
+    for source in sources.iter().filter(|source| !is_defaults(source)) {
+        for literal in &forbidden {
+            let is_found = source.code_without_tests().contains(literal.as_str());
+            assert!(!is_found, "src/{} contains the default {literal}", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn the_embedded_postgres_does_not_depend_on_the_service() {
+    let embedded = root().join("crates/embedded-postgres");
+    let manifest = fs::read_to_string(embedded.join("Cargo.toml")).unwrap();
+    assert!(!manifest.lines().any(|line| line.starts_with("turnkey")), "{manifest}");
+    for path in files(&embedded.join("src"), &["rs"]) {
+        let code = without_comment_lines(&fs::read_to_string(&path).unwrap());
+        assert!(!contains_name(&code, "turnkey::"), "{} uses the service", path.display());
     }
 }

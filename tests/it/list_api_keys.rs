@@ -1,23 +1,13 @@
-//! `ListApiKeys`: all of a tenant's, newest first, and never a secret.
+//! `ListApiKeys`: all keys of a tenant, newest first, without secrets.
 
 use time::Duration;
 use tonic::Code;
-use turnkey::grpc::pb::{ApiKey, DeleteTenantRequest, ListApiKeysRequest};
+use turnkey::grpc::pb::ListApiKeysRequest;
 
-use crate::{
-    cluster::execute,
-    fixture::{Fixture, reason},
-};
-
-impl Fixture {
-    pub async fn keys(&self, tenant_id: &str) -> Vec<ApiKey> {
-        let request = ListApiKeysRequest { tenant_id: tenant_id.to_owned() };
-        self.provisioning.clone().list_api_keys(request).await.unwrap().into_inner().api_keys
-    }
-}
+use crate::support::{fixture::Fixture, responses::reason};
 
 #[tokio::test]
-async fn keys_come_newest_first_with_expired_and_revoked_ones_and_nobody_elses() {
+async fn all_keys_of_the_tenant_are_listed_newest_first_including_expired_and_revoked_ones() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.tenant("omers-cafe").await;
@@ -36,22 +26,20 @@ async fn keys_come_newest_first_with_expired_and_revoked_ones_and_nobody_elses()
 }
 
 #[tokio::test]
-async fn a_deleted_tenants_keys_are_listed_and_an_unknown_tenants_are_not_found() {
+async fn the_keys_of_a_deleted_tenant_are_listed_and_an_unknown_tenant_is_not_found() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let mut client = fixture.provisioning.clone();
-    client.delete_tenant(DeleteTenantRequest { tenant_id: tenant.id.clone() }).await.unwrap();
+    fixture.delete_tenant(&tenant.id).await.unwrap();
     assert_eq!(fixture.keys(&tenant.id).await.len(), 1);
     let request = ListApiKeysRequest { tenant_id: uuid::Uuid::new_v4().to_string() };
-    let refused = client.list_api_keys(request).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+    let error = fixture.provisioning.clone().list_api_keys(request).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
 }
 
 #[tokio::test]
-async fn a_damaged_tenant_without_a_key_has_an_empty_list() {
+async fn the_list_of_a_tenant_without_keys_is_empty() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let damage = "SET session_replication_role = replica; DELETE FROM api_keys";
-    execute(&fixture.database.superuser, damage.to_owned()).await;
+    fixture.database.execute_without_triggers("DELETE FROM api_keys").await;
     assert_eq!(fixture.keys(&tenant.id).await, []);
 }

@@ -1,29 +1,26 @@
-//! `ListPackages`: pages that stay in place, filters, and tokens that are bound to both.
+//! `ListPackages`: stable pages, filters, and page tokens that are bound to them.
 
 use tonic::Status;
-use turnkey::grpc::pb::{
-    DeletePackageRequest, ListPackagesRequest, ListPackagesResponse, UpsertPackageRequest, UpsertSegmentRequest,
-};
+use turnkey::grpc::pb::{ListPackagesRequest, ListPackagesResponse, UpsertPackageRequest, UpsertSegmentRequest};
 
-use crate::{
-    fixture::{Fixture, NewTenant, violations, with_last_char_changed},
-    upsert_package::gold,
+use crate::support::{
+    fixture::{Fixture, NewTenant},
+    requests::{gold, with_last_char_changed},
+    responses::violations,
 };
 
 fn page(tenant: &NewTenant, page_size: i32) -> ListPackagesRequest {
     ListPackagesRequest { tenant_id: tenant.id.clone(), page_size, ..ListPackagesRequest::default() }
 }
 
-impl Fixture {
-    async fn list(&self, request: ListPackagesRequest) -> Result<ListPackagesResponse, Status> {
-        self.catalog.clone().list_packages(request).await.map(tonic::Response::into_inner)
-    }
+async fn list(fixture: &Fixture, request: ListPackagesRequest) -> Result<ListPackagesResponse, Status> {
+    fixture.catalog.clone().list_packages(request).await.map(tonic::Response::into_inner)
+}
 
-    async fn add(&self, tenant: &NewTenant, name: &str, grouping_order: i32) -> String {
-        let request =
-            UpsertPackageRequest { name: Some(name.to_owned()), grouping_order: Some(grouping_order), ..gold(tenant) };
-        self.upsert(request).await.unwrap().package.unwrap().id
-    }
+async fn add(fixture: &Fixture, tenant: &NewTenant, name: &str, grouping_order: i32) -> String {
+    let request =
+        UpsertPackageRequest { name: Some(name.to_owned()), grouping_order: Some(grouping_order), ..gold(tenant) };
+    fixture.upsert_package(request).await.unwrap().package.unwrap().id
 }
 
 fn slugs(page: &ListPackagesResponse) -> Vec<&str> {
@@ -31,50 +28,50 @@ fn slugs(page: &ListPackagesResponse) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn packages_come_by_grouping_order_then_id_page_by_page() {
+async fn packages_are_listed_by_grouping_order_and_id_across_pages() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    fixture.add(&tenant, "First", -7).await;
-    fixture.add(&tenant, "Same", 2).await;
-    let all = fixture.list(page(&tenant, 0)).await.unwrap();
+    add(&fixture, &tenant, "First", -7).await;
+    add(&fixture, &tenant, "Same", 2).await;
+    let all = list(&fixture, page(&tenant, 0)).await.unwrap();
     assert_eq!(slugs(&all), ["first", "basic-package", "standard-package", "same", "premium-package"]);
     assert_eq!(all.next_page_token, "");
 
     let mut paged = Vec::new();
     let mut request = page(&tenant, 2);
     loop {
-        let answer = fixture.list(request.clone()).await.unwrap();
-        paged.extend(answer.packages);
-        if answer.next_page_token.is_empty() {
+        let response = list(&fixture, request.clone()).await.unwrap();
+        paged.extend(response.packages);
+        if response.next_page_token.is_empty() {
             break;
         }
-        request.page_token = answer.next_page_token;
+        request.page_token = response.next_page_token;
     }
     assert_eq!(paged, all.packages);
     assert_eq!(
-        fixture.list(page(&tenant, 5)).await.unwrap().next_page_token,
+        list(&fixture, page(&tenant, 5)).await.unwrap().next_page_token,
         "",
-        "a page that is just full is the last"
+        "a page that is exactly full is the last"
     );
 }
 
 #[tokio::test]
-async fn what_comes_and_goes_between_two_pages_neither_repeats_nor_hides_another() {
+async fn packages_created_or_deleted_between_two_pages_neither_repeat_nor_hide_others() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let first = fixture.list(page(&tenant, 2)).await.unwrap();
+    let first = list(&fixture, page(&tenant, 2)).await.unwrap();
     assert_eq!(slugs(&first), ["basic-package", "standard-package"]);
 
-    fixture.add(&tenant, "Before", 0).await;
-    fixture.add(&tenant, "After", 9).await;
-    let last_seen = DeletePackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_ids[1].clone() };
-    fixture.catalog.clone().delete_package(last_seen).await.unwrap();
+    add(&fixture, &tenant, "Before", 0).await;
+    add(&fixture, &tenant, "After", 9).await;
+    // The page token refers to this package.
+    fixture.delete_package(&tenant.id, &tenant.package_ids[1]).await.unwrap();
     let rest = ListPackagesRequest { page_token: first.next_page_token, ..page(&tenant, 2) };
-    assert_eq!(slugs(&fixture.list(rest).await.unwrap()), ["premium-package", "after"]);
+    assert_eq!(slugs(&list(&fixture, rest).await.unwrap()), ["premium-package", "after"]);
 }
 
 #[tokio::test]
-async fn filters_keep_what_they_name() {
+async fn package_filters_select_the_segment_and_the_active_state() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let segment = UpsertSegmentRequest {
@@ -82,61 +79,61 @@ async fn filters_keep_what_they_name() {
         name: Some("Weddings".to_owned()),
         ..UpsertSegmentRequest::default()
     };
-    let segment_id = fixture.catalog.clone().upsert_segment(segment).await.unwrap().into_inner().segment.unwrap().id;
+    let segment_id = fixture.upsert_segment(segment).await.unwrap().segment.unwrap().id;
     let in_segment = ListPackagesRequest { segment_id: Some(segment_id.clone()), ..page(&tenant, 0) };
-    assert!(fixture.list(in_segment.clone()).await.unwrap().packages.is_empty());
+    assert!(list(&fixture, in_segment.clone()).await.unwrap().packages.is_empty());
     let request = UpsertPackageRequest { segment_id: Some(segment_id), active: Some(false), ..gold(&tenant) };
-    fixture.upsert(request).await.unwrap();
+    fixture.upsert_package(request).await.unwrap();
 
-    assert_eq!(slugs(&fixture.list(in_segment.clone()).await.unwrap()), ["gold"]);
+    assert_eq!(slugs(&list(&fixture, in_segment.clone()).await.unwrap()), ["gold"]);
     let inactive = ListPackagesRequest { active: Some(false), ..page(&tenant, 0) };
-    assert_eq!(slugs(&fixture.list(inactive).await.unwrap()), ["gold"]);
+    assert_eq!(slugs(&list(&fixture, inactive).await.unwrap()), ["gold"]);
     let active = ListPackagesRequest { active: Some(true), ..page(&tenant, 0) };
-    assert_eq!(fixture.list(active).await.unwrap().packages.len(), 3);
+    assert_eq!(list(&fixture, active).await.unwrap().packages.len(), 3);
     let neither = ListPackagesRequest { active: Some(true), ..in_segment };
-    assert!(fixture.list(neither).await.unwrap().packages.is_empty());
+    assert!(list(&fixture, neither).await.unwrap().packages.is_empty());
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_its_own_list_only() {
+async fn a_page_token_is_valid_only_for_the_same_packages_list() {
     let fixture = Fixture::start().await;
     let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
-    let token = fixture.list(page(&tenant, 1)).await.unwrap().next_page_token;
-    let refused = [("page_token".to_owned(), "BAD_FORMAT".to_owned())];
+    let token = list(&fixture, page(&tenant, 1)).await.unwrap().next_page_token;
+    let expected = [("page_token".to_owned(), "BAD_FORMAT".to_owned())];
     let with =
         |request: ListPackagesRequest, token: &str| ListPackagesRequest { page_token: token.to_owned(), ..request };
 
     let other_size = with(page(&tenant, 3), &token);
-    assert_eq!(fixture.list(other_size).await.unwrap().packages.len(), 2, "the size is no filter");
+    assert_eq!(list(&fixture, other_size).await.unwrap().packages.len(), 2, "the page size is not a filter");
     let active = ListPackagesRequest { active: Some(true), ..page(&tenant, 1) };
     let segment = ListPackagesRequest { segment_id: Some(tenant.general_id.clone()), ..page(&tenant, 1) };
-    for elsewhere in [page(&other, 1), active, segment] {
-        assert_eq!(violations(&fixture.list(with(elsewhere, &token)).await.unwrap_err()), refused);
+    for other_list in [page(&other, 1), active, segment] {
+        assert_eq!(violations(&list(&fixture, with(other_list, &token)).await.unwrap_err()), expected);
     }
     for forged in ["x", "====", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &with_last_char_changed(&token), "\u{0}"] {
-        let answer = fixture.list(with(page(&tenant, 1), forged)).await.unwrap_err();
-        assert_eq!(violations(&answer), refused, "{forged}");
+        let error = list(&fixture, with(page(&tenant, 1), forged)).await.unwrap_err();
+        assert_eq!(violations(&error), expected, "{forged}");
     }
 }
 
 #[tokio::test]
-async fn page_sizes_are_50_by_default_500_at_most_and_never_negative() {
+async fn package_page_sizes_default_to_50_and_are_limited_to_500() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let more = "INSERT INTO packages
                 SELECT tenant_id, gen_random_uuid(), segment_id, 'p' || n, 'P', '', 0, 'DATE', n, true, now(), now()
                   FROM packages, generate_series(100, 700) AS n WHERE slug = 'basic-package'";
-    crate::cluster::execute(&fixture.database.superuser, more.to_owned()).await;
+    fixture.database.execute(more).await;
     for (size, expected) in [(0, 50), (1, 1), (500, 500), (501, 500), (i32::MAX, 500)] {
-        assert_eq!(fixture.list(page(&tenant, size)).await.unwrap().packages.len(), expected, "{size}");
+        assert_eq!(list(&fixture, page(&tenant, size)).await.unwrap().packages.len(), expected, "{size}");
     }
-    let refused = fixture.list(page(&tenant, -1)).await.unwrap_err();
-    assert_eq!(violations(&refused), [("page_size".to_owned(), "OUT_OF_RANGE".to_owned())]);
+    let error = list(&fixture, page(&tenant, -1)).await.unwrap_err();
+    assert_eq!(violations(&error), [("page_size".to_owned(), "OUT_OF_RANGE".to_owned())]);
 }
 
-/// 500 of them are more than a client takes in one message.
+/// 500 packages of this size exceed the message limit of clients.
 #[tokio::test]
-async fn heavy_packages_come_in_pages_that_clients_accept() {
+async fn pages_of_large_packages_stay_below_the_message_limit() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     sqlx::query(
@@ -150,8 +147,8 @@ async fn heavy_packages_come_in_pages_that_clients_accept() {
     .execute(&fixture.superuser_pool().await)
     .await
     .unwrap();
-    let first = fixture.list(page(&tenant, 500)).await.unwrap();
+    let first = list(&fixture, page(&tenant, 500)).await.unwrap();
     assert!((200..300).contains(&first.packages.len()), "{}", first.packages.len());
     let next = ListPackagesRequest { page_token: first.next_page_token, ..page(&tenant, 500) };
-    assert_ne!(fixture.list(next).await.unwrap().packages[0], first.packages[0]);
+    assert_ne!(list(&fixture, next).await.unwrap().packages[0], first.packages[0]);
 }

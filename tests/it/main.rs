@@ -1,17 +1,9 @@
-//! The service as its callers meet it: a real server on port 0, a generated client, a real Postgres.
+//! End-to-end tests: a real server on port 0, a generated client and a real Postgres.
 //!
-//! One binary, so that the whole run shares one throw-away cluster; a module a use case; a database each test.
+//! They are one binary, so that a run starts one temporary Postgres. Each use case or topic has a module, each test has its
+//! own database, and what modules share is in [`support`].
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
-
-mod cluster;
-mod doc_markers;
-mod fixture;
-mod load;
-mod process;
-mod process_memory;
-mod proxy;
-mod replicated_cluster;
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 
 mod authentication;
 mod batch_create_fully_provisioned;
@@ -46,6 +38,7 @@ mod migrate;
 mod orphans;
 mod overload;
 mod pgbouncer;
+mod plain_language;
 mod purge;
 mod redaction;
 mod request_id;
@@ -57,6 +50,7 @@ mod segments;
 mod serialization_retries;
 mod serve;
 mod soak;
+mod support;
 mod suspend_tenant;
 mod telemetry;
 mod tls;

@@ -1,27 +1,26 @@
-//! `turnkey migrate`, and many at once.
+//! `turnkey migrate` and `serve --migrate`, also concurrently.
 
 use std::{process::Output, thread};
 
 use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{ConnectOptions as _, PgPool};
-use tempfile::tempdir_in;
 use turnkey::store::{self, MigrateError};
 
-use crate::{
-    cluster::{Cluster, execute},
-    process::{Program, turnkey, url},
+use crate::support::{
+    database::{Cluster, execute},
+    process::{Process, database_url, temp_folder, turnkey},
 };
 
 #[tokio::test]
-async fn ten_servers_migrate_one_empty_database_at_once_and_all_serve() {
+async fn ten_servers_that_migrate_one_empty_database_concurrently_all_become_ready() {
     let database = Cluster::get().empty().await;
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut servers: Vec<Program> = (0..10)
+    let folder = temp_folder();
+    let mut servers: Vec<Process> = (0..10)
         .map(|_| {
-            Program::start(
+            Process::start(
                 turnkey(folder.path())
                     .args(["serve", "--migrate", "--listen", "127.0.0.1:0", "--database-max-connections", "2"])
-                    .env("DATABASE_URL", url(&database.owner)),
+                    .env("DATABASE_URL", database_url(&database.owner)),
             )
         })
         .collect();
@@ -35,50 +34,50 @@ async fn ten_servers_migrate_one_empty_database_at_once_and_all_serve() {
 }
 
 #[tokio::test]
-async fn migrate_exits_0_and_says_nothing_new_the_second_time() {
+async fn migrate_exits_with_0_the_first_and_the_second_time() {
     let database = Cluster::get().empty().await;
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = temp_folder();
     let migrate = || -> Output {
-        turnkey(folder.path()).arg("migrate").env("DATABASE_URL", url(&database.owner)).output().unwrap()
+        turnkey(folder.path()).arg("migrate").env("DATABASE_URL", database_url(&database.owner)).output().unwrap()
     };
     assert_eq!(migrate().status.code(), Some(0));
     assert_eq!(migrate().status.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_ends_migrate_with_1_and_a_sentence() {
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let failed =
+async fn migrate_exits_with_1_if_the_database_is_unreachable() {
+    let folder = temp_folder();
+    let error =
         turnkey(folder.path()).arg("migrate").env("DATABASE_URL", "postgres://x@127.0.0.1:1/x").output().unwrap();
-    assert_eq!(failed.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&failed.stderr).contains("cannot reach the database"));
+    assert_eq!(error.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&error.stderr).contains("cannot reach the database"));
 }
 
-/// Roles belong to the cluster, so this needs one where they are not there yet.
+/// Roles belong to the cluster, so this test needs a cluster without them.
 #[tokio::test]
-async fn an_owner_who_may_not_create_roles_is_told_what_to_run() {
-    let root = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_run() {
+    let root = temp_folder();
     let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();
-    execute(&administrator, "CREATE ROLE limited LOGIN".to_owned()).await;
-    execute(&administrator, "CREATE DATABASE limited OWNER limited".to_owned()).await;
+    execute(&administrator, "CREATE ROLE limited LOGIN").await;
+    execute(&administrator, "CREATE DATABASE limited OWNER limited").await;
     let limited = administrator.clone().username("limited").database("limited");
 
-    let refused = store::migrate(&limited).await.unwrap_err();
-    assert!(matches!(refused, MigrateError::RolesMissing(_)), "{refused}");
-    let told = refused.to_string();
-    let statements: String = told.lines().filter(|line| line.trim_end().ends_with(';')).collect();
+    let error = store::migrate(&limited).await.unwrap_err();
+    assert!(matches!(error, MigrateError::RolesMissing(_)), "{error}");
+    let message = error.to_string();
+    let statements: String = message.lines().filter(|line| line.trim_end().ends_with(';')).collect();
     execute(&administrator, statements).await;
     store::migrate(&limited).await.unwrap();
     store::migrate(&limited).await.unwrap();
     postgres.stop().await.unwrap();
 }
 
-/// They share the roles and not the lock.
+/// The databases share the roles, but not the migration lock.
 #[tokio::test]
-async fn several_databases_of_one_cluster_migrate_at_once() {
-    let root = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+async fn several_databases_of_one_cluster_can_be_migrated_concurrently() {
+    let root = temp_folder();
     let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();

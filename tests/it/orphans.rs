@@ -1,11 +1,14 @@
-//! A half tenant cannot be committed, whoever types it.
+//! The constraint `tenant_fully_provisioned`: no role can commit an incomplete tenant.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::fixture::{Fixture, ONE_TENANT, bella, named};
+use crate::support::{
+    fixture::{Fixture, ONE_TENANT},
+    requests::{bella, named},
+};
 
 const TENANT: &str = "INSERT INTO tenants VALUES
-    ('11111111-1111-7111-8111-111111111111', 'by-hand', 'By Hand', 10, '{}', true, now(), now(), NULL);";
+    ('11111111-1111-7111-8111-111111111111', 'from-psql', 'From Psql', 10, '{}', true, now(), now(), NULL);";
 const SEGMENT: &str = "INSERT INTO segments VALUES
     ('11111111-1111-7111-8111-111111111111', '22222222-2222-7222-8222-222222222222', 'general', 'General', 'Hello', '',
      0, true, now(), now());";
@@ -15,39 +18,39 @@ const PACKAGE: &str = "INSERT INTO packages VALUES
 const KEY: &str = "INSERT INTO api_keys VALUES
     ('AAAAAAAAAAAAAAAA', '11111111-1111-7111-8111-111111111111', 'pk_live_by_AAAAAAAAAAAAAAAA', '$argon2id$', now());";
 
-/// Runs all of it in one transaction and answers the constraint that refused it, if one did.
+/// Runs the statements in one transaction. The error is the name of the violated constraint.
 async fn commit(superuser: &PgPool, statements: &str) -> Result<(), String> {
     let sql = format!("BEGIN; {statements} COMMIT;");
     let mut connection = superuser.acquire().await.unwrap();
-    let ended = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await;
+    let result = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
-    ended.map(drop).map_err(|error| error.as_database_error().unwrap().constraint().unwrap_or("none").to_owned())
+    result.map(drop).map_err(|error| error.as_database_error().unwrap().constraint().unwrap_or("none").to_owned())
 }
 
-fn refused() -> Result<(), String> {
+fn rejection() -> Result<(), String> {
     Err("tenant_fully_provisioned".to_owned())
 }
 
 #[tokio::test]
-async fn a_tenant_typed_in_whole_is_committed() {
+async fn a_complete_tenant_inserted_by_a_superuser_is_committed() {
     let superuser = Fixture::start().await.superuser_pool().await;
     assert_eq!(commit(&superuser, &[TENANT, SEGMENT, PACKAGE, KEY].concat()).await, Ok(()));
 }
 
 #[tokio::test]
-async fn a_tenant_typed_in_without_a_part_is_refused_at_commit() {
+async fn an_incomplete_tenant_inserted_by_a_superuser_is_rejected_at_commit() {
     let fixture = Fixture::start().await;
     let superuser = fixture.superuser_pool().await;
     for parts in [&[TENANT][..], &[TENANT, SEGMENT, PACKAGE], &[TENANT, SEGMENT, KEY], &[TENANT, KEY]] {
-        assert_eq!(commit(&superuser, &parts.concat()).await, refused());
+        assert_eq!(commit(&superuser, &parts.concat()).await, rejection());
     }
     let other_segment = SEGMENT.replace("'general'", "'special'");
-    assert_eq!(commit(&superuser, &[TENANT, &other_segment, PACKAGE, KEY].concat()).await, refused());
+    assert_eq!(commit(&superuser, &[TENANT, &other_segment, PACKAGE, KEY].concat()).await, rejection());
     assert_eq!(fixture.row_counts().await, [0, 0, 0, 0]);
 }
 
 #[tokio::test]
-async fn the_last_of_each_part_cannot_be_taken_away() {
+async fn the_last_package_key_or_general_segment_cannot_be_removed() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let superuser = fixture.superuser_pool().await;
@@ -61,14 +64,14 @@ async fn the_last_of_each_part_cannot_be_taken_away() {
         "TRUNCATE api_keys;",
         "TRUNCATE segments CASCADE;",
     ] {
-        assert_eq!(commit(&superuser, statement).await, refused(), "{statement}");
+        assert_eq!(commit(&superuser, statement).await, rejection(), "{statement}");
     }
     assert_eq!(fixture.row_counts().await, ONE_TENANT);
     assert_eq!(commit(&superuser, "DELETE FROM packages WHERE slug <> 'basic-package';").await, Ok(()));
 }
 
 #[tokio::test]
-async fn a_part_cannot_be_moved_to_another_tenant_if_it_was_the_last() {
+async fn the_last_key_cannot_be_moved_to_another_tenant() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let other = fixture.create(named("other")).await.unwrap().tenant.unwrap().id;
@@ -77,11 +80,11 @@ async fn a_part_cannot_be_moved_to_another_tenant_if_it_was_the_last() {
         "UPDATE api_keys SET tenant_id = '{other}'
           WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'bella-weddings');"
     );
-    assert_eq!(commit(&superuser, &moved).await, refused());
+    assert_eq!(commit(&superuser, &moved).await, rejection());
 }
 
 #[tokio::test]
-async fn a_package_cannot_stand_in_another_tenants_segment() {
+async fn a_package_cannot_be_moved_to_the_segment_of_another_tenant() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let foreign = fixture.create(named("other")).await.unwrap().segment.unwrap().id;
@@ -94,7 +97,7 @@ async fn a_package_cannot_stand_in_another_tenants_segment() {
 }
 
 #[tokio::test]
-async fn a_whole_tenant_can_be_removed_part_by_part_in_one_transaction() {
+async fn a_complete_tenant_can_be_deleted_table_by_table_in_one_transaction() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let superuser = fixture.superuser_pool().await;
@@ -107,9 +110,9 @@ async fn a_whole_tenant_can_be_removed_part_by_part_in_one_transaction() {
     }
 }
 
-/// Each sees the other's package still there; without a turn taken at the tenant's row both would commit.
+/// Each transaction still sees the package that the other one deletes. Without a lock on the tenant's row both would commit.
 #[tokio::test]
-async fn two_transactions_cannot_each_take_away_one_of_the_last_two() {
+async fn two_concurrent_transactions_cannot_delete_the_last_two_packages() {
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         let fixture = Fixture::start().await;
         fixture.create(bella()).await.unwrap();
@@ -123,27 +126,27 @@ async fn two_transactions_cannot_each_take_away_one_of_the_last_two() {
         }
         let (one, two) =
             tokio::join!(sqlx::raw_sql("COMMIT").execute(&mut *one), sqlx::raw_sql("COMMIT").execute(&mut *two));
-        assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|&&done| done).count(), 1, "{isolation}");
+        assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|&&is_committed| is_committed).count(), 1, "{isolation}");
         assert_eq!(fixture.count("packages").await, 1, "{isolation}");
     }
 }
 
 #[tokio::test]
-async fn the_serving_role_is_held_by_the_same_rule() {
+async fn the_server_role_cannot_commit_an_incomplete_tenant() {
     let fixture = Fixture::start().await;
     fixture.create(bella()).await.unwrap();
     let server = PgPool::connect_with(fixture.database.server.clone()).await.unwrap();
-    assert_eq!(commit(&server, "DELETE FROM api_keys;").await, refused());
-    assert_eq!(commit(&server, TENANT).await, refused());
+    assert_eq!(commit(&server, "DELETE FROM api_keys;").await, rejection());
+    assert_eq!(commit(&server, TENANT).await, rejection());
 }
 
 #[tokio::test]
-async fn the_catalog_role_is_held_by_the_same_rule_although_it_may_not_see_keys() {
+async fn the_catalog_role_cannot_commit_an_incomplete_tenant_although_it_cannot_read_keys() {
     let fixture = Fixture::start().await;
     let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap().id;
     let server = PgPool::connect_with(fixture.database.server.clone()).await.unwrap();
     let as_catalog = format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant}';");
-    assert_eq!(commit(&server, &format!("{as_catalog} DELETE FROM packages;")).await, refused());
+    assert_eq!(commit(&server, &format!("{as_catalog} DELETE FROM packages;")).await, rejection());
     let allowed = format!("{as_catalog} DELETE FROM packages WHERE slug = 'basic-package';");
     assert_eq!(commit(&server, &allowed).await, Ok(()));
     assert_eq!(fixture.row_counts().await, [1, 1, 2, 1]);

@@ -1,21 +1,16 @@
-//! `RevokeApiKey`: at once, and for ever.
+//! `RevokeApiKey`: immediate and permanent.
 
 use time::Duration;
-use tonic::{Code, Status};
-use turnkey::grpc::pb::{ApiKey, DeleteTenantRequest, RevokeApiKeyRequest, Verdict};
+use tonic::Code;
+use turnkey::grpc::pb::Verdict;
 
-use crate::fixture::{Fixture, reason, violations};
-
-impl Fixture {
-    pub async fn revoke(&self, tenant_id: &str, public_key: &str) -> Result<ApiKey, Status> {
-        let request = RevokeApiKeyRequest { tenant_id: tenant_id.to_owned(), public_key: public_key.to_owned() };
-        let answer = self.provisioning.clone().revoke_api_key(request).await?;
-        Ok(answer.into_inner().api_key.unwrap())
-    }
-}
+use crate::support::{
+    fixture::Fixture,
+    responses::{reason, violations},
+};
 
 #[tokio::test]
-async fn a_revoked_key_stops_at_once_and_saying_it_twice_changes_nothing() {
+async fn a_revocation_is_immediate_and_idempotent() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let revoked = fixture.revoke(&tenant.id, &tenant.public_key).await.unwrap();
@@ -27,52 +22,51 @@ async fn a_revoked_key_stops_at_once_and_saying_it_twice_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_rotation_after_the_last_key_was_revoked_lets_the_tenant_in_again() {
+async fn a_tenant_whose_last_key_was_revoked_gets_access_again_by_a_rotation() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.revoke(&tenant.id, &tenant.public_key).await.unwrap();
     let rotated = fixture.rotate(&tenant, None).await;
     assert_eq!(fixture.verify(&rotated.secret_key).await.verdict(), Verdict::Valid);
-    assert!(fixture.keys(&tenant.id).await[1].expires_at.is_none(), "a revoked key has its end already");
+    assert!(fixture.keys(&tenant.id).await[1].expires_at.is_none(), "a revoked key gets no expiry");
 }
 
 #[tokio::test]
-async fn a_deleted_tenants_key_can_be_revoked() {
+async fn the_key_of_a_deleted_tenant_can_be_revoked() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let request = DeleteTenantRequest { tenant_id: tenant.id.clone() };
-    fixture.provisioning.clone().delete_tenant(request).await.unwrap();
+    fixture.delete_tenant(&tenant.id).await.unwrap();
     assert!(fixture.revoke(&tenant.id, &tenant.public_key).await.unwrap().revoked_at.is_some());
 }
 
 #[tokio::test]
-async fn another_tenants_key_reads_like_one_that_does_not_exist() {
+async fn revoking_the_key_of_another_tenant_gets_the_error_of_an_unknown_key() {
     let fixture = Fixture::start().await;
     let (tenant, other) = (fixture.tenant("bella-weddings").await, fixture.tenant("omers-cafe").await);
     let foreign = fixture.revoke(&tenant.id, &other.public_key).await.unwrap_err();
     let unknown = fixture.revoke(&tenant.id, "pk_live_omers_0000000000000000").await.unwrap_err();
-    // The right key id under another name is no such key either.
+    // The key id alone does not identify a key: the whole public key must match.
     let key_id = tenant.public_key.rsplit('_').next().unwrap();
     let renamed = fixture.revoke(&tenant.id, &format!("pk_live_omers_{key_id}")).await.unwrap_err();
-    for refused in [&foreign, &unknown, &renamed] {
-        assert_eq!((refused.code(), reason(refused).as_str()), (Code::NotFound, "API_KEY_NOT_FOUND"));
-        assert_eq!((refused.message(), refused.details()), (unknown.message(), unknown.details()));
+    for error in [&foreign, &unknown, &renamed] {
+        assert_eq!((error.code(), reason(error).as_str()), (Code::NotFound, "API_KEY_NOT_FOUND"));
+        assert_eq!((error.message(), error.details()), (unknown.message(), unknown.details()));
     }
     assert_eq!(fixture.verify(&other.secret_key).await.verdict(), Verdict::Valid);
 
-    let nobody = uuid::Uuid::new_v4().to_string();
-    let refused = fixture.revoke(&nobody, &tenant.public_key).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+    let unknown_tenant = uuid::Uuid::new_v4().to_string();
+    let error = fixture.revoke(&unknown_tenant, &tenant.public_key).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
 }
 
 #[tokio::test]
-async fn what_is_no_public_key_is_a_bad_field_and_is_not_repeated() {
+async fn an_invalid_public_key_is_a_violation_and_is_not_repeated_in_the_error() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let refused = fixture.revoke("42", &tenant.secret_key).await.unwrap_err();
+    let error = fixture.revoke("42", &tenant.secret_key).await.unwrap_err();
     let expected = [("tenant_id", "BAD_FORMAT"), ("public_key", "BAD_FORMAT")];
-    assert_eq!(violations(&refused), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
-    assert!(!format!("{refused:?}").contains(&tenant.secret_key));
-    let refused = fixture.revoke(&tenant.id, "").await.unwrap_err();
-    assert_eq!(violations(&refused), [("public_key".to_owned(), "MISSING_FIELD".to_owned())]);
+    assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
+    assert!(!format!("{error:?}").contains(&tenant.secret_key));
+    let error = fixture.revoke(&tenant.id, "").await.unwrap_err();
+    assert_eq!(violations(&error), [("public_key".to_owned(), "MISSING_FIELD".to_owned())]);
 }

@@ -1,45 +1,30 @@
-//! `RotateApiKey`: a new key now, and an end for the old ones.
+//! `RotateApiKey`: a new key, and an expiry for the old ones.
 
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
-use turnkey::grpc::pb::{
-    ApiKey, DeleteTenantRequest, RotateApiKeyRequest, RotateApiKeyResponse, SuspendTenantRequest, Verdict,
-    get_tenant_request::Identifier,
+use tonic::Code;
+use turnkey::grpc::pb::{ApiKey, Verdict, get_tenant_request::Identifier};
+
+use crate::support::{
+    fixture::Fixture,
+    requests::rotation,
+    responses::{reason, violations},
 };
 
-use crate::fixture::{Fixture, NewTenant, reason, violations};
-
-impl Fixture {
-    pub async fn try_rotate(&self, request: RotateApiKeyRequest) -> Result<RotateApiKeyResponse, Status> {
-        self.provisioning.clone().rotate_api_key(request).await.map(tonic::Response::into_inner)
-    }
-
-    pub async fn rotate(&self, tenant: &NewTenant, overlap: Option<Duration>) -> RotateApiKeyResponse {
-        self.try_rotate(rotation(&tenant.id, overlap)).await.unwrap()
-    }
-
-    async fn verdict(&self, secret_key: &str) -> Verdict {
-        self.verify(secret_key).await.verdict()
-    }
+async fn verdict(fixture: &Fixture, secret_key: &str) -> Verdict {
+    fixture.verify(secret_key).await.verdict()
 }
 
-pub fn rotation(tenant_id: &str, overlap: Option<Duration>) -> RotateApiKeyRequest {
-    let overlap = overlap
-        .map(|overlap| prost_types::Duration { seconds: overlap.whole_seconds(), nanos: overlap.subsec_nanoseconds() });
-    RotateApiKeyRequest { tenant_id: tenant_id.to_owned(), overlap, ..RotateApiKeyRequest::default() }
-}
-
-/// How long after its creation a key ends.
+/// The time from the creation of `since` to the expiry of `key`.
 fn lifetime(key: &ApiKey, since: &ApiKey) -> Option<Duration> {
-    let moment = |at: prost_types::Timestamp| {
-        OffsetDateTime::from_unix_timestamp(at.seconds).unwrap() + Duration::nanoseconds(at.nanos.into())
+    let time = |timestamp: prost_types::Timestamp| {
+        OffsetDateTime::from_unix_timestamp(timestamp.seconds).unwrap() + Duration::nanoseconds(timestamp.nanos.into())
     };
-    key.expires_at.map(|end| moment(end) - moment(since.created_at.unwrap()))
+    key.expires_at.map(|expiry| time(expiry) - time(since.created_at.unwrap()))
 }
 
 #[tokio::test]
-async fn the_new_key_is_good_at_once_and_the_old_one_for_24_hours_more() {
+async fn after_a_rotation_the_new_key_is_valid_at_once_and_the_old_one_for_24_hours() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let rotated = fixture.rotate(&tenant, None).await;
@@ -48,36 +33,36 @@ async fn the_new_key_is_good_at_once_and_the_old_one_for_24_hours_more() {
     assert_eq!(rotated.secret_key[..key.public_key.len()].replacen("sk_", "pk_", 1), key.public_key);
     assert_eq!((key.tenant_id.as_str(), key.expires_at, key.revoked_at), (tenant.id.as_str(), None, None));
 
-    assert_eq!(fixture.verdict(&rotated.secret_key).await, Verdict::Valid);
-    assert_eq!(fixture.verdict(&tenant.secret_key).await, Verdict::Valid);
+    assert_eq!(verdict(&fixture, &rotated.secret_key).await, Verdict::Valid);
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Valid);
     fixture.advance_clock(Duration::hours(24));
-    assert_eq!(fixture.verdict(&tenant.secret_key).await, Verdict::Expired);
-    assert_eq!(fixture.verdict(&rotated.secret_key).await, Verdict::Valid);
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Expired);
+    assert_eq!(verdict(&fixture, &rotated.secret_key).await, Verdict::Valid);
 }
 
 #[tokio::test]
-async fn without_an_overlap_the_old_key_ends_at_once() {
+async fn a_rotation_with_an_overlap_of_zero_expires_the_old_key_at_once() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.rotate(&tenant, Some(Duration::ZERO)).await;
-    assert_eq!(fixture.verdict(&tenant.secret_key).await, Verdict::Expired);
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Expired);
 }
 
 #[tokio::test]
-async fn an_overlap_is_between_nothing_and_30_days() {
+async fn the_overlap_of_a_rotation_is_between_0_and_30_days() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.rotate(&tenant, Some(Duration::days(30))).await;
     fixture.advance_clock(Duration::days(30) - Duration::minutes(1));
-    assert_eq!(fixture.verdict(&tenant.secret_key).await, Verdict::Valid);
-    for bad in [Duration::days(30) + Duration::nanoseconds(1), Duration::seconds(-1), Duration::nanoseconds(-1)] {
-        let refused = fixture.try_rotate(rotation(&tenant.id, Some(bad))).await.unwrap_err();
-        assert_eq!(violations(&refused), [("overlap".to_owned(), "OUT_OF_RANGE".to_owned())], "{bad}");
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Valid);
+    for invalid in [Duration::days(30) + Duration::nanoseconds(1), Duration::seconds(-1), Duration::nanoseconds(-1)] {
+        let error = fixture.try_rotate(rotation(&tenant.id, Some(invalid))).await.unwrap_err();
+        assert_eq!(violations(&error), [("overlap".to_owned(), "OUT_OF_RANGE".to_owned())], "{invalid}");
     }
 }
 
 #[tokio::test]
-async fn an_earlier_end_stays_earlier_and_a_later_one_comes_sooner() {
+async fn a_second_rotation_shortens_the_expiry_of_old_keys_and_never_extends_it() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.rotate(&tenant, Some(Duration::hours(1))).await;
@@ -89,11 +74,11 @@ async fn an_earlier_end_stays_earlier_and_a_later_one_comes_sooner() {
 
     fixture.rotate(&tenant, Some(Duration::ZERO)).await;
     fixture.advance_clock(Duration::seconds(1));
-    assert_eq!(fixture.verdict(&tenant.secret_key).await, Verdict::Expired, "a shorter overlap ends them all");
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Expired, "a shorter overlap applies to all keys");
 }
 
 #[tokio::test]
-async fn a_tenant_shows_its_newest_usable_key() {
+async fn after_a_rotation_the_tenant_shows_its_newest_usable_key() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let rotated = fixture.rotate(&tenant, None).await.api_key.unwrap();
@@ -101,14 +86,14 @@ async fn a_tenant_shows_its_newest_usable_key() {
     assert_eq!(shown, rotated.public_key);
     fixture.revoke(&tenant.id, &rotated.public_key).await.unwrap();
     let shown = fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap().api_key_public;
-    assert_eq!(shown, tenant.public_key, "the old one is usable yet");
+    assert_eq!(shown, tenant.public_key, "the old key is still usable");
     fixture.advance_clock(Duration::hours(24));
     let shown = fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap().api_key_public;
-    assert_eq!(shown, rotated.public_key, "none is usable, so the newest");
+    assert_eq!(shown, rotated.public_key, "no key is usable, so the newest is shown");
 }
 
 #[tokio::test]
-async fn ten_rotations_at_once_leave_one_key_without_an_end_and_it_is_the_newest() {
+async fn ten_concurrent_rotations_leave_only_the_newest_key_without_an_expiry() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let mut calls = JoinSet::new();
@@ -122,13 +107,13 @@ async fn ten_rotations_at_once_leave_one_key_without_an_end_and_it_is_the_newest
     assert_eq!(keys.len(), 11);
     assert!(keys[0].expires_at.is_none());
     assert!(keys[1..].iter().all(|key| key.expires_at.is_some()), "{keys:?}");
-    for answer in rotated {
-        assert_eq!(fixture.verdict(&answer.secret_key).await, Verdict::Valid);
+    for response in rotated {
+        assert_eq!(verdict(&fixture, &response.secret_key).await, Verdict::Valid);
     }
 }
 
 #[tokio::test]
-async fn a_new_key_is_the_newest_even_where_another_replicas_clock_is_ahead() {
+async fn a_new_key_is_the_newest_even_if_the_clock_of_another_replica_is_ahead() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     sqlx::query("UPDATE api_keys SET created_at = created_at + interval '1 hour'")
@@ -140,17 +125,16 @@ async fn a_new_key_is_the_newest_even_where_another_replicas_clock_is_ahead() {
 }
 
 #[tokio::test]
-async fn a_suspended_tenant_can_be_given_a_key_and_a_deleted_or_unknown_one_cannot() {
+async fn a_suspended_tenant_can_rotate_its_key_and_a_deleted_or_unknown_one_cannot() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let mut client = fixture.provisioning.clone();
-    client.suspend_tenant(SuspendTenantRequest { tenant_id: tenant.id.clone() }).await.unwrap();
+    fixture.suspend_tenant(&tenant.id).await.unwrap();
     let rotated = fixture.rotate(&tenant, None).await;
-    assert_eq!(fixture.verdict(&rotated.secret_key).await, Verdict::TenantSuspended);
-    client.delete_tenant(DeleteTenantRequest { tenant_id: tenant.id.clone() }).await.unwrap();
-    for gone in [tenant.id.clone(), uuid::Uuid::new_v4().to_string()] {
-        let refused = fixture.try_rotate(rotation(&gone, None)).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
+    assert_eq!(verdict(&fixture, &rotated.secret_key).await, Verdict::TenantSuspended);
+    fixture.delete_tenant(&tenant.id).await.unwrap();
+    for tenant_id in [tenant.id.clone(), uuid::Uuid::new_v4().to_string()] {
+        let error = fixture.try_rotate(rotation(&tenant_id, None)).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
     assert_eq!(fixture.count("api_keys").await, 2);
 }

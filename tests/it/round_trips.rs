@@ -1,24 +1,19 @@
-//! How often a call waits for the database: as ARCHITECTURE.md has it, once its statements are prepared.
+//! The number of database round trips of each call, once its statements are prepared: the table in ARCHITECTURE.md.
 
 use tonic::Status;
-use turnkey::{
-    config::ServerSettings,
-    grpc::pb::{
-        CreateFullyProvisionedRequest, DeletePackageRequest, GetPackageRequest, ListPackagesRequest,
-        UpsertPackageRequest, get_tenant_request::Identifier,
-    },
+use turnkey::grpc::pb::{
+    CreateFullyProvisionedRequest, DeletePackageRequest, GetPackageRequest, ListPackagesRequest, UpsertPackageRequest,
+    get_tenant_request::Identifier,
 };
 use uuid::Uuid;
 
-use crate::{
-    cluster::{Cluster, TestDatabase},
-    fixture::{Fixture, NewTenant, named, settings},
+use crate::support::{
+    fixture::{Fixture, NewTenant, one_connection},
     proxy::Proxy,
-    rotate_api_key::rotation,
-    upsert_package::gold,
+    requests::{gold, named, rotation},
 };
 
-/// Calls that prepare nothing any more, and make the line of calls the busiest of all.
+/// Calls that prepare the statements, and that make the connection of the pool the one with the most round trips.
 const WARM_UP: usize = 50;
 
 async fn round_trips<T>(proxy: &Proxy, call: impl Future<Output = Result<T, Status>>) -> u64 {
@@ -27,20 +22,20 @@ async fn round_trips<T>(proxy: &Proxy, call: impl Future<Output = Result<T, Stat
     proxy.round_trips() - before
 }
 
-fn fresh() -> CreateFullyProvisionedRequest {
+fn new_request() -> CreateFullyProvisionedRequest {
     let id = Uuid::new_v4();
     CreateFullyProvisionedRequest { request_id: Some(id.to_string()), ..named(&format!("t-{}", id.simple())) }
 }
 
-/// One call after the other, each with the trips it made.
-async fn all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'static str, u64)> {
+/// Makes one call after the other and returns the round trips of each.
+async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'static str, u64)> {
     let (tenant_id, package_id) = (tenant.id.clone(), tenant.package_ids[0].clone());
     let mut catalog = fixture.catalog.clone();
-    let create = fresh();
+    let create = new_request();
     let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id };
     let with_slug = UpsertPackageRequest { slug: Some("silver".to_owned()), ..gold(tenant) };
     let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
-    let mut done = vec![
+    let mut measured = vec![
         ("create", round_trips(proxy, fixture.create(create.clone())).await),
         ("replay", round_trips(proxy, fixture.create(create)).await),
         ("GetTenant", round_trips(proxy, fixture.get(Identifier::TenantId(tenant_id.clone()))).await),
@@ -48,27 +43,23 @@ async fn all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Vec<(&'sta
         ("RotateApiKey", round_trips(proxy, fixture.try_rotate(rotation(&tenant_id, None))).await),
         ("GetPackage", round_trips(proxy, catalog.get_package(get)).await),
         ("ListPackages", round_trips(proxy, catalog.list_packages(list)).await),
-        ("UpsertPackage", round_trips(proxy, fixture.upsert(with_slug)).await),
-        ("UpsertPackage with a generated slug", round_trips(proxy, fixture.upsert(gold(tenant))).await),
+        ("UpsertPackage", round_trips(proxy, fixture.upsert_package(with_slug)).await),
+        ("UpsertPackage with a generated slug", round_trips(proxy, fixture.upsert_package(gold(tenant))).await),
     ];
-    let package_id = fixture.upsert(gold(tenant)).await.unwrap().package.unwrap().id;
+    let package_id = fixture.upsert_package(gold(tenant)).await.unwrap().package.unwrap().id;
     let delete = DeletePackageRequest { tenant_id, package_id };
-    done.push(("DeletePackage", round_trips(proxy, catalog.delete_package(delete)).await));
-    done
+    measured.push(("DeletePackage", round_trips(proxy, catalog.delete_package(delete)).await));
+    measured
 }
 
 #[tokio::test]
-async fn a_call_waits_for_the_database_as_often_as_it_must() {
-    let database = Cluster::get().migrated().await;
-    let proxy = Proxy::start(&database.server).await;
-    let database = TestDatabase { server: proxy.options(&database.server), ..database };
-    let settings = ServerSettings { database_max_connections: 1, ..settings() };
-    let fixture = Fixture::start_with(database, settings).await;
+async fn every_call_makes_the_documented_number_of_round_trips() {
+    let (fixture, proxy) = Fixture::behind_proxy(one_connection()).await;
     let tenant = fixture.tenant("bella").await;
     for _ in 0..WARM_UP {
-        fixture.create(fresh()).await.unwrap();
+        fixture.create(new_request()).await.unwrap();
     }
-    all(&fixture, &proxy, &tenant).await;
+    measure_all(&fixture, &proxy, &tenant).await;
     let expected = [
         ("create", 1),
         ("replay", 2),
@@ -81,5 +72,5 @@ async fn a_call_waits_for_the_database_as_often_as_it_must() {
         ("UpsertPackage with a generated slug", 4),
         ("DeletePackage", 3),
     ];
-    assert_eq!(all(&fixture, &proxy, &tenant).await, expected);
+    assert_eq!(measure_all(&fixture, &proxy, &tenant).await, expected);
 }

@@ -4,12 +4,13 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
     DeleteSegmentRequest, GetSegmentRequest, ListSegmentsRequest, Segment, UpsertAction, UpsertPackageRequest,
-    UpsertSegmentRequest, UpsertSegmentResponse,
+    UpsertSegmentRequest,
 };
 
-use crate::{
-    fixture::{Fixture, NewTenant, reason, violations},
-    upsert_package::gold,
+use crate::support::{
+    fixture::{Fixture, NewTenant},
+    requests::gold,
+    responses::{reason, violations},
 };
 
 fn weddings(tenant: &NewTenant) -> UpsertSegmentRequest {
@@ -20,50 +21,44 @@ fn weddings(tenant: &NewTenant) -> UpsertSegmentRequest {
     }
 }
 
-impl Fixture {
-    async fn upsert_segment(&self, request: UpsertSegmentRequest) -> Result<UpsertSegmentResponse, Status> {
-        self.catalog.clone().upsert_segment(request).await.map(tonic::Response::into_inner)
-    }
+async fn get_segment(fixture: &Fixture, tenant: &NewTenant, segment_id: &str) -> Result<Segment, Status> {
+    let request = GetSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+    Ok(fixture.catalog.clone().get_segment(request).await?.into_inner().segment.unwrap())
+}
 
-    async fn segment(&self, tenant: &NewTenant, segment_id: &str) -> Result<Segment, Status> {
-        let request = GetSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
-        Ok(self.catalog.clone().get_segment(request).await?.into_inner().segment.unwrap())
-    }
-
-    async fn delete_segment(&self, tenant: &NewTenant, segment_id: &str) -> Result<(), Status> {
-        let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
-        self.catalog.clone().delete_segment(request).await.map(drop)
-    }
+async fn delete_segment(fixture: &Fixture, tenant: &NewTenant, segment_id: &str) -> Result<(), Status> {
+    let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+    fixture.catalog.clone().delete_segment(request).await.map(drop)
 }
 
 #[tokio::test]
-async fn a_new_segment_is_named_after_its_name_and_goes_after_the_last() {
+async fn a_new_segment_gets_a_slug_from_its_name_and_the_last_position() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
-    let made = fixture.upsert_segment(weddings(&tenant)).await.unwrap();
-    assert_eq!(made.action(), UpsertAction::Created);
-    let segment = made.segment.unwrap();
+    let created = fixture.upsert_segment(weddings(&tenant)).await.unwrap();
+    assert_eq!(created.action(), UpsertAction::Created);
+    let segment = created.segment.unwrap();
     assert_eq!((segment.slug.as_str(), segment.name.as_str()), ("weddings", "Weddings"));
     assert_eq!((segment.hero_title.as_str(), segment.description.as_str()), ("Weddings", ""));
     assert_eq!((segment.sort_order, segment.active), (1, true));
-    assert_eq!(fixture.segment(&tenant, &segment.id).await.unwrap(), segment);
+    assert_eq!(get_segment(&fixture, &tenant, &segment.id).await.unwrap(), segment);
     let second = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap();
     assert_eq!((second.slug.as_str(), second.sort_order), ("weddings-2", 2));
 }
 
 #[tokio::test]
-async fn a_segment_without_a_name_is_refused() {
+async fn a_new_segment_without_a_name_is_rejected() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     for slug in [None, Some("weddings".to_owned())] {
         let request = UpsertSegmentRequest { name: None, slug, ..weddings(&tenant) };
-        let refused = fixture.upsert_segment(request).await.unwrap_err();
-        assert_eq!(violations(&refused), [("name".to_owned(), "MISSING_FIELD".to_owned())]);
+        let error = fixture.upsert_segment(request).await.unwrap_err();
+        assert_eq!(violations(&error), [("name".to_owned(), "MISSING_FIELD".to_owned())]);
     }
 }
 
 #[tokio::test]
-async fn a_repeat_changes_nothing_and_an_update_only_what_is_present() {
+async fn a_repeated_segment_upsert_changes_nothing_and_an_update_changes_only_present_fields() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let request = UpsertSegmentRequest { slug: Some("weddings".to_owned()), ..weddings(&tenant) };
@@ -94,7 +89,7 @@ async fn a_repeat_changes_nothing_and_an_update_only_what_is_present() {
 }
 
 #[tokio::test]
-async fn any_number_at_once_for_one_name_each_get_their_own_slug() {
+async fn concurrent_segment_upserts_with_the_same_name_get_different_slugs() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let mut calls = JoinSet::new();
@@ -117,8 +112,8 @@ async fn the_general_segment_keeps_its_slug_but_not_its_texts() {
         slug: Some("special".to_owned()),
         ..weddings(&tenant)
     };
-    let refused = fixture.upsert_segment(rename.clone()).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
+    let error = fixture.upsert_segment(rename.clone()).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
     let texts =
         UpsertSegmentRequest { slug: Some("general".to_owned()), hero_title: Some("Hello".to_owned()), ..rename };
     let changed = fixture.upsert_segment(texts).await.unwrap().segment.unwrap();
@@ -126,23 +121,23 @@ async fn the_general_segment_keeps_its_slug_but_not_its_texts() {
         (changed.slug.as_str(), changed.name.as_str(), changed.hero_title.as_str()),
         ("general", "Weddings", "Hello")
     );
-    let refused = fixture.delete_segment(&tenant, &tenant.general_id).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
+    let error = delete_segment(&fixture, &tenant, &tenant.general_id).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "DEFAULT_SEGMENT"));
 }
 
 #[tokio::test]
-async fn a_slug_that_another_segment_has_is_taken() {
+async fn renaming_a_segment_to_an_existing_slug_is_already_exists() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
     let rename =
         UpsertSegmentRequest { segment_id: Some(segment_id), slug: Some("general".to_owned()), ..weddings(&tenant) };
-    let refused = fixture.upsert_segment(rename).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "SEGMENT_SLUG_TAKEN"));
+    let error = fixture.upsert_segment(rename).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SEGMENT_SLUG_TAKEN"));
 }
 
 #[tokio::test]
-async fn a_segment_that_hands_in_psql_are_filling_stays() {
+async fn a_segment_delete_that_waits_for_a_superuser_sees_the_packages_that_were_added() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
@@ -150,15 +145,15 @@ async fn a_segment_that_hands_in_psql_are_filling_stays() {
     let mut superuser = pool.begin().await.unwrap();
     let fill = "UPDATE packages SET segment_id = (SELECT id FROM segments WHERE slug = 'weddings')";
     sqlx::query(fill).execute(&mut *superuser).await.unwrap();
-    let ours = fixture.delete_segment(&tenant, &segment_id);
-    let theirs = async {
-        let waits = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+    let service = delete_segment(&fixture, &tenant, &segment_id);
+    let psql = async {
+        let is_waiting = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
                       WHERE datname = current_database() AND NOT granted)";
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
+        while !sqlx::query_scalar::<_, bool>(is_waiting).fetch_one(&pool).await.unwrap() {}
         superuser.commit().await.unwrap();
     };
-    let (refused, ()) = tokio::join!(ours, theirs);
-    assert_eq!(reason(&refused.unwrap_err()), "SEGMENT_NOT_EMPTY");
+    let (error, ()) = tokio::join!(service, psql);
+    assert_eq!(reason(&error.unwrap_err()), "SEGMENT_NOT_EMPTY");
     assert_eq!(fixture.count("segments").await, 2);
 }
 
@@ -167,10 +162,10 @@ async fn a_segment_can_be_deleted_once_it_is_empty() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     let segment_id = fixture.upsert_segment(weddings(&tenant)).await.unwrap().segment.unwrap().id;
-    let inside = UpsertPackageRequest { segment_id: Some(segment_id.clone()), ..gold(&tenant) };
-    let package_id = fixture.upsert(inside).await.unwrap().package.unwrap().id;
-    let refused = fixture.delete_segment(&tenant, &segment_id).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "SEGMENT_NOT_EMPTY"));
+    let in_segment = UpsertPackageRequest { segment_id: Some(segment_id.clone()), ..gold(&tenant) };
+    let package_id = fixture.upsert_package(in_segment).await.unwrap().package.unwrap().id;
+    let error = delete_segment(&fixture, &tenant, &segment_id).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "SEGMENT_NOT_EMPTY"));
 
     let moved = UpsertPackageRequest {
         tenant_id: tenant.id.clone(),
@@ -178,15 +173,15 @@ async fn a_segment_can_be_deleted_once_it_is_empty() {
         segment_id: Some(tenant.general_id.clone()),
         ..UpsertPackageRequest::default()
     };
-    fixture.upsert(moved).await.unwrap();
-    fixture.delete_segment(&tenant, &segment_id).await.unwrap();
-    let gone = fixture.delete_segment(&tenant, &segment_id).await.unwrap_err();
-    assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "SEGMENT_NOT_FOUND"));
-    assert_eq!(fixture.segment(&tenant, &segment_id).await.unwrap_err().code(), Code::NotFound);
+    fixture.upsert_package(moved).await.unwrap();
+    delete_segment(&fixture, &tenant, &segment_id).await.unwrap();
+    let error = delete_segment(&fixture, &tenant, &segment_id).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "SEGMENT_NOT_FOUND"));
+    assert_eq!(get_segment(&fixture, &tenant, &segment_id).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
-async fn segments_come_by_sort_order_page_by_page_and_a_token_is_its_tenants_own() {
+async fn segments_are_listed_by_sort_order_across_pages_and_a_token_is_bound_to_its_tenant() {
     let fixture = Fixture::start().await;
     let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
     for (name, sort_order) in [("Last", 9), ("First", -1)] {
@@ -204,12 +199,12 @@ async fn segments_come_by_sort_order_page_by_page_and_a_token_is_its_tenants_own
     assert_eq!((slugs, second.next_page_token.as_str()), (vec!["first", "general", "last"], ""));
 
     request.tenant_id = other.id;
-    let refused = catalog.list_segments(request).await.unwrap_err();
-    assert_eq!(violations(&refused), [("page_token".to_owned(), "BAD_FORMAT".to_owned())]);
+    let error = catalog.list_segments(request).await.unwrap_err();
+    assert_eq!(violations(&error), [("page_token".to_owned(), "BAD_FORMAT".to_owned())]);
 }
 
 #[tokio::test]
-async fn heavy_segments_come_in_pages_that_clients_accept() {
+async fn pages_of_large_segments_stay_below_the_message_limit() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
     sqlx::query(

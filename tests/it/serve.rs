@@ -1,97 +1,93 @@
-//! `turnkey serve` as a process: settings, addresses, signals, and the private Postgres.
+//! `turnkey serve` as a process: settings, addresses, signals and the embedded Postgres.
 
 use std::fs;
 
 use nix::sys::signal::Signal;
-use tempfile::{TempDir, tempdir_in};
 use tonic_reflection::pb::{v1, v1alpha};
 use turnkey::grpc::pb::{GetTenantRequest, get_tenant_request::Identifier};
 
-use crate::{
-    cluster::Cluster,
-    fixture::{bella, channel},
-    process::{Program, serving, turnkey, url},
+use crate::support::{
+    database::Cluster,
+    fixture::channel,
+    process::{Process, database_url, serve, temp_folder, turnkey},
+    requests::bella,
 };
 
-fn folder() -> TempDir {
-    tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_log_line_and_the_ready_file_say_the_address_and_sigterm_ends_it_with_0() {
+async fn the_first_log_line_and_the_ready_file_contain_the_address_and_a_signal_stops_the_server_with_0() {
     let database = Cluster::get().migrated().await;
-    let folder = folder();
+    let folder = temp_folder();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut program = Program::start(
+        let mut process = Process::start(
             turnkey(folder.path())
                 .args(["serve", "--listen", "127.0.0.1:0", "--ready-file", "ready"])
-                .env("DATABASE_URL", url(&database.server)),
+                .env("DATABASE_URL", database_url(&database.server)),
         );
-        let address = program.address();
-        assert!(program.log[0].contains(&address), "{}", program.log[0]);
-        program.wait_for("Wrote the ready file");
+        let address = process.address();
+        assert!(process.log[0].contains(&address), "{}", process.log[0]);
+        process.wait_for("Wrote the ready file");
         assert_eq!(fs::read_to_string(folder.path().join("ready")).unwrap().trim(), address);
-        let check = |address: &str| {
+        let healthcheck = |address: &str| {
             let status = turnkey(folder.path()).args(["healthcheck", "--listen", address]).status().unwrap();
             status.code()
         };
-        assert_eq!(check(&address), Some(0));
-        program.signal(signal);
-        assert_eq!(program.wait().code(), Some(0));
-        assert_eq!(check(&address), Some(1));
-        assert!(!folder.path().join("ready").exists(), "what has stopped is not ready");
-        // As if it had been killed: the next one must not seem ready before it is.
+        assert_eq!(healthcheck(&address), Some(0));
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(0));
+        assert_eq!(healthcheck(&address), Some(1));
+        assert!(!folder.path().join("ready").exists(), "a stopped server is not ready");
+        // A killed server leaves its ready file. The next server must not seem ready because of it.
         fs::write(folder.path().join("ready"), "127.0.0.1:1").unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_command_it_serves_and_without_a_database_url_it_brings_its_own() {
-    let folder = folder();
-    let start = || Program::start(turnkey(folder.path()).env("TURNKEY_LISTEN", "127.0.0.1:0"));
-    let mut program = start();
-    let made = program.provisioning().await.create_fully_provisioned(bella()).await.unwrap().into_inner();
-    program.signal(Signal::SIGINT);
-    assert_eq!(program.wait().code(), Some(0));
+async fn without_arguments_turnkey_serves_on_an_embedded_postgres_and_keeps_its_data() {
+    let folder = temp_folder();
+    let start = || Process::start(turnkey(folder.path()).env("TURNKEY_LISTEN", "127.0.0.1:0"));
+    let mut process = start();
+    let created = process.provisioning().await.create_fully_provisioned(bella()).await.unwrap().into_inner();
+    process.signal(Signal::SIGINT);
+    assert_eq!(process.wait().code(), Some(0));
 
-    for end in [Signal::SIGKILL, Signal::SIGTERM] {
-        let mut program = start();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let mut process = start();
         let identifier = Some(Identifier::Slug("bella-weddings".to_owned()));
-        let found = program.provisioning().await.get_tenant(GetTenantRequest { identifier }).await.unwrap();
-        assert_eq!(found.into_inner().tenant, made.tenant);
-        program.signal(end);
-        program.wait();
+        let found = process.provisioning().await.get_tenant(GetTenantRequest { identifier }).await.unwrap();
+        assert_eq!(found.into_inner().tenant, created.tenant);
+        process.signal(signal);
+        process.wait();
     }
     assert!(folder.path().join(".turnkey").is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_others_can_reach_is_refused_unless_it_is_allowed() {
-    let folder = folder();
-    let refused = turnkey(folder.path()).args(["--listen", "0.0.0.0:0"]).output().unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--allow-unauthenticated"));
+async fn a_reachable_address_without_credentials_needs_allow_unauthenticated() {
+    let folder = temp_folder();
+    let error = turnkey(folder.path()).args(["--listen", "0.0.0.0:0"]).output().unwrap();
+    assert_eq!(error.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&error.stderr).contains("--allow-unauthenticated"));
 
     let database = Cluster::get().migrated().await;
-    let mut program = Program::start(
+    let mut process = Process::start(
         turnkey(folder.path())
             .args(["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--shutdown-delay", "0"])
-            .env("DATABASE_URL", url(&database.server)),
+            .env("DATABASE_URL", database_url(&database.server)),
     );
-    let port = program.address().rsplit_once(':').unwrap().1.to_owned();
-    assert!(program.log.iter().any(|line| line.contains("no credential")));
-    assert!(!reflects(&format!("127.0.0.1:{port}")).await, "no reflection where others can ask");
+    let port = process.address().rsplit_once(':').unwrap().1.to_owned();
+    assert!(process.log.iter().any(|line| line.contains("no credential")));
+    assert!(!reflects(&format!("127.0.0.1:{port}")).await, "no reflection on a reachable address");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_answers_in_both_versions() {
+async fn reflection_is_served_in_both_versions() {
     let database = Cluster::get().migrated().await;
-    let folder = folder();
-    let mut program = Program::start(&mut serving(folder.path(), &database.server));
-    assert!(reflects(&program.address()).await);
+    let folder = temp_folder();
+    let mut process = Process::start(&mut serve(folder.path(), &database.server));
+    assert!(reflects(&process.address()).await);
 }
 
-/// Whether both versions list our services.
+/// Whether both versions of the reflection service list all services.
 async fn reflects(address: &str) -> bool {
     let mut listed = Vec::new();
     let request = v1::ServerReflectionRequest {
@@ -99,26 +95,26 @@ async fn reflects(address: &str) -> bool {
         message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
     };
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel(address).await);
-    if let Ok(answers) = client.server_reflection_info(tokio_stream::iter([request])).await {
-        let answer = answers.into_inner().message().await.unwrap().unwrap();
-        listed.push(format!("{answer:?}"));
+    if let Ok(responses) = client.server_reflection_info(tokio_stream::iter([request])).await {
+        let response = responses.into_inner().message().await.unwrap().unwrap();
+        listed.push(format!("{response:?}"));
     }
     let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),
     };
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel(address).await);
-    if let Ok(answers) = client.server_reflection_info(tokio_stream::iter([request])).await {
-        let answer = answers.into_inner().message().await.unwrap().unwrap();
-        listed.push(format!("{answer:?}"));
+    if let Ok(responses) = client.server_reflection_info(tokio_stream::iter([request])).await {
+        let response = responses.into_inner().message().await.unwrap().unwrap();
+        listed.push(format!("{response:?}"));
     }
     let names = ["turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog", "grpc.health.v1.Health"];
-    listed.len() == 2 && listed.iter().all(|answer| names.iter().all(|name| answer.contains(name)))
+    listed.len() == 2 && listed.iter().all(|response| names.iter().all(|name| response.contains(name)))
 }
 
 #[test]
-fn all_bad_settings_are_named_together() {
-    let refused = turnkey(folder().path())
+fn all_invalid_settings_are_reported_together() {
+    let error = turnkey(temp_folder().path())
         .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--rate-limit-per-caller", "0"])
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
@@ -127,8 +123,8 @@ fn all_bad_settings_are_named_together() {
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
         .output()
         .unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(error.status.code(), Some(2));
+    let stderr = String::from_utf8(error.stderr).unwrap();
     for setting in [
         "TURNKEY_LISTEN",
         "TURNKEY_KEY_ARGON2",
@@ -139,27 +135,27 @@ fn all_bad_settings_are_named_together() {
         "TURNKEY_MAX_CONNECTION_AGE",
         "DATABASE_URL",
     ] {
-        assert!(said.contains(setting), "{setting} is missing in:\n{said}");
+        assert!(stderr.contains(setting), "{setting} is missing in:\n{stderr}");
     }
-    assert!(!said.contains("hunter2"));
+    assert!(!stderr.contains("hunter2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use_is_said_before_any_database_is_touched() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let folder = folder();
-    let address = taken.local_addr().unwrap().to_string();
-    let refused = turnkey(folder.path()).args(["--listen", &address]).output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains(&address));
+async fn a_port_in_use_is_reported_before_a_postgres_is_started() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = temp_folder();
+    let address = listener.local_addr().unwrap().to_string();
+    let error = turnkey(folder.path()).args(["--listen", &address]).output().unwrap();
+    assert_eq!(error.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&error.stderr).contains(&address));
     assert!(!folder.path().join(".turnkey").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_with_too_many_rights_is_said_at_start() {
+async fn a_database_role_with_more_rights_than_needed_is_reported_at_start() {
     let database = Cluster::get().migrated().await;
-    let folder = folder();
-    let mut program = Program::start(&mut serving(folder.path(), &database.superuser));
-    let line = program.wait_for("more rights than it needs");
+    let folder = temp_folder();
+    let mut process = Process::start(&mut serve(folder.path(), &database.superuser));
+    let line = process.wait_for("more rights than it needs");
     assert!(line.contains("is a superuser"), "{line}");
 }

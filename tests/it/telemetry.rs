@@ -1,4 +1,4 @@
-//! What a collector receives, by the names that dashboards and alerts are written against.
+//! The spans and metrics that a collector receives. Dashboards and alerts depend on their names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,6 @@ use opentelemetry_proto::tonic::{
     metrics::v1::metric::Data,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use tempfile::tempdir_in;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use turnkey::grpc::pb::{
@@ -30,17 +29,17 @@ use turnkey::grpc::pb::{
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
-use crate::{
-    cluster::Cluster,
-    create_from_signup::signup,
-    fixture::{bella, channel},
-    process::{Program, serving, turnkey},
+use crate::support::{
+    database::Cluster,
+    fixture::channel,
+    process::{Process, serve, temp_folder, turnkey},
+    requests::{bella, signup},
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
 
-/// A receiver of OTLP that keeps everything.
+/// An OTLP receiver that keeps everything.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
@@ -74,7 +73,7 @@ impl MetricsService for Collector {
 }
 
 impl Collector {
-    /// Its endpoint. Ends with the test's runtime.
+    /// Starts the receiver and returns its endpoint. It ends with the test's runtime.
     async fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -85,13 +84,13 @@ impl Collector {
         endpoint
     }
 
-    fn span(&self, name: &str, is_it: impl Fn(&Span) -> bool) -> Span {
+    fn span(&self, name: &str, predicate: impl Fn(&Span) -> bool) -> Span {
         let spans = self.spans.lock().unwrap();
-        let found = spans.iter().find(|span| span.name == name && is_it(span));
+        let found = spans.iter().find(|span| span.name == name && predicate(span));
         found.unwrap_or_else(|| panic!("no span {name} among {:?}", spans.iter().map(|span| &span.name))).clone()
     }
 
-    /// As Prometheus translates them: <https://prometheus.io/docs/guides/opentelemetry/>.
+    /// The metric names after the translation by Prometheus: <https://prometheus.io/docs/guides/opentelemetry/>.
     fn prometheus_names(&self) -> BTreeSet<String> {
         let exported = self.metrics.lock().unwrap();
         let all = exported.iter().flat_map(|request| &request.resource_metrics);
@@ -110,7 +109,7 @@ impl Collector {
         .collect()
     }
 
-    /// Unit and attributes of each metric, with what was last said of them.
+    /// The unit of each metric, and the attributes of its last data points.
     fn metrics(&self) -> BTreeMap<String, (String, Vec<BTreeMap<String, String>>)> {
         let exported = self.metrics.lock().unwrap();
         let all = exported.iter().flat_map(|request| &request.resource_metrics);
@@ -149,14 +148,14 @@ async fn call(address: &str) {
     let mut request = Request::new(create.clone());
     let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
     request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
-    let made = provisioning.create_fully_provisioned(request).await.unwrap().into_inner();
+    let created = provisioning.create_fully_provisioned(request).await.unwrap().into_inner();
     assert!(provisioning.create_fully_provisioned(create).await.unwrap().into_inner().replayed);
     provisioning.create_from_signup(signup("Omer", "omer@example.com")).await.unwrap();
-    let nobody = GetTenantRequest { identifier: Some(Identifier::Slug("nobody".to_owned())) };
-    provisioning.get_tenant(nobody).await.unwrap_err();
-    #[expect(deprecated, reason = "its use is what is counted")]
+    let unknown = GetTenantRequest { identifier: Some(Identifier::Slug("unknown".to_owned())) };
+    provisioning.get_tenant(unknown).await.unwrap_err();
+    #[expect(deprecated, reason = "the use of the deprecated field is counted")]
     let upsert = UpsertPackageRequest {
-        tenant_id: made.tenant.unwrap().id,
+        tenant_id: created.tenant.unwrap().id,
         title: Some("Gold".to_owned()),
         base_price: Some(1),
         ..UpsertPackageRequest::default()
@@ -168,43 +167,47 @@ async fn call(address: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
+async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
     let collector = Collector::default();
     let database = Cluster::get().migrated().await;
-    let half = "SET session_replication_role = replica;
-                INSERT INTO tenants SELECT gen_random_uuid(), 'half', 'x', 10, '{}', true, now(), now()";
-    crate::cluster::execute(&database.superuser, half.to_owned()).await;
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut program = Program::start(
-        serving(folder.path(), &database.server).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await),
+    let incomplete = "INSERT INTO tenants SELECT gen_random_uuid(), 'half', 'x', 10, '{}', true, now(), now()";
+    database.execute_without_triggers(incomplete).await;
+    let folder = temp_folder();
+    let mut process = Process::start(
+        serve(folder.path(), &database.server).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await),
     );
-    call(&program.address()).await;
-    program.signal(Signal::SIGTERM);
-    assert!(program.wait().success(), "{:?}", program.log);
+    call(&process.address()).await;
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success(), "{:?}", process.log);
 
-    // Whatever came, came with the flush at the end; and only our own, or each export would make more to export.
+    // Everything arrives with the flush at the shutdown. Only spans of the service may be exported: an export that creates
+    // spans would cause the next export.
     assert_eq!(*collector.scopes.lock().unwrap(), BTreeSet::from(["turnkey".to_owned()]));
     let create = "turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
     let call = collector.span(create, |span| hex(&span.trace_id) == TRACE_ID);
     assert_eq!((call.kind(), hex(&call.parent_span_id).as_str()), (SpanKind::Server, PARENT_ID));
-    let said = attributes(&call.attributes);
+    let call_attributes = attributes(&call.attributes);
     for (name, value) in [
         ("rpc.system.name", "grpc"),
         ("rpc.method", create),
         ("rpc.response.status_code", "OK"),
         ("turnkey.caller", "anonymous"),
     ] {
-        assert_eq!(said.get(name).map(String::as_str), Some(value), "{said:?}");
+        assert_eq!(call_attributes.get(name).map(String::as_str), Some(value), "{call_attributes:?}");
     }
     let statement = collector.span("create_fully_provisioned", |span| span.parent_span_id == call.span_id);
     assert_eq!(statement.kind(), SpanKind::Client);
     assert_eq!(attributes(&statement.attributes)["db.system.name"], "postgresql");
     collector.span("hash", |span| span.parent_span_id == call.span_id);
-    let missed = collector.span("turnkey.v1.TenantProvisioning/GetTenant", |_| true);
-    assert_eq!(attributes(&missed.attributes)["rpc.response.status_code"], "NOT_FOUND");
-    assert_ne!(missed.status.unwrap_or_default().code(), StatusCode::Error, "callers' mistakes are no errors of ours");
+    let not_found = collector.span("turnkey.v1.TenantProvisioning/GetTenant", |_| true);
+    assert_eq!(attributes(&not_found.attributes)["rpc.response.status_code"], "NOT_FOUND");
+    assert_ne!(
+        not_found.status.unwrap_or_default().code(),
+        StatusCode::Error,
+        "a client error is not an error of the service"
+    );
 
-    let line = program.log.iter().find(|line| line.contains("Fully provisioned new tenant")).unwrap();
+    let line = process.log.iter().find(|line| line.contains("Fully provisioned new tenant")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE_ID.into(), &hex(&call.span_id).into()));
 
@@ -225,19 +228,19 @@ async fn a_collector_receives_spans_and_metrics_by_their_conventional_names() {
         ("turnkey.deprecated_fields.used", "{field}", vec![("turnkey.field", "title")]),
         ("turnkey.integrity.findings", "{finding}", vec![("turnkey.finding.kind", "NO_PACKAGE")]),
     ];
-    for (name, unit, wanted) in &expected {
-        let (told_unit, points) = metrics.get(*name).unwrap_or_else(|| panic!("{name} among {:?}", metrics.keys()));
-        assert_eq!(told_unit, unit, "{name}");
-        let fits = |point: &BTreeMap<String, String>| {
-            wanted.iter().all(|(key, value)| point.get(*key).is_some_and(|told| told == value))
+    for (name, unit, expected_attributes) in &expected {
+        let (exported_unit, points) = metrics.get(*name).unwrap_or_else(|| panic!("{name} among {:?}", metrics.keys()));
+        assert_eq!(exported_unit, unit, "{name}");
+        let matches = |point: &BTreeMap<String, String>| {
+            expected_attributes.iter().all(|(key, value)| point.get(*key).is_some_and(|exported| exported == value))
         };
-        assert!(points.iter().any(fits), "{name} with {wanted:?} among {points:?}");
+        assert!(points.iter().any(matches), "{name} with {expected_attributes:?} among {points:?}");
     }
     assert_eq!(
         metrics.keys().map(String::as_str).collect::<BTreeSet<_>>(),
         expected.iter().map(|(name, ..)| *name).collect()
     );
-    assert_eq!(collector.prometheus_names(), listed_names(), "what dashboard and alerts are checked against");
+    assert_eq!(collector.prometheus_names(), listed_names(), "metrics.txt lists exactly the exported metrics");
 }
 
 /// The metrics that `scripts/check-alerts` lets the dashboard and the alerts use.
@@ -245,32 +248,35 @@ fn listed_names() -> BTreeSet<String> {
     let list = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability/metrics.txt");
     let list = std::fs::read_to_string(list).unwrap();
     let names = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    // Made by Prometheus itself.
+    // Prometheus creates this metric itself.
     names.filter(|name| *name != "target_info").map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_collector_holds_up_neither_calls_nor_the_end() {
+async fn an_unresponsive_collector_delays_neither_calls_nor_the_shutdown() {
     let database = Cluster::get().migrated().await;
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    // It takes the connection and says nothing.
+    let folder = temp_folder();
+    // The collector accepts the connection and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let mut program = Program::start(
-        serving(folder.path(), &database.server)
+    let mut process = Process::start(
+        serve(folder.path(), &database.server)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
     );
-    call(&program.address()).await;
-    program.signal(Signal::SIGTERM);
-    assert!(program.wait().success(), "{:?}", program.log);
-    let last = program.log.last().unwrap();
-    assert!(last.contains("Some traces and metrics could not be sent in time"), "it was waited for, a moment: {last}");
+    call(&process.address()).await;
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success(), "{:?}", process.log);
+    let last = process.log.last().unwrap();
+    assert!(
+        last.contains("Some traces and metrics could not be sent in time"),
+        "the flush has a short timeout: {last}"
+    );
 }
 
 #[test]
-fn what_cannot_be_exported_is_said_at_start() {
-    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+fn an_unsupported_exporter_setting_is_reported_at_start() {
+    let folder = temp_folder();
     let mut command = turnkey(folder.path());
     command.args(["token", "create", "--name", "x", "--role", "catalog"]);
     let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").output().unwrap();

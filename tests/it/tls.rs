@@ -1,10 +1,10 @@
-//! TLS: served, renewed under way, and client certificates instead of tokens.
+//! TLS: certificates, their renewal in operation, and client certificates in place of tokens.
 
 use std::{fs, path::PathBuf};
 
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use tempfile::{TempDir, tempdir_in};
+use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tonic::{
     Code,
@@ -15,13 +15,13 @@ use turnkey::grpc::pb::{
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
-use crate::{
-    cluster::Cluster,
+use crate::support::{
+    database::Cluster,
     fixture::channel,
-    process::{Program, turnkey, url},
+    process::{Process, database_url, temp_folder, turnkey},
 };
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -36,7 +36,7 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    /// A certificate for these names, and its key.
+    /// Returns a certificate for these names, and its key.
     fn sign(&self, names: Vec<SanType>) -> (String, String) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
@@ -56,7 +56,7 @@ struct Files {
 
 impl Files {
     fn new(authority: &Authority) -> Self {
-        let files = Self { folder: tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
+        let files = Self { folder: temp_folder() };
         files.renew(authority);
         files
     }
@@ -67,16 +67,17 @@ impl Files {
 
     fn renew(&self, authority: &Authority) {
         let (cert, key) = authority.sign(dns("localhost"));
-        // The key first, as a kubelet's symlink would do both at once: a half pair stays out of force.
+        // A kubelet replaces both files at once. Here the server may read the new key with the old certificate, and must reject
+        // the pair.
         fs::write(self.path("key.pem"), key).unwrap();
         fs::write(self.path("cert.pem"), cert).unwrap();
     }
 
-    async fn serve(&self, more: &[&str]) -> Program {
+    async fn serve(&self, more: &[&str]) -> Process {
         let database = Cluster::get().migrated().await;
         let mut command = turnkey(self.folder.path());
         command.args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]).args(more);
-        Program::start(command.env("DATABASE_URL", url(&database.server)))
+        Process::start(command.env("DATABASE_URL", database_url(&database.server)))
     }
 }
 
@@ -91,21 +92,21 @@ async fn connect(address: &str, trusted: &Authority, identity: Option<(String, S
 
 async fn verify(channel: &Channel) -> Result<(), Code> {
     let request = VerifyApiKeyRequest { secret_key: String::new() };
-    let answer = TenantProvisioningClient::new(channel.clone()).verify_api_key(request).await;
-    answer.map(drop).map_err(|status| status.code())
+    let response = TenantProvisioningClient::new(channel.clone()).verify_api_key(request).await;
+    response.map(drop).map_err(|status| status.code())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_certificate_nothing_but_tls_is_served_and_health_beside_it_in_plaintext() {
+async fn with_a_certificate_only_tls_is_served_except_on_the_health_address() {
     let authority = Authority::new();
     let files = Files::new(&authority);
-    let mut program = files.serve(&["--health-listen", "127.0.0.1:0"]).await;
-    let line: serde_json::Value = serde_json::from_str(&program.wait_for("Turnkey listens on")).unwrap();
+    let mut process = files.serve(&["--health-listen", "127.0.0.1:0"]).await;
+    let line = process.wait_for_json("Turnkey listens on");
     let address = line["address"].as_str().unwrap().to_owned();
-    let line: serde_json::Value = serde_json::from_str(&program.wait_for("Health is served on")).unwrap();
-    program.wait_for(r#""Serving""#);
+    let line = process.wait_for_json("Health is served on");
+    process.wait_for(r#""Serving""#);
     assert_eq!(verify(&connect(&address, &authority, None).await.unwrap()).await, Ok(()));
-    assert!(connect(&address, &Authority::new(), None).await.is_err(), "signed by another");
+    assert!(connect(&address, &Authority::new(), None).await.is_err(), "signed by another authority");
     assert!(verify(&channel(&address).await).await.is_err(), "plaintext");
     let healthcheck = turnkey(files.folder.path())
         .args(["healthcheck", "--health-listen", line["address"].as_str().unwrap()])
@@ -114,27 +115,27 @@ async fn with_a_certificate_nothing_but_tls_is_served_and_health_beside_it_in_pl
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_certificate_is_taken_up_without_cutting_a_connection_and_a_broken_one_is_not() {
+async fn a_renewed_certificate_is_loaded_without_closing_connections_and_an_invalid_one_is_ignored() {
     let (old, new) = (Authority::new(), Authority::new());
     let files = Files::new(&old);
-    let mut program = files.serve(&[]).await;
-    let address = program.address();
+    let mut process = files.serve(&[]).await;
+    let address = process.address();
     let first = connect(&address, &old, None).await.unwrap();
     assert_eq!(verify(&first).await, Ok(()));
 
     fs::write(files.path("cert.pem"), "-----BEGIN CERTIFICATE-----\nbroken").unwrap();
-    program.wait_for("Cannot reload the certificates");
+    process.wait_for("Cannot reload the certificates");
     assert_eq!(verify(&connect(&address, &old, None).await.unwrap()).await, Ok(()));
 
     files.renew(&new);
-    program.wait_for("Reloaded the certificates");
+    process.wait_for("Reloaded the certificates");
     assert_eq!(verify(&connect(&address, &new, None).await.unwrap()).await, Ok(()));
     assert!(connect(&address, &old, None).await.is_err());
-    assert_eq!(verify(&first).await, Ok(()), "superuser are shaken once");
+    assert_eq!(verify(&first).await, Ok(()), "an open connection needs no new handshake");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_certificate_is_a_credential_by_its_names() {
+async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let files = Files::new(&authority);
     fs::write(files.path("ca.pem"), &clients.pem).unwrap();
@@ -150,8 +151,8 @@ async fn a_client_certificate_is_a_credential_by_its_names() {
         roles = ["verifier"]
     "#;
     fs::write(files.path("tokens.toml"), known).unwrap();
-    let mut program = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
-    let address = program.address();
+    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let address = process.address();
     let list = async |channel: &Channel| {
         let request =
             ListPackagesRequest { tenant_id: uuid::Uuid::new_v4().to_string(), ..ListPackagesRequest::default() };
@@ -163,53 +164,56 @@ async fn a_client_certificate_is_a_credential_by_its_names() {
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();
     assert_eq!((list(&gateway).await, verify(&gateway).await), (Code::PermissionDenied, Ok(())));
-    let nobody = connect(&address, &authority, Some(clients.sign(dns("nobody.internal")))).await.unwrap();
-    assert_eq!(verify(&nobody).await, Err(Code::Unauthenticated));
-    let bare = connect(&address, &authority, None).await.unwrap();
-    assert_eq!(verify(&bare).await, Err(Code::Unauthenticated));
-    let forger = connect(&address, &authority, Some(Authority::new().sign(dns("booking.internal")))).await;
-    assert!(match forger {
+    let unknown = connect(&address, &authority, Some(clients.sign(dns("unknown.internal")))).await.unwrap();
+    assert_eq!(verify(&unknown).await, Err(Code::Unauthenticated));
+    let without_certificate = connect(&address, &authority, None).await.unwrap();
+    assert_eq!(verify(&without_certificate).await, Err(Code::Unauthenticated));
+    let forged = connect(&address, &authority, Some(Authority::new().sign(dns("booking.internal")))).await;
+    assert!(match forged {
         Err(_) => true,
-        // With TLS 1.3 the client hears of it when it first reads.
+        // With TLS 1.3 the client learns of the rejection at its first read.
         Ok(channel) => verify(&channel).await.is_err(),
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_never_speaks_keeps_nobody_waiting_and_holds_up_no_stop() {
+async fn idle_tls_sockets_delay_neither_other_clients_nor_the_shutdown() {
     let authority = Authority::new();
     let files = Files::new(&authority);
-    let mut program = files.serve(&[]).await;
-    let address = program.address();
+    let mut process = files.serve(&[]).await;
+    let address = process.address();
     let mut silent = Vec::new();
     for _ in 0..100 {
         silent.push(TcpStream::connect(&address).await.unwrap());
     }
     assert_eq!(verify(&connect(&address, &authority, None).await.unwrap()).await, Ok(()));
-    program.signal(Signal::SIGTERM);
-    assert!(program.wait().success());
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success());
     drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_do_not_go_together_are_named_and_files_that_do_not_fit_stop_the_start() {
+async fn incomplete_tls_settings_and_unusable_tls_files_are_reported_at_start() {
     let authority = Authority::new();
     let files = Files::new(&authority);
     let database = Cluster::get().migrated().await;
     let serve = |arguments: &[&str]| {
         let mut command = turnkey(files.folder.path());
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).env("DATABASE_URL", url(&database.server));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .env("DATABASE_URL", database_url(&database.server));
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, said) = serve(&["--tls-cert", "cert.pem", "--tls-client-ca", "ca.pem"]);
+    let (code, stderr) = serve(&["--tls-cert", "cert.pem", "--tls-client-ca", "ca.pem"]);
     assert_eq!(code, Some(2));
-    assert!(said.contains("TURNKEY_TLS_CERT") && said.contains("TURNKEY_TLS_CLIENT_CA"), "{said}");
+    assert!(stderr.contains("TURNKEY_TLS_CERT") && stderr.contains("TURNKEY_TLS_CLIENT_CA"), "{stderr}");
     let (_, other_key) = authority.sign(dns("localhost"));
     fs::write(files.path("other.pem"), other_key).unwrap();
     for key in ["missing.pem", "other.pem", "cert.pem"] {
-        let (code, said) = serve(&["--tls-cert", "cert.pem", "--tls-key", key]);
+        let (code, stderr) = serve(&["--tls-cert", "cert.pem", "--tls-key", key]);
         assert_eq!(code, Some(1), "{key}");
-        assert!(said.contains("cannot serve TLS"), "{said}");
+        assert!(stderr.contains("cannot serve TLS"), "{stderr}");
     }
 }

@@ -1,4 +1,4 @@
-//! Calls at random, from so few names, slugs and orders that they often meet.
+//! Random calls. They draw from few names, slugs and orders, so that conflicts are frequent.
 
 use std::fmt::Debug;
 
@@ -23,10 +23,10 @@ const NAMES: [&str; 9] = [
     "Basic Package",
     "A day that begins with breakfast, ends with dinner and is full of photographs",
 ];
-const BAD_NAMES: [&str; 2] = [" ", "Gold\tSilver"];
+const INVALID_NAMES: [&str; 2] = [" ", "Gold\tSilver"];
 const PACKAGE_SLUGS: [&str; 6] = ["gold", "gold-2", "q-2", "omers-cafe", "general", "basic-package"];
 const SEGMENT_SLUGS: [&str; 4] = ["gold", "gold-2", "q-2", "general"];
-const BAD_SLUGS: [&str; 3] = ["ab", "Gold", "gold-"];
+const INVALID_SLUGS: [&str; 3] = ["ab", "Gold", "gold-"];
 const TEXTS: [&str; 3] = ["", "One\n\ttwo", " 🎂 "];
 const ORDERS: [i32; 7] = [i32::MIN, -1, 0, 1, 2, 5, i32::MAX];
 const SIZES: [i32; 6] = [1, 1, 2, 3, 0, 501];
@@ -34,85 +34,85 @@ const SIZES: [i32; 6] = [1, 1, 2, 3, 0, 501];
 /// A call for one of the tenants.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Its number; they begin again after the last.
+    /// The index of the tenant, modulo the number of tenants.
     pub tenant: usize,
-    /// Instead of that tenant's id.
+    /// Replaces the id of the tenant.
     pub tenant_id: Option<&'static str>,
     pub call: Call,
 }
 
 #[derive(Debug, Clone)]
 pub enum Call {
-    UpsertPackage(PackageWish),
-    BatchUpsertPackages(Vec<PackageWish>),
+    UpsertPackage(PackageSpec),
+    BatchUpsertPackages(Vec<PackageSpec>),
     GetPackage(Ref),
     DeletePackage(Ref),
-    /// One after another, as far as possible.
+    /// One after another, until the last one, which cannot be deleted.
     DeleteAllPackages,
-    /// Through to the end.
+    /// Reads all pages.
     ListPackages {
         segment: Option<Ref>,
         active: Option<bool>,
         size: i32,
         token: Option<Index>,
     },
-    UpsertSegment(SegmentWish),
+    UpsertSegment(SegmentSpec),
     GetSegment(Ref),
     DeleteSegment(Ref),
-    /// Through to the end.
+    /// Reads all pages.
     ListSegments {
         size: i32,
         token: Option<Index>,
     },
-    /// Goes on with a list that was begun any time before.
-    GoOn {
+    /// Continues a list from the page token of any earlier response.
+    ContinueList {
         token: Index,
         size: i32,
     },
 }
 
-/// An id, to be found when the call is made.
+/// An id that is resolved when the call is made.
 #[derive(Debug, Clone)]
 pub enum Ref {
     Own(Index),
-    /// The tenant's that was made or upserted last.
+    /// The part of the tenant that was created or changed last.
     Latest,
     Foreign(Index),
-    Gone(Index),
+    Deleted(Index),
     Malformed,
 }
 
-/// An upsert without its ids.
+/// An upsert whose ids are not resolved yet.
 #[derive(Debug, Clone)]
-pub struct PackageWish {
+pub struct PackageSpec {
     package: Option<Ref>,
     segment: Option<Ref>,
     item: PackageUpsert,
 }
 
-/// An upsert without its ids.
+/// An upsert whose ids are not resolved yet.
 #[derive(Debug, Clone)]
-pub struct SegmentWish {
+pub struct SegmentSpec {
     segment: Option<Ref>,
     request: UpsertSegmentRequest,
 }
 
 impl Ref {
-    pub fn id<T: CatalogEntity>(&self, model: &Model, tenant: usize, things: fn(&Tenant) -> &Vec<T>) -> String {
-        let of = |tenant: usize, index: &Index| index.get(things(&model.tenants[tenant])).id().to_owned();
+    pub fn id<T: CatalogEntity>(&self, model: &Model, tenant: usize, entities: fn(&Tenant) -> &Vec<T>) -> String {
+        let pick = |tenant: usize, index: &Index| index.get(entities(&model.tenants[tenant])).id().to_owned();
         match self {
-            Self::Own(index) => of(tenant, index),
+            Self::Own(index) => pick(tenant, index),
             Self::Latest => {
-                things(&model.tenants[tenant]).last().map(|thing| thing.id().to_owned()).unwrap_or_default()
+                entities(&model.tenants[tenant]).last().map(|entity| entity.id().to_owned()).unwrap_or_default()
             }
-            Self::Foreign(index) => of((tenant + 1) % model.tenants.len(), index),
-            Self::Gone(index) => index.get(&model.gone).clone(),
+            Self::Foreign(index) => pick((tenant + 1) % model.tenants.len(), index),
+            Self::Deleted(index) => index.get(&model.deleted_ids).clone(),
             Self::Malformed => "0192B1A0-7C3E-7DEF-8123-456789ABCDEF".to_owned(),
         }
     }
 }
 
-impl PackageWish {
+impl PackageSpec {
     pub fn item(&self, model: &Model, tenant: usize) -> PackageUpsert {
         PackageUpsert {
             package_id: self.package.as_ref().map(|package| package.id(model, tenant, |tenant| &tenant.packages)),
@@ -122,7 +122,7 @@ impl PackageWish {
     }
 }
 
-impl SegmentWish {
+impl SegmentSpec {
     pub fn request(&self, model: &Model, tenant: usize, tenant_id: &str) -> UpsertSegmentRequest {
         UpsertSegmentRequest {
             tenant_id: tenant_id.to_owned(),
@@ -132,8 +132,8 @@ impl SegmentWish {
     }
 }
 
-/// The same wish as a call of its own.
-#[expect(deprecated, reason = "the old names are accepted for ever")]
+/// The item of a batch as a single call.
+#[expect(deprecated, reason = "the deprecated names are still accepted")]
 pub fn single(tenant_id: &str, item: PackageUpsert) -> UpsertPackageRequest {
     UpsertPackageRequest {
         tenant_id: tenant_id.to_owned(),
@@ -152,14 +152,14 @@ pub fn single(tenant_id: &str, item: PackageUpsert) -> UpsertPackageRequest {
 }
 
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let odd_tenant = weighted(0.03, select(vec!["0192b1a0-7c3e-7def-8123-456789abcdef", "bella"]));
+    let invalid_tenant = weighted(0.03, select(vec!["0192b1a0-7c3e-7def-8123-456789abcdef", "bella"]));
     let tenant = prop_oneof![3 => Just(0), 2 => 0..3_usize];
-    let step = (tenant, odd_tenant, call()).prop_map(|(tenant, tenant_id, call)| Step { tenant, tenant_id, call });
+    let step = (tenant, invalid_tenant, call()).prop_map(|(tenant, tenant_id, call)| Step { tenant, tenant_id, call });
     vec(step, 1..=25)
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let size = || rarely_bad(&SIZES, -1);
+    let size = || rarely_invalid(&SIZES, -1);
     let token = || weighted(0.1, any::<Index>());
     prop_oneof![
         10 => package().prop_map(Call::UpsertPackage),
@@ -173,7 +173,7 @@ fn call() -> impl Strategy<Value = Call> {
         1 => reference().prop_map(Call::GetSegment),
         3 => reference().prop_map(Call::DeleteSegment),
         1 => (size(), token()).prop_map(|(size, token)| Call::ListSegments { size, token }),
-        2 => (any::<Index>(), size()).prop_map(|(token, size)| Call::GoOn { token, size }),
+        2 => (any::<Index>(), size()).prop_map(|(token, size)| Call::ContinueList { token, size }),
     ]
 }
 
@@ -182,24 +182,25 @@ fn reference() -> impl Strategy<Value = Ref> {
         25 => any::<Index>().prop_map(Ref::Own),
         15 => Just(Ref::Latest),
         2 => any::<Index>().prop_map(Ref::Foreign),
-        2 => any::<Index>().prop_map(Ref::Gone),
+        2 => any::<Index>().prop_map(Ref::Deleted),
         1 => Just(Ref::Malformed),
     ]
 }
 
-fn batch() -> impl Strategy<Value = Vec<PackageWish>> {
+fn batch() -> impl Strategy<Value = Vec<PackageSpec>> {
     prop_oneof![1 => Just(Vec::new()), 30 => vec(package(), 1..=4)]
 }
 
-fn package() -> impl Strategy<Value = PackageWish> {
-    let price = || rarely_bad(&[0, 100, 1_000_000_000_000], 1_000_000_000_001);
+fn package() -> impl Strategy<Value = PackageSpec> {
+    let price = || rarely_invalid(&[0, 100, 1_000_000_000_000], 1_000_000_000_001);
     let names =
         (weighted(0.4, slug(&PACKAGE_SLUGS)), weighted(0.9, name()), weighted(0.1, name()), weighted(0.2, text()));
     let prices = (weighted(0.9, price()), weighted(0.1, price()));
-    let others = (rarely_bad(&[0, 0, 1, 2], 3), weighted(0.3, any::<bool>()), weighted(0.3, select(ORDERS.to_vec())));
+    let others =
+        (rarely_invalid(&[0, 0, 1, 2], 3), weighted(0.3, any::<bool>()), weighted(0.3, select(ORDERS.to_vec())));
     let ids = (weighted(0.3, reference()), weighted(0.4, reference()));
     (ids, names, prices, others).prop_map(|(ids, names, prices, others)| {
-        #[expect(deprecated, reason = "the old names are accepted for ever")]
+        #[expect(deprecated, reason = "the deprecated names are still accepted")]
         let item = PackageUpsert {
             slug: names.0,
             name: names.1,
@@ -212,11 +213,11 @@ fn package() -> impl Strategy<Value = PackageWish> {
             grouping_order: others.2,
             ..PackageUpsert::default()
         };
-        PackageWish { package: ids.0, segment: ids.1, item }
+        PackageSpec { package: ids.0, segment: ids.1, item }
     })
 }
 
-fn segment() -> impl Strategy<Value = SegmentWish> {
+fn segment() -> impl Strategy<Value = SegmentSpec> {
     let texts =
         (weighted(0.5, slug(&SEGMENT_SLUGS)), weighted(0.9, name()), weighted(0.2, name()), weighted(0.2, text()));
     let others = (weighted(0.3, select(ORDERS.to_vec())), weighted(0.3, any::<bool>()));
@@ -230,22 +231,22 @@ fn segment() -> impl Strategy<Value = SegmentWish> {
             active: others.1,
             ..UpsertSegmentRequest::default()
         };
-        SegmentWish { segment, request }
+        SegmentSpec { segment, request }
     })
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![40 => select(NAMES.to_vec()), 1 => select(BAD_NAMES.to_vec())].prop_map(str::to_owned)
+    prop_oneof![40 => select(NAMES.to_vec()), 1 => select(INVALID_NAMES.to_vec())].prop_map(str::to_owned)
 }
 
-fn slug(good: &[&'static str]) -> impl Strategy<Value = String> + use<> {
-    prop_oneof![30 => select(good.to_vec()), 1 => select(BAD_SLUGS.to_vec())].prop_map(str::to_owned)
+fn slug(valid: &[&'static str]) -> impl Strategy<Value = String> + use<> {
+    prop_oneof![30 => select(valid.to_vec()), 1 => select(INVALID_SLUGS.to_vec())].prop_map(str::to_owned)
 }
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![30 => select(TEXTS.to_vec()), 1 => Just("One\r\ntwo")].prop_map(str::to_owned)
 }
 
-fn rarely_bad<T: Clone + Debug + 'static>(good: &[T], bad: T) -> impl Strategy<Value = T> + use<T> {
-    prop_oneof![40 => select(good.to_vec()), 1 => Just(bad)]
+fn rarely_invalid<T: Clone + Debug + 'static>(valid: &[T], invalid: T) -> impl Strategy<Value = T> + use<T> {
+    prop_oneof![40 => select(valid.to_vec()), 1 => Just(invalid)]
 }

@@ -1,4 +1,4 @@
-//! What the contract says of catalogs, in memory: for every call the answer that it must have.
+//! An in-memory model of the catalog: the documented result of every call.
 
 use std::{collections::BTreeSet, fmt::Debug};
 
@@ -6,38 +6,39 @@ use prost_types::Timestamp;
 use turnkey::grpc::pb::{BookingType, Package, PackageUpsert, Segment, UpsertSegmentRequest};
 
 use super::rules::{
-    Answer, DEFAULT_SEGMENT, LAST_PACKAGE, NO_PACKAGE, NO_SEGMENT, NO_TENANT, PACKAGE_SLUG_TAKEN, Refusal,
-    SEGMENT_NOT_EMPTY, SEGMENT_SLUG_TAKEN, Violations, bad_description, bad_id, bad_name, bad_name_for, bad_slug,
-    decide, faults_of, free_slug, name_of, note, price_of,
+    DEFAULT_SEGMENT, Expectation, LAST_PACKAGE, NO_PACKAGE, NO_SEGMENT, NO_TENANT, PACKAGE_SLUG_TAKEN, Rejection,
+    SEGMENT_NOT_EMPTY, SEGMENT_SLUG_TAKEN, Violations, description_violation, expect_rejection_or_success, free_slug,
+    id_violation, item_violations, name_field, name_violation, name_violation_in_upsert, note, price_field,
+    slug_violation,
 };
 
-/// A thing before and after an upsert. A new one lacks what only the service can know, its id and its times; one that
-/// changed still has its old `updated_at`.
+/// An entity before and after an upsert. A new one lacks its id and its times, which only the service knows. A changed one
+/// still has the old `updated_at`.
 #[derive(Debug)]
 pub struct UpsertResult<T> {
-    pub was: Option<T>,
-    pub is: T,
+    pub before: Option<T>,
+    pub after: T,
 }
 
-/// Where a thing stands in a list.
-pub type Place = (i32, String);
+/// The position of an entity in a list.
+pub type Position = (i32, String);
 
-/// What packages and segments have in common.
+/// The common properties of packages and segments.
 pub trait CatalogEntity: Clone + Debug + PartialEq {
     fn order(&self) -> i32;
-    fn place(&self) -> Place {
+    fn position(&self) -> Position {
         (self.order(), self.id().to_owned())
     }
     fn id(&self) -> &str;
     fn slug(&self) -> &str;
-    /// When it was created and last changed.
+    /// The times of the creation and of the last change.
     fn times(&self) -> (Option<Timestamp>, Option<Timestamp>);
-    /// As it is, with the id and the times of another.
-    fn stamped(self, by: &Self) -> Self;
+    /// The same entity with the id and the times of another.
+    fn with_generated_fields_of(self, by: &Self) -> Self;
     fn of(tenant: &mut Tenant) -> &mut Vec<Self>;
 }
 
-macro_rules! thing {
+macro_rules! impl_catalog_entity {
     ($name:ident, $order:ident, $of:ident) => {
         impl CatalogEntity for $name {
             fn order(&self) -> i32 {
@@ -56,7 +57,7 @@ macro_rules! thing {
                 (self.created_at, self.updated_at)
             }
 
-            fn stamped(self, by: &Self) -> Self {
+            fn with_generated_fields_of(self, by: &Self) -> Self {
                 Self { id: by.id.clone(), created_at: by.created_at, updated_at: by.updated_at, ..self }
             }
 
@@ -66,10 +67,10 @@ macro_rules! thing {
         }
     };
 }
-thing!(Package, grouping_order, packages);
-thing!(Segment, sort_order, segments);
+impl_catalog_entity!(Package, grouping_order, packages);
+impl_catalog_entity!(Segment, sort_order, segments);
 
-/// Which list a token belongs to.
+/// The list that a page token belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct List {
     pub of_packages: bool,
@@ -88,20 +89,20 @@ impl List {
     }
 }
 
-/// A token that the service gave, and the place that it stands for.
+/// A page token of the service and the position that it encodes.
 #[derive(Debug, Clone)]
 pub struct Token {
     pub text: String,
     pub list: List,
-    pub after: Place,
+    pub after: Position,
 }
 
 #[derive(Debug, Default)]
 pub struct Model {
     pub tenants: Vec<Tenant>,
     pub tokens: Vec<Token>,
-    /// Ids of what never was, or no longer is.
-    pub gone: Vec<String>,
+    /// Ids that do not exist or no longer exist.
+    pub deleted_ids: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -116,116 +117,116 @@ impl Model {
         self.tenants.iter().find(|tenant| tenant.id == tenant_id)
     }
 
-    /// All or none; `path` is that of an item's fields.
+    /// All items or none. `path` is the prefix of the fields of an item.
     pub fn upsert_packages(
         &self,
         tenant_id: &str,
         items: &[PackageUpsert],
         path: fn(usize) -> String,
-    ) -> Answer<Vec<UpsertResult<Package>>> {
+    ) -> Expectation<Vec<UpsertResult<Package>>> {
         let (mut must, mut may) = (Violations::new(), Violations::new());
-        note(&mut must, "tenant_id", bad_id(tenant_id));
+        note(&mut must, "tenant_id", id_violation(tenant_id));
         note(&mut must, "packages", items.is_empty().then_some("MISSING_FIELD"));
-        let faults: Vec<Violations> =
-            items.iter().enumerate().map(|(number, item)| faults_of(item, &path(number))).collect();
+        let violations_by_item: Vec<Violations> =
+            items.iter().enumerate().map(|(number, item)| item_violations(item, &path(number))).collect();
         for (later, item) in items.iter().enumerate() {
             for (earlier, before) in items[..later].iter().enumerate() {
-                let both_are_fine = faults[earlier].is_empty() && faults[later].is_empty();
+                let both_are_fine = violations_by_item[earlier].is_empty() && violations_by_item[later].is_empty();
                 let into = if both_are_fine { &mut must } else { &mut may };
                 let repeats = |one: &Option<String>, other| (one.is_some() && one == other).then_some("BAD_FORMAT");
                 note(into, format!("{}package_id", path(later)), repeats(&item.package_id, &before.package_id));
                 note(into, format!("{}slug", path(later)), repeats(&item.slug, &before.slug));
             }
         }
-        must.extend(faults.into_iter().flatten());
+        must.extend(violations_by_item.into_iter().flatten());
         let tenant = self.tenant(tenant_id);
-        let (lacks, refusals) =
-            tenant.map_or_else(|| (Violations::new(), vec![NO_TENANT]), |tenant| tenant.judge(items, path));
-        decide(must, &may, lacks, refusals)?;
+        let (missing, rejections) =
+            tenant.map_or_else(|| (Violations::new(), vec![NO_TENANT]), |tenant| tenant.compare(items, path));
+        expect_rejection_or_success(must, &may, missing, rejections)?;
         Ok(tenant.map(|tenant| tenant.with_upserts(items)).unwrap_or_default())
     }
 
-    pub fn upsert_segment(&self, request: &UpsertSegmentRequest) -> Answer<UpsertResult<Segment>> {
+    pub fn upsert_segment(&self, request: &UpsertSegmentRequest) -> Expectation<UpsertResult<Segment>> {
         let mut must = Violations::new();
         let (id, slug, name) = (request.segment_id.as_deref(), request.slug.as_deref(), request.name.as_deref());
-        note(&mut must, "tenant_id", bad_id(&request.tenant_id));
-        note(&mut must, "segment_id", id.and_then(bad_id));
-        note(&mut must, "slug", slug.and_then(bad_slug));
-        note(&mut must, "name", bad_name_for(id, slug, name));
-        note(&mut must, "hero_title", request.hero_title.as_deref().and_then(bad_name));
-        note(&mut must, "description", request.description.as_deref().and_then(bad_description));
+        note(&mut must, "tenant_id", id_violation(&request.tenant_id));
+        note(&mut must, "segment_id", id.and_then(id_violation));
+        note(&mut must, "slug", slug.and_then(slug_violation));
+        note(&mut must, "name", name_violation_in_upsert(id, slug, name));
+        note(&mut must, "hero_title", request.hero_title.as_deref().and_then(name_violation));
+        note(&mut must, "description", request.description.as_deref().and_then(description_violation));
 
-        let (mut lacks, mut refusals) = (Violations::new(), Vec::new());
+        let (mut missing, mut rejections) = (Violations::new(), Vec::new());
         let tenant = self.tenant(&request.tenant_id);
         let target = tenant.and_then(|tenant| target(&tenant.segments, id, slug)).cloned();
         match (tenant, &target) {
-            (None, _) => refusals.push(NO_TENANT),
-            (Some(_), None) if id.is_some() => refusals.push(NO_SEGMENT),
-            (Some(_), None) => note(&mut lacks, "name", name.is_none().then_some("MISSING_FIELD")),
+            (None, _) => rejections.push(NO_TENANT),
+            (Some(_), None) if id.is_some() => rejections.push(NO_SEGMENT),
+            (Some(_), None) => note(&mut missing, "name", name.is_none().then_some("MISSING_FIELD")),
             (Some(tenant), Some(target)) => {
                 if target.slug == "general" && slug.is_some_and(|slug| slug != "general") {
-                    refusals.push(DEFAULT_SEGMENT);
+                    rejections.push(DEFAULT_SEGMENT);
                 }
-                refusals.extend(is_taken(&tenant.segments, slug, target).then_some(SEGMENT_SLUG_TAKEN));
+                rejections.extend(slug_exists(&tenant.segments, slug, target).then_some(SEGMENT_SLUG_TAKEN));
             }
         }
-        decide(must, &Violations::new(), lacks, refusals)?;
+        expect_rejection_or_success(must, &Violations::new(), missing, rejections)?;
         let segments = tenant.map(|tenant| tenant.segments.as_slice()).unwrap_or_default();
-        let mut is = target.clone().unwrap_or_else(|| {
-            let taken = segments.iter().map(|segment| segment.slug.clone()).collect();
+        let mut after = target.clone().unwrap_or_else(|| {
+            let existing = segments.iter().map(|segment| segment.slug.clone()).collect();
             Segment {
                 tenant_id: request.tenant_id.clone(),
-                slug: slug.map_or_else(|| free_slug(name.unwrap_or_default(), &taken), str::to_owned),
+                slug: slug.map_or_else(|| free_slug(name.unwrap_or_default(), &existing), str::to_owned),
                 hero_title: name.unwrap_or_default().trim().to_owned(),
                 sort_order: segments.iter().map(CatalogEntity::order).max().unwrap_or_default().saturating_add(1),
                 active: true,
                 ..Segment::default()
             }
         });
-        set(&mut is.slug, slug.map(str::to_owned));
-        set(&mut is.name, name.map(|name| name.trim().to_owned()));
-        set(&mut is.hero_title, request.hero_title.as_deref().map(|title| title.trim().to_owned()));
-        set(&mut is.description, request.description.clone());
-        set(&mut is.sort_order, request.sort_order);
-        set(&mut is.active, request.active);
-        Ok(UpsertResult { was: target, is })
+        set(&mut after.slug, slug.map(str::to_owned));
+        set(&mut after.name, name.map(|name| name.trim().to_owned()));
+        set(&mut after.hero_title, request.hero_title.as_deref().map(|title| title.trim().to_owned()));
+        set(&mut after.description, request.description.clone());
+        set(&mut after.sort_order, request.sort_order);
+        set(&mut after.active, request.active);
+        Ok(UpsertResult { before: target, after })
     }
 
-    pub fn get_package(&self, tenant_id: &str, package_id: &str) -> Answer<Package> {
+    pub fn get_package(&self, tenant_id: &str, package_id: &str) -> Expectation<Package> {
         let tenant = self.tenant_that_has(tenant_id, "package_id", package_id)?;
         tenant.package(package_id).cloned().ok_or_else(|| vec![NO_PACKAGE])
     }
 
-    pub fn get_segment(&self, tenant_id: &str, segment_id: &str) -> Answer<Segment> {
+    pub fn get_segment(&self, tenant_id: &str, segment_id: &str) -> Expectation<Segment> {
         let tenant = self.tenant_that_has(tenant_id, "segment_id", segment_id)?;
         tenant.segment(segment_id).cloned().ok_or_else(|| vec![NO_SEGMENT])
     }
 
-    pub fn delete_package(&self, tenant_id: &str, package_id: &str) -> Answer<Package> {
+    pub fn delete_package(&self, tenant_id: &str, package_id: &str) -> Expectation<Package> {
         let package = self.get_package(tenant_id, package_id)?;
         let is_last = self.tenant(tenant_id).is_some_and(|tenant| tenant.packages.len() == 1);
         if is_last { Err(vec![LAST_PACKAGE]) } else { Ok(package) }
     }
 
-    pub fn delete_segment(&self, tenant_id: &str, segment_id: &str) -> Answer<Segment> {
+    pub fn delete_segment(&self, tenant_id: &str, segment_id: &str) -> Expectation<Segment> {
         let segment = self.get_segment(tenant_id, segment_id)?;
         let mut packages = self.tenant(tenant_id).into_iter().flat_map(|tenant| &tenant.packages);
-        let mut refusals = Vec::new();
-        refusals.extend((segment.slug == "general").then_some(DEFAULT_SEGMENT));
-        refusals.extend(packages.any(|package| package.segment_id == segment_id).then_some(SEGMENT_NOT_EMPTY));
-        if refusals.is_empty() { Ok(segment) } else { Err(refusals) }
+        let mut rejections = Vec::new();
+        rejections.extend((segment.slug == "general").then_some(DEFAULT_SEGMENT));
+        rejections.extend(packages.any(|package| package.segment_id == segment_id).then_some(SEGMENT_NOT_EMPTY));
+        if rejections.is_empty() { Ok(segment) } else { Err(rejections) }
     }
 
-    fn tenant_that_has(&self, tenant_id: &str, field: &str, id: &str) -> Answer<&Tenant> {
+    fn tenant_that_has(&self, tenant_id: &str, field: &str, id: &str) -> Expectation<&Tenant> {
         let mut must = Violations::new();
-        note(&mut must, "tenant_id", bad_id(tenant_id));
-        note(&mut must, field, bad_id(id));
-        decide(must, &Violations::new(), Violations::new(), Vec::new())?;
+        note(&mut must, "tenant_id", id_violation(tenant_id));
+        note(&mut must, field, id_violation(id));
+        expect_rejection_or_success(must, &Violations::new(), Violations::new(), Vec::new())?;
         self.tenant(tenant_id).ok_or_else(|| vec![NO_TENANT])
     }
 
-    /// A page, and whether there is more.
-    pub fn list_packages(&self, list: &List, size: i32, token: &str) -> Answer<(Vec<Package>, bool)> {
+    /// Returns a page, and whether another page follows.
+    pub fn list_packages(&self, list: &List, size: i32, token: &str) -> Expectation<(Vec<Package>, bool)> {
         let is_listed = |package: &&Package| {
             list.segment_id.as_ref().is_none_or(|id| *id == package.segment_id)
                 && list.active.is_none_or(|active| active == package.active)
@@ -233,8 +234,8 @@ impl Model {
         self.page(list, size, token, |tenant| tenant.packages.iter().filter(is_listed).cloned().collect())
     }
 
-    /// A page, and whether there is more.
-    pub fn list_segments(&self, list: &List, size: i32, token: &str) -> Answer<(Vec<Segment>, bool)> {
+    /// Returns a page, and whether another page follows.
+    pub fn list_segments(&self, list: &List, size: i32, token: &str) -> Expectation<(Vec<Segment>, bool)> {
         self.page(list, size, token, |tenant| tenant.segments.clone())
     }
 
@@ -244,44 +245,44 @@ impl Model {
         size: i32,
         token: &str,
         rows: impl Fn(&Tenant) -> Vec<T>,
-    ) -> Answer<(Vec<T>, bool)> {
+    ) -> Expectation<(Vec<T>, bool)> {
         let (mut must, mut may) = (Violations::new(), Violations::new());
-        note(&mut must, "tenant_id", bad_id(&list.tenant_id));
-        note(&mut must, "segment_id", list.segment_id.as_deref().and_then(bad_id));
+        note(&mut must, "tenant_id", id_violation(&list.tenant_id));
+        note(&mut must, "segment_id", list.segment_id.as_deref().and_then(id_violation));
         let names_a_list = must.is_empty();
         note(&mut must, "page_size", (size < 0).then_some("OUT_OF_RANGE"));
         let known = self.tokens.iter().find(|known| known.text == token && known.list == *list);
         let bad_token = (known.is_none() && !token.is_empty()).then_some("BAD_FORMAT");
         note(if names_a_list { &mut must } else { &mut may }, "page_token", bad_token);
-        decide(must, &may, Violations::new(), Vec::new())?;
+        expect_rejection_or_success(must, &may, Violations::new(), Vec::new())?;
 
         let tenant = self.tenant(&list.tenant_id).ok_or_else(|| vec![NO_TENANT])?;
         if list.segment_id.as_deref().is_some_and(|id| tenant.segment(id).is_none()) {
             return Err(vec![NO_SEGMENT]);
         }
         let mut rows = rows(tenant);
-        rows.retain(|row| known.is_none_or(|known| row.place() > known.after));
-        rows.sort_by_key(T::place);
+        rows.retain(|row| known.is_none_or(|known| row.position() > known.after));
+        rows.sort_by_key(T::position);
         let size = if size == 0 { 50 } else { usize::try_from(size).unwrap_or_default().min(500) };
         let has_more = rows.len() > size;
         rows.truncate(size);
         Ok((rows, has_more))
     }
 
-    /// Keeps what an upsert left.
-    pub fn put<T: CatalogEntity>(&mut self, tenant_id: &str, thing: &T) {
+    /// Stores the result of an upsert.
+    pub fn put<T: CatalogEntity>(&mut self, tenant_id: &str, entity: &T) {
         for tenant in self.tenants.iter_mut().filter(|tenant| tenant.id == tenant_id) {
-            let things = T::of(tenant);
-            things.retain(|other| other.id() != thing.id());
-            things.push(thing.clone());
+            let entities = T::of(tenant);
+            entities.retain(|other| other.id() != entity.id());
+            entities.push(entity.clone());
         }
     }
 
-    /// Forgets what was deleted.
-    pub fn remove<T: CatalogEntity>(&mut self, thing: &T) {
-        self.gone.push(thing.id().to_owned());
+    /// Removes a deleted entity.
+    pub fn remove<T: CatalogEntity>(&mut self, entity: &T) {
+        self.deleted_ids.push(entity.id().to_owned());
         for tenant in &mut self.tenants {
-            T::of(tenant).retain(|other| other.id() != thing.id());
+            T::of(tenant).retain(|other| other.id() != entity.id());
         }
     }
 }
@@ -295,44 +296,45 @@ impl Tenant {
         self.segments.iter().find(|segment| segment.id == id)
     }
 
-    /// What stands against items that are fine by themselves: violations, and other refusals.
-    fn judge(&self, items: &[PackageUpsert], path: fn(usize) -> String) -> (Violations, Vec<Refusal>) {
-        let (mut lacks, mut refusals) = (Violations::new(), Vec::new());
-        let targets: Vec<Option<&Package>> = items.iter().map(|item| self.target_of(item)).collect();
+    /// Violations and other rejections that depend on the tenant, for items that are valid on their own.
+    fn compare(&self, items: &[PackageUpsert], path: fn(usize) -> String) -> (Violations, Vec<Rejection>) {
+        let (mut missing, mut rejections) = (Violations::new(), Vec::new());
+        let targets: Vec<Option<&Package>> = items.iter().map(|item| self.target(item)).collect();
         for (number, item) in items.iter().enumerate() {
             let at = |field: &str| format!("{}{field}", path(number));
             match targets[number] {
-                None if item.package_id.is_some() => refusals.push(NO_PACKAGE),
+                None if item.package_id.is_some() => rejections.push(NO_PACKAGE),
                 None => {
-                    note(&mut lacks, at("name"), name_of(item).1.is_none().then_some("MISSING_FIELD"));
-                    note(&mut lacks, at("base_price"), price_of(item).1.is_none().then_some("MISSING_FIELD"));
+                    note(&mut missing, at("name"), name_field(item).1.is_none().then_some("MISSING_FIELD"));
+                    note(&mut missing, at("base_price"), price_field(item).1.is_none().then_some("MISSING_FIELD"));
                 }
                 Some(target) => {
                     let is_repeated = targets[..number].contains(&Some(target));
                     let field = if item.package_id.is_some() { "package_id" } else { "slug" };
-                    note(&mut lacks, at(field), is_repeated.then_some("BAD_FORMAT"));
-                    let is_taken = is_taken(&self.packages, item.slug.as_deref(), target);
-                    refusals.extend(is_taken.then_some(PACKAGE_SLUG_TAKEN));
+                    note(&mut missing, at(field), is_repeated.then_some("BAD_FORMAT"));
+                    let slug_exists = slug_exists(&self.packages, item.slug.as_deref(), target);
+                    rejections.extend(slug_exists.then_some(PACKAGE_SLUG_TAKEN));
                 }
             }
-            let is_homeless = item.segment_id.as_deref().is_some_and(|id| self.segment(id).is_none());
-            refusals.extend(is_homeless.then_some(NO_SEGMENT));
+            let has_unknown_segment = item.segment_id.as_deref().is_some_and(|id| self.segment(id).is_none());
+            rejections.extend(has_unknown_segment.then_some(NO_SEGMENT));
         }
-        (lacks, refusals)
+        (missing, rejections)
     }
 
     fn with_upserts(&self, items: &[PackageUpsert]) -> Vec<UpsertResult<Package>> {
         let given = items.iter().filter_map(|item| item.grouping_order);
         let mut last = self.packages.iter().map(CatalogEntity::order).chain(given).max().unwrap_or_default();
         let named = items.iter().filter_map(|item| item.slug.as_ref());
-        let mut taken: BTreeSet<String> =
+        let mut existing: BTreeSet<String> =
             self.packages.iter().map(|package| &package.slug).chain(named).cloned().collect();
         let mut upsert = |item: &PackageUpsert| {
-            let was = self.target_of(item).cloned();
-            let name = name_of(item).1.map(|name| name.trim().to_owned());
-            let mut is = was.clone().unwrap_or_else(|| {
-                let slug = item.slug.clone().unwrap_or_else(|| free_slug(name.as_deref().unwrap_or_default(), &taken));
-                taken.insert(slug.clone());
+            let before = self.target(item).cloned();
+            let name = name_field(item).1.map(|name| name.trim().to_owned());
+            let mut after = before.clone().unwrap_or_else(|| {
+                let slug =
+                    item.slug.clone().unwrap_or_else(|| free_slug(name.as_deref().unwrap_or_default(), &existing));
+                existing.insert(slug.clone());
                 last = if item.grouping_order.is_none() { last.saturating_add(1) } else { last };
                 Package {
                     tenant_id: self.id.clone(),
@@ -344,38 +346,38 @@ impl Tenant {
                     ..Package::default()
                 }
             });
-            set(&mut is.slug, item.slug.clone());
-            set(&mut is.name, name);
-            set(&mut is.description, item.description.clone());
-            set(&mut is.base_price, price_of(item).1.map(Some));
-            set(&mut is.booking_type, Some(item.booking_type).filter(|&number| number != 0));
-            set(&mut is.active, item.active);
-            set(&mut is.grouping_order, item.grouping_order);
-            set(&mut is.segment_id, item.segment_id.clone());
-            UpsertResult { was, is }
+            set(&mut after.slug, item.slug.clone());
+            set(&mut after.name, name);
+            set(&mut after.description, item.description.clone());
+            set(&mut after.base_price, price_field(item).1.map(Some));
+            set(&mut after.booking_type, Some(item.booking_type).filter(|&number| number != 0));
+            set(&mut after.active, item.active);
+            set(&mut after.grouping_order, item.grouping_order);
+            set(&mut after.segment_id, item.segment_id.clone());
+            UpsertResult { before, after }
         };
         items.iter().map(&mut upsert).collect()
     }
 
-    fn target_of(&self, item: &PackageUpsert) -> Option<&Package> {
+    fn target(&self, item: &PackageUpsert) -> Option<&Package> {
         target(&self.packages, item.package_id.as_deref(), item.slug.as_deref())
     }
 
     fn general(&self) -> &Segment {
-        self.segments.iter().find(|segment| segment.slug == "general").expect("every tenant has its General segment")
+        self.segments.iter().find(|segment| segment.slug == "general").expect("every tenant has a General segment")
     }
 }
 
-/// What an upsert is about: the one with the id, or else the one with the slug.
-fn target<'a, T: CatalogEntity>(things: &'a [T], id: Option<&str>, slug: Option<&str>) -> Option<&'a T> {
-    things.iter().find(|thing| id.map_or(Some(thing.slug()) == slug, |id| thing.id() == id))
+/// The entity that an upsert changes: the one with the id, or else the one with the slug.
+fn target<'a, T: CatalogEntity>(entities: &'a [T], id: Option<&str>, slug: Option<&str>) -> Option<&'a T> {
+    entities.iter().find(|entity| id.map_or(Some(entity.slug()) == slug, |id| entity.id() == id))
 }
 
-fn is_taken<T: CatalogEntity>(things: &[T], slug: Option<&str>, by_other_than: &T) -> bool {
-    things.iter().any(|other| Some(other.slug()) == slug && other.id() != by_other_than.id())
+fn slug_exists<T: CatalogEntity>(entities: &[T], slug: Option<&str>, target: &T) -> bool {
+    entities.iter().any(|other| Some(other.slug()) == slug && other.id() != target.id())
 }
 
-/// A field that is present changes, one that is absent does not.
+/// Changes the field if a value is present.
 fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;

@@ -1,4 +1,4 @@
-//! Every RPC of `PackageCatalog` with every name of something that is another tenant's, or that was a deleted one's.
+//! Calls every RPC of `PackageCatalog` with every identifier of another tenant, or of a deleted tenant.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,15 +13,16 @@ use turnkey::grpc::pb::{
 };
 use uuid::Uuid;
 
-use super::everything;
-use crate::{
-    authentication::{Tokens, with},
-    cluster::execute,
-    fixture::{Fixture, named, reason},
+use super::all_rows;
+use crate::support::{
+    fixture::Fixture,
+    requests::{named, with_bearer},
+    responses::reason,
+    tokens::Tokens,
 };
 
-/// Every RPC of `PackageCatalog`, with every field by which it can name something of a tenant's.
-const NAMED: [(&str, &str); 15] = [
+/// Every RPC of `PackageCatalog`, with every field that can identify a part of a tenant.
+const IDENTIFIERS: [(&str, &str); 15] = [
     ("UpsertPackage", "package_id"),
     ("UpsertPackage", "segment_id"),
     ("UpsertPackage", "slug"),
@@ -39,13 +40,13 @@ const NAMED: [(&str, &str); 15] = [
     ("DeleteSegment", "segment_id"),
 ];
 
-/// Fields that are text and name nothing, or name the tenant itself.
-const NAMELESS: [&str; 5] = ["tenant_id", "name", "title", "hero_title", "description"];
+/// Text fields that identify no part of a tenant.
+const OTHER_TEXT_FIELDS: [&str; 5] = ["tenant_id", "name", "title", "hero_title", "description"];
 
 /// A tenant with four packages, and a second, empty segment.
 struct Tenant {
     id: String,
-    /// Of the fourth package and of the second segment.
+    /// The slug of the fourth package and of the second segment.
     slug: String,
     package_id: String,
     segment_id: String,
@@ -77,7 +78,7 @@ impl Tenant {
         Self { id, slug, package_id, segment_id, package_token, segment_token }
     }
 
-    /// What stands in the field of a call that names something of this tenant's.
+    /// The value of the field that identifies a part of this tenant.
     fn value(&self, rpc: &str, field: &str) -> &str {
         match (rpc, field.trim_start_matches("packages.")) {
             (_, "package_id") => &self.package_id,
@@ -85,13 +86,13 @@ impl Tenant {
             (_, "slug") => &self.slug,
             ("ListPackages", "page_token") => &self.package_token,
             ("ListSegments", "page_token") => &self.segment_token,
-            _ => panic!("what does {field} of {rpc} name?"),
+            _ => panic!("no value for {field} of {rpc}"),
         }
     }
 }
 
-/// What stands there in a call that names something that nobody has.
-fn nothing(field: &str) -> String {
+/// The value of the field that identifies nothing.
+fn unknown_value(field: &str) -> String {
     if field.ends_with("slug") { "no-such-thing".to_owned() } else { Uuid::new_v4().to_string() }
 }
 
@@ -111,7 +112,7 @@ async fn call_with(
     let tenant_id = tenant_id.to_owned();
     let given = |name: &str| (field == name).then(|| value.to_owned());
     let text = |name: &str| given(name).unwrap_or_default();
-    // Whoever names a slug wants to change what has it, and has not enough to create it.
+    // A call with a slug must change the existing row, so it lacks what a creation requires.
     let name = (!field.ends_with("slug")).then(|| "Mine".to_owned());
     let base_price = name.is_some().then_some(1);
     match rpc {
@@ -119,7 +120,7 @@ async fn call_with(
             let (package_id, segment_id, slug) = (given("package_id"), given("segment_id"), given("slug"));
             let request = UpsertPackageRequest { tenant_id, package_id, segment_id, slug, ..Default::default() };
             catalog
-                .upsert_package(with(UpsertPackageRequest { name, base_price, ..request }, credential))
+                .upsert_package(with_bearer(UpsertPackageRequest { name, base_price, ..request }, credential))
                 .await
                 .map(drop)
         }
@@ -129,137 +130,137 @@ async fn call_with(
             let slug = given("packages.slug");
             let item = PackageUpsert { package_id, segment_id, slug, name, base_price, ..PackageUpsert::default() };
             let request = BatchUpsertPackagesRequest { tenant_id, packages: vec![fine, item] };
-            catalog.batch_upsert_packages(with(request, credential)).await.map(drop)
+            catalog.batch_upsert_packages(with_bearer(request, credential)).await.map(drop)
         }
         "GetPackage" => catalog
-            .get_package(with(GetPackageRequest { tenant_id, package_id: text("package_id") }, credential))
+            .get_package(with_bearer(GetPackageRequest { tenant_id, package_id: text("package_id") }, credential))
             .await
             .map(drop),
         "ListPackages" => {
             let (segment_id, page_token) = (given("segment_id"), text("page_token"));
             let request = ListPackagesRequest { tenant_id, segment_id, page_token, ..ListPackagesRequest::default() };
-            catalog.list_packages(with(request, credential)).await.map(drop)
+            catalog.list_packages(with_bearer(request, credential)).await.map(drop)
         }
         "DeletePackage" => catalog
-            .delete_package(with(DeletePackageRequest { tenant_id, package_id: text("package_id") }, credential))
+            .delete_package(with_bearer(DeletePackageRequest { tenant_id, package_id: text("package_id") }, credential))
             .await
             .map(drop),
         "UpsertSegment" => {
             let (segment_id, slug) = (given("segment_id"), given("slug"));
             let request = UpsertSegmentRequest { tenant_id, segment_id, slug, name, ..UpsertSegmentRequest::default() };
-            catalog.upsert_segment(with(request, credential)).await.map(drop)
+            catalog.upsert_segment(with_bearer(request, credential)).await.map(drop)
         }
         "GetSegment" => catalog
-            .get_segment(with(GetSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
+            .get_segment(with_bearer(GetSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
             .await
             .map(drop),
         "ListSegments" => {
             let request = ListSegmentsRequest { tenant_id, page_size: 0, page_token: text("page_token") };
-            catalog.list_segments(with(request, credential)).await.map(drop)
+            catalog.list_segments(with_bearer(request, credential)).await.map(drop)
         }
         "DeleteSegment" => catalog
-            .delete_segment(with(DeleteSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
+            .delete_segment(with_bearer(DeleteSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
             .await
             .map(drop),
-        _ => panic!("how is {rpc} called?"),
+        _ => panic!("no call of {rpc}"),
     }
 }
 
-/// All by which a caller can tell one failure from another, but for HTTP's clock.
-fn told(status: &Status) -> (Code, &str, &[u8], HeaderMap) {
+/// Everything in a status that a client can see, except the date of the HTTP response.
+fn visible_parts(status: &Status) -> (Code, &str, &[u8], HeaderMap) {
     let mut trailers = status.metadata().clone().into_headers();
     trailers.remove("date");
     (status.code(), status.message(), status.details(), trailers)
 }
 
 #[tokio::test]
-async fn what_is_another_tenants_gets_byte_for_byte_the_answer_of_what_does_not_exist() {
+async fn an_identifier_of_another_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
     let fixture = Fixture::start().await;
     let (tenant, other) = (Tenant::create(&fixture, "bella").await, Tenant::create(&fixture, "other").await);
-    let before = everything(&fixture).await;
-    for (rpc, field) in NAMED {
+    let before = all_rows(&fixture).await;
+    for (rpc, field) in IDENTIFIERS {
         let foreign = call(&fixture, &tenant.id, rpc, field, other.value(rpc, field)).await.unwrap_err();
-        let absent = call(&fixture, &tenant.id, rpc, field, &nothing(field)).await.unwrap_err();
-        assert_eq!(told(&foreign), told(&absent), "{rpc} {field}");
+        let absent = call(&fixture, &tenant.id, rpc, field, &unknown_value(field)).await.unwrap_err();
+        assert_eq!(visible_parts(&foreign), visible_parts(&absent), "{rpc} {field}");
         let expected = match field.trim_start_matches("packages.") {
             "package_id" => (Code::NotFound, "PACKAGE_NOT_FOUND"),
             "segment_id" => (Code::NotFound, "SEGMENT_NOT_FOUND"),
             _ => (Code::InvalidArgument, "INVALID_REQUEST"),
         };
         assert_eq!((foreign.code(), reason(&foreign).as_str()), expected, "{rpc} {field}");
-        assert_eq!(everything(&fixture).await, before, "{rpc} {field}");
+        assert_eq!(all_rows(&fixture).await, before, "{rpc} {field}");
     }
 }
 
 #[tokio::test]
-async fn the_same_calls_succeed_for_the_tenant_whose_things_they_name() {
+async fn the_same_calls_succeed_for_the_tenant_that_owns_the_identifiers() {
     let fixture = Fixture::start().await;
-    for (number, (rpc, field)) in NAMED.into_iter().enumerate() {
+    for (number, (rpc, field)) in IDENTIFIERS.into_iter().enumerate() {
         let tenant = Tenant::create(&fixture, &format!("tenant-{number}")).await;
-        let answer = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
-        assert!(answer.is_ok(), "{rpc} {field}: {answer:?}");
+        let response = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
+        assert!(response.is_ok(), "{rpc} {field}: {response:?}");
     }
 }
 
-/// The login role has every right on these tables: that catalog calls do not use it is seen only where it is shut out too.
+/// The login role has every right on these tables. So the test denies it access, to show that catalog calls do not use it.
 #[tokio::test]
-async fn every_call_works_as_the_role_that_sees_one_tenant() {
+async fn every_catalog_call_uses_the_role_that_sees_one_tenant() {
     let fixture = Fixture::start().await;
     let mut tenants = Vec::new();
-    for number in 0..NAMED.len() {
+    for number in 0..IDENTIFIERS.len() {
         tenants.push(Tenant::create(&fixture, &format!("tenant-{number}")).await);
     }
-    let shut_out = ["packages", "segments"].map(|table| {
+    let deny_login_role = ["packages", "segments"].map(|table| {
         format!(
-            "CREATE POLICY catalog_alone ON {table} AS RESTRICTIVE USING (
+            "CREATE POLICY catalog_only ON {table} AS RESTRICTIVE USING (
                  current_user = 'turnkey_catalog'
                  AND tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);"
         )
     });
-    execute(&fixture.database.superuser, shut_out.concat()).await;
-    assert!(fixture.create(named("shut-out")).await.is_err());
-    for ((rpc, field), tenant) in NAMED.into_iter().zip(&tenants) {
-        let answer = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
-        assert!(answer.is_ok(), "{rpc} {field}: {answer:?}");
+    fixture.database.execute(deny_login_role.concat()).await;
+    assert!(fixture.create(named("denied")).await.is_err());
+    for ((rpc, field), tenant) in IDENTIFIERS.into_iter().zip(&tenants) {
+        let response = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
+        assert!(response.is_ok(), "{rpc} {field}: {response:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_own_key_opens_no_other_tenants_catalog() {
+async fn a_tenant_key_grants_no_access_to_the_catalog_of_another_tenant() {
     let open = Fixture::start().await;
     let (own, other) = (open.tenant("own").await, Tenant::create(&open, "other").await);
     let closed = Fixture::start_with(open.database.clone(), Tokens::new().settings()).await;
-    let before = everything(&open).await;
-    for (rpc, field) in NAMED {
+    let before = all_rows(&open).await;
+    for (rpc, field) in IDENTIFIERS {
         let value = other.value(rpc, field);
-        let refused = call_with(Some(&own.secret_key), &closed, &other.id, rpc, field, value).await.unwrap_err();
+        let error = call_with(Some(&own.secret_key), &closed, &other.id, rpc, field, value).await.unwrap_err();
         let expected = (Code::PermissionDenied, "PERMISSION_DENIED");
-        assert_eq!((refused.code(), reason(&refused).as_str()), expected, "{rpc} {field}");
+        assert_eq!((error.code(), reason(&error).as_str()), expected, "{rpc} {field}");
     }
-    assert_eq!(everything(&open).await, before);
+    assert_eq!(all_rows(&open).await, before);
 }
 
 #[tokio::test]
-async fn a_deleted_tenant_gets_byte_for_byte_the_answer_of_one_that_never_was() {
+async fn a_deleted_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
     let fixture = Fixture::start().await;
     let (deleted, _living) = (Tenant::create(&fixture, "bella").await, Tenant::create(&fixture, "other").await);
     let delete = "UPDATE tenants SET deleted_at = now() WHERE slug = 'bella'";
     sqlx::query(delete).execute(&fixture.superuser_pool().await).await.unwrap();
-    let before = everything(&fixture).await;
-    for (rpc, field) in NAMED {
+    let before = all_rows(&fixture).await;
+    for (rpc, field) in IDENTIFIERS {
         let own = deleted.value(rpc, field);
-        // A token says whose it is: held against another tenant's list it is bad, whether or not that one lives.
+        // A page token contains its tenant. With the list of another tenant it is invalid, whether or not that tenant exists.
         let field = if field == "page_token" { "none" } else { field };
-        let gone = call(&fixture, &deleted.id, rpc, field, own).await.unwrap_err();
+        let error = call(&fixture, &deleted.id, rpc, field, own).await.unwrap_err();
         let unknown = call(&fixture, &Uuid::new_v4().to_string(), rpc, field, own).await.unwrap_err();
-        assert_eq!(told(&gone), told(&unknown), "{rpc} {field}");
-        assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"), "{rpc} {field}");
-        assert_eq!(everything(&fixture).await, before, "{rpc} {field}");
+        assert_eq!(visible_parts(&error), visible_parts(&unknown), "{rpc} {field}");
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"), "{rpc} {field}");
+        assert_eq!(all_rows(&fixture).await, before, "{rpc} {field}");
     }
 }
 
 #[test]
-fn the_table_above_has_every_rpc_and_every_field_that_can_name_something() {
+fn the_tested_identifiers_are_those_of_every_rpc_of_the_catalog() {
     let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
     let messages: HashMap<String, &DescriptorProto> = files
         .iter()
@@ -273,24 +274,26 @@ fn the_table_above_has_every_rpc_and_every_field_that_can_name_something() {
     let mut rpcs = BTreeSet::new();
     for method in &catalog.method {
         rpcs.insert(method.name());
-        for field in names_in(&messages, method.input_type()) {
+        for field in identifiers_in(&messages, method.input_type()) {
             fields.insert(format!("{} {field}", method.name()));
         }
     }
-    assert_eq!(fields, NAMED.into_iter().map(|(rpc, field)| format!("{rpc} {field}")).collect());
-    assert_eq!(rpcs, NAMED.into_iter().map(|(rpc, _)| rpc).collect());
+    assert_eq!(fields, IDENTIFIERS.into_iter().map(|(rpc, field)| format!("{rpc} {field}")).collect());
+    assert_eq!(rpcs, IDENTIFIERS.into_iter().map(|(rpc, _)| rpc).collect());
 }
 
-/// The paths of all texts in a message but those that name nothing.
-fn names_in(messages: &HashMap<String, &DescriptorProto>, message: &str) -> Vec<String> {
+/// The paths of all text fields of a message that can identify a part of a tenant.
+fn identifiers_in(messages: &HashMap<String, &DescriptorProto>, message: &str) -> Vec<String> {
     let mut found = Vec::new();
     for field in &messages[message].field {
         match field.r#type() {
             Type::Message => {
-                let inner = names_in(messages, field.type_name());
+                let inner = identifiers_in(messages, field.type_name());
                 found.extend(inner.into_iter().map(|path| format!("{}.{path}", field.name())));
             }
-            Type::String | Type::Bytes if !NAMELESS.contains(&field.name()) => found.push(field.name().to_owned()),
+            Type::String | Type::Bytes if !OTHER_TEXT_FIELDS.contains(&field.name()) => {
+                found.push(field.name().to_owned());
+            }
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The program itself, as a process.
+//! The `turnkey` executable as a process, and its log.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -13,23 +13,31 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
+use tempfile::TempDir;
+use tonic::transport::Channel;
 use turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient;
 
-use crate::fixture::channel;
+use super::fixture::channel;
 
-/// A line that does not come within this never comes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A log line that does not come within this time never comes.
+const LOG_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running `turnkey`; killed when dropped.
-pub struct Program {
+/// A running process, killed when dropped.
+pub struct Process {
     child: Child,
     lines: Receiver<String>,
-    /// All that was read of the log so far.
+    /// The log lines that were read so far.
     pub log: Vec<String>,
 }
 
-/// The program with none of this process' settings and with `folder` as its own.
+/// A temporary folder on the disk of the target directory.
+pub fn temp_folder() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The executable in `folder`, without the settings of the test's own environment.
 pub fn turnkey(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnkey"));
     command.current_dir(folder).env_remove("DATABASE_URL").env_remove("RUST_LOG");
@@ -42,27 +50,28 @@ pub fn turnkey(folder: &Path) -> Command {
     command
 }
 
-/// The same as a server on this database, at any port that is free.
-pub fn serving(folder: &Path, options: &PgConnectOptions) -> Command {
+/// `turnkey serve` on this database and on any free port.
+pub fn serve(folder: &Path, options: &PgConnectOptions) -> Command {
     let mut command = turnkey(folder);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", url(options));
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", database_url(options));
     command
 }
 
-/// The options as a `DATABASE_URL`. The socket's folder is made absolute: the program works in another one.
-pub fn url(options: &PgConnectOptions) -> String {
+/// The options as a `DATABASE_URL`. The path of the socket becomes absolute, because the process has another working
+/// directory.
+pub fn database_url(options: &PgConnectOptions) -> String {
     let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
     let (role, database) = (options.get_username(), options.get_database().unwrap());
     format!("postgres://{role}@localhost/{database}?host={}", socket.display())
 }
 
-impl Program {
+impl Process {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
-            // Bytes that are no text would end the log early and fail the test that waits for more.
+            // Invalid UTF-8 ends the log here, and fails the test that waits for more.
             for line in log.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     break;
@@ -72,38 +81,42 @@ impl Program {
         Self { child, lines, log: Vec::new() }
     }
 
-    /// Reads the log up to a line that holds this text, and answers the line.
+    /// Reads the log up to a line that contains this text, and returns the line.
     pub fn wait_for(&mut self, text: &str) -> String {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(LOG_TIMEOUT) {
                 Ok(line) => {
                     self.log.push(line.clone());
                     if line.contains(text) {
                         return line;
                     }
                 }
-                Err(why) => panic!("no line with {text:?} ({why}) in the log:\n{}", self.log.join("\n")),
+                Err(error) => panic!("no line with {text:?} ({error}) in the log:\n{}", self.log.join("\n")),
             }
         }
     }
 
-    /// The next line, or none where it has ended.
+    /// As [`Self::wait_for`], for a log in JSON.
+    pub fn wait_for_json(&mut self, text: &str) -> Value {
+        serde_json::from_str(&self.wait_for(text)).unwrap()
+    }
+
+    /// Returns the next line, or `None` at the end of the log.
     pub fn next_line(&mut self) -> Option<String> {
-        let line = self.lines.recv_timeout(PATIENCE).ok()?;
+        let line = self.lines.recv_timeout(LOG_TIMEOUT).ok()?;
         self.log.push(line.clone());
         Some(line)
     }
 
-    /// The address it serves on, once it serves.
+    /// Waits until the server is ready, and returns its address.
     pub fn address(&mut self) -> String {
-        let line = self.wait_for("Turnkey listens on");
-        let (_, after) = line.split_once(r#""address":""#).unwrap();
-        let address = after.split('"').next().unwrap().to_owned();
+        let line = self.wait_for_json("Turnkey listens on");
         self.wait_for(r#""Serving""#);
-        address
+        line["address"].as_str().unwrap().to_owned()
     }
 
-    pub async fn provisioning(&mut self) -> TenantProvisioningClient<tonic::transport::Channel> {
+    /// Waits until the server is ready, and connects to it.
+    pub async fn provisioning(&mut self) -> TenantProvisioningClient<Channel> {
         let address = self.address();
         TenantProvisioningClient::new(channel(&address).await)
     }
@@ -116,18 +129,18 @@ impl Program {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Its end, and the rest of its log. Blocks: on a runtime of one thread the test's clients could not answer meanwhile,
-    /// and the program would wait for them as long as it may.
+    /// Waits until the process has ended, and reads the rest of its log. Blocks the thread: on a runtime with a single
+    /// thread the test's own clients cannot respond in the meantime, and the server waits for them until its timeout.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(LOG_TIMEOUT) {
             self.log.push(line);
         }
         status
     }
 }
 
-impl Drop for Program {
+impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

@@ -1,4 +1,4 @@
-//! A primary and a synchronous standby, by streaming replication.
+//! A primary and a synchronous standby with streaming replication.
 
 use std::{
     os::unix::fs::chown,
@@ -10,10 +10,10 @@ use nix::unistd::{Uid, User};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::{TempDir, tempdir_in};
 
-use crate::cluster::{Cluster, execute, postgres_bin_dir};
+use super::database::{Cluster, execute, postgres_bin_dir};
 
 const SUPERUSER: &str = "postgres";
-/// Names of sockets in a folder of its own; nobody listens on the network.
+/// They only name the Unix sockets; neither server listens on the network.
 const PORTS: [u16; 2] = [5501, 5502];
 
 pub struct ReplicatedCluster {
@@ -22,29 +22,29 @@ pub struct ReplicatedCluster {
 }
 
 impl ReplicatedCluster {
-    /// Both are running, and a COMMIT waits for both.
+    /// Starts both. From then on, COMMIT waits for the standby.
     pub async fn start() -> Self {
         let postgres_bin_dir = postgres_bin_dir(&Cluster::get().superuser()).await;
-        let pair = Self { postgres_bin_dir, folder: tempdir_in("/tmp").unwrap() };
-        if let Some(user) = other_user() {
-            chown(pair.folder.path(), Some(user.uid.into()), Some(user.gid.into())).unwrap();
+        let cluster = Self { postgres_bin_dir, folder: tempdir_in("/tmp").unwrap() };
+        if let Some(user) = postgres_user() {
+            chown(cluster.folder.path(), Some(user.uid.into()), Some(user.gid.into())).unwrap();
         }
-        let path = pair.folder.path().display();
-        pair.run("initdb", &["-D", &pair.data(0), "-U", SUPERUSER, "--auth=trust", "--no-sync"]);
-        pair.run(
+        let path = cluster.folder.path().display();
+        cluster.run("initdb", &["-D", &cluster.data(0), "-U", SUPERUSER, "--auth=trust", "--no-sync"]);
+        cluster.run(
             "pg_ctl",
-            &["-w", "-D", &pair.data(0), "-l", &format!("{path}/log-0"), "-o", &pair.options(0), "start"],
+            &["-w", "-D", &cluster.data(0), "-l", &format!("{path}/log-0"), "-o", &cluster.options(0), "start"],
         );
-        let from = ["-h", pair.folder.path().to_str().unwrap(), "-p", "5501", "-U", SUPERUSER, "--checkpoint=fast"];
-        pair.run("pg_basebackup", &[&from[..], &["-R", "-D", &pair.data(1)]].concat());
-        pair.run(
+        let from = ["-h", cluster.folder.path().to_str().unwrap(), "-p", "5501", "-U", SUPERUSER, "--checkpoint=fast"];
+        cluster.run("pg_basebackup", &[&from[..], &["-R", "-D", &cluster.data(1)]].concat());
+        cluster.run(
             "pg_ctl",
-            &["-w", "-D", &pair.data(1), "-l", &format!("{path}/log-1"), "-o", &pair.options(1), "start"],
+            &["-w", "-D", &cluster.data(1), "-l", &format!("{path}/log-1"), "-o", &cluster.options(1), "start"],
         );
-        // Not in a block of statements, which would be one transaction.
-        execute(&pair.superuser(0), "ALTER SYSTEM SET synchronous_standby_names = '*'".to_owned()).await;
-        execute(&pair.superuser(0), "SELECT pg_reload_conf()".to_owned()).await;
-        pair
+        // Two calls, because ALTER SYSTEM cannot run in a transaction, and several statements in one call are one.
+        execute(&cluster.superuser(0), "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        execute(&cluster.superuser(0), "SELECT pg_reload_conf()").await;
+        cluster
     }
 
     pub fn superuser(&self, number: usize) -> PgConnectOptions {
@@ -55,8 +55,8 @@ impl ReplicatedCluster {
             .database("postgres")
     }
 
-    /// The primary is gone from one moment to the next.
-    pub fn lose_primary(&self) {
+    /// Stops the primary immediately.
+    pub fn stop_primary(&self) {
         self.run("pg_ctl", &["-D", &self.data(0), "-m", "immediate", "stop"]);
     }
 
@@ -73,10 +73,10 @@ impl ReplicatedCluster {
         format!("-c listen_addresses='' -k {path} -p {port} -c fsync=off -c max_connections=50")
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let path = self.postgres_bin_dir.join(program);
+    fn run(&self, executable: &str, arguments: &[&str]) {
+        let path = self.postgres_bin_dir.join(executable);
         // Postgres refuses to run as root.
-        let mut command = match other_user() {
+        let mut command = match postgres_user() {
             None => Command::new(path),
             Some(user) => {
                 let mut command = Command::new("setpriv");
@@ -87,7 +87,7 @@ impl ReplicatedCluster {
         };
         command.args(arguments).current_dir(self.folder.path());
         let status = command.stdout(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
+        assert!(status.success(), "{executable} {arguments:?}");
     }
 }
 
@@ -101,6 +101,8 @@ impl Drop for ReplicatedCluster {
     }
 }
 
-fn other_user() -> Option<User> {
-    Uid::effective().is_root().then(|| User::from_name("postgres").unwrap().expect("Postgres' package makes its user"))
+fn postgres_user() -> Option<User> {
+    Uid::effective()
+        .is_root()
+        .then(|| User::from_name("postgres").unwrap().expect("the package of Postgres creates this user"))
 }

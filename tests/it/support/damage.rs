@@ -1,0 +1,82 @@
+//! Damage that only a superuser can do, and the findings that the service must report for it.
+
+use turnkey::grpc::pb::{CreateFullyProvisionedRequest, Finding, FindingKind};
+use uuid::Uuid;
+
+use super::{
+    fixture::Fixture,
+    requests::{named, signup},
+};
+
+/// The id of no tenant.
+pub const UNKNOWN_TENANT: &str = "99999999-9999-7999-8999-999999999999";
+
+/// The slug and kind of each finding, sorted.
+pub type Findings = Vec<(String, FindingKind)>;
+
+/// Creates a tenant for each kind of damage and one without damage. Returns the expected findings.
+pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
+    use FindingKind as Kind;
+
+    let sound = fixture.tenant("sound").await;
+    let mut expected = Findings::new();
+    for (slug, sql, kind) in [
+        ("no-general", "UPDATE segments SET slug = 'another' WHERE tenant_id = $", Kind::NoGeneralSegment),
+        ("no-package", "DELETE FROM packages WHERE tenant_id = $", Kind::NoPackage),
+        ("no-key", "DELETE FROM api_keys WHERE tenant_id = $", Kind::NoApiKey),
+        (
+            "no-segment",
+            "UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = $",
+            Kind::PackageWithoutSegment,
+        ),
+        (
+            "foreign-segment",
+            "UPDATE packages SET segment_id = (SELECT id FROM segments WHERE tenant_id = ~)
+              WHERE slug = 'basic-package' AND tenant_id = $",
+            Kind::PackageInForeignSegment,
+        ),
+    ] {
+        let tenant = create_with_record(fixture, slug).await;
+        let sql = sql.replace('$', &format!("'{}'", tenant.id)).replace('~', &format!("'{}'", sound.id));
+        fixture.database.execute_without_triggers(&sql).await;
+        expected.push((slug.to_owned(), kind));
+    }
+    fixture.sign_up(signup("No Owner", "bella@example.com")).await.unwrap();
+    fixture.database.execute_without_triggers("DELETE FROM owners").await;
+    expected.push(("no-owner".to_owned(), Kind::SignupWithoutOwner));
+
+    let tenant = create_with_record(fixture, "dangling-record").await;
+    let key_id = tenant.api_key_public.rsplit('_').next().unwrap();
+    let replace_key = format!(
+        "INSERT INTO api_keys SELECT 'AAAAAAAAAAAAAAAA', tenant_id, 'pk_live_x_AAAAAAAAAAAAAAAA', secret_hash, created_at
+           FROM api_keys WHERE tenant_id = '{}';
+         DELETE FROM api_keys WHERE key_id = '{key_id}'",
+        tenant.id
+    );
+    fixture.database.execute_without_triggers(&replace_key).await;
+    expected.push(("dangling-record".to_owned(), Kind::DanglingIdempotencyRecord));
+
+    let rows_without_tenant = format!(
+        "INSERT INTO owners VALUES ('{UNKNOWN_TENANT}', 'nobody@example.com', '$argon2id$');
+         INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+         VALUES ('anonymous', 'CreateFullyProvisioned', sha256('x'), sha256('y'), '{UNKNOWN_TENANT}', 'x', now())"
+    );
+    fixture.database.execute_without_triggers(&rows_without_tenant).await;
+    expected.push((String::new(), Kind::OwnerWithoutTenant));
+    expected.push((String::new(), Kind::DanglingIdempotencyRecord));
+    expected.sort();
+    expected
+}
+
+/// Creates a tenant with an idempotency record, which refers to what is damaged next.
+async fn create_with_record(fixture: &Fixture, slug: &str) -> turnkey::grpc::pb::Tenant {
+    let request_id = Some(Uuid::new_v4().to_string());
+    let created = fixture.create(CreateFullyProvisionedRequest { request_id, ..named(slug) }).await.unwrap();
+    created.tenant.unwrap()
+}
+
+pub fn summarize(findings: &[Finding]) -> Findings {
+    let mut summary: Findings = findings.iter().map(|finding| (finding.slug.clone(), finding.kind())).collect();
+    summary.sort();
+    summary
+}

@@ -1,0 +1,168 @@
+//! The databases of the tests: one temporary Postgres for the whole run, and a copy of a migrated template for each test.
+//!
+//! The roles are those of production: the owner migrates, the server role owns nothing. Neither is a superuser, because
+//! superusers bypass most of what is tested here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+};
+
+use embedded_postgres::{EmbeddedPostgres, Settings};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
+use turnkey::store;
+
+const TEMPLATE: &str = "turnkey_template";
+const OWNER: &str = "test_owner";
+pub const SERVER: &str = "turnkey_server";
+
+/// The Postgres of this test run.
+#[derive(Debug)]
+pub struct Cluster {
+    superuser: PgConnectOptions,
+}
+
+/// The database of one test.
+#[derive(Debug, Clone)]
+pub struct TestDatabase {
+    /// Owns the schema and runs the migrations.
+    pub owner: PgConnectOptions,
+    /// Runs the service. A member of `turnkey_provisioner` and of nothing else.
+    pub server: PgConnectOptions,
+    /// What an operator in psql uses.
+    pub superuser: PgConnectOptions,
+}
+
+impl Cluster {
+    pub fn get() -> &'static Self {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        CLUSTER.get_or_init(start)
+    }
+
+    pub fn superuser(&self) -> PgConnectOptions {
+        self.superuser.clone()
+    }
+
+    /// Creates a database with the schema.
+    pub async fn migrated(&self) -> TestDatabase {
+        self.create_database(&format!("TEMPLATE {TEMPLATE}")).await
+    }
+
+    /// Creates a database without the schema.
+    pub async fn empty(&self) -> TestDatabase {
+        self.create_database(&format!("OWNER {OWNER}")).await
+    }
+
+    async fn create_database(&self, options: &str) -> TestDatabase {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        execute(&self.superuser, format!("CREATE DATABASE {name} {options}")).await;
+        TestDatabase::new(&self.superuser, &name)
+    }
+}
+
+impl TestDatabase {
+    fn new(superuser: &PgConnectOptions, name: &str) -> Self {
+        let superuser = superuser.clone().database(name);
+        Self { owner: superuser.clone().username(OWNER), server: superuser.clone().username(SERVER), superuser }
+    }
+
+    /// The database of an embedded Postgres that the test started itself, with the schema.
+    pub async fn migrated_on(postgres: &EmbeddedPostgres) -> Self {
+        let owner = postgres.owner_options();
+        let database = Self { superuser: owner.clone(), server: postgres.server_options(), owner };
+        database.migrate().await;
+        database
+    }
+
+    /// A database that refuses connections: no process listens on port 1.
+    pub fn unreachable() -> Self {
+        let nowhere = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1).username("x").database("x");
+        Self { owner: nowhere.clone(), server: nowhere.clone(), superuser: nowhere }
+    }
+
+    /// Creates the schema and grants the server role what it needs.
+    pub async fn migrate(&self) {
+        store::migrate(&self.owner).await.unwrap();
+        store::grant_provisioner(&self.owner, self.server.get_username()).await.unwrap();
+    }
+
+    /// Runs SQL as the superuser.
+    pub async fn execute(&self, sql: impl Into<String>) {
+        execute(&self.superuser, sql).await;
+    }
+
+    /// Runs SQL as the superuser without triggers and foreign keys, as a restored dump or a superuser in psql can do.
+    pub async fn execute_without_triggers(&self, sql: &str) {
+        self.execute(format!("SET session_replication_role = replica; {sql}")).await;
+    }
+
+    pub fn name(&self) -> &str {
+        self.superuser.get_database().unwrap()
+    }
+}
+
+pub async fn execute(options: &PgConnectOptions, sql: impl Into<String>) {
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// The directory of the Postgres executables.
+pub async fn postgres_bin_dir(superuser: &PgConnectOptions) -> PathBuf {
+    let mut connection = superuser.connect().await.unwrap();
+    let folder: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    folder.into()
+}
+
+/// The process id of an embedded Postgres, from its pid file.
+pub fn postmaster_pid(root: &Path) -> Option<u32> {
+    let content = fs::read_to_string(root.join("postgres/postmaster.pid")).ok()?;
+    content.lines().next()?.trim().parse().ok()
+}
+
+/// Starts the cluster on its own thread, because the runtime of the test that comes first ends with that test. The thread
+/// ends with the process, and Postgres stops when the process has ended.
+fn start() -> Cluster {
+    let (started, superuser) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let settings = Settings { root: new_root(), pg_bin: None, durable: false, max_connections: 500 };
+            let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+            create_template(&postgres.owner_options()).await;
+            started.send(postgres.owner_options()).unwrap();
+            std::future::pending::<()>().await;
+            drop(postgres);
+        });
+    });
+    Cluster { superuser: superuser.recv().expect("the cluster must start") }
+}
+
+/// The folder of this process. Removes those of processes that have ended.
+fn new_root() -> PathBuf {
+    let clusters = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clusters");
+    fs::create_dir_all(&clusters).unwrap();
+    for folder in fs::read_dir(&clusters).unwrap().map(Result::unwrap) {
+        let lock = fs::File::open(folder.path().join("lock"));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            // Another test process may remove it at the same time.
+            let _ = fs::remove_dir_all(folder.path());
+        }
+    }
+    clusters.join(std::process::id().to_string())
+}
+
+async fn create_template(superuser: &PgConnectOptions) {
+    execute(superuser, format!("CREATE ROLE {OWNER} LOGIN CREATEROLE")).await;
+    execute(superuser, format!("CREATE DATABASE {TEMPLATE} OWNER {OWNER}")).await;
+    TestDatabase::new(superuser, TEMPLATE).migrate().await;
+}

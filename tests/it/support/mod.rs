@@ -1,0 +1,17 @@
+//! Helpers that several test modules share: databases, a running server, requests, faults and load. A helper of a single
+//! module stays in that module, and no test module imports another one.
+
+pub mod damage;
+pub mod database;
+pub mod doc_markers;
+pub mod faults;
+pub mod fixture;
+pub mod http2;
+pub mod load;
+pub mod process;
+pub mod process_memory;
+pub mod proxy;
+pub mod replicated_cluster;
+pub mod requests;
+pub mod responses;
+pub mod tokens;
