@@ -134,7 +134,7 @@ mod tests {
         let caller = parse(&(entry(&token) + "\n" + &entry(&token))).unwrap().by_token(&secret).unwrap();
         assert!(caller.has_any(&[Role::Verifier]) && !caller.has_any(&[Role::Provisioner]));
         assert!(parse("").unwrap().by_token(&secret).is_none());
-        assert!(parse("# nobody\n").is_ok());
+        assert!(parse("# no entries\n").is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Credentials of services: a token, `svc_<name>_<random>`, of which only the SHA-256 is stored, or a certificate.
+//! Credentials of services: a token (`svc_<name>_<random>`; only its SHA-256 is stored) or a certificate.
 //!
 //! The file that lists them is read in `config`; tokens are created in `secrets`.
 
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(credentials.by_token(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
         assert!(credentials.by_token(&token("booking", "b")).is_some());
         assert!(credentials.by_token(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
-        for wrong in [token("booking", "c"), token("admin-ui", "a"), token("nobody", "a"), token("", "a")] {
+        for wrong in [token("booking", "c"), token("admin-ui", "a"), token("unknown", "a"), token("", "a")] {
             assert_eq!(credentials.by_token(&wrong), None);
         }
         for malformed in ["", "svc_", "svc_booking", "booking_a", "svc_booking_a", "sk_live_bella_x_y"] {

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 const MAX_RETRIES: u32 = 2;
 const INITIAL_BACKOFF_US: u64 = 5_000;
 
-/// Retries on deadlock (40P01) or serialization failure (40001), both of which roll back the transaction, with jittered
-/// exponential backoff.
+/// Retries on deadlock (40P01) or serialization failure (40001) with jittered exponential backoff. Postgres has rolled
+/// back the transaction in both cases.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the last attempt fails in the same way.

@@ -73,7 +73,7 @@ async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> Result<Hash
         r#"
         SELECT stored.key_id, tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at, slug,
                is_active, is_deleted AS "is_deleted!"
-          -- The subquery hides the array's length from the planner, which would otherwise plan for each length anew.
+          -- The subquery hides the array's length from the planner, which would otherwise make a plan for each length.
           FROM unnest((SELECT $1::text[])) AS requested (key_id)
          CROSS JOIN LATERAL (
                SELECT api_keys.*, tenants.slug, tenants.is_active, tenants.deleted_at IS NOT NULL AS is_deleted

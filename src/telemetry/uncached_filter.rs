@@ -1,4 +1,4 @@
-//! A per-layer filter that decides about every event anew.
+//! A per-layer filter that decides again for every event.
 //!
 //! It works around <https://github.com/tokio-rs/tracing/issues/2519>. Per-layer filters store their decision for the next
 //! event, and callsites that are always enabled are not asked again. A crate that checks `enabled!` without an event, as

@@ -41,7 +41,6 @@ const CHECKED: [&str; 26] = [
 const FORBIDDEN: [(&str, &str); 40] = [
     ("whoever", "name the subject: the caller, the client, the operator"),
     ("whomever", "name the object: the caller, the client, the operator"),
-    ("whatever", "any, regardless of"),
     ("nobody", "no caller, no client, no process"),
     ("somebody", "a caller, a user"),
     ("anybody", "any caller, any user"),
