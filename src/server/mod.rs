@@ -24,10 +24,12 @@ use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
     grpc::{
-        Authenticator, CallTasks, CallerRateLimiter, PackageCatalogHandler, TenantProvisioningHandler,
+        Authenticator, CallTasks, Handler,
         layers::{
-            authentication::AuthenticationLayer, call_context::CallContextLayer,
+            authentication::AuthenticationLayer,
+            call_context::CallContextLayer,
             concurrency_limit::ConcurrencyLimitLayer,
+            rate_limit::{CallerRateLimiter, RateLimitLayer},
         },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -127,7 +129,7 @@ pub async fn start(
             let (known, following) =
                 reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&file))?;
             background.push(following);
-            Some(Authenticator { known, provisioning: Arc::clone(&provisioning), calls: calls.clone() })
+            Some(Authenticator::new(known, Arc::clone(&provisioning), calls.clone()))
         }
     };
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
@@ -137,11 +139,10 @@ pub async fn start(
     metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
     background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
 
-    let catalog = CatalogService::new(store.clone(), clock);
-    let mut routes =
-        Routes::new(TenantProvisioningServer::new(TenantProvisioningHandler::new(provisioning, calls.clone())))
-            .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
-            .add_service(health.service());
+    let catalog = Arc::new(CatalogService::new(store.clone(), clock));
+    let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(provisioning, calls.clone())))
+        .add_service(PackageCatalogServer::new(Handler::new(catalog, calls.clone())))
+        .add_service(health.service());
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
@@ -152,7 +153,8 @@ pub async fn start(
         .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
         .layer(ConcurrencyLimitLayer::new(settings.max_concurrent_calls))
-        .layer(AuthenticationLayer { authenticator, rate_limiter })
+        .layer(AuthenticationLayer::new(authenticator))
+        .layer(RateLimitLayer::new(rate_limiter))
         .add_routes(routes);
     // A sender that is gone stops the server as well.
     let stopped = async { drop(stopped.await) };

@@ -181,7 +181,7 @@ async fn a_server_that_knows_its_callers_wants_a_token_and_names_what_it_refuses
     let server = format!("http://{}", fixture.server.address);
     let output = import.run(&["--server", &server]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(said(&output), "turnkey: the server answered UNAUTHENTICATED: no valid credential\n");
+    assert_eq!(said(&output), "turnkey: the server returned UNAUTHENTICATED: missing or invalid credentials\n");
     assert_eq!(fixture.row_counts().await, [0; 4]);
     let by_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
     assert!(by_token().status.success());

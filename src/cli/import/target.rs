@@ -15,7 +15,7 @@ use crate::{
     },
     error,
     grpc::{
-        client::{Client, ClientError},
+        client::{Client, ClientError, TenantKey},
         status,
     },
     secrets::{Hasher, HashingSettings},
@@ -77,7 +77,7 @@ impl Target {
                     answers.push(match outcome {
                         Ok(outcome) => row_result(self.with_key(outcome.into()).await)?,
                         Err(refused) => {
-                            let refusal = status::describe(refused);
+                            let refusal = status::report(refused);
                             Err(format!("{}: {}", refusal.reason(), refusal.message))
                         }
                     });
@@ -86,9 +86,7 @@ impl Target {
             Self::Server(client) => {
                 for answer in client.batch_create_fully_provisioned(requests).await? {
                     answers.push(match answer {
-                        Ok((tenant_id, public_key, secret_key)) => {
-                            row_result(self.with_key(ReplayedTenant { tenant_id, public_key, secret_key }).await)?
-                        }
+                        Ok(key) => row_result(self.with_key(key).await)?,
                         Err(refused) => Err(refused),
                     });
                 }
@@ -99,16 +97,16 @@ impl Target {
 
     /// A repeat that comes after 24 hours has no secret. Nobody has it: it would stand in the file. So the key is changed
     /// for another, and the lost one ends at once.
-    async fn with_key(&self, known: ReplayedTenant) -> Result<ImportedTenant, ImportError> {
-        let ReplayedTenant { tenant_id, public_key, secret_key } = known;
+    async fn with_key(&self, known: TenantKey) -> Result<ImportedTenant, ImportError> {
+        let TenantKey { tenant_id, public_key, secret_key } = known;
         if let Some(secret_key) = secret_key {
             return Ok(ImportedTenant { tenant_id, public_key, secret_key });
         }
         let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
-        let (public_key, secret_key) = match self {
+        let TenantKey { public_key, secret_key, .. } = match self {
             Self::Database { service, .. } => {
                 let rotated = service.rotate_api_key(Caller::import(), rotation).await?;
-                (rotated.api_key.public_key, rotated.secret_key)
+                TenantKey { tenant_id, public_key: rotated.api_key.public_key, secret_key: rotated.secret_key }
             }
             Self::Server(client) => client.rotate_api_key(&rotation).await?,
         };
@@ -125,14 +123,7 @@ impl Target {
     }
 }
 
-/// A tenant whose secret may be lost.
-struct ReplayedTenant {
-    tenant_id: TenantId,
-    public_key: String,
-    secret_key: Option<SecretString>,
-}
-
-impl From<CreateOutcome> for ReplayedTenant {
+impl From<CreateOutcome> for TenantKey {
     fn from(outcome: CreateOutcome) -> Self {
         let (tenant, secret_key) = match outcome {
             CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
