@@ -104,3 +104,39 @@ impl fmt::Display for Violations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<usize, InvalidValue> {
+        if text.is_empty() { Err(InvalidValue::missing()) } else { Ok(text.len()) }
+    }
+
+    #[test]
+    fn an_absent_optional_field_is_valid_and_an_empty_one_is_checked() {
+        let mut fields = Violations::default();
+        assert_eq!(fields.check_optional("name", None, parse), None);
+        assert_eq!(fields.check_optional("name", Some("bella"), parse), Some(5));
+        assert_eq!(fields.clone().into_result(|| Some(())), Ok(()));
+        assert_eq!(fields.check_optional("name", Some(""), parse), None);
+        assert_eq!(fields.into_result(|| Some(())).unwrap_err().to_string(), "name is required");
+    }
+
+    #[test]
+    fn violations_of_a_nested_message_have_its_path() {
+        let mut item = Violations::default();
+        item.add("name", InvalidValue::missing());
+        let mut fields = Violations::default();
+        assert_eq!(fields.check_nested("packages[3].", Ok(1)), Some(1));
+        assert_eq!(fields.check_nested::<()>("packages[3].", Err(item)), None);
+        assert_eq!(fields.as_slice()[0].field, "packages[3].name");
+        assert_eq!(fields.as_slice()[0].invalid.reason.to_string(), "MISSING_FIELD");
+    }
+
+    #[test]
+    #[should_panic(expected = "no violation was added")]
+    fn a_missing_part_without_a_violation_is_a_bug() {
+        let _ = Violations::default().into_result(|| None::<()>);
+    }
+}

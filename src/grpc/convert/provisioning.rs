@@ -36,8 +36,11 @@ impl TryFrom<pb::CreateFullyProvisionedRequest> for CreateFullyProvisioned {
 
 impl From<CreateResult> for pb::CreateFullyProvisionedResponse {
     fn from(result: CreateResult) -> Self {
-        let response = result.outcome.into();
-        if result.dry_run { clear_generated_fields(response) } else { response }
+        let mut response = result.outcome.into();
+        if result.dry_run {
+            clear_generated_fields(&mut response);
+        }
+        response
     }
 }
 
@@ -63,29 +66,20 @@ impl From<CreateOutcome> for pb::CreateFullyProvisionedResponse {
 }
 
 /// Clears what only a stored tenant has: ids, keys and times.
-fn clear_generated_fields(mut response: pb::CreateFullyProvisionedResponse) -> pb::CreateFullyProvisionedResponse {
-    let none = String::new;
-    response.secret_key = none();
-    response.tenant = response.tenant.map(|tenant| pb::Tenant {
-        id: none(),
-        api_key_public: none(),
-        created_at: None,
-        updated_at: None,
-        deleted_at: None,
-        ..tenant
-    });
-    response.segment = response.segment.map(|segment| pb::Segment {
-        id: none(),
-        tenant_id: none(),
-        created_at: None,
-        updated_at: None,
-        ..segment
-    });
-    for package in &mut response.packages {
-        (package.id, package.tenant_id, package.segment_id) = (none(), none(), none());
-        (package.created_at, package.updated_at) = (None, None);
+fn clear_generated_fields(response: &mut pb::CreateFullyProvisionedResponse) {
+    response.secret_key.clear();
+    if let Some(tenant) = &mut response.tenant {
+        (tenant.id, tenant.api_key_public) = Default::default();
+        (tenant.created_at, tenant.updated_at, tenant.deleted_at) = Default::default();
     }
-    response
+    if let Some(segment) = &mut response.segment {
+        (segment.id, segment.tenant_id) = Default::default();
+        (segment.created_at, segment.updated_at) = Default::default();
+    }
+    for package in &mut response.packages {
+        (package.id, package.tenant_id, package.segment_id) = Default::default();
+        (package.created_at, package.updated_at) = Default::default();
+    }
 }
 
 /// The violations stay in the form until the strength of the password is known.
