@@ -1,80 +1,89 @@
-//! The one error that crosses layers.
+//! The error type that crosses layers.
 //!
-//! It says what happened in the words of the business; `grpc::status` alone turns it into what a caller sees.
+//! It says what failed in terms of the domain. `grpc::status` alone maps it to gRPC codes, reasons and details.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::domain::Violations;
 
 pub type Result<T> = std::result::Result<T, Error>;
-/// Shared, for one failure can be the answer to several calls.
+/// A cause. It is shared, because one failure can fail several calls.
 pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 
+/// The messages are shown to clients; causes are only logged.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Every missing or bad field of the request.
-    #[error("the request has {} bad field(s)", .0.as_slice().len())]
+    /// Every missing or invalid field of the request.
+    #[error("{0}")]
     InvalidRequest(Violations),
     /// `value` is the slug; an e-mail address is left out, because it is personal data.
-    #[error("{field:?} already exists")]
+    #[error("the {field} already exists")]
     AlreadyExists { field: UniqueField, value: Option<String> },
     /// `field` is the path of the field that named the resource, if the request has several such fields.
-    #[error("no such {resource:?}")]
+    #[error("no such {resource}")]
     NotFound { resource: Resource, field: Option<String> },
-    /// No credential, or a bad one.
-    #[error("not known who calls")]
+    #[error("missing or invalid credentials")]
     Unauthenticated,
-    #[error("not this caller's to do")]
+    /// Also returned for a tenant key that is used for another tenant.
+    #[error("the caller lacks the required role")]
     PermissionDenied,
-    /// There is no such RPC.
     #[error("no such RPC")]
     Unimplemented,
-    #[error("refused by rule {0:?}")]
+    #[error("{0}")]
     FailedPrecondition(Precondition),
-    /// More work waits than is useful; the caller should come back.
-    #[error("too much at once")]
+    /// A queue or pool is full.
+    #[error("the server is overloaded")]
     Overloaded,
-    /// This caller calls oftener than it may; `wait` is the time until it may again.
-    #[error("called too often")]
+    /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
+    #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },
-    /// The database is away, read-only or too slow.
+    /// The database is unreachable, read-only, not migrated or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Source),
-    /// The caller's deadline had passed before the work began.
-    #[error("the deadline has passed")]
+    #[error("the deadline was exceeded")]
     DeadlineExceeded,
-    /// Others were faster, again and again.
-    #[error("lost a race after retries")]
+    /// Every attempt conflicted with a concurrent call.
+    #[error("conflicts with concurrent calls persisted after several attempts")]
     Conflict,
-    /// A bug. The cause goes to the log and nowhere else.
+    /// A bug. The cause is logged and never sent to a client.
     #[error("internal error")]
     Internal(#[source] Source),
 }
 
-/// The kinds of things a caller can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kinds of resources that a request can refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Resource {
     Tenant,
     Segment,
     Package,
+    #[strum(to_string = "API key")]
     ApiKey,
 }
 
-/// What can be had by one alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A field whose value must be unique: among all tenants, or among the segments or packages of one tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub enum UniqueField {
+    #[strum(to_string = "slug")]
     TenantSlug,
+    #[strum(to_string = "slug")]
     SegmentSlug,
+    #[strum(to_string = "slug")]
     PackageSlug,
+    #[strum(to_string = "e-mail address")]
     OwnerEmail,
 }
 
-/// Rules of state that a call would break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A precondition that the stored state does not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub enum Precondition {
+    #[strum(to_string = "cannot delete a tenant's last package")]
     LastPackage,
+    #[strum(to_string = "the General segment cannot be deleted or renamed")]
     DefaultSegment,
+    #[strum(to_string = "cannot delete a segment that has packages")]
     SegmentNotEmpty,
+    #[strum(to_string = "the request_id was already used for a different request")]
     RequestIdReused,
 }
 
@@ -98,21 +107,21 @@ impl From<Violations> for Error {
     }
 }
 
-/// An error with its causes, on one line.
+/// Displays an error and its causes on one line.
 pub struct ErrorChain<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
+        let mut message = self.0.to_string();
+        f.write_str(&message)?;
         let mut source = self.0.source();
         while let Some(cause) = source {
             let text = cause.to_string();
-            // Some errors say their cause themselves.
-            if !said.ends_with(&text) {
+            // The message of some errors already ends with their cause.
+            if !message.ends_with(&text) {
                 write!(f, ": {text}")?;
             }
-            said = text;
+            message = text;
             source = cause.source();
         }
         Ok(())

@@ -50,7 +50,7 @@ impl SignupForm {
         if password_is_guessable {
             self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
         }
-        self.violations.finish(|| {
+        self.violations.into_result(|| {
             Some(CreateFromSignup {
                 business_name: self.business_name?,
                 email: self.email?,

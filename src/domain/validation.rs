@@ -1,12 +1,14 @@
-//! What is wrong with a value, and with a whole request.
+//! Validation errors of a value and of a whole request.
 //!
-//! A parser answers [`InvalidValue`]: it knows the value but not where it stood. The edge adds the field's path and keeps
-//! on parsing, so that a caller hears of every mistake at once.
+//! A parser returns [`InvalidValue`], which knows neither its field nor the other fields. The caller adds the field's path
+//! and continues parsing, so that a client gets all violations of its request in one response. How they are encoded is in
+//! `grpc::status`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
-/// Why a value was refused; stable names for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Machine-readable reason of a violation. The names, such as `MISSING_FIELD`, are part of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Reason {
     MissingField,
     BadFormat,
@@ -17,23 +19,9 @@ pub enum Reason {
     WeakPassword,
 }
 
-impl Reason {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MissingField => "MISSING_FIELD",
-            Self::BadFormat => "BAD_FORMAT",
-            Self::TooShort => "TOO_SHORT",
-            Self::TooLong => "TOO_LONG",
-            Self::OutOfRange => "OUT_OF_RANGE",
-            Self::Reserved => "RESERVED",
-            Self::WeakPassword => "WEAK_PASSWORD",
-        }
-    }
-}
-
-/// A refused value: the reason for programs, a sentence for people.
+/// A rejected value: the reason for programs, and the end of a sentence that begins with the field's name for people.
 ///
-/// The sentence never repeats the value: it may be a secret, very long, or not fit to print.
+/// The description never repeats the value, which may be a secret, very long or unprintable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidValue {
     pub reason: Reason,
@@ -57,7 +45,7 @@ pub struct Violation {
     pub invalid: InvalidValue,
 }
 
-/// All violations of one request, in the order of its fields.
+/// The violations of one request, in the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Violations(Vec<Violation>);
 
@@ -66,37 +54,89 @@ impl Violations {
         self.0.push(Violation { field: field.into(), invalid });
     }
 
-    /// The parsed value, or `None` with the violation noted under `field`.
+    /// Returns the parsed value, or adds the violation under `field` and returns `None`.
     pub fn check<T>(&mut self, field: impl Into<String>, parsed: Result<T, InvalidValue>) -> Option<T> {
         parsed.map_err(|invalid| self.add(field, invalid)).ok()
     }
 
-    /// As [`Violations::check`], for a field that may be absent: `Some(None)` is absent and fine.
+    /// Parses a field that may be absent. `None` means that it is absent, or that it is invalid and its violation was
+    /// added. [`Violations::into_result`] fails in the latter case, so its closure need not distinguish the two.
     pub fn check_optional<V, T>(
         &mut self,
         field: impl Into<String>,
         value: Option<V>,
         parse: impl FnOnce(V) -> Result<T, InvalidValue>,
-    ) -> Option<Option<T>> {
-        match value {
-            None => Some(None),
-            Some(value) => self.check(field, parse(value)).map(Some),
-        }
+    ) -> Option<T> {
+        value.and_then(|value| self.check(field, parse(value)))
     }
 
-    /// What `build` makes of the parsed parts, or all that was noted.
+    /// Returns the parsed message, or adds its violations with `path` in front of their fields and returns `None`.
+    pub fn check_nested<T>(&mut self, path: &str, parsed: Result<T, Self>) -> Option<T> {
+        let prefixed = |Violation { field, invalid }| Violation { field: format!("{path}{field}"), invalid };
+        parsed.map_err(|violations| self.0.extend(violations.0.into_iter().map(prefixed))).ok()
+    }
+
+    /// Returns what `build` creates from the checked parts, or all violations if there are any.
     ///
-    /// # Errors
-    /// The violations, where there is at least one.
-    pub fn finish<T>(self, build: impl FnOnce() -> Option<T>) -> Result<T, Self> {
+    /// # Panics
+    /// If `build` returns `None` although there is no violation: the error would not say what is wrong.
+    pub fn into_result<T>(self, build: impl FnOnce() -> Option<T>) -> Result<T, Self> {
         match build() {
             Some(value) if self.0.is_empty() => Ok(value),
-            _ => Err(self),
+            _ => {
+                assert!(!self.0.is_empty(), "a part is missing, but no violation was added");
+                Err(self)
+            }
         }
     }
 
-    /// In the order in which they were noted.
     pub fn as_slice(&self) -> &[Violation] {
         &self.0
+    }
+}
+
+/// One violation in full, several as their number.
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_slice() {
+            [only] => write!(f, "{} {}", only.field, only.invalid.description),
+            all => write!(f, "{} fields are missing or invalid", all.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<usize, InvalidValue> {
+        if text.is_empty() { Err(InvalidValue::missing()) } else { Ok(text.len()) }
+    }
+
+    #[test]
+    fn an_absent_optional_field_is_valid_and_an_empty_one_is_checked() {
+        let mut fields = Violations::default();
+        assert_eq!(fields.check_optional("name", None, parse), None);
+        assert_eq!(fields.check_optional("name", Some("bella"), parse), Some(5));
+        assert_eq!(fields.clone().into_result(|| Some(())), Ok(()));
+        assert_eq!(fields.check_optional("name", Some(""), parse), None);
+        assert_eq!(fields.into_result(|| Some(())).unwrap_err().to_string(), "name is required");
+    }
+
+    #[test]
+    fn violations_of_a_nested_message_have_its_path() {
+        let mut item = Violations::default();
+        item.add("name", InvalidValue::missing());
+        let mut fields = Violations::default();
+        assert_eq!(fields.check_nested("packages[3].", Ok(1)), Some(1));
+        assert_eq!(fields.check_nested::<()>("packages[3].", Err(item)), None);
+        assert_eq!(fields.as_slice()[0].field, "packages[3].name");
+        assert_eq!(fields.as_slice()[0].invalid.reason.to_string(), "MISSING_FIELD");
+    }
+
+    #[test]
+    #[should_panic(expected = "no violation was added")]
+    fn a_missing_part_without_a_violation_is_a_bug() {
+        let _ = Violations::default().into_result(|| None::<()>);
     }
 }

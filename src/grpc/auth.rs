@@ -1,4 +1,5 @@
-//! Who may call what: deny by default.
+//! Authentication and authorization: which caller may call which RPC. Access is denied by default. Applied by
+//! `layers::authentication`.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::{
     service::TenantService,
 };
 
-/// The RPCs, and the roles of which one is needed. A tenant's own key opens `PackageCatalog` too, for that tenant.
+/// The RPCs, and the roles of which a caller needs one. A tenant key also permits `PackageCatalog`, for its own tenant.
 pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
@@ -47,16 +48,16 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.PackageCatalog/DeleteSegment", &[Catalog]),
 ];
 
-/// Health, which says nothing of anyone, and reflection, which is not served where it should not be.
+/// Health shows nothing about tenants, and a setting turns reflection off.
 const PUBLIC_SERVICES: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-/// Whether anyone may call it, as often as they like.
+/// Whether calls need no credential and have no rate limit.
 pub fn is_public(path: &str) -> bool {
-    PUBLIC_SERVICES.iter().any(|open| path.starts_with(open))
+    PUBLIC_SERVICES.iter().any(|service| path.starts_with(service))
 }
 
-/// The RPC of this path, without its leading slash, if it is one of ours.
+/// Returns the RPC of this path, without its leading slash, if it is in [`REQUIRED_ROLES`].
 pub fn rpc_method(path: &str) -> Option<&'static str> {
     required_roles(path).map(|(rpc, _)| &rpc[1..])
 }
@@ -65,21 +66,29 @@ fn required_roles(path: &str) -> Option<(&'static str, &'static [Role])> {
     REQUIRED_ROLES.into_iter().find(|(rpc, _)| *rpc == path)
 }
 
-/// Knows callers by their credential.
+/// Identifies callers by their credentials.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    pub known: watch::Receiver<Arc<ServiceCredentials>>,
-    pub provisioning: Arc<TenantService>,
-    pub calls: CallTasks,
+    credentials: watch::Receiver<Arc<ServiceCredentials>>,
+    service: Arc<TenantService>,
+    tasks: CallTasks,
 }
 
 impl Authenticator {
-    /// Who calls, if they may: told before the request is looked at, and before any SQL, but for the lookup of a tenant's
-    /// own key where such a key can open anything.
+    pub const fn new(
+        credentials: watch::Receiver<Arc<ServiceCredentials>>,
+        service: Arc<TenantService>,
+        tasks: CallTasks,
+    ) -> Self {
+        Self { credentials, service, tasks }
+    }
+
+    /// Returns the caller if it may call the RPC. Queries the database only for a tenant key, and only if the RPC permits
+    /// tenant keys. `sans` are the names in the client's verified certificate.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; those of verifying a key.
-    pub async fn admit(
+    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`].
+    pub async fn authenticate(
         &self,
         path: &str,
         headers: &HeaderMap,
@@ -89,44 +98,46 @@ impl Authenticator {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
-        let rule = required_roles(path).map(|(_, roles)| roles);
-        let Some(credential) = bearer_token(headers) else {
-            // No token; but perhaps a certificate that was verified when hands were shaken.
-            let caller = self.known.borrow().by_certificate(sans).ok_or(Error::Unauthenticated)?;
-            return authorize(caller, rule);
+        let roles = required_roles(path).map(|(_, roles)| roles);
+        let caller = match bearer_token(headers) {
+            None => self.credentials.borrow().by_certificate(sans),
+            Some(secret_key) if secret_key.expose_secret().starts_with("sk_") => {
+                let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
+                return self.authenticate_tenant_key(secret_key, permits_tenants, permit).await;
+            }
+            Some(token) => self.credentials.borrow().by_token(&token),
         };
-        if credential.expose_secret().starts_with("sk_") {
-            let is_catalog = rule.is_some_and(|roles| roles == [Catalog]);
-            return self.tenant(credential, is_catalog, permit).await;
-        }
-        let caller = self.known.borrow().by_token(&credential).ok_or(Error::Unauthenticated)?;
-        authorize(caller, rule)
+        authorize(caller.ok_or(Error::Unauthenticated)?, roles)
     }
 
-    async fn tenant(&self, secret_key: SecretString, is_catalog: bool, permit: Option<CallPermit>) -> Result<Caller> {
-        if !is_catalog {
-            // Whoever's it is, it opens nothing here; whether it is anyone's is not looked up for that.
-            let is_key = self.provisioning.has_key_format(&secret_key);
+    async fn authenticate_tenant_key(
+        &self,
+        secret_key: SecretString,
+        permits_tenants: bool,
+        permit: Option<CallPermit>,
+    ) -> Result<Caller> {
+        if !permits_tenants {
+            // Tenant keys never grant access to this RPC, so do not look the key up.
+            let is_key = self.service.has_key_format(&secret_key);
             return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
         }
-        let provisioning = Arc::clone(&self.provisioning);
-        let verdict = self.calls.run(permit, async move { provisioning.verify_api_key(secret_key).await });
-        match verdict.await? {
+        let service = Arc::clone(&self.service);
+        match self.tasks.run(permit, async move { service.verify_api_key(secret_key).await }).await? {
             KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
             _ => Err(Error::Unauthenticated),
         }
     }
 }
 
-fn authorize(caller: Caller, rule: Option<&[Role]>) -> Result<Caller> {
-    match rule {
+fn authorize(caller: Caller, roles: Option<&[Role]>) -> Result<Caller> {
+    match roles {
         Some(roles) if caller.has_any(roles) => Ok(caller),
         Some(_) => Err(Error::PermissionDenied),
         None => Err(Error::Unimplemented),
     }
 }
 
-/// The one credential that is there. Of two nobody could say which is meant.
+/// Returns the bearer token, or `None` if there is more than one `authorization` header: the choice would be ambiguous.
 fn bearer_token(headers: &HeaderMap) -> Option<SecretString> {
     let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
     let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
@@ -144,10 +155,10 @@ mod tests {
     use crate::grpc::pb;
 
     #[test]
-    fn every_rpc_has_a_rule_and_every_rule_an_rpc() {
+    fn required_roles_has_exactly_the_rpcs_of_the_api() {
         let files = prost_types::FileDescriptorSet::decode(pb::DESCRIPTORS).unwrap();
-        let ours = files.file.iter().filter(|file| file.package() == "turnkey.v1");
-        let rpcs: BTreeSet<String> = ours
+        let own = files.file.iter().filter(|file| file.package() == "turnkey.v1");
+        let rpcs: BTreeSet<String> = own
             .flat_map(|file| &file.service)
             .flat_map(|service| service.method.iter().map(move |rpc| (service.name(), rpc.name())))
             .map(|(service, rpc)| format!("/turnkey.v1.{service}/{rpc}"))
@@ -156,15 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_is_read_whatever_the_case_of_its_scheme() {
-        let of = |value: &str| {
+    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme() {
+        let token = |value: &str| {
             let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value.parse().unwrap())]);
             bearer_token(&headers).map(|credential| credential.expose_secret().to_owned())
         };
-        assert_eq!(of("Bearer svc_x").as_deref(), Some("svc_x"));
-        assert_eq!(of("bearer  svc_x ").as_deref(), Some("svc_x"));
-        for none in ["svc_x", "Basic svc_x", ""] {
-            assert_eq!(of(none), None, "{none}");
+        assert_eq!(token("Bearer svc_x").as_deref(), Some("svc_x"));
+        assert_eq!(token("bearer  svc_x ").as_deref(), Some("svc_x"));
+        for invalid in ["svc_x", "Basic svc_x", ""] {
+            assert_eq!(token(invalid), None, "{invalid}");
         }
         assert!(bearer_token(&HeaderMap::new()).is_none());
     }

@@ -1,4 +1,4 @@
-//! A caller's side of the API, for the commands that can work on a server.
+//! A client of `TenantProvisioning`, with the two RPCs that `turnkey import` needs.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum ClientError {
     #[error("cannot reach the server")]
     Connect(#[from] tonic::transport::Error),
-    #[error("the token holds characters that no header can")]
+    #[error("the token contains characters that a header cannot")]
     Token,
-    #[error("the server answered {}: {}", code_name(.0.code()), .0.message())]
+    #[error("the server returned {}: {}", code_name(.0.code()), .0.message())]
     Status(Status),
-    #[error("the server's answer makes no sense: {0}")]
+    #[error("invalid response from the server: {0}")]
     InvalidResponse(&'static str),
 }
 
 impl ClientError {
-    /// Whether the same call may do better a little later.
+    /// Whether a retry of the same call can succeed.
     pub fn is_retryable(&self) -> bool {
         const RETRYABLE_CODES: [Code; 4] =
             [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];
@@ -43,21 +43,26 @@ impl ClientError {
     }
 }
 
-// Not by `#[from]`, which would make a source of it too: it is told in full already.
+// Not `#[from]`, which would also make the status a source: the message already contains all of it.
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         Self::Status(status)
     }
 }
 
-/// A server that goes away in the middle of a call is no answer of its own.
+/// Whether the status was created by this client because the connection broke during the call.
 fn is_broken_connection(status: &Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal)
         && std::error::Error::source(status).is_some()
 }
 
-/// A tenant, its public key and, unless the repeat came too late for it, the secret one.
-pub type Provisioned = (TenantId, String, Option<SecretString>);
+/// A tenant and one of its API keys.
+pub struct TenantKey {
+    pub tenant_id: TenantId,
+    pub public_key: String,
+    /// `None` if the server replayed a request whose secret has expired.
+    pub secret_key: Option<SecretString>,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -67,8 +72,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// # Errors
-    /// Where the server cannot be reached.
     pub async fn connect(url: &str, token: Option<SecretString>) -> Result<Self, ClientError> {
         let mut endpoint =
             Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
@@ -77,8 +80,8 @@ impl Client {
         }
         let authorization = token.map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
-                .map_err(|_unfit| ClientError::Token)?;
-            // So that nobody's Debug shows it.
+                .map_err(|_invalid| ClientError::Token)?;
+            // Debug output then omits it.
             value.set_sensitive(true);
             Ok::<_, ClientError>(value)
         });
@@ -86,14 +89,11 @@ impl Client {
         Ok(Self { provisioning: TenantProvisioningClient::new(endpoint.connect().await?), authorization })
     }
 
-    /// One for each wish, in order: what was made, or why not.
-    ///
-    /// # Errors
-    /// Those that befall the whole call.
+    /// Returns a result for each request, in order. The inner errors are messages of single items.
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],
-    ) -> Result<Vec<Result<Provisioned, String>>, ClientError> {
+    ) -> Result<Vec<Result<TenantKey, String>>, ClientError> {
         use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
         let items = requests.iter().map(|request| pb::CreateFullyProvisionedRequest {
@@ -104,15 +104,15 @@ impl Client {
             validate_only: request.validate_only,
         });
         let request = pb::BatchCreateFullyProvisionedRequest { requests: items.collect() };
-        let answer = self.provisioning.clone().batch_create_fully_provisioned(self.authorized(request)).await?;
-        let results = answer.into_inner().results;
+        let response = self.provisioning.clone().batch_create_fully_provisioned(self.authorized(request)).await?;
+        let results = response.into_inner().results;
         if results.len() != requests.len() {
-            return Err(ClientError::InvalidResponse("not every item has a result"));
+            return Err(ClientError::InvalidResponse("the number of results differs from that of the requests"));
         }
         let provisioned = |result: pb::BatchCreateFullyProvisionedResult| match result.result {
-            Some(BatchResult::Provisioned(made)) => {
-                let tenant = made.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
-                Ok(Ok((tenant_id(&tenant.id)?, tenant.api_key_public, secret(made.secret_key))))
+            Some(BatchResult::Provisioned(created)) => {
+                let tenant = created.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
+                Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key)?))
             }
             Some(BatchResult::Error(error)) => Ok(Err(format!("{}: {}", error.reason, error.message))),
             None => Err(ClientError::InvalidResponse("an empty result")),
@@ -120,11 +120,7 @@ impl Client {
         results.into_iter().map(provisioned).collect()
     }
 
-    /// The public key and the secret one.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<(String, Option<SecretString>), ClientError> {
+    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<TenantKey, ClientError> {
         let request = pb::RotateApiKeyRequest {
             tenant_id: rotation.tenant_id.to_string(),
             overlap: Some(prost_types::Duration {
@@ -133,9 +129,9 @@ impl Client {
             }),
             request_id: rotation.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
         };
-        let answer = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
-        let key = answer.api_key.ok_or(ClientError::InvalidResponse("no key"))?;
-        Ok((key.public_key, secret(answer.secret_key)))
+        let response = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
+        let key = response.api_key.ok_or(ClientError::InvalidResponse("no API key"))?;
+        tenant_key(&key.tenant_id, key.public_key, response.secret_key)
     }
 
     fn authorized<Message>(&self, message: Message) -> Request<Message> {
@@ -147,10 +143,7 @@ impl Client {
     }
 }
 
-fn secret(text: String) -> Option<SecretString> {
-    (!text.is_empty()).then(|| text.into())
-}
-
-fn tenant_id(text: &str) -> Result<TenantId, ClientError> {
-    TenantId::parse(text).map_err(|_unfit| ClientError::InvalidResponse("no tenant id"))
+fn tenant_key(tenant_id: &str, public_key: String, secret_key: String) -> Result<TenantKey, ClientError> {
+    let tenant_id = TenantId::parse(tenant_id).map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
+    Ok(TenantKey { tenant_id, public_key, secret_key: (!secret_key.is_empty()).then(|| secret_key.into()) })
 }

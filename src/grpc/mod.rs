@@ -1,24 +1,22 @@
-//! The wire: protobuf in, protobuf out.
+//! The gRPC layer: handlers, conversions, authorization, error mapping and tower layers.
 //!
-//! A handler converts, calls its service and converts back; it decides nothing. tonic and prost are known here and in
-//! `server`, and nowhere else.
+//! A handler converts the request, calls one service method and converts its output; it decides nothing. Only this module
+//! and `server` use tonic and prost.
 
 mod auth;
 mod call_tasks;
 pub mod client;
-pub mod convert;
+mod convert;
+mod handler;
 pub mod health;
 pub mod layers;
 mod package_catalog;
-mod rate_limit;
 pub mod status;
 mod tenant_provisioning;
 
 pub use auth::Authenticator;
 pub use call_tasks::CallTasks;
-pub use package_catalog::PackageCatalogHandler;
-pub use rate_limit::CallerRateLimiter;
-pub use tenant_provisioning::TenantProvisioningHandler;
+pub use handler::Handler;
 
 /// The generated messages, clients and servers.
 #[expect(

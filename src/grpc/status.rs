@@ -1,7 +1,7 @@
-//! The only place that makes a `Status`: what a caller sees of a failure.
+//! Maps [`Error`] to what a client sees. No other file creates a `Status`.
 //!
-//! Every one carries `google.rpc.ErrorInfo` with a stable reason, and the detail that belongs to its kind. Causes stay
-//! inside: they go to the log, once, here.
+//! Every status carries `google.rpc.ErrorInfo` with a stable reason, and the detail message of its kind (AIP-193). Causes
+//! do not reach a client: they are logged here, once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,23 +9,23 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 
-use super::layers::call_context::TraceId;
 use crate::{
     domain::{Violation, Violations},
     error::{Error, ErrorChain, Precondition, Resource, UniqueField},
+    telemetry::trace::TraceId,
 };
 
 const DOMAIN: &str = "turnkey";
-/// Details travel in a trailer, and clients refuse trailers above 8 KiB; base64 makes these 6 KiB just that.
+/// Details travel base64-encoded in a trailer. These 6 KiB become 8 KiB, the most that clients accept.
 const MAX_DETAILS_BYTES: usize = 6 * 1024;
 const MAX_VIOLATIONS: usize = 50;
-/// The field of the violation that counts those left out.
+/// The field of the violation that counts the omitted ones.
 const TRUNCATION_FIELD: &str = "…";
 const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 
-/// A failure as callers see it, on its own or within the answer to a batch.
+/// An error as a client sees it: as a status, or in an item of a batch response.
 pub struct RpcError {
     code: Code,
     pub message: String,
@@ -46,7 +46,7 @@ impl RpcError {
     }
 }
 
-/// As the specification of gRPC spells it.
+/// The code's name in the gRPC specification.
 pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -69,111 +69,109 @@ pub const fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// Logs the cause of an error and returns its status. That of an internal error contains the trace id.
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
-    let mut failure = describe(error);
+    let mut failure = report(error);
     if failure.code == Code::Internal {
         failure.message = format!("{}; report it with the trace id {trace_id}", failure.message);
     }
     Status::with_error_details(failure.code, failure.message, failure.details)
 }
 
-pub fn describe(error: Error) -> RpcError {
-    match error {
-        Error::InvalidRequest(violations) => invalid_request(&violations),
-        Error::AlreadyExists { field, value } => already_exists(field, value),
-        Error::NotFound { resource, field } => not_found(resource, field.as_deref()),
-        Error::FailedPrecondition(rule) => refused(rule),
-        Error::Unauthenticated => failure(Code::Unauthenticated, "no valid credential", error_info("UNAUTHENTICATED")),
-        Error::PermissionDenied => {
-            failure(Code::PermissionDenied, "not this caller's to do", error_info("PERMISSION_DENIED"))
-        }
-        // gRPC says so itself where nobody is asked who they are, and says no more than that.
-        Error::Unimplemented => failure(Code::Unimplemented, "", ErrorDetails::new()),
-        Error::Overloaded => retry_later(Code::ResourceExhausted, "OVERLOADED", "too much at once", RETRY_OVERLOADED),
-        Error::RateLimited { retry_after } => {
-            retry_later(Code::ResourceExhausted, "OVERLOADED", "called too often", retry_after)
-        }
-        Error::DatabaseUnavailable(cause) => {
-            tracing::warn!(cause = %ErrorChain(&*cause), "The database is unavailable");
-            let message = "the database is unavailable";
-            retry_later(Code::Unavailable, "DATABASE_UNAVAILABLE", message, RETRY_UNAVAILABLE)
-        }
-        Error::DeadlineExceeded => {
-            failure(Code::DeadlineExceeded, "the deadline has passed", error_info("DEADLINE_EXCEEDED"))
-        }
-        Error::Conflict => retry_later(Code::Aborted, "CONFLICT", "lost a race after retries", RETRY_CONFLICT),
-        Error::Internal(cause) => {
-            tracing::error!(cause = %ErrorChain(&*cause), "A call failed by a bug");
-            failure(Code::Internal, "internal error", error_info("INTERNAL"))
-        }
+/// Logs the cause of an error, if it has one, and returns what the client sees.
+pub fn report(error: Error) -> RpcError {
+    match &error {
+        Error::DatabaseUnavailable(cause) => tracing::warn!(cause = %ErrorChain(cause), "The database is unavailable"),
+        Error::Internal(cause) => tracing::error!(cause = %ErrorChain(cause), "Internal error"),
+        _ => {}
     }
+    error.into()
 }
 
-fn failure(code: Code, message: impl Into<String>, details: ErrorDetails) -> RpcError {
-    RpcError { code, message: message.into(), details }
+impl From<Error> for RpcError {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        let (code, details) = match error {
+            Error::InvalidRequest(violations) => {
+                let mut details = error_info("INVALID_REQUEST");
+                details.set_bad_request(truncated_violations(&violations));
+                (Code::InvalidArgument, details)
+            }
+            Error::AlreadyExists { field, value } => (Code::AlreadyExists, already_exists(field, value)),
+            Error::NotFound { resource, field } => return not_found(resource, field, message),
+            Error::FailedPrecondition(precondition) => {
+                (Code::FailedPrecondition, failed_precondition(precondition, &message))
+            }
+            Error::Unauthenticated => (Code::Unauthenticated, error_info("UNAUTHENTICATED")),
+            Error::PermissionDenied => (Code::PermissionDenied, error_info("PERMISSION_DENIED")),
+            // As tonic itself returns it if authentication is off.
+            Error::Unimplemented => {
+                return Self { code: Code::Unimplemented, message: String::new(), details: ErrorDetails::new() };
+            }
+            Error::Overloaded => (Code::ResourceExhausted, retry_info("OVERLOADED", RETRY_OVERLOADED)),
+            Error::RateLimited { retry_after } => (Code::ResourceExhausted, retry_info("OVERLOADED", retry_after)),
+            Error::DatabaseUnavailable(_) => (Code::Unavailable, retry_info("DATABASE_UNAVAILABLE", RETRY_UNAVAILABLE)),
+            Error::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED")),
+            Error::Conflict => (Code::Aborted, retry_info("CONFLICT", RETRY_CONFLICT)),
+            Error::Internal(_) => (Code::Internal, error_info("INTERNAL")),
+        };
+        Self { code, message, details }
+    }
 }
 
 fn error_info(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
 }
 
-fn retry_later(code: Code, reason: &str, message: &str, delay: Duration) -> RpcError {
+fn retry_info(reason: &str, delay: Duration) -> ErrorDetails {
     let mut details = error_info(reason);
     details.set_retry_info(Some(delay));
-    failure(code, message, details)
+    details
 }
 
-fn already_exists(field: UniqueField, value: Option<String>) -> RpcError {
-    let (reason, resource, message, description) = match field {
-        UniqueField::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "the slug is taken", "A tenant has this slug."),
-        UniqueField::SegmentSlug => {
-            ("SEGMENT_SLUG_TAKEN", Resource::Segment, "the slug is taken", "Another segment has this slug.")
-        }
-        UniqueField::PackageSlug => {
-            ("PACKAGE_SLUG_TAKEN", Resource::Package, "the slug is taken", "Another package has this slug.")
-        }
-        UniqueField::OwnerEmail => {
-            ("EMAIL_TAKEN", Resource::Tenant, "the e-mail address is taken", "A tenant's owner has this address.")
-        }
+fn already_exists(field: UniqueField, value: Option<String>) -> ErrorDetails {
+    let (reason, resource, description) = match field {
+        UniqueField::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "A tenant has this slug."),
+        UniqueField::SegmentSlug => ("SEGMENT_SLUG_TAKEN", Resource::Segment, "Another segment has this slug."),
+        UniqueField::PackageSlug => ("PACKAGE_SLUG_TAKEN", Resource::Package, "Another package has this slug."),
+        UniqueField::OwnerEmail => ("EMAIL_TAKEN", Resource::Tenant, "A tenant's owner has this address."),
     };
     let mut details = error_info(reason);
     details.set_resource_info(resource_type(resource), value.unwrap_or_default(), "", description);
-    failure(Code::AlreadyExists, message, details)
+    details
 }
 
-/// Names the kind of thing and never the id: what belongs to another tenant and what does not exist must read alike.
-fn not_found(resource: Resource, field: Option<&str>) -> RpcError {
-    let (reason, message, hint) = match resource {
-        Resource::Tenant => ("TENANT_NOT_FOUND", "no such tenant", ""),
-        Resource::Package => ("PACKAGE_NOT_FOUND", "no such package", ""),
-        Resource::ApiKey => ("API_KEY_NOT_FOUND", "no such API key", ""),
-        Resource::Segment => {
-            ("SEGMENT_NOT_FOUND", "no such segment", "Use ListSegments to find available segments for this tenant.")
-        }
+/// Names the resource's type and never its id: another tenant's resource and a missing one must give equal responses.
+fn not_found(resource: Resource, field: Option<String>, mut message: String) -> RpcError {
+    let (reason, hint) = match resource {
+        Resource::Tenant => ("TENANT_NOT_FOUND", ""),
+        Resource::Package => ("PACKAGE_NOT_FOUND", ""),
+        Resource::ApiKey => ("API_KEY_NOT_FOUND", ""),
+        Resource::Segment => ("SEGMENT_NOT_FOUND", "Use ListSegments to find available segments for this tenant."),
+    };
+    if !hint.is_empty() {
+        message = format!("{message}. {hint}");
+    }
+    let description = match field {
+        Some(field) if hint.is_empty() => field,
+        Some(field) => format!("{field}: {hint}"),
+        None => hint.to_owned(),
     };
     let mut details = error_info(reason);
-    let description = match (field, hint) {
-        (Some(field), "") => field.to_owned(),
-        (Some(field), hint) => format!("{field}: {hint}"),
-        (None, hint) => hint.to_owned(),
-    };
     details.set_resource_info(resource_type(resource), "", "", description);
-    let message = if hint.is_empty() { message.to_owned() } else { format!("{message}. {hint}") };
-    failure(Code::NotFound, message, details)
+    RpcError { code: Code::NotFound, message, details }
 }
 
-fn refused(rule: Precondition) -> RpcError {
-    let (reason, subject, message) = match rule {
-        Precondition::LastPackage => ("LAST_PACKAGE", "package", "the last package of a tenant stays"),
-        Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment", "the General segment stays, and keeps its slug"),
-        Precondition::RequestIdReused => {
-            ("REQUEST_ID_REUSED", "request_id", "this request_id was used with a different request")
-        }
-        Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment", "a segment with packages stays"),
+fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetails {
+    let (reason, subject) = match precondition {
+        Precondition::LastPackage => ("LAST_PACKAGE", "package"),
+        Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment"),
+        Precondition::RequestIdReused => ("REQUEST_ID_REUSED", "request_id"),
+        Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment"),
     };
     let mut details = error_info(reason);
     details.add_precondition_failure_violation(reason, subject, message);
-    failure(Code::FailedPrecondition, message, details)
+    details
 }
 
 const fn resource_type(resource: Resource) -> &'static str {
@@ -185,19 +183,9 @@ const fn resource_type(resource: Resource) -> &'static str {
     }
 }
 
-fn invalid_request(violations: &Violations) -> RpcError {
-    let mut details = error_info("INVALID_REQUEST");
-    details.set_bad_request(truncated_violations(violations));
-    let message = match violations.as_slice() {
-        [only] => format!("{} {}", only.field, only.invalid.description),
-        all => format!("{} fields are missing or bad", all.len()),
-    };
-    failure(Code::InvalidArgument, message, details)
-}
-
-/// The first violation of each field, as many as fit, and one more that counts the rest.
+/// Returns the first violation of each field, as many as fit, and a last one that counts the omitted ones.
 fn truncated_violations(violations: &Violations) -> Vec<FieldViolation> {
-    // What the status has beside the violations: its message, ErrorInfo and the frames around them.
+    // Room for the rest of the status: its message, ErrorInfo and their framing.
     const RESERVE_BYTES: usize = 512;
     let mut seen = std::collections::HashSet::new();
     let distinct: Vec<&Violation> =
@@ -214,17 +202,14 @@ fn truncated_violations(violations: &Violations) -> Vec<FieldViolation> {
     if kept.len() < distinct.len() {
         kept.truncate(MAX_VIOLATIONS - 1);
         let more = distinct.len() - kept.len();
-        kept.push(FieldViolation {
-            reason: String::new(),
-            ..FieldViolation::new(TRUNCATION_FIELD, format!("and {more} more"))
-        });
+        kept.push(FieldViolation::new(TRUNCATION_FIELD, format!("and {more} more")));
     }
     kept
 }
 
 fn field_violation(violation: &Violation) -> FieldViolation {
     FieldViolation {
-        reason: violation.invalid.reason.as_str().to_owned(),
+        reason: violation.invalid.reason.to_string(),
         ..FieldViolation::new(&violation.field, violation.invalid.description.as_ref())
     }
 }
@@ -243,50 +228,52 @@ mod tests {
         violations
     }
 
-    fn answered(violations: Violations) -> (usize, Vec<FieldViolation>) {
-        let status = from_error(violations.into(), TraceId::default());
+    /// The number of bytes of the details, and the violations in them.
+    fn details(violations: Violations) -> (usize, Vec<FieldViolation>) {
+        let status = from_error(violations.into(), TraceId::INVALID);
         let violations = status.get_details_bad_request().unwrap().field_violations;
         (status.details().len(), violations)
     }
 
     #[test]
-    fn fifty_violations_are_all_told() {
-        let (_, told) = answered(violations(50, 4));
-        assert_eq!(told.len(), 50);
-        assert!(told.iter().all(|violation| violation.field != TRUNCATION_FIELD));
+    fn fifty_violations_are_all_returned() {
+        let (_, returned) = details(violations(50, 4));
+        assert_eq!(returned.len(), 50);
+        assert!(returned.iter().all(|violation| violation.field != TRUNCATION_FIELD));
+        assert_eq!(returned[0].reason, "TOO_SHORT");
     }
 
     #[test]
-    fn the_fifty_first_is_counted() {
-        let (_, told) = answered(violations(53, 4));
-        assert_eq!(told.len(), 50);
-        assert_eq!((told[49].field.as_str(), told[49].description.as_str()), (TRUNCATION_FIELD, "and 4 more"));
+    fn violations_after_the_forty_ninth_are_counted_if_there_are_more_than_fifty() {
+        let (_, returned) = details(violations(53, 4));
+        assert_eq!(returned.len(), 50);
+        assert_eq!((returned[49].field.as_str(), returned[49].description.as_str()), (TRUNCATION_FIELD, "and 4 more"));
     }
 
     #[test]
-    fn details_never_outgrow_what_a_client_accepts() {
-        let (bytes, told) = answered(violations(500, 300));
+    fn details_never_exceed_the_size_that_clients_accept() {
+        let (bytes, returned) = details(violations(500, 300));
         assert!(bytes <= MAX_DETAILS_BYTES, "{bytes}");
-        assert_eq!(told.last().unwrap().description, format!("and {} more", 500 - (told.len() - 1)));
+        assert_eq!(returned.last().unwrap().description, format!("and {} more", 500 - (returned.len() - 1)));
     }
 
     #[test]
-    fn the_message_says_what_is_wrong_where_it_is_one_thing_and_else_how_many() {
-        let message = |count| from_error(violations(count, 4).into(), TraceId::default()).message().to_owned();
+    fn the_message_describes_a_single_violation_and_counts_several() {
+        let message = |count| from_error(violations(count, 4).into(), TraceId::INVALID).message().to_owned();
         assert_eq!(message(1), "0000 must have at least 3 characters");
-        assert_eq!(message(53), "53 fields are missing or bad");
+        assert_eq!(message(53), "53 fields are missing or invalid");
     }
 
     #[test]
-    fn a_field_is_named_once() {
+    fn each_field_has_one_violation() {
         let mut twice = violations(1, 4);
         twice.add("0000", InvalidValue::missing());
-        assert_eq!(answered(twice).1.len(), 1);
+        assert_eq!(details(twice).1.len(), 1);
     }
 
     #[test]
-    fn a_bug_shows_nothing_but_its_trace_id() {
-        let status = from_error(Error::internal("relation \"tenants\" is on fire"), TraceId::default());
+    fn an_internal_error_shows_its_trace_id_and_not_its_cause() {
+        let status = from_error(Error::internal("relation \"tenants\" is on fire"), TraceId::INVALID);
         assert_eq!(status.code(), Code::Internal);
         assert_eq!(status.message(), "internal error; report it with the trace id 00000000000000000000000000000000");
         assert!(!String::from_utf8_lossy(status.details()).contains("fire"));

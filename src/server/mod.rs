@@ -26,10 +26,12 @@ use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
     grpc::{
-        Authenticator, CallTasks, CallerRateLimiter, PackageCatalogHandler, TenantProvisioningHandler,
+        Authenticator, CallTasks, Handler,
         layers::{
-            authentication::AuthenticationLayer, call_context::CallContextLayer,
+            authentication::AuthenticationLayer,
+            call_context::CallContextLayer,
             concurrency_limit::ConcurrencyLimitLayer,
+            rate_limit::{CallerRateLimiter, RateLimitLayer},
         },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -120,7 +122,7 @@ pub async fn start(
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
-    let catalog = CatalogService::new(store.clone(), clock);
+    let catalog = Arc::new(CatalogService::new(store.clone(), clock));
     let calls = CallTasks::default();
     let authenticator = authenticator(settings, &tenants, &calls)?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
@@ -130,9 +132,8 @@ pub async fn start(
     background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
     register_gauges(&health, &store, &tenants);
 
-    let provisioning = TenantProvisioningHandler::new(tenants, calls.clone());
-    let mut routes = Routes::new(TenantProvisioningServer::new(provisioning))
-        .add_service(PackageCatalogServer::new(PackageCatalogHandler::new(catalog, calls.clone())))
+    let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, calls.clone())))
+        .add_service(PackageCatalogServer::new(Handler::new(catalog, calls.clone())))
         .add_service(health.service());
     if settings.reflection {
         routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
@@ -142,7 +143,8 @@ pub async fn start(
         .max_connection_age(settings.max_connection_age)
         .layer(CallContextLayer)
         .layer(ConcurrencyLimitLayer::new(settings.max_concurrent_calls))
-        .layer(AuthenticationLayer { authenticator, rate_limiter })
+        .layer(AuthenticationLayer::new(authenticator))
+        .layer(RateLimitLayer::new(rate_limiter))
         .add_routes(routes);
     let (stop, stopped) = oneshot::channel();
     // A dropped sender stops the server too.
@@ -175,8 +177,8 @@ fn authenticator(
     calls: &CallTasks,
 ) -> Result<Option<Authenticator>, StartError> {
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
-    let known = reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&path))?;
-    Ok(Some(Authenticator { known, provisioning: Arc::clone(tenants), calls: calls.clone() }))
+    let credentials = reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&path))?;
+    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone())))
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

@@ -148,8 +148,8 @@ impl Columns {
         if let Some(first) = slug.as_ref().and_then(|slug| seen.get(slug)) {
             fields.add(SLUG, InvalidValue::new(Reason::BadFormat, format!("is already in line {first}")));
         }
-        fields.finish(|| {
-            let commission = commission?.unwrap_or(defaults::COMMISSION);
+        fields.into_result(|| {
+            let commission = commission.unwrap_or(defaults::COMMISSION);
             Some(Row { line, slug: slug?, name: name?, commission })
         })
     }

@@ -17,7 +17,7 @@ use crate::{
     },
     error,
     grpc::{
-        client::{Client, ClientError},
+        client::{Client, ClientError, TenantKey},
         status,
     },
     secrets::{Hasher, HashingSettings},
@@ -79,7 +79,7 @@ impl Target {
                     results.push(match outcome {
                         Ok(outcome) => row_result(self.ensure_secret(outcome.into()).await)?,
                         Err(refused) => {
-                            let refusal = status::describe(refused);
+                            let refusal = status::report(refused);
                             Err(format!("{}: {}", refusal.reason(), refusal.message))
                         }
                     });
@@ -88,9 +88,7 @@ impl Target {
             Self::Server(client) => {
                 for result in client.batch_create_fully_provisioned(requests).await? {
                     results.push(match result {
-                        Ok((tenant_id, public_key, secret_key)) => {
-                            row_result(self.ensure_secret(TenantKey { tenant_id, public_key, secret_key }).await)?
-                        }
+                        Ok(key) => row_result(self.ensure_secret(key).await)?,
                         Err(refused) => Err(refused),
                     });
                 }
@@ -107,10 +105,10 @@ impl Target {
             return Ok(ImportedTenant { tenant_id, public_key, secret_key });
         }
         let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
-        let (public_key, secret_key) = match self {
+        let TenantKey { public_key, secret_key, .. } = match self {
             Self::Database { service, .. } => {
                 let rotation = service.rotate_api_key(Caller::import(), rotation).await?;
-                (rotation.api_key.public_key, rotation.secret_key)
+                TenantKey { tenant_id, public_key: rotation.api_key.public_key, secret_key: rotation.secret_key }
             }
             Self::Server(client) => client.rotate_api_key(&rotation).await?,
         };
@@ -125,13 +123,6 @@ impl Target {
         }
         Ok(())
     }
-}
-
-/// A tenant and its key. A late replay has no secret.
-struct TenantKey {
-    tenant_id: TenantId,
-    public_key: String,
-    secret_key: Option<SecretString>,
 }
 
 impl From<CreateOutcome> for TenantKey {

@@ -1,24 +1,27 @@
-//! Many tenants at once: each item is parsed, and answered, for itself.
+//! Messages that create many tenants. Each item is parsed and has a result of its own.
 
-use super::provisioning;
 use crate::{
     domain::{CreateFullyProvisioned, InvalidValue, Reason, Violations, provisioning::CreateOutcome},
-    error::{Error, Result},
+    error::{self, Error},
     grpc::{pb, status},
 };
 
 const MAX_ITEMS: usize = 500;
 
-type Item = std::result::Result<CreateFullyProvisioned, Violations>;
+type Item = Result<CreateFullyProvisioned, Violations>;
 
-pub fn batch_create_fully_provisioned(request: pb::BatchCreateFullyProvisionedRequest) -> Result<Vec<Item>> {
-    let mut fields = Violations::default();
-    match request.requests.len() {
-        0 => fields.add("requests", InvalidValue::missing()),
-        1..=MAX_ITEMS => {}
-        _ => fields.add("requests", InvalidValue::new(Reason::TooLong, "must have at most 500 items")),
+impl TryFrom<pb::BatchCreateFullyProvisionedRequest> for Vec<Item> {
+    type Error = Violations;
+
+    fn try_from(request: pb::BatchCreateFullyProvisionedRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        match request.requests.len() {
+            0 => fields.add("requests", InvalidValue::missing()),
+            1..=MAX_ITEMS => {}
+            _ => fields.add("requests", InvalidValue::new(Reason::TooLong, "must have at most 500 items")),
+        }
+        fields.into_result(|| Some(request.requests.into_iter().map(item).collect()))
     }
-    Ok(fields.finish(|| Some(request.requests.into_iter().map(item).collect()))?)
 }
 
 fn item(request: pb::CreateFullyProvisionedRequest) -> Item {
@@ -27,29 +30,29 @@ fn item(request: pb::CreateFullyProvisionedRequest) -> Item {
         fields.add("validate_only", InvalidValue::new(Reason::BadFormat, "must not be set in a batch"));
         return Err(fields);
     }
-    provisioning::wish(request)
+    request.try_into()
 }
 
-pub fn batch_create_fully_provisioned_response(
-    outcomes: Vec<Result<CreateOutcome>>,
-) -> pb::BatchCreateFullyProvisionedResponse {
-    use pb::batch_create_fully_provisioned_result::Result as BatchResult;
+impl From<Vec<error::Result<CreateOutcome>>> for pb::BatchCreateFullyProvisionedResponse {
+    fn from(outcomes: Vec<error::Result<CreateOutcome>>) -> Self {
+        use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
-    let result = |outcome| pb::BatchCreateFullyProvisionedResult {
-        result: Some(match outcome {
-            Ok(outcome) => BatchResult::Provisioned(provisioning::outcome_response(outcome)),
-            Err(error) => BatchResult::Error(failure(error)),
-        }),
-    };
-    pb::BatchCreateFullyProvisionedResponse { results: outcomes.into_iter().map(result).collect() }
+        let result = |outcome| pb::BatchCreateFullyProvisionedResult {
+            result: Some(match outcome {
+                Ok(outcome) => BatchResult::Provisioned(pb::CreateFullyProvisionedResponse::from(outcome)),
+                Err(error) => BatchResult::Error(item_error(error)),
+            }),
+        };
+        Self { results: outcomes.into_iter().map(result).collect() }
+    }
 }
 
-fn failure(error: Error) -> pb::BatchCreateFullyProvisionedError {
-    let failure = status::describe(error);
+fn item_error(error: Error) -> pb::BatchCreateFullyProvisionedError {
+    let error = status::report(error);
     pb::BatchCreateFullyProvisionedError {
-        code: failure.code_name().to_owned(),
-        reason: failure.reason().to_owned(),
-        field_violations: failure
+        code: error.code_name().to_owned(),
+        reason: error.reason().to_owned(),
+        field_violations: error
             .violations()
             .map(|violation| pb::FieldViolation {
                 field: violation.field.clone(),
@@ -57,6 +60,6 @@ fn failure(error: Error) -> pb::BatchCreateFullyProvisionedError {
                 description: violation.description.clone(),
             })
             .collect(),
-        message: failure.message,
+        message: error.message,
     }
 }

@@ -1,4 +1,4 @@
-//! `google.protobuf.Struct` ↔ JSON.
+//! Converts a tenant's branding between `google.protobuf.Struct` and JSON.
 
 use prost_types::{ListValue, Struct, Value as PbValue, value::Kind};
 use serde_json::{Map, Number, Value};
@@ -6,40 +6,40 @@ use serde_json::{Map, Number, Value};
 use crate::domain::{Branding, InvalidValue, Reason};
 
 /// # Errors
-/// `BAD_FORMAT` for what JSON cannot say, and what [`Branding`] refuses.
+/// `BAD_FORMAT` for values that JSON cannot represent, and the errors of [`Branding::parse`].
 pub(super) fn parse(message: Struct) -> Result<Branding, InvalidValue> {
     Branding::parse(object(message, Branding::MAX_DEPTH)?)
 }
 
-/// `levels` bounds the recursion, whatever the decoder let through.
-fn object(message: Struct, levels: usize) -> Result<Map<String, Value>, InvalidValue> {
-    let levels = levels.checked_sub(1).ok_or_else(Branding::too_deep)?;
-    message.fields.into_iter().map(|(key, member)| Ok((key, value(member, levels)?))).collect()
+/// `depth` bounds the recursion independently of the decoder's limit.
+fn object(message: Struct, depth: usize) -> Result<Map<String, Value>, InvalidValue> {
+    let depth = depth.checked_sub(1).ok_or_else(Branding::too_deep)?;
+    message.fields.into_iter().map(|(key, member)| Ok((key, value(member, depth)?))).collect()
 }
 
-fn value(message: PbValue, levels: usize) -> Result<Value, InvalidValue> {
-    let no_json = |what| InvalidValue::new(Reason::BadFormat, what);
-    match message.kind.ok_or_else(|| no_json("must not hold a value of no kind"))? {
+fn value(message: PbValue, depth: usize) -> Result<Value, InvalidValue> {
+    let invalid = |description| InvalidValue::new(Reason::BadFormat, description);
+    match message.kind.ok_or_else(|| invalid("must not contain a value without a kind"))? {
         Kind::NullValue(_) => Ok(Value::Null),
         Kind::BoolValue(flag) => Ok(Value::Bool(flag)),
         Kind::NumberValue(number) => {
-            json_number(number).map(Value::Number).ok_or_else(|| no_json("must hold finite numbers only"))
+            json_number(number).map(Value::Number).ok_or_else(|| invalid("must contain finite numbers only"))
         }
         Kind::StringValue(text) => Ok(Value::String(text)),
         Kind::ListValue(list) => {
-            let levels = levels.checked_sub(1).ok_or_else(Branding::too_deep)?;
-            list.values.into_iter().map(|item| value(item, levels)).collect::<Result<_, _>>().map(Value::Array)
+            let depth = depth.checked_sub(1).ok_or_else(Branding::too_deep)?;
+            list.values.into_iter().map(|item| value(item, depth)).collect::<Result<_, _>>().map(Value::Array)
         }
-        Kind::StructValue(inner) => object(inner, levels).map(Value::Object),
+        Kind::StructValue(inner) => object(inner, depth).map(Value::Object),
     }
 }
 
-/// Whole numbers without a fraction, as JavaScript and people write them. `None` for what is not finite.
+/// Returns an integer for a number without a fraction (`7`, not `7.0`), and `None` for a number that is not finite.
 fn json_number(number: f64) -> Option<Number> {
-    /// Up to here every whole number is a double of its own.
+    /// 2^53: up to here, a double represents every integer exactly.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() <= EXACT {
-        #[expect(clippy::cast_possible_truncation, reason = "whole and within 53 bits")]
+        #[expect(clippy::cast_possible_truncation, reason = "an integer within 53 bits")]
         return Some(Number::from(number as i64));
     }
     Number::from_f64(number)
@@ -53,7 +53,7 @@ fn to_proto_value(json: Value) -> PbValue {
     let kind = match json {
         Value::Null => Kind::NullValue(0),
         Value::Bool(flag) => Kind::BoolValue(flag),
-        // Struct knows doubles alone, and so did whatever was stored from one.
+        // Struct has doubles only, and every stored number came from one.
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         Value::String(text) => Kind::StringValue(text),
         Value::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(to_proto_value).collect() }),
@@ -74,12 +74,12 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_have_no_fraction_and_what_is_not_finite_is_refused() {
-        let json = |text: f64| Value::Object(parse(number(text)).unwrap().as_object().clone()).to_string();
+    fn integers_have_no_fraction_and_numbers_that_are_not_finite_are_rejected() {
+        let json = |double: f64| Value::Object(parse(number(double)).unwrap().as_object().clone()).to_string();
         assert_eq!(json(7.0), r#"{"number":7}"#);
         assert_eq!(json(-0.5), r#"{"number":-0.5}"#);
-        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert_eq!(parse(number(bad)).unwrap_err().reason, Reason::BadFormat);
+        for invalid in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(parse(number(invalid)).unwrap_err().reason, Reason::BadFormat);
         }
         let no_kind = Struct { fields: [("nothing".to_owned(), PbValue { kind: None })].into() };
         assert_eq!(parse(no_kind).unwrap_err().reason, Reason::BadFormat);
@@ -87,7 +87,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_finite_double_comes_back(bits in any::<u64>()) {
+        fn every_finite_double_survives_a_round_trip_through_json(bits in any::<u64>()) {
             let double = f64::from_bits(bits);
             prop_assume!(double.is_finite());
             let text = Value::Object(parse(number(double)).unwrap().as_object().clone()).to_string();

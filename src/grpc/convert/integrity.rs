@@ -1,63 +1,63 @@
-//! Damage, found and repaired.
+//! Messages about integrity checks and repairs.
 
 use secrecy::ExposeSecret as _;
 
-use super::{
-    api_keys::api_key,
-    package, segment,
-    tenants::{tenant, tenant_id},
-};
 use crate::{
     domain::{
         TenantId, Violations,
         integrity::{Finding, FindingKind, RepairReport},
     },
-    error::Result,
     grpc::pb,
 };
 
-pub fn check_integrity(request: pb::CheckIntegrityRequest) -> Result<Option<TenantId>> {
-    let mut fields = Violations::default();
-    let only = fields.check_optional("tenant_id", request.tenant_id, |text| TenantId::parse(&text));
-    Ok(fields.finish(|| only)?)
-}
+impl TryFrom<pb::CheckIntegrityRequest> for Option<TenantId> {
+    type Error = Violations;
 
-pub fn check_integrity_response(finding: Finding) -> pb::CheckIntegrityResponse {
-    pb::CheckIntegrityResponse {
-        finding: Some(pb::Finding {
-            tenant_id: finding.tenant_id.to_string(),
-            slug: finding.slug.unwrap_or_default(),
-            kind: kind(finding.kind).into(),
-            detail: finding.detail,
-        }),
+    fn try_from(request: pb::CheckIntegrityRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let tenant_id = fields.check_optional("tenant_id", request.tenant_id, |text| TenantId::parse(&text));
+        fields.into_result(|| Some(tenant_id))
     }
 }
 
-pub fn repair_tenant(request: pb::RepairTenantRequest) -> Result<TenantId> {
-    tenant_id(&request.tenant_id)
-}
-
-pub fn repair_tenant_response(repaired: RepairReport) -> pb::RepairTenantResponse {
-    let (created_api_key, secret_key) = repaired.api_key.unzip();
-    pb::RepairTenantResponse {
-        tenant: Some(tenant(repaired.tenant)),
-        created_segment: repaired.segment.map(segment),
-        created_packages: repaired.packages.into_iter().map(package).collect(),
-        created_api_key: created_api_key.map(api_key),
-        secret_key: secret_key.map(|secret| secret.expose_secret().to_owned()),
+impl From<Finding> for pb::CheckIntegrityResponse {
+    fn from(finding: Finding) -> Self {
+        Self {
+            finding: Some(pb::Finding {
+                tenant_id: finding.tenant_id.to_string(),
+                slug: finding.slug.unwrap_or_default(),
+                kind: pb::FindingKind::from(finding.kind).into(),
+                detail: finding.detail,
+            }),
+        }
     }
 }
 
-const fn kind(kind: FindingKind) -> pb::FindingKind {
-    match kind {
-        FindingKind::NoGeneralSegment => pb::FindingKind::NoGeneralSegment,
-        FindingKind::NoPackage => pb::FindingKind::NoPackage,
-        FindingKind::NoApiKey => pb::FindingKind::NoApiKey,
-        FindingKind::PackageWithoutSegment => pb::FindingKind::PackageWithoutSegment,
-        FindingKind::PackageInForeignSegment => pb::FindingKind::PackageInForeignSegment,
-        FindingKind::OwnerWithoutTenant => pb::FindingKind::OwnerWithoutTenant,
-        FindingKind::SignupWithoutOwner => pb::FindingKind::SignupWithoutOwner,
-        FindingKind::DanglingIdempotencyRecord => pb::FindingKind::DanglingIdempotencyRecord,
+impl From<RepairReport> for pb::RepairTenantResponse {
+    fn from(report: RepairReport) -> Self {
+        let (created_api_key, secret_key) = report.api_key.unzip();
+        Self {
+            tenant: Some(report.tenant.into()),
+            created_segment: report.segment.map(Into::into),
+            created_packages: report.packages.into_iter().map(Into::into).collect(),
+            created_api_key: created_api_key.map(Into::into),
+            secret_key: secret_key.map(|secret| secret.expose_secret().to_owned()),
+        }
+    }
+}
+
+impl From<FindingKind> for pb::FindingKind {
+    fn from(kind: FindingKind) -> Self {
+        match kind {
+            FindingKind::NoGeneralSegment => Self::NoGeneralSegment,
+            FindingKind::NoPackage => Self::NoPackage,
+            FindingKind::NoApiKey => Self::NoApiKey,
+            FindingKind::PackageWithoutSegment => Self::PackageWithoutSegment,
+            FindingKind::PackageInForeignSegment => Self::PackageInForeignSegment,
+            FindingKind::OwnerWithoutTenant => Self::OwnerWithoutTenant,
+            FindingKind::SignupWithoutOwner => Self::SignupWithoutOwner,
+            FindingKind::DanglingIdempotencyRecord => Self::DanglingIdempotencyRecord,
+        }
     }
 }
 
@@ -66,9 +66,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_has_one_name() {
-        for &known in <FindingKind as strum::VariantArray>::VARIANTS {
-            assert_eq!(kind(known).as_str_name(), format!("FINDING_KIND_{known}"));
+    fn a_finding_kind_has_the_same_name_in_the_domain_and_in_the_api() {
+        for &kind in <FindingKind as strum::VariantArray>::VARIANTS {
+            assert_eq!(pb::FindingKind::from(kind).as_str_name(), format!("FINDING_KIND_{kind}"));
         }
     }
 }

@@ -1,62 +1,113 @@
-//! Every conversion between protobuf messages and the domain.
+//! Conversions between protobuf messages and domain types.
 //!
-//! Towards the domain a conversion parses, and reports all bad fields at once; the way back cannot fail. Here is what
-//! both services show; the rest has a file for each of what it is about.
+//! `TryFrom` a request parses it and reports all violations together. `From` a domain type for a response cannot fail.
+//! This file has what both services share, and the messages that need no more than a list of fields.
 
-#![expect(clippy::needless_pass_by_value, reason = "a conversion takes the message, whatever it needs of it")]
-#![expect(clippy::must_use_candidate, reason = "a conversion does nothing else")]
-
-pub mod api_keys;
-pub mod batches;
+mod api_keys;
+mod batches;
 mod branding;
-pub mod catalog;
-pub mod integrity;
-pub mod passwords;
-pub mod provisioning;
-pub mod tenants;
+mod catalog;
+mod integrity;
+mod passwords;
+mod provisioning;
+mod tenants;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 
 use super::pb;
-use crate::domain::{BookingType, Package, Segment};
+use crate::domain::{
+    ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
+};
 
-fn segment(segment: Segment) -> pb::Segment {
-    pb::Segment {
-        id: segment.id.to_string(),
-        tenant_id: segment.tenant_id.to_string(),
-        slug: segment.slug,
-        name: segment.name,
-        hero_title: segment.hero_title,
-        description: segment.description,
-        sort_order: segment.sort_order,
-        active: segment.active,
-        created_at: Some(timestamp(segment.created_at)),
-        updated_at: Some(timestamp(segment.updated_at)),
+/// Implements `TryFrom` for requests that consist of identifiers.
+macro_rules! identifiers_from_requests {
+    ($($request:ident { $($field:ident: $identifier:ident),+ } => $input:ty;)+) => {$(
+        impl TryFrom<pb::$request> for $input {
+            type Error = Violations;
+
+            fn try_from(request: pb::$request) -> Result<Self, Violations> {
+                let mut fields = Violations::default();
+                $(let $field = fields.check(stringify!($field), $identifier::parse(&request.$field));)+
+                fields.into_result(|| {
+                    $(let $field = $field?;)+
+                    Some(($($field),+))
+                })
+            }
+        }
+    )+};
+}
+
+identifiers_from_requests! {
+    SuspendTenantRequest { tenant_id: TenantId } => TenantId;
+    ReactivateTenantRequest { tenant_id: TenantId } => TenantId;
+    DeleteTenantRequest { tenant_id: TenantId } => TenantId;
+    UndeleteTenantRequest { tenant_id: TenantId } => TenantId;
+    RepairTenantRequest { tenant_id: TenantId } => TenantId;
+    ListApiKeysRequest { tenant_id: TenantId } => TenantId;
+    RevokeApiKeyRequest { tenant_id: TenantId, public_key: PublicKey } => (TenantId, PublicKey);
+    GetPackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
+    DeletePackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
+    GetSegmentRequest { tenant_id: TenantId, segment_id: SegmentId } => (TenantId, SegmentId);
+    DeleteSegmentRequest { tenant_id: TenantId, segment_id: SegmentId } => (TenantId, SegmentId);
+}
+
+/// Implements `From` for responses that consist of one resource.
+macro_rules! responses_from_resources {
+    ($($resource:ident => $field:ident: $($response:ident),+;)+) => {$($(
+        impl From<$resource> for pb::$response {
+            fn from($field: $resource) -> Self {
+                Self { $field: Some($field.into()) }
+            }
+        }
+    )+)+};
+}
+
+responses_from_resources! {
+    Tenant => tenant: GetTenantResponse, UpdateTenantResponse, SuspendTenantResponse, ReactivateTenantResponse,
+        DeleteTenantResponse, UndeleteTenantResponse;
+    ApiKey => api_key: RevokeApiKeyResponse;
+    Package => package: GetPackageResponse;
+    Segment => segment: GetSegmentResponse;
+}
+
+impl From<Segment> for pb::Segment {
+    fn from(segment: Segment) -> Self {
+        Self {
+            id: segment.id.to_string(),
+            tenant_id: segment.tenant_id.to_string(),
+            slug: segment.slug,
+            name: segment.name,
+            hero_title: segment.hero_title,
+            description: segment.description,
+            sort_order: segment.sort_order,
+            active: segment.active,
+            created_at: Some(timestamp(segment.created_at)),
+            updated_at: Some(timestamp(segment.updated_at)),
+        }
     }
 }
 
-fn package(package: Package) -> pb::Package {
-    pb::Package {
-        id: package.id.to_string(),
-        tenant_id: package.tenant_id.to_string(),
-        segment_id: package.segment_id.to_string(),
-        slug: package.slug,
-        name: package.name,
-        description: package.description,
-        base_price: Some(package.base_price),
-        booking_type: booking_type(package.booking_type).into(),
-        grouping_order: package.grouping_order,
-        active: package.active,
-        created_at: Some(timestamp(package.created_at)),
-        updated_at: Some(timestamp(package.updated_at)),
-    }
-}
-
-const fn booking_type(booking_type: BookingType) -> pb::BookingType {
-    match booking_type {
-        BookingType::Date => pb::BookingType::Date,
-        BookingType::Timeslot => pb::BookingType::Timeslot,
+impl From<Package> for pb::Package {
+    fn from(package: Package) -> Self {
+        let booking_type = match package.booking_type {
+            BookingType::Date => pb::BookingType::Date,
+            BookingType::Timeslot => pb::BookingType::Timeslot,
+        };
+        Self {
+            id: package.id.to_string(),
+            tenant_id: package.tenant_id.to_string(),
+            segment_id: package.segment_id.to_string(),
+            slug: package.slug,
+            name: package.name,
+            description: package.description,
+            base_price: Some(package.base_price),
+            booking_type: booking_type.into(),
+            grouping_order: package.grouping_order,
+            active: package.active,
+            created_at: Some(timestamp(package.created_at)),
+            updated_at: Some(timestamp(package.updated_at)),
+        }
     }
 }
 

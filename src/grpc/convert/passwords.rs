@@ -1,24 +1,26 @@
-//! Passwords of owners.
+//! Messages about owners' passwords.
 
 use zeroize::Zeroizing;
 
 use crate::{
-    domain::{Email, Password, TenantId},
-    error::Result,
+    domain::{Email, Password, TenantId, Violations},
     grpc::pb,
 };
 
-/// Nothing is a bad request here: what cannot be an address or a password is merely not right.
-pub fn verify_password(request: pb::VerifyPasswordRequest) -> Result<(Option<Email>, Option<Password>)> {
-    let password = Zeroizing::new(request.password);
-    Ok((Email::parse(&request.email).ok(), Password::parse(&password).ok()))
+/// A malformed address or password is not a violation: it matches no owner, which is a verdict.
+impl TryFrom<pb::VerifyPasswordRequest> for (Option<Email>, Option<Password>) {
+    type Error = Violations;
+
+    fn try_from(request: pb::VerifyPasswordRequest) -> Result<Self, Violations> {
+        let password = Zeroizing::new(request.password);
+        Ok((Email::parse(&request.email).ok(), Password::parse(&password).ok()))
+    }
 }
 
-pub fn verify_password_response(tenant_id: Option<TenantId>) -> pb::VerifyPasswordResponse {
-    match tenant_id {
-        Some(tenant_id) => {
-            pb::VerifyPasswordResponse { verdict: pb::Verdict::Valid.into(), tenant_id: tenant_id.to_string() }
-        }
-        None => pb::VerifyPasswordResponse { verdict: pb::Verdict::Invalid.into(), tenant_id: String::new() },
+impl From<Option<TenantId>> for pb::VerifyPasswordResponse {
+    fn from(tenant_id: Option<TenantId>) -> Self {
+        let verdict = if tenant_id.is_some() { pb::Verdict::Valid } else { pb::Verdict::Invalid };
+        let tenant_id = tenant_id.map(|tenant_id| tenant_id.to_string()).unwrap_or_default();
+        Self { verdict: verdict.into(), tenant_id }
     }
 }

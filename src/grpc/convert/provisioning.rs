@@ -1,130 +1,112 @@
-//! The RPCs that make tenants.
+//! Messages that create one tenant.
 
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::{package, segment, tenants::tenant};
 use crate::{
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, ProvisionedTenant, RequestId,
-        SignupForm, SignupSlug, SlugStem, TenantSlug, Violations, defaults,
-        idempotency::Replay,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, RequestId, SignupForm, SignupSlug,
+        SlugStem, TenantSlug, Violations, defaults,
         provisioning::{CreateOutcome, CreateResult},
     },
-    error::Result,
     grpc::pb,
 };
 
-pub fn create_fully_provisioned(request: pb::CreateFullyProvisionedRequest) -> Result<CreateFullyProvisioned> {
-    Ok(wish(request)?)
-}
+impl TryFrom<pb::CreateFullyProvisionedRequest> for CreateFullyProvisioned {
+    type Error = Violations;
 
-pub(super) fn wish(
-    request: pb::CreateFullyProvisionedRequest,
-) -> std::result::Result<CreateFullyProvisioned, Violations> {
-    let mut fields = Violations::default();
-    let slug = fields.check("slug", TenantSlug::parse(&request.slug));
-    let name = fields.check("name", DisplayName::parse(&request.name));
-    let commission = fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
-    let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
-    fields.finish(|| {
-        Some(CreateFullyProvisioned {
-            slug: slug?,
-            name: name?,
-            commission: commission?.unwrap_or(defaults::COMMISSION),
-            request_id: request_id?,
-            validate_only: request.validate_only,
-        })
-    })
-}
-
-pub fn create_fully_provisioned_response(result: CreateResult) -> pb::CreateFullyProvisionedResponse {
-    let response = outcome_response(result.outcome);
-    if result.dry_run { clear_generated_fields(response) } else { response }
-}
-
-pub(super) fn outcome_response(outcome: CreateOutcome) -> pb::CreateFullyProvisionedResponse {
-    match outcome {
-        CreateOutcome::Created(provisioned) => provisioned_response(provisioned),
-        CreateOutcome::Replayed(replay) => replayed_response(replay),
-    }
-}
-
-fn provisioned_response(provisioned: ProvisionedTenant) -> pb::CreateFullyProvisionedResponse {
-    pb::CreateFullyProvisionedResponse {
-        tenant: Some(tenant(provisioned.tenant)),
-        secret_key: provisioned.secret_key.expose_secret().to_owned(),
-        segment: Some(segment(provisioned.segment)),
-        packages: provisioned.packages.into_iter().map(package).collect(),
-        replayed: false,
-    }
-}
-
-fn replayed_response(replay: Replay) -> pb::CreateFullyProvisionedResponse {
-    pb::CreateFullyProvisionedResponse {
-        tenant: Some(tenant(replay.created.tenant)),
-        secret_key: replay.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
-        segment: replay.created.segment.map(segment),
-        packages: replay.created.packages.into_iter().map(package).collect(),
-        replayed: true,
-    }
-}
-
-pub fn create_from_signup(request: pb::CreateFromSignupRequest) -> Result<SignupForm> {
-    let password = Zeroizing::new(request.password);
-    let mut violations = Violations::default();
-    let business_name = violations.check("business_name", DisplayName::parse(&request.business_name));
-    let slug = match (request.slug, &business_name) {
-        (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Requested),
-        (None, Some(name)) => {
-            violations.check("business_name", SlugStem::from_name(name.as_str())).map(SignupSlug::Derived)
-        }
-        (None, None) => None,
-    };
-    let email = violations.check("email", Email::parse(&request.email));
-    let password = violations.check("password", Password::parse(&password));
-    let request_id = violations.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
-    Ok(SignupForm { violations, business_name, email, password, slug, request_id: request_id.flatten() })
-}
-
-pub fn create_from_signup_response(outcome: CreateOutcome) -> pb::CreateFromSignupResponse {
-    let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } =
-        outcome_response(outcome);
-    pb::CreateFromSignupResponse { tenant, secret_key, segment, packages, replayed }
-}
-
-/// Leaves out what only a written tenant has: ids, keys and times.
-fn clear_generated_fields(response: pb::CreateFullyProvisionedResponse) -> pb::CreateFullyProvisionedResponse {
-    let none = String::new;
-    pb::CreateFullyProvisionedResponse {
-        tenant: response.tenant.map(|tenant| pb::Tenant {
-            id: none(),
-            api_key_public: none(),
-            created_at: None,
-            updated_at: None,
-            deleted_at: None,
-            ..tenant
-        }),
-        secret_key: none(),
-        segment: response.segment.map(|segment| pb::Segment {
-            id: none(),
-            tenant_id: none(),
-            created_at: None,
-            updated_at: None,
-            ..segment
-        }),
-        packages: response
-            .packages
-            .into_iter()
-            .map(|package| pb::Package {
-                id: none(),
-                tenant_id: none(),
-                segment_id: none(),
-                created_at: None,
-                updated_at: None,
-                ..package
+    fn try_from(request: pb::CreateFullyProvisionedRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let slug = fields.check("slug", TenantSlug::parse(&request.slug));
+        let name = fields.check("name", DisplayName::parse(&request.name));
+        let commission =
+            fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
+        let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
+        fields.into_result(|| {
+            Some(Self {
+                slug: slug?,
+                name: name?,
+                commission: commission.unwrap_or(defaults::COMMISSION),
+                request_id,
+                validate_only: request.validate_only,
             })
-            .collect(),
-        replayed: response.replayed,
+        })
+    }
+}
+
+impl From<CreateResult> for pb::CreateFullyProvisionedResponse {
+    fn from(result: CreateResult) -> Self {
+        let mut response = result.outcome.into();
+        if result.dry_run {
+            clear_generated_fields(&mut response);
+        }
+        response
+    }
+}
+
+impl From<CreateOutcome> for pb::CreateFullyProvisionedResponse {
+    fn from(outcome: CreateOutcome) -> Self {
+        match outcome {
+            CreateOutcome::Created(created) => Self {
+                tenant: Some(created.tenant.into()),
+                secret_key: created.secret_key.expose_secret().to_owned(),
+                segment: Some(created.segment.into()),
+                packages: created.packages.into_iter().map(Into::into).collect(),
+                replayed: false,
+            },
+            CreateOutcome::Replayed(replay) => Self {
+                tenant: Some(replay.created.tenant.into()),
+                secret_key: replay.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
+                segment: replay.created.segment.map(Into::into),
+                packages: replay.created.packages.into_iter().map(Into::into).collect(),
+                replayed: true,
+            },
+        }
+    }
+}
+
+/// Clears what only a stored tenant has: ids, keys and times.
+fn clear_generated_fields(response: &mut pb::CreateFullyProvisionedResponse) {
+    response.secret_key.clear();
+    if let Some(tenant) = &mut response.tenant {
+        (tenant.id, tenant.api_key_public) = Default::default();
+        (tenant.created_at, tenant.updated_at, tenant.deleted_at) = Default::default();
+    }
+    if let Some(segment) = &mut response.segment {
+        (segment.id, segment.tenant_id) = Default::default();
+        (segment.created_at, segment.updated_at) = Default::default();
+    }
+    for package in &mut response.packages {
+        (package.id, package.tenant_id, package.segment_id) = Default::default();
+        (package.created_at, package.updated_at) = Default::default();
+    }
+}
+
+/// The violations stay in the form until the strength of the password is known.
+impl TryFrom<pb::CreateFromSignupRequest> for SignupForm {
+    type Error = Violations;
+
+    fn try_from(request: pb::CreateFromSignupRequest) -> Result<Self, Violations> {
+        let password = Zeroizing::new(request.password);
+        let mut violations = Violations::default();
+        let business_name = violations.check("business_name", DisplayName::parse(&request.business_name));
+        let slug = match (request.slug, &business_name) {
+            (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Requested),
+            (None, Some(name)) => {
+                violations.check("business_name", SlugStem::from_name(name.as_str())).map(SignupSlug::Derived)
+            }
+            (None, None) => None,
+        };
+        let email = violations.check("email", Email::parse(&request.email));
+        let password = violations.check("password", Password::parse(&password));
+        let request_id = violations.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
+        Ok(Self { violations, business_name, email, password, slug, request_id })
+    }
+}
+
+impl From<CreateOutcome> for pb::CreateFromSignupResponse {
+    fn from(outcome: CreateOutcome) -> Self {
+        let pb::CreateFullyProvisionedResponse { tenant, secret_key, segment, packages, replayed } = outcome.into();
+        Self { tenant, secret_key, segment, packages, replayed }
     }
 }

@@ -1,54 +1,31 @@
-//! Lets callers in, or not, before their request is looked at: by who they are, and by how often they call. Asynchronous,
-//! as an interceptor could not be: a tenant's key is looked up.
+//! Identifies and authorizes the caller before the request is decoded. A layer and not a tonic interceptor, which would be
+//! synchronous: a tenant key is looked up in the database. The decision itself is in `auth`.
 
 use std::{
     pin::Pin,
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use tonic::{
     body::Body,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 use tower::{Layer, Service};
 
-use super::{call_context::CallContext, concurrency_limit::CallPermit};
+use super::call_context::CallContext;
 use crate::{
     domain::Caller,
-    error::Error,
-    grpc::{
-        CallerRateLimiter,
-        auth::{Authenticator, is_public},
-        status,
-    },
+    grpc::{auth::Authenticator, status},
 };
 
+/// Without an authenticator, every caller is anonymous and may call every RPC.
 #[derive(Debug, Clone)]
-pub struct AuthenticationLayer {
-    /// Without one everyone may call.
-    pub authenticator: Option<Authenticator>,
-    /// Without one as often as they like.
-    pub rate_limiter: Option<CallerRateLimiter>,
-}
+pub struct AuthenticationLayer(Option<Authenticator>);
 
 impl AuthenticationLayer {
-    async fn admit(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        sans: &[String],
-        permit: Option<CallPermit>,
-    ) -> Result<Caller, Error> {
-        let caller = match &self.authenticator {
-            Some(authenticator) => authenticator.admit(path, headers, sans, permit).await?,
-            None => Caller::anonymous(),
-        };
-        match &self.rate_limiter {
-            Some(rate) if !is_public(path) => rate.admit(&caller)?,
-            _ => {}
-        }
-        Ok(caller)
+    pub const fn new(authenticator: Option<Authenticator>) -> Self {
+        Self(authenticator)
     }
 }
 
@@ -56,14 +33,14 @@ impl<S> Layer<S> for AuthenticationLayer {
     type Service = AuthenticationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AuthenticationService { inner, layer: self.clone() }
+        AuthenticationService { inner, authenticator: self.0.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct AuthenticationService<S> {
     inner: S,
-    layer: AuthenticationLayer,
+    authenticator: Option<Authenticator>,
 }
 
 impl<S> Service<Request<Body>> for AuthenticationService<S>
@@ -81,31 +58,31 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let layer = self.layer.clone();
-        if layer.authenticator.is_none() && layer.rate_limiter.is_none() {
+        let Some(authenticator) = self.authenticator.clone() else {
             tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
             return Box::pin(self.inner.call(request));
-        }
-        // The one that was polled ready is the one to be called; the clone waits for its turn.
-        let waiting = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, waiting);
+        };
+        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
-            let mut context = request.extensions().get::<CallContext>().cloned().unwrap_or_default();
+            let context = request.extensions_mut().get_or_insert_default::<CallContext>();
+            let (trace_id, permit) = (context.trace_id, context.permit.clone());
             let sans = certificate_sans(&request);
-            match layer.admit(request.uri().path(), request.headers(), &sans, context.permit.clone()).await {
+            let (path, headers) = (request.uri().path(), request.headers());
+            match authenticator.authenticate(path, headers, &sans, permit).await {
                 Ok(caller) => {
                     tracing::Span::current().record("turnkey.caller", caller.name());
-                    context.caller = caller;
-                    request.extensions_mut().insert(context);
+                    request.extensions_mut().get_or_insert_default::<CallContext>().caller = caller;
                     inner.call(request).await
                 }
-                Err(error) => Ok(status::from_error(error, context.trace_id).into_http()),
+                Err(error) => Ok(status::from_error(error, trace_id).into_http()),
             }
         })
     }
 }
 
-/// The DNS names, in lower case, and URIs of the certificate that the caller proved to be theirs, if they have one.
+/// Returns the DNS names (in lower case) and URIs of the client's verified certificate, if it presented one.
 fn certificate_sans<B>(request: &Request<B>) -> Vec<String> {
     let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = info.and_then(TlsConnectInfo::peer_certs);

@@ -1,8 +1,8 @@
-//! The outermost layer: gives each call its span, its trace id and its deadline, and turns a panic into an answer.
+//! The outermost layer: creates the span, trace id and deadline of each call, has its metrics recorded, and converts a
+//! panic to a status.
 
 use std::{
     any::Any,
-    fmt,
     panic::AssertUnwindSafe,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -22,65 +22,32 @@ use crate::{
         auth::{is_public, rpc_method},
         status,
     },
-    telemetry,
+    telemetry::trace::{TraceId, set_remote_parent},
 };
 
-/// A call gets no further than this to its answer, whatever its caller asks for: also one whose message never ends, which
-/// would keep its place for ever.
+/// Upper bound on a call's duration, whatever deadline the client sets. It also covers a request body that never ends,
+/// which would hold its permit forever.
 const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
-/// What a handler needs to know of its call beside the message. A call that came past no layer has no deadline.
+/// What layers and handlers know of a call besides its message. Without this layer, a call has no deadline.
 #[derive(Debug, Clone)]
 pub struct CallContext {
     pub trace_id: TraceId,
     pub deadline: Option<Instant>,
     pub caller: Caller,
-    /// Held by the call and by the work it began, which may go on without it.
+    /// Held by the call and by its work, which may outlive it.
     pub permit: Option<CallPermit>,
 }
 
 impl Default for CallContext {
     fn default() -> Self {
-        Self { trace_id: TraceId::default(), deadline: None, caller: Caller::anonymous(), permit: None }
+        Self { trace_id: TraceId::INVALID, deadline: None, caller: Caller::anonymous(), permit: None }
     }
 }
 
 impl CallContext {
     pub fn deadline_exceeded(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
-    }
-}
-
-/// The trace-id of a W3C `traceparent`: 16 bytes, not all zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TraceId([u8; 16]);
-
-impl TraceId {
-    /// The caller's, so that both logs tell one story, else a fresh one.
-    fn from_headers_or_random(headers: &HeaderMap) -> Self {
-        headers
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok())
-            .and_then(Self::from_traceparent)
-            .unwrap_or_else(|| Self(uuid::Uuid::new_v4().into_bytes()))
-    }
-
-    /// `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, <https://www.w3.org/TR/trace-context/#traceparent-header>.
-    fn from_traceparent(text: &str) -> Option<Self> {
-        let mut parts = text.split('-');
-        let (_version, trace_id) = (parts.next()?, parts.next()?);
-        let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-        if trace_id.len() != 32 || !trace_id.bytes().all(is_hex) {
-            return None;
-        }
-        let number = u128::from_str_radix(trace_id, 16).ok().filter(|&number| number != 0)?;
-        Some(Self(number.to_be_bytes()))
-    }
-}
-
-impl fmt::Display for TraceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
@@ -117,48 +84,48 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let timeout = parse_grpc_timeout(request.headers());
         let path = request.uri().path();
-        // What is not ours has one name, or callers could make up any number of them.
+        // One name for all unknown paths: clients could otherwise create any number of metric series.
         let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or("_OTHER"));
         let span = rpc.map_or_else(Span::none, rpc_span);
-        let trace_id = trace(&span, request.headers());
-        let measured = rpc.map(|rpc| CallMetrics::new(rpc, span.clone()));
+        let trace_id = attach_trace(&span, request.headers());
+        let metrics = rpc.map(|rpc| CallMetrics::new(rpc, span.clone()));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });
-        // tonic has a timer for `grpc-timeout` as well, but answers CANCELLED where the specification says
-        // DEADLINE_EXCEEDED. This one is started before tonic's and polled before it, so it is the one that is heard.
+        // tonic has a timer for `grpc-timeout` too, but returns CANCELLED where the specification requires
+        // DEADLINE_EXCEEDED. This timer starts before tonic's and is polled before it, therefore it expires first.
         let expired = tokio::time::sleep(timeout.unwrap_or(MAX_CALL_DURATION).min(MAX_CALL_DURATION));
-        // Unwind-safe: what the call worked on is dropped with it.
-        let answer = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
-        let measured = move |answer| match measured {
-            Some(measured) => measured.observe_response(answer),
-            None => answer,
+        // Unwind-safe: the state of the call is dropped with it.
+        let response = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
+        let observe = move |response| match metrics {
+            Some(metrics) => metrics.observe_response(response),
+            None => response,
         };
         let call = async move {
             let error = tokio::select! {
                 biased;
-                answer = answer => match answer {
-                    Ok(Ok(answer)) => return Ok(measured(map_message_too_large(answer))),
+                response = response => match response {
+                    Ok(Ok(response)) => return Ok(observe(map_message_too_large(response))),
                     Ok(error) => return error,
                     Err(panic) => Error::internal(panic_message(&*panic)),
                 },
                 () = expired => Error::DeadlineExceeded,
             };
-            Ok(measured(status::from_error(error, trace_id).into_http()))
+            Ok(observe(status::from_error(error, trace_id).into_http()))
         };
         Box::pin(call.instrument(span))
     }
 }
 
-/// tonic says `OUT_OF_RANGE` of a message that is too large, and the specification, like every other implementation,
-/// `RESOURCE_EXHAUSTED` (<https://grpc.io/docs/guides/status-codes/>). No RPC of ours answers the former.
-fn map_message_too_large(mut answer: Response<Body>) -> Response<Body> {
-    if let Some(status) = answer.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
+/// tonic returns `OUT_OF_RANGE` for a message that is too large; the specification and all other implementations return
+/// `RESOURCE_EXHAUSTED` (<https://grpc.io/docs/guides/status-codes/>). No RPC of this service returns the former itself.
+fn map_message_too_large(mut response: Response<Body>) -> Response<Body> {
+    if let Some(status) = response.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
         *status = HeaderValue::from_static("8");
     }
-    answer
+    response
 }
 
-/// At the level of errors: whoever logs nothing else needs their trace ids all the more.
+/// At error level, so that error logs have trace ids even if nothing else is logged.
 fn rpc_span(rpc: &'static str) -> Span {
     use tracing::field::Empty;
     tracing::error_span!(
@@ -176,24 +143,21 @@ fn rpc_span(rpc: &'static str) -> Span {
     )
 }
 
-/// The ids of the trace and of the span in it, from here on in every line of the log.
-fn trace(span: &Span, headers: &HeaderMap) -> TraceId {
-    let (trace_id, span_id) = match telemetry::trace::set_remote_parent(span, headers) {
-        Some((trace_id, span_id)) => (TraceId(trace_id), u64::from_be_bytes(span_id)),
-        None => (TraceId::from_headers_or_random(headers), uuid::Uuid::new_v4().as_u64_pair().1),
-    };
-    tracing::record_all!(span, trace_id = %trace_id, span_id = %format_args!("{span_id:016x}"));
+/// Records the ids of the trace and the span in the span, and so in each log line of the call.
+fn attach_trace(span: &Span, headers: &HeaderMap) -> TraceId {
+    let (trace_id, span_id) = set_remote_parent(span, headers);
+    tracing::record_all!(span, trace_id = %trace_id, span_id = %span_id);
     trace_id
 }
 
-/// The words of a panic.
+/// Returns the message of a panic.
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panicked: {}", said.unwrap_or("without a word"))
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", message.unwrap_or("no message"))
 }
 
-/// At most 8 digits and a unit, as the gRPC specification has it ("gRPC over HTTP2", Requests). Anything else is left to
-/// tonic to ignore.
+/// Parses at most 8 digits and a unit, as in the gRPC specification ("gRPC over HTTP2", Requests). Returns `None` for
+/// anything else, which tonic ignores too.
 fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -216,7 +180,7 @@ fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// The `grpc-status` of what the layer answers around this service.
+    /// The `grpc-status` of the layer around this service.
     async fn status_around<F>(timeout: Option<&str>, inner: fn() -> F) -> tonic::Code
     where
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
@@ -226,8 +190,8 @@ mod tests {
             request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
         }
         let mut service = CallContextLayer.layer(tower::service_fn(move |_request: Request<Body>| inner()));
-        let answer = service.call(request).await.unwrap();
-        tonic::Status::from_header_map(answer.headers()).unwrap().code()
+        let response = service.call(request).await.unwrap();
+        tonic::Status::from_header_map(response.headers()).unwrap().code()
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,13 +200,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_without_a_deadline_or_with_a_far_one_ends_all_the_same() {
+    async fn a_call_without_a_deadline_or_with_a_distant_one_ends_too() {
         assert_eq!(status_around(None, std::future::pending).await, tonic::Code::DeadlineExceeded);
         assert_eq!(status_around(Some("99H"), std::future::pending).await, tonic::Code::DeadlineExceeded);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_in_time_is_the_answer() {
+    async fn a_response_before_the_deadline_is_returned() {
         let in_time = || async {
             tokio::time::sleep(Duration::from_secs(4)).await;
             Ok(tonic::Status::not_found("here").into_http())
@@ -252,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_internal_error_of_one_call() {
+    async fn a_panic_is_an_internal_error() {
         let panics = || async { panic!("a bug") };
         assert_eq!(status_around(None, panics).await, tonic::Code::Internal);
     }
@@ -264,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_read_in_every_unit() {
+    fn timeouts_are_parsed_in_every_unit() {
         assert_eq!(timeout("2H"), Some(Duration::from_hours(2)));
         assert_eq!(timeout("3M"), Some(Duration::from_mins(3)));
         assert_eq!(timeout("4S"), Some(Duration::from_secs(4)));
@@ -272,22 +236,8 @@ mod tests {
         assert_eq!(timeout("6u"), Some(Duration::from_micros(6)));
         assert_eq!(timeout("7n"), Some(Duration::from_nanos(7)));
         assert!(timeout("99999999H").is_some());
-        for bad in ["", "S", "5", "5x", "-1S", "123456789S", "1 S", "+1S"] {
-            assert_eq!(timeout(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_trace_id_is_the_callers_where_it_is_well_formed() {
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(TraceId::from_traceparent(parent).unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        for bad in [
-            "",
-            "00",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-+bf92f3577b34da6a3ce929d0e0e473-0-0",
-        ] {
-            assert_eq!(TraceId::from_traceparent(bad), None, "{bad:?}");
+        for invalid in ["", "S", "5", "5x", "-1S", "123456789S", "1 S", "+1S"] {
+            assert_eq!(timeout(invalid), None, "{invalid:?}");
         }
     }
 }

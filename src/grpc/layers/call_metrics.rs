@@ -1,4 +1,5 @@
-//! When a call ends: with its last byte, not with the first of its answer; or when its caller hangs up.
+//! Records the status and duration of a call at its end: when the last byte of the response has been sent or the client
+//! has disconnected, not when the response begins.
 
 use std::{
     pin::Pin,
@@ -13,7 +14,7 @@ use tracing::Span;
 
 use crate::{grpc::status::code_name, telemetry::metrics};
 
-/// Tells of the end of a call, once.
+/// Records the end of one call, once. Dropping it earlier records CANCELLED.
 #[derive(Debug)]
 pub struct CallMetrics {
     method: &'static str,
@@ -23,18 +24,18 @@ pub struct CallMetrics {
 }
 
 impl CallMetrics {
-    /// `method` without its leading slash.
+    /// `method` has no leading slash.
     pub fn new(method: &'static str, span: Span) -> Self {
         Self { method, span, started: Instant::now(), has_ended: false }
     }
 
-    /// Goes on into the answer's body, unless the answer has no body to speak of.
-    pub fn observe_response(mut self, answer: Response<Body>) -> Response<Body> {
-        if let Some(status) = Status::from_header_map(answer.headers()) {
+    /// Records the call now if the response is trailers-only; otherwise wraps the body and records at its trailers.
+    pub fn observe_response(mut self, response: Response<Body>) -> Response<Body> {
+        if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(status.code());
-            return answer;
+            return response;
         }
-        answer.map(|body| Body::new(MetricsBody { body, measured: self }))
+        response.map(|body| Body::new(MetricsBody { body, metrics: self }))
     }
 
     fn end(&mut self, code: Code) {
@@ -43,12 +44,12 @@ impl CallMetrics {
         }
         let status = code_name(code);
         self.span.record("rpc.response.status_code", status);
-        let is_failure = is_failure(code);
-        if is_failure {
+        let is_server_error = is_server_error(code);
+        if is_server_error {
             self.span.record("error.type", status);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::record_call(self.method, status, is_failure, self.started.elapsed());
+        metrics::record_call(self.method, status, is_server_error, self.started.elapsed());
     }
 }
 
@@ -58,9 +59,8 @@ impl Drop for CallMetrics {
     }
 }
 
-/// The codes for which a server is to blame
-/// (<https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>).
-const fn is_failure(code: Code) -> bool {
+/// Whether the code is an error of the server (<https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>).
+const fn is_server_error(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown
@@ -74,12 +74,12 @@ const fn is_failure(code: Code) -> bool {
 
 struct MetricsBody {
     body: Body,
-    measured: CallMetrics,
+    metrics: CallMetrics,
 }
 
 impl MetricsBody {
     fn end(&mut self, trailers: &HeaderMap) {
-        self.measured.end(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
+        self.metrics.end(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
     }
 }
 

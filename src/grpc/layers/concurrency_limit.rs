@@ -1,6 +1,5 @@
-//! One bound on all calls at work, whatever connections they come by: beyond it a caller hears at once to come back later,
-//! instead of waiting with everybody else. Work that goes on when its caller has hung up counts too. Health stays outside,
-//! or a busy server would be taken for a dead one.
+//! Limits the calls in progress over all connections. Calls beyond the limit fail at once instead of waiting. Work that
+//! continues after its client has disconnected counts too. Health is exempt, so that a busy server is not considered dead.
 
 use std::{
     pin::Pin,
@@ -18,7 +17,7 @@ use crate::{error::Error, grpc::status};
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// A place among the calls at work, for as long as anyone holds a copy.
+/// One of the calls in progress, until its last clone is dropped.
 pub type CallPermit = Arc<OwnedSemaphorePermit>;
 
 #[derive(Debug, Clone)]
@@ -62,12 +61,12 @@ where
         if request.uri().path().starts_with(HEALTH) {
             return Box::pin(self.inner.call(request));
         }
+        let context = request.extensions_mut().get_or_insert_default::<CallContext>();
         let Ok(permit) = Arc::clone(&self.semaphore).try_acquire_owned() else {
-            let trace_id =
-                request.extensions().get::<CallContext>().map(|context| context.trace_id).unwrap_or_default();
-            return Box::pin(async move { Ok(status::from_error(Error::Overloaded, trace_id).into_http()) });
+            let response = status::from_error(Error::Overloaded, context.trace_id).into_http();
+            return Box::pin(std::future::ready(Ok(response)));
         };
-        request.extensions_mut().get_or_insert_default::<CallContext>().permit = Some(Arc::new(permit));
+        context.permit = Some(Arc::new(permit));
         Box::pin(self.inner.call(request))
     }
 }

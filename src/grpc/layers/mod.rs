@@ -1,6 +1,8 @@
-//! What happens around every call, before its message is decoded and after its answer is made.
+//! The tower layers around every call, from the outside in: `call_context` (with `call_metrics`), `concurrency_limit`,
+//! `authentication`, `rate_limit`. They run before the request is decoded.
 
 pub mod authentication;
 pub mod call_context;
 mod call_metrics;
 pub mod concurrency_limit;
+pub mod rate_limit;
