@@ -38,7 +38,7 @@ const CHECKED: [&str; 26] = [
 ];
 
 /// Phrases in lower case, and what to write instead.
-const FORBIDDEN: [(&str, &str); 40] = [
+const FORBIDDEN: [(&str, &str); 39] = [
     ("whoever", "name the subject: the caller, the client, the operator"),
     ("whomever", "name the object: the caller, the client, the operator"),
     ("nobody", "no caller, no client, no process"),
