@@ -18,7 +18,7 @@ use crate::{
     service::TenantService,
 };
 
-/// The RPCs, and the roles of which a caller needs one. A tenant key also permits `PackageCatalog`, for its own tenant.
+/// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
 pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
