@@ -17,6 +17,8 @@ import uuid
 from pathlib import Path
 
 import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 # Compiles the protos at start, to keep the example short. A service would generate the code at build time
 # (python -m grpc_tools.protoc).
@@ -31,11 +33,25 @@ MAX_BACKOFF_S = 5
 # With a request_id, a call can be retried even if its outcome is unknown.
 RETRYABLE_CODES = {
     grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.UNKNOWN,
 }
+
+
+def retry_delay_s(error):
+    """Returns the delay that the server asks for in RetryInfo, or None."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        retry_info = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry_info):
+            return retry_info.retry_delay.ToTimedelta().total_seconds()
+    return None
+
+
+def is_retryable(code, delay_s):
+    """RESOURCE_EXHAUSTED without a delay means that the message is too large, which no retry changes."""
+    return code in RETRYABLE_CODES or (code == grpc.StatusCode.RESOURCE_EXHAUSTED and delay_s is not None)
 
 
 def create(stub, request):
@@ -44,10 +60,12 @@ def create(stub, request):
         try:
             return stub.CreateFullyProvisioned(request, timeout=DEADLINE_S)
         except grpc.RpcError as error:
-            if attempt == MAX_ATTEMPTS or error.code() not in RETRYABLE_CODES:
+            delay_s = retry_delay_s(error)
+            if attempt == MAX_ATTEMPTS or not is_retryable(error.code(), delay_s):
                 raise
             print(f"attempt {attempt}: {error.code().name}", file=sys.stderr)
-        time.sleep(backoff_s * random.uniform(0.5, 1.5))
+        # Jitter keeps clients from retrying in step. The server's delay is a minimum.
+        time.sleep(max(backoff_s * random.uniform(0.5, 1.5), delay_s or 0))
         backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
 
 

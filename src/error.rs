@@ -24,8 +24,8 @@ pub enum Error {
     NotFound { resource: Resource, field: Option<String> },
     #[error("missing or invalid credentials")]
     Unauthenticated,
-    /// Also returned for a tenant key that is used for another tenant.
-    #[error("the caller lacks the required role")]
+    /// The caller has no role that permits the RPC, or it is a tenant key and the tenant is another one.
+    #[error("the caller's role or tenant does not permit this call")]
     PermissionDenied,
     #[error("no such RPC")]
     Unimplemented,
