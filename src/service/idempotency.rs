@@ -14,13 +14,13 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Records per statement: few enough that no other statement waits for long.
+/// Records per statement. Few, so that no other statement waits long for their locks.
 const CLEANUP_BATCH_SIZE: i64 = 1_000;
 
-/// Returns the secret of the key that the recorded call created, or `None` if it can no longer be derived.
+/// Returns the secret key that the recorded call created, or `None` if it can no longer be derived.
 ///
 /// # Errors
-/// [`Error::FailedPrecondition`] if the recorded request had another content.
+/// [`Error::FailedPrecondition`] if the recorded call had a different content.
 pub(super) fn replayed_secret<T>(
     rpc: IdempotentRpc,
     record: &IdempotencyRecord<T>,
