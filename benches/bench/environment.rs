@@ -1,4 +1,4 @@
-//! What a benchmark runs against: a Postgres with fsync on, and a server process with its default settings, on one machine.
+//! What a benchmark runs against: a Postgres with fsync on, and a server process with its default settings.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! The load generator. It is a closed loop: each caller sends its next request when it has the response to the last one.
+//! The load generator. It is a closed loop: each caller sends its next request when it has the response to the last
+//! one.
 
 use std::{
     sync::Barrier,
@@ -30,11 +31,11 @@ impl Measurement {
 /// The number of cores for which the goals are defined. pgbench runs as many threads.
 pub const THREADS: u64 = 2;
 
-/// Runs `call` in a loop for each caller until the window has passed. `call` takes a channel, the caller's number and the
-/// call's number, and returns how many units of work it did.
+/// Runs `call` in a loop for each caller until the window has passed. `call` takes a channel, the caller's number and
+/// the call's number, and returns how many units of work it did.
 ///
-/// Like pgbench's clients, the callers are spread over threads that share nothing. Each thread has its own channel: work
-/// that moves from one core to another would count as work of the service.
+/// Like pgbench's clients, the callers are spread over threads that share nothing. Each thread has its own channel:
+/// work that moves from one core to another would count as work of the service.
 pub fn generate_load<Call>(
     endpoint: &Endpoint,
     callers: u64,

@@ -2,8 +2,8 @@
 //!
 //! Service and baseline are measured in turn (A B A B …). Machines are noisy, so read the ratios; they are medians over
 //! the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`, `BENCH_SECONDS` and
-//! `BENCH_TENANTS` make a run shorter or longer. `cargo bench -- GetPackage` runs the workloads whose name contains that
-//! text, and writes nothing.
+//! `BENCH_TENANTS` make a run shorter or longer. `cargo bench -- GetPackage` runs the workloads whose name contains
+//! that text, and writes nothing.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]

@@ -94,9 +94,9 @@ impl Report {
             "{machine}Postgres {postgres_version}, fsync on.\n\n{workloads}\n\
              ![rate](benchmarks-rate.svg)\n\n![latency](benchmarks-latency.svg)\n\n{growth}\n\
              ![growth](benchmarks-growth.svg)\n\nThe goal is a ratio of at most 1.5.\n\n\
-             The idle server takes {idle} (goal: 30 MiB). Its peak with up to 128 callers that create was {peak} (goal: \
-             80 MiB, with 64 callers). The time from the start of a process to SERVING is {start_ms:.0} ms (goal: 150 \
-             ms).\n\n![memory](benchmarks-memory.svg)\n"
+             The idle server takes {idle} (goal: 30 MiB). Its peak with up to 128 callers that create was {peak} \
+             (goal: 80 MiB, with 64 callers). The time from the start of a process to SERVING is {start_ms:.0} ms \
+             (goal: 150 ms).\n\n![memory](benchmarks-memory.svg)\n"
         )
     }
 }

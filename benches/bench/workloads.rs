@@ -108,8 +108,8 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Measures a workload and its baseline in turn. `measure_baseline` takes the round's number and returns a result in
-    /// the unit of the goal.
+    /// Measures a workload and its baseline in turn. `measure_baseline` takes the round's number and returns a result
+    /// in the unit of the goal.
     fn compare(
         &mut self,
         workload: &'static str,

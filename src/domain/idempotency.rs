@@ -1,5 +1,5 @@
-//! Idempotency records, which distinguish a repeated call from a new one. The derivation of a secret from a record is in
-//! `secrets`.
+//! Idempotency records, which distinguish a repeated call from a new one. The derivation of a secret from a record is
+//! in `secrets`.
 
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};

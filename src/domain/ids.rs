@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::validation::{InvalidValue, Reason};
 
-/// Accepts only the hyphenated lower-case form, but any version: an id that Turnkey did not create is well-formed and not
-/// found.
+/// Accepts only the hyphenated lower-case form, but any version: an id that Turnkey did not create is well-formed and
+/// not found.
 fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
     if text.is_empty() {
         return Err(InvalidValue::missing());

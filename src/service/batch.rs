@@ -1,5 +1,5 @@
-//! Creates many tenants with few statements, each tenant independently of the others. This file only decides which items
-//! share a statement; `provisioning.rs` creates them.
+//! Creates many tenants with few statements, each tenant independently of the others. This file only decides which
+//! items share a statement; `provisioning.rs` creates them.
 
 use std::collections::HashSet;
 

@@ -39,8 +39,8 @@ pub(super) fn replayed_secret<T>(
 impl TenantService {
     /// Deletes salts after 24 hours and records after 30 days.
     ///
-    /// Correctness does not depend on this: expired records are ignored from the moment they expire. Deletion limits the
-    /// table's size and what an attacker with a copy of the database can attempt.
+    /// Correctness does not depend on this: expired records are ignored from the moment they expire. Deletion limits
+    /// the table's size and what an attacker with a copy of the database can attempt.
     pub async fn delete_expired_idempotency_records(&self) -> Result<()> {
         while self.store.delete_expired_idempotency_records(self.clock.now(), CLEANUP_BATCH_SIZE).await? {}
         Ok(())

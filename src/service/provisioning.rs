@@ -24,8 +24,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Upper bound of the slugs that are tried for a sign-up without a slug. The first has no suffix. Two random suffixes are
-/// equal with a probability of one in hundreds of millions.
+/// Upper bound of the slugs that are tried for a sign-up without a slug. The first has no suffix. Two random suffixes
+/// are equal with a probability of one in hundreds of millions.
 const MAX_SLUG_ATTEMPTS: usize = 5;
 
 /// A tenant to create, requested by a single call, a sign-up or an item of a batch.
@@ -185,8 +185,8 @@ impl TenantService {
         self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
     }
 
-    /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the error
-    /// that its slug already exists.
+    /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the
+    /// error that its slug already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,
@@ -202,8 +202,8 @@ impl TenantService {
         Ok(CreateOutcome::Replayed(Replay { created: record.created.clone(), secret_key }))
     }
 
-    /// Generates all ids and the key before anything is written, so that one statement can write everything. The secret's
-    /// hash stays empty: the keys of a batch are hashed together.
+    /// Generates all ids and the key before anything is written, so that one statement can write everything. The
+    /// secret's hash stays empty: the keys of a batch are hashed together.
     fn prepare<'a>(&self, spec: &'a TenantSpec, created_at: OffsetDateTime) -> Result<PreparedTenant<'a>> {
         let (secret, record) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
         let MintedKey { key_id, public_key, secret_key, random_part } =

@@ -14,16 +14,17 @@ use crate::{
     error::{Error, Result, UniqueField},
 };
 
-/// Upper bound of retries. A slug that is free at the statement's check can exist at its insert, and each run can lose the
-/// slug of another tenant of the batch.
+/// Upper bound of retries. A slug that is free at the statement's check can exist at its insert, and each run can lose
+/// the slug of another tenant of the batch.
 const MAX_SLUG_RACE_RETRIES: usize = 4;
 
 impl Store {
-    /// Creates each tenant with its General segment, packages and key, and with its owner and idempotency record if it has
-    /// them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose slug
-    /// already exists, or whose request id has a record, is not created and does not affect the others.
+    /// Creates each tenant with its General segment, packages and key, and with its owner and idempotency record if it
+    /// has them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose
+    /// slug already exists, or whose request id has a record, is not created and does not affect the others.
     ///
-    /// Slugs that do not exist yet must be distinct, and so must request ids. All tenants must have the same `created_at`.
+    /// Slugs that do not exist yet must be distinct, and so must request ids. All tenants must have the same
+    /// `created_at`.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] for an owner's e-mail address, [`Error::Conflict`] if every run lost a race.
@@ -106,8 +107,8 @@ impl<'a> UnnestColumns<'a> {
 
     /// Returns the numbers, counted from 1, of the tenants that were created.
     ///
-    /// `tenants` is inserted without ON CONFLICT. All tables are filled from the same list, so a tenant skipped there would
-    /// leave a segment and an idempotency record behind. A slug lost to a race fails the statement instead.
+    /// `tenants` is inserted without ON CONFLICT. All tables are filled from the same list, so a tenant skipped there
+    /// would leave a segment and an idempotency record behind. A slug lost to a race fails the statement instead.
     async fn insert(
         &self,
         connection: &mut PooledConnection,
@@ -118,13 +119,13 @@ impl<'a> UnnestColumns<'a> {
         sqlx::query_scalar!(
             r#"
             WITH input AS (
-                -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length:
-                -- otherwise Postgres prefers a custom plan for each execution, and planning costs more than the statement.
+                -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
+                -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
                 SELECT tenant.*,
                        ($14::uuid[])[(number - 1) * cardinality($24::text[]) + 1 : number * cardinality($24::text[])]
                            AS package_ids
-                  FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[], $7::text[],
-                              $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
+                  FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
+                              $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
                        WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
                                                   public_key, secret_hash, owner_email, password_hash, request_hash,
                                                   fingerprint, salt, number)
@@ -132,10 +133,10 @@ impl<'a> UnnestColumns<'a> {
                 -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
                 SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
             ), new_record AS (
-                -- The first writer wins. A second identical call blocks on the index and then writes nothing. An expired
-                -- record is replaced. Sorted, so that two batches cannot deadlock.
-                INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
-                                                           segment_id, package_ids, created_at)
+                -- The first writer wins. A second identical call blocks on the index and then writes nothing.
+                -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
+                INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
+                                                           key_id, segment_id, package_ids, created_at)
                 SELECT $16, $17, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $15
                   FROM available
                  WHERE request_hash IS NOT NULL
@@ -153,8 +154,8 @@ impl<'a> UnnestColumns<'a> {
                 -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
                 INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
                                      is_signup)
-                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15, owner_email IS NOT NULL
-                  FROM to_insert
+                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15,
+                       owner_email IS NOT NULL FROM to_insert
             ), new_segment AS (
                 -- The General segment.
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
@@ -167,8 +168,8 @@ impl<'a> UnnestColumns<'a> {
                 SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
                        default_package.name, description, base_price, $29, grouping_order, true, $15, $15
                   FROM to_insert
-                 CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[])
-                       WITH ORDINALITY AS default_package (slug, name, description, base_price, grouping_order, position)
+                 CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[]) WITH ORDINALITY
+                       AS default_package (slug, name, description, base_price, grouping_order, position)
             ), new_key AS (
                 -- Only the hash of the secret is stored.
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
