@@ -1,4 +1,4 @@
-//! What the machine can do without the service: pgbench with the same statements, and Argon2 on one core.
+//! The baselines: pgbench with the statements of the service, and Argon2 on one core.
 
 use std::{
     fs,
@@ -11,38 +11,46 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hdrhistogram::Histogram;
 use turnkey::domain::{Argon2Params, defaults};
 
-use crate::{environment::BenchEnv, load::Measured};
+use crate::{
+    environment::BenchEnv,
+    load::{Measurement, THREADS},
+};
 
-/// The statement that holds this text, as it was prepared against the schema.
-fn statement_with(text: &str) -> String {
+/// Returns the only statement in `.sqlx` that contains this text, without its comments and line breaks: pgbench reads
+/// these differently.
+fn statement_containing(text: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
     let queries = fs::read_dir(folder).unwrap().map(|file| {
-        let described: serde_json::Value = serde_json::from_slice(&fs::read(file.unwrap().path()).unwrap()).unwrap();
-        described["query"].as_str().unwrap().to_owned()
+        let query: serde_json::Value = serde_json::from_slice(&fs::read(file.unwrap().path()).unwrap()).unwrap();
+        query["query"].as_str().unwrap().to_owned()
     });
-    let mut found = queries.filter(|query| query.contains(text));
-    let statement = found.next().expect("there is such a statement");
-    assert!(found.next().is_none(), "{text} is in two statements");
-    // Comments and line ends mean something else to pgbench.
+    let matching: Vec<String> = queries.filter(|query| query.contains(text)).collect();
+    let [statement] = matching.as_slice() else {
+        panic!("{} statements in .sqlx contain {text:?} instead of one", matching.len())
+    };
     let lines = statement.lines().map(|line| line.split("--").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// With the n-th value in the place of `$n`.
+/// Replaces each `$n` with the n-th value.
 fn fill(statement: &str, values: &[String]) -> String {
     let mut parts = statement.split('$');
     let mut filled = parts.next().unwrap_or_default().to_owned();
+    let mut used = vec![false; values.len()];
     for part in parts {
-        let digits = part.len() - part.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
-        let number: usize = part[..digits].parse().unwrap();
-        filled.push_str(&values[number - 1]);
+        let digits = part.len() - part.trim_start_matches(|ch: char| ch.is_ascii_digit()).len();
+        let index = part[..digits].parse::<usize>().unwrap() - 1;
+        filled.push_str(&values[index]);
         filled.push_str(&part[digits..]);
+        used[index] = true;
     }
+    assert!(used.iter().all(|is_used| *is_used), "the statement does not have {} parameters", values.len());
     filled
 }
 
-/// The statement of `CreateFullyProvisioned`, claim included, for one new tenant after the other.
-pub fn creating(round: u64) -> String {
+/// Returns a pgbench script that runs the statement of `CreateFullyProvisioned`, idempotency record included, for a new
+/// tenant each time. Scripts of different rounds create different tenants.
+pub fn create_script(round: u64) -> String {
     let id = |part: u32| {
         format!(
             "(lpad(to_hex(:n::int8), 12, '0') || '7' || lpad(to_hex(:client_id::int8), 3, '0') || '8' || \
@@ -53,65 +61,74 @@ pub fn creating(round: u64) -> String {
         "(lpad(to_hex(:n::int8), 8, '0') || lpad(to_hex(:client_id::int8), 4, '0') || lpad('{round:x}', 4, '0'))"
     );
     let texts = |texts: [&str; 3]| format!("ARRAY['{}']", texts.join("', '"));
-    let numbers =
-        |numbers: [i64; 3], kind: &str| format!("ARRAY[{}, {}, {}]::{kind}[]", numbers[0], numbers[1], numbers[2]);
+    let numbers = |numbers: [i64; 3]| format!("ARRAY[{}]", numbers.map(|number| number.to_string()).join(", "));
     let (segment, packages) = (&defaults::SEGMENT, &defaults::PACKAGES);
     let sha256 = format!("ARRAY[sha256({key_id}::bytea)]");
-    let hash = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$Ac7c4QsNLZcjm9yFXQDX7xoLr3c2GQ7qJmVPiGZJmVs";
+    let secret_hash = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$Ac7c4QsNLZcjm9yFXQDX7xoLr3c2GQ7qJmVPiGZJmVs";
+    // In the order of the parameters in src/store/provisioning.rs.
     let values = [
+        // Tenant id, slug, name, commission, segment id.
         format!("ARRAY[{}]", id(1)),
-        format!("ARRAY['limit-{round}-' || :client_id::int8 || '-' || :n::int8]"),
+        format!("ARRAY['baseline-{round}-' || :client_id::int8 || '-' || :n::int8]"),
         "ARRAY['Bella Weddings']".to_owned(),
         "ARRAY[1000]".to_owned(),
         format!("ARRAY[{}]", id(2)),
+        // Key id, public key, secret hash.
         format!("ARRAY[{key_id}]"),
-        format!("ARRAY['pk_live_limit_' || {key_id}]"),
-        format!("ARRAY['{hash}']"),
+        format!("ARRAY['pk_live_baseline_' || {key_id}]"),
+        format!("ARRAY['{secret_hash}']"),
+        // Owner's e-mail address and password hash.
+        "ARRAY[NULL]".to_owned(),
+        "ARRAY[NULL]".to_owned(),
+        // Request hash, fingerprint, salt.
+        sha256.clone(),
+        sha256.clone(),
+        sha256,
+        // Package ids, creation time.
+        format!("ARRAY[{}, {}, {}]", id(3), id(4), id(5)),
         "now()".to_owned(),
+        // Caller, RPC, creation time of records that have just expired.
+        "'baseline'".to_owned(),
+        "'CreateFullyProvisioned'".to_owned(),
+        "now() - interval '30 days'".to_owned(),
+        // The General segment.
         format!("'{}'", segment.slug),
         format!("'{}'", segment.name),
         format!("'{}'", segment.hero_title),
         format!("'{}'", segment.description),
         segment.sort_order.to_string(),
-        format!("ARRAY[{}, {}, {}]", id(3), id(4), id(5)),
+        // The default packages.
         texts(packages.each_ref().map(|package| package.slug)),
         texts(packages.each_ref().map(|package| package.name)),
         texts(packages.each_ref().map(|package| package.description)),
-        numbers(packages.each_ref().map(|package| package.base_price), "int8"),
-        numbers(packages.each_ref().map(|package| package.grouping_order.into()), "int4"),
+        numbers(packages.each_ref().map(|package| package.base_price)),
+        numbers(packages.each_ref().map(|package| package.grouping_order.into())),
         format!("'{}'", defaults::BOOKING_TYPE.as_str()),
-        "ARRAY[NULL]".to_owned(),
-        "ARRAY[NULL]".to_owned(),
-        sha256.clone(),
-        sha256.clone(),
-        sha256,
-        "'limit'".to_owned(),
-        "'CreateFullyProvisioned'".to_owned(),
-        "now() - interval '30 days'".to_owned(),
     ];
-    format!("\\set n :n + 1\n{};\n", fill(&statement_with("free AS MATERIALIZED"), &values))
+    format!("\\set n :n + 1\n{};\n", fill(&statement_containing("INSERT INTO tenants"), &values))
 }
 
-/// How a transaction reaches the database.
+/// The number of round trips of a transaction.
 #[derive(Debug, Clone, Copy)]
-pub enum Trips {
-    /// One query, and so one transaction, as the service has it.
+pub enum RoundTrips {
+    /// One query, which is one transaction, as in the service.
     One,
-    /// Begin with role and tenant, the select, commit.
+    /// BEGIN with role and tenant, the SELECT, COMMIT.
     Three,
 }
 
-/// A catalog call that reads, by a prepared select.
-pub fn reading(trips: Trips, text: &str, tenant_id: &str, values: &[&str]) -> String {
-    let (begin, then, end) = match trips {
-        Trips::One => ("", "\\; ", ";\n"),
-        Trips::Three => ("BEGIN\\; ", ";\n", ";\nCOMMIT;\n"),
+/// Returns a pgbench script that prepares the only SELECT in `.sqlx` that contains `text`, and executes it with these
+/// values as the tenant's catalog role.
+pub fn catalog_read_script(round_trips: RoundTrips, text: &str, tenant_id: &str, values: &[&str]) -> String {
+    let (begin, separator, end) = match round_trips {
+        RoundTrips::One => ("", "\\; ", ";\n"),
+        RoundTrips::Three => ("BEGIN\\; ", ";\n", ";\nCOMMIT;\n"),
     };
     format!(
-        "\\if :n = 0\nPREPARE reading AS {};\n\\set n 1\n\\endif\n\
-         {begin}SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = '{tenant_id}'{then}\
-         EXECUTE reading({}){end}",
-        statement_with(text),
+        "\\if :n = 0\nPREPARE catalog_read AS {};\n\\set n 1\n\\endif\n\
+         {begin}SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = '{tenant_id}'{separator}\
+         EXECUTE catalog_read({}){end}",
+        statement_containing(text),
         values.join(", ")
     )
 }
@@ -122,19 +139,19 @@ pub enum Protocol {
     Prepared,
 }
 
-/// Runs a script as the serving role.
-pub fn pgbench(stage: &BenchEnv, script: &str, protocol: Protocol, clients: u64, window: Duration) -> Measured {
+/// Runs a script as the role of the server.
+pub fn pgbench(env: &BenchEnv, script: &str, protocol: Protocol, clients: u64, window: Duration) -> Measurement {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = folder.path().join("script.sql");
     fs::write(&file, script).unwrap();
-    let options = stage.options();
+    let options = env.server_options();
     let protocol = match protocol {
         Protocol::Simple => "simple",
         Protocol::Prepared => "prepared",
     };
     let started = Instant::now();
-    let output = Command::new(stage.postgres_bin_dir.join("pgbench"))
-        .args(["-n", "-j", "2", "-M", protocol, "-D", "n=0", "--log", "--log-prefix=log"])
+    let output = Command::new(env.postgres_bin_dir.join("pgbench"))
+        .args(["-n", "-j", &THREADS.to_string(), "-M", protocol, "-D", "n=0", "--log", "--log-prefix=log"])
         .args(["-c", &clients.to_string(), "-T", &window.as_secs().to_string(), "-f"])
         .arg(&file)
         .arg("-h")
@@ -154,16 +171,16 @@ pub fn pgbench(stage: &BenchEnv, script: &str, protocol: Protocol, clients: u64,
             }
         }
     }
-    let said = String::from_utf8(output.stdout).unwrap();
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let tps = stdout.lines().find_map(|line| line.strip_prefix("tps = ")).unwrap();
     let rate: f64 = tps.split(' ').next().unwrap().parse().unwrap();
-    Measured { rate, ..Measured::of(&latencies, latencies.len(), elapsed) }
+    Measurement { rate, ..Measurement::new(&latencies, latencies.len(), elapsed) }
 }
 
-/// Argon2 at the setting for keys, on one core, with its memory used again.
+/// Returns how many hashes per second one core computes with the parameters for keys, reusing the memory.
 pub fn argon2(window: Duration) -> f64 {
-    let setting = Argon2Params::KEY;
-    let params = Params::new(setting.memory_kib, setting.passes, setting.lanes, Some(32)).unwrap();
+    let Argon2Params { memory_kib, passes, lanes } = Argon2Params::KEY;
+    let params = Params::new(memory_kib, passes, lanes, Some(32)).unwrap();
     let mut memory = vec![Block::default(); params.block_count()];
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     let (mut output, started, mut count) = ([0; 32], Instant::now(), 0_u32);

@@ -1,4 +1,4 @@
-//! A Postgres that syncs, and a server with everything on.
+//! What a benchmark runs against: a Postgres with fsync on, and a server process with its default settings.
 
 use std::{
     fs,
@@ -18,18 +18,18 @@ use crate::process_memory::memory_kib;
 pub struct BenchEnv {
     folder: TempDir,
     postgres: EmbeddedPostgres,
-    server: Serving,
+    server: ServerProcess,
     pub endpoint: Endpoint,
     pub superuser: PgPool,
     pub postgres_bin_dir: PathBuf,
 }
 
-/// A server, which ends with what it is needed for.
-struct Serving(Child);
+/// A `turnkey serve` process, killed on drop.
+struct ServerProcess(Child);
 
-impl Drop for Serving {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails if the process has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -48,12 +48,13 @@ impl BenchEnv {
             .fetch_one(&superuser)
             .await
             .unwrap();
-        let (server, address) = serve(&folder, &postgres.server_options());
+        let (server, address) = start_server(&folder, &postgres.server_options());
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         Self { folder, postgres, server, endpoint, superuser, postgres_bin_dir: postgres_bin_dir.into() }
     }
 
-    pub fn options(&self) -> PgConnectOptions {
+    /// Returns the options with which the server connects.
+    pub fn server_options(&self) -> PgConnectOptions {
         self.postgres.server_options()
     }
 
@@ -65,13 +66,13 @@ impl BenchEnv {
         memory_kib(self.server.0.id(), "VmHWM")
     }
 
-    /// From the start of a process to SERVING, on the database as it is: the median of nine.
-    pub fn start_again_ms(&self) -> f64 {
+    /// Returns the time from the start of a process to SERVING, on the existing database: the median of nine starts.
+    pub fn median_start_ms(&self) -> f64 {
         let mut times: Vec<f64> = Vec::new();
         for _ in 0..9 {
             let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
             let started = Instant::now();
-            let _serving = serve(&folder, &self.options());
+            let _server = start_server(&folder, &self.server_options());
             times.push(started.elapsed().as_secs_f64() * 1_000.0);
         }
         times.sort_by(f64::total_cmp);
@@ -89,23 +90,23 @@ impl BenchEnv {
     }
 }
 
-/// A server that serves, and where.
-fn serve(folder: &TempDir, options: &PgConnectOptions) -> (Serving, String) {
+/// Starts a server, waits until it is ready, and returns it with its address.
+fn start_server(folder: &TempDir, options: &PgConnectOptions) -> (ServerProcess, String) {
     let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
     let (role, database) = (options.get_username(), options.get_database().unwrap());
-    let ready = folder.path().join("ready");
+    let ready_file = folder.path().join("ready");
     let server = Command::new(env!("CARGO_BIN_EXE_turnkey"))
         .args(["serve", "--listen", "127.0.0.1:0", "--ready-file"])
-        .arg(&ready)
+        .arg(&ready_file)
         .env("DATABASE_URL", format!("postgres://{role}@localhost/{database}?host={}", socket.display()))
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
-        // Everything on, the log included; nobody reads it.
+        // The log is written, as in production, and discarded.
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while !ready.exists() {
+    while !ready_file.exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    (Serving(server), fs::read_to_string(ready).unwrap().trim().to_owned())
+    (ServerProcess(server), fs::read_to_string(ready_file).unwrap().trim().to_owned())
 }

@@ -1,4 +1,5 @@
-//! Callers that call as fast as they are answered.
+//! The load generator. It is a closed loop: each caller sends its next request when it has the response to the last
+//! one.
 
 use std::{
     sync::Barrier,
@@ -10,71 +11,71 @@ use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use tonic::transport::{Channel, Endpoint};
 
-/// What came of one window.
+/// The result of one measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Measured {
-    /// Units of work a second.
+pub struct Measurement {
+    /// Units of work per second.
     pub rate: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
 }
 
-impl Measured {
-    /// Latencies in microseconds.
-    pub fn of(latencies: &Histogram<u64>, units: u64, elapsed: Duration) -> Self {
-        let quantile = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
-        Self { rate: units as f64 / elapsed.as_secs_f64(), p50_ms: quantile(0.5), p99_ms: quantile(0.99) }
+impl Measurement {
+    /// Takes latencies in microseconds.
+    pub fn new(latencies: &Histogram<u64>, units: u64, elapsed: Duration) -> Self {
+        let quantile_ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
+        Self { rate: units as f64 / elapsed.as_secs_f64(), p50_ms: quantile_ms(0.5), p99_ms: quantile_ms(0.99) }
     }
 }
 
-/// As many as the cores that the goals speak of, and as many as pgbench gets.
-const THREADS: u64 = 2;
+/// The number of cores for which the goals are defined. pgbench runs as many threads.
+pub const THREADS: u64 = 2;
 
-/// Each caller calls again and again for as long as the window is open. `call` gets a channel, the caller's number and the
-/// call's, and answers how many units of work it did.
+/// Runs `call` in a loop for each caller until the window has passed. `call` takes a channel, the caller's number and
+/// the call's number, and returns how many units of work it did.
 ///
-/// Callers are spread over threads that have nothing to do with each other, as pgbench's clients are: a channel each, and
-/// nothing that is handed from one core to the other, which would count as the service's work.
-pub fn drive<Call>(
+/// Like pgbench's clients, the callers are spread over threads that share nothing. Each thread has its own channel:
+/// work that moves from one core to another would count as work of the service.
+pub fn generate_load<Call>(
     endpoint: &Endpoint,
     callers: u64,
     window: Duration,
     call: impl Fn(Channel, u64, u64) -> Call + Sync,
-) -> Measured
+) -> Measurement
 where
     Call: Future<Output = u64>,
 {
     let threads = THREADS.min(callers);
-    let (connected, call) = (Barrier::new(usize::try_from(threads).unwrap()), &call);
-    let work = |thread: u64| {
+    let (all_connected, call) = (Barrier::new(usize::try_from(threads).unwrap()), &call);
+    let run_thread = |thread: u64| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let channel = endpoint.connect().await.unwrap();
-            connected.wait();
+            all_connected.wait();
             let callers = (thread..callers).step_by(usize::try_from(threads).unwrap());
             let started = Instant::now();
-            let calling = callers.map(|caller| call_again_and_again(&channel, caller, window, call));
-            (join_all(calling).await, started.elapsed())
+            let loops = callers.map(|caller| run_caller(&channel, caller, window, call));
+            (join_all(loops).await, started.elapsed())
         })
     };
-    let done: Vec<_> = thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+    let results: Vec<_> = thread::scope(|scope| {
+        let run_thread = &run_thread;
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run_thread(thread))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let mut all = Histogram::<u64>::new(3).unwrap();
-    let (mut units, mut longest) = (0, Duration::ZERO);
-    for (callers, elapsed) in done {
+    let mut all_latencies = Histogram::<u64>::new(3).unwrap();
+    let (mut all_units, mut longest) = (0, Duration::ZERO);
+    for (callers, elapsed) in results {
         longest = longest.max(elapsed);
-        for (latencies, done) in callers {
-            all.add(latencies).unwrap();
-            units += done;
+        for (latencies, units) in callers {
+            all_latencies.add(latencies).unwrap();
+            all_units += units;
         }
     }
-    Measured::of(&all, units, longest)
+    Measurement::new(&all_latencies, all_units, longest)
 }
 
-async fn call_again_and_again<Call: Future<Output = u64>>(
+async fn run_caller<Call: Future<Output = u64>>(
     channel: &Channel,
     caller: u64,
     window: Duration,
@@ -83,12 +84,12 @@ async fn call_again_and_again<Call: Future<Output = u64>>(
     let mut latencies = Histogram::<u64>::new(3).unwrap();
     let (mut units, started) = (0, Instant::now());
     for number in 0.. {
-        let asked = Instant::now();
-        if asked - started > window {
+        let call_started = Instant::now();
+        if call_started - started > window {
             break;
         }
         units += call(channel.clone(), caller, number).await;
-        latencies.record(u64::try_from(asked.elapsed().as_micros()).unwrap()).unwrap();
+        latencies.record(u64::try_from(call_started.elapsed().as_micros()).unwrap()).unwrap();
     }
     (latencies, units)
 }

@@ -1,11 +1,11 @@
-//! `make bench`: what the service does beside what the machine could do, in one run.
+//! `make bench`: compares the service with baselines on the same machine, in one run.
 //!
-//! Each work is done in turn by the service and by its limit (A B A B …), for machines are noisy: the ratios are what to read,
-//! medians over the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`,
-//! `BENCH_SECONDS` and `BENCH_TENANTS` make a run shorter or longer; `cargo bench -- GetPackage` measures that alone, and
-//! writes nothing.
+//! Service and baseline are measured in turn (A B A B …). Machines are noisy, so read the ratios; they are medians over
+//! the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`, `BENCH_SECONDS` and
+//! `BENCH_TENANTS` make a run shorter or longer. `cargo bench -- GetPackage` runs the workloads whose name contains
+//! that text, and writes nothing.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench may fail loudly")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
 mod baselines;
@@ -22,22 +22,23 @@ use std::time::Duration;
 
 use environment::BenchEnv;
 
-/// How long the parts of a run are.
+/// The size of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Length {
+pub struct RunSettings {
     pub rounds: u64,
+    /// The duration of one measurement.
     pub window: Duration,
-    /// The largest number of tenants that growth is looked at with.
-    pub tenants: u64,
+    /// The largest number of existing tenants with which latency is measured.
+    pub max_tenants: u64,
 }
 
-impl Length {
+impl RunSettings {
     fn from_env() -> Self {
         let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
         Self {
             rounds: number("BENCH_ROUNDS", 5),
             window: Duration::from_secs(number("BENCH_SECONDS", 5)),
-            tenants: number("BENCH_TENANTS", 1_000_000),
+            max_tenants: number("BENCH_TENANTS", 1_000_000),
         }
     }
 }
@@ -45,27 +46,26 @@ impl Length {
 fn main() {
     let (flags, names): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
-    // Tests of all targets call this too, without the flag.
+    // `cargo test --all-targets` runs this too, but without the flag.
     if flags.iter().any(|flag| flag == "--bench") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(run(Length::from_env(), names.first().map(String::as_str)));
+        runtime.block_on(run(RunSettings::from_env(), names.first().map(String::as_str)));
     }
 }
 
-async fn run(length: Length, only: Option<&str>) {
-    let stage = BenchEnv::start().await;
-    let at_rest_kib = stage.resident_kib();
-    let rows = workloads::table(&stage, length, only).await;
-    report::print(&rows);
-    if only.is_some() {
-        return stage.stop().await;
+async fn run(settings: RunSettings, name_filter: Option<&str>) {
+    let env = BenchEnv::start().await;
+    let idle_kib = env.resident_kib();
+    let results = workloads::run(&env, settings, name_filter).await;
+    report::print(&results);
+    if name_filter.is_some() {
+        return env.stop().await;
     }
-    let by_callers = workloads::by_callers(&stage, length);
-    let under_load_kib = stage.peak_kib();
-    let by_tenants = workloads::by_tenants(&stage, length).await;
-    let start_ms = stage.start_again_ms();
-    let postgres = stage.postgres_version().await;
-    let report = report::Report { postgres, rows, by_callers, by_tenants, at_rest_kib, under_load_kib, start_ms };
-    report.write();
-    stage.stop().await;
+    let by_callers = workloads::create_by_callers(&env, settings);
+    let peak_kib = env.peak_kib();
+    let by_tenants = workloads::latency_by_tenants(&env, settings).await;
+    let start_ms = env.median_start_ms();
+    let postgres_version = env.postgres_version().await;
+    report::Report { postgres_version, results, by_callers, by_tenants, idle_kib, peak_kib, start_ms }.write();
+    env.stop().await;
 }

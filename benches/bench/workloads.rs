@@ -1,4 +1,4 @@
-//! What is measured.
+//! The workloads, each with the baseline that it is compared with and its goal.
 
 use std::time::Duration;
 
@@ -11,89 +11,126 @@ use turnkey::grpc::pb::{
 use uuid::Uuid;
 
 use crate::{
-    Length,
-    baselines::{self, Protocol, Trips},
+    RunSettings,
+    baselines::{Protocol, RoundTrips, argon2, catalog_read_script, create_script, pgbench},
     environment::BenchEnv,
-    load::{Measured, drive},
+    load::{Measurement, generate_load},
 };
 
 const CALLERS: u64 = 32;
-const BATCH: u64 = 100;
+const BATCH_SIZE: u64 = 100;
+const BATCH_CALLERS: u64 = 4;
 
-/// A line of the table.
-pub struct Row {
-    pub work: &'static str,
-    pub measured: Measured,
-    pub against: &'static str,
+/// The result of one workload, compared with its baseline: medians over the rounds.
+pub struct WorkloadResult {
+    pub workload: &'static str,
+    pub measurement: Measurement,
+    /// Empty if there is none.
+    pub baseline: &'static str,
     pub goal: Goal,
-    /// What the limit came to, in the goal's unit, and the ratio to it.
-    pub limit: f64,
+    /// In the unit of the goal.
+    pub baseline_result: f64,
     pub ratio: f64,
 }
 
-/// What a work is held to.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
-    /// At least this part of the limit's rate.
-    Rate(f64),
-    /// At most so many times the limit's median latency.
-    Latency(f64),
-    /// There is nothing to hold it against.
+    /// At least this fraction of the baseline's rate.
+    MinRate(f64),
+    /// At most this multiple of the baseline's median latency.
+    MaxLatency(f64),
+    /// Rates are compared, without a goal.
     None,
 }
 
 impl Goal {
-    fn compare(self, ours: &Measured, limit: f64) -> f64 {
+    fn ratio(self, measurement: &Measurement, baseline_result: f64) -> f64 {
         match self {
-            Self::Rate(_) | Self::None => ours.rate / limit,
-            Self::Latency(_) => ours.p50_ms / limit,
+            Self::MinRate(_) | Self::None => measurement.rate / baseline_result,
+            Self::MaxLatency(_) => measurement.p50_ms / baseline_result,
         }
     }
 }
 
-fn wish(slug: String) -> CreateFullyProvisionedRequest {
-    let request_id = Some(Uuid::new_v4().to_string());
-    CreateFullyProvisionedRequest { slug, name: "Bella Weddings".to_owned(), request_id, ..Default::default() }
+/// Runs all workloads, or those whose name contains the filter.
+pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str>) -> Vec<WorkloadResult> {
+    let window = settings.window;
+    let tenant = create_sample_tenant(env).await;
+    let mut runner = Runner { settings, name_filter, results: Vec::new() };
+
+    let baseline = |round| pgbench(env, &create_script(round), Protocol::Prepared, CALLERS, window).rate;
+    let workload = || create(env, CALLERS, window);
+    let goal = Goal::MinRate(0.7);
+    runner.compare("CreateFullyProvisioned, 32 callers", workload, "pgbench, same statement", baseline, goal);
+
+    let baseline = |round| pgbench(env, &create_script(100 + round), Protocol::Prepared, 1, window).p50_ms;
+    let workload = || create(env, 1, window);
+    let goal = Goal::MaxLatency(1.6);
+    runner.compare("CreateFullyProvisioned, 1 caller (p50)", workload, "pgbench, 1 client (p50)", baseline, goal);
+
+    let baseline = |_| create(env, CALLERS, window).rate;
+    let workload = || batch_create(env, BATCH_CALLERS, window);
+    runner.compare("BatchCreateFullyProvisioned, tenants", workload, "single calls", baseline, Goal::MinRate(2.0));
+
+    let (tenant_id, package_id) = (format!("'{}'", tenant.id), format!("'{}'", tenant.package_id));
+    let (text, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant_id.as_str(), package_id.as_str()]);
+    let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
+    let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
+    let workload = || get_package(env, &tenant, window);
+    let goal = Goal::MinRate(0.6);
+    runner.compare("GetPackage, 32 callers", workload, "pgbench, three round trips", baseline, goal);
+
+    let script = catalog_read_script(RoundTrips::One, text, &tenant.id, &values);
+    let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
+    let workload = || get_package(env, &tenant, window);
+    runner.compare("GetPackage, 32 callers", workload, "pgbench, one round trip", baseline, Goal::None);
+
+    let (text, values) =
+        ("(grouping_order, id) > ($4, $5::uuid)", [tenant_id.as_str(), "NULL", "NULL", "NULL", "NULL", "51"]);
+    let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
+    let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
+    let workload = || list_packages(env, &tenant, window);
+    let goal = Goal::MinRate(0.6);
+    runner.compare("ListPackages (3), 32 callers", workload, "pgbench, three round trips", baseline, goal);
+
+    let baseline = |_| argon2(window / 2);
+    let workload = || verify_api_key(env, &tenant, window);
+    runner.compare("VerifyApiKey, 32 callers", workload, "Argon2 on one core", baseline, Goal::MinRate(0.5));
+
+    runner.compare("health Check, 32 callers", || check_health(env, window), "", |_| 1.0, Goal::None);
+    runner.results
 }
 
-fn create(stage: &BenchEnv, callers: u64, window: Duration) -> Measured {
-    let run = short_id();
-    drive(&stage.endpoint, callers, window, |channel, caller, number| {
-        let slug = format!("t{run}-{caller}-{number}");
-        async move {
-            TenantProvisioningClient::new(channel).create_fully_provisioned(wish(slug)).await.unwrap();
-            1
+struct Runner<'a> {
+    settings: RunSettings,
+    name_filter: Option<&'a str>,
+    results: Vec<WorkloadResult>,
+}
+
+impl Runner<'_> {
+    /// Measures a workload and its baseline in turn. `measure_baseline` takes the round's number and returns a result
+    /// in the unit of the goal.
+    fn compare(
+        &mut self,
+        workload: &'static str,
+        measure: impl Fn() -> Measurement,
+        baseline: &'static str,
+        measure_baseline: impl Fn(u64) -> f64,
+        goal: Goal,
+    ) {
+        if self.name_filter.is_some_and(|filter| !workload.contains(filter)) {
+            return;
         }
-    })
-}
-
-fn batch(stage: &BenchEnv, callers: u64, window: Duration) -> Measured {
-    let run = short_id();
-    drive(&stage.endpoint, callers, window, |channel, caller, number| {
-        let requests = (0..BATCH).map(|item| wish(format!("b{run}-{caller}-{number}-{item}"))).collect();
-        let request = BatchCreateFullyProvisionedRequest { requests };
-        async move {
-            TenantProvisioningClient::new(channel).batch_create_fully_provisioned(request).await.unwrap();
-            BATCH
+        let (mut measurements, mut baseline_results, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.settings.rounds {
+            let (measurement, baseline_result) = (measure(), measure_baseline(round));
+            ratios.push(goal.ratio(&measurement, baseline_result));
+            measurements.push(measurement);
+            baseline_results.push(baseline_result);
         }
-    })
-}
-
-fn short_id() -> String {
-    Uuid::new_v4().simple().to_string()[..8].to_owned()
-}
-
-/// Ids and a key that reads are about.
-struct Known {
-    tenant_id: String,
-    package_id: String,
-    secret_key: String,
-}
-
-async fn known(stage: &BenchEnv) -> Known {
-    let mut client = TenantProvisioningClient::new(stage.endpoint.connect().await.unwrap());
-    let made = client.create_fully_provisioned(wish(format!("k{}", short_id()))).await.unwrap().into_inner();
-    Known { tenant_id: made.tenant.unwrap().id, package_id: made.packages[0].id.clone(), secret_key: made.secret_key }
+        let (measurement, baseline_result, ratio) = (medians(&measurements), median(baseline_results), median(ratios));
+        self.results.push(WorkloadResult { workload, measurement, baseline, goal, baseline_result, ratio });
+    }
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
@@ -101,94 +138,61 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-fn middle(measured: &[Measured]) -> Measured {
-    let of = |pick: fn(&Measured) -> f64| median(measured.iter().map(pick).collect());
-    Measured { rate: of(|each| each.rate), p50_ms: of(|each| each.p50_ms), p99_ms: of(|each| each.p99_ms) }
+fn medians(measurements: &[Measurement]) -> Measurement {
+    let median_by = |field: fn(&Measurement) -> f64| median(measurements.iter().map(field).collect());
+    Measurement { rate: median_by(|m| m.rate), p50_ms: median_by(|m| m.p50_ms), p99_ms: median_by(|m| m.p99_ms) }
 }
 
-/// The rows so far.
-struct Table<'a> {
-    length: Length,
-    only: Option<&'a str>,
-    rows: Vec<Row>,
+fn create_request(slug: String) -> CreateFullyProvisionedRequest {
+    let request_id = Some(Uuid::new_v4().to_string());
+    CreateFullyProvisionedRequest { slug, name: "Bella Weddings".to_owned(), request_id, ..Default::default() }
 }
 
-impl Table<'_> {
-    /// Service and limit in turn. `limit` gets the round's number and answers in the goal's unit.
-    fn add(
-        &mut self,
-        work: &'static str,
-        against: &'static str,
-        goal: Goal,
-        measure: impl Fn() -> Measured,
-        limit: impl Fn(u64) -> f64,
-    ) {
-        if self.only.is_some_and(|only| !work.contains(only)) {
-            return;
+fn short_id() -> String {
+    Uuid::new_v4().simple().to_string()[..8].to_owned()
+}
+
+fn create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
+    let run = short_id();
+    generate_load(&env.endpoint, callers, window, |channel, caller, number| {
+        let slug = format!("t{run}-{caller}-{number}");
+        async move {
+            TenantProvisioningClient::new(channel).create_fully_provisioned(create_request(slug)).await.unwrap();
+            1
         }
-        let (mut measured, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..self.length.rounds {
-            let (ours, theirs) = (measure(), limit(round));
-            ratios.push(goal.compare(&ours, theirs));
-            measured.push(ours);
-            limits.push(theirs);
+    })
+}
+
+fn batch_create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
+    let run = short_id();
+    generate_load(&env.endpoint, callers, window, |channel, caller, number| {
+        let request = |item| create_request(format!("b{run}-{caller}-{number}-{item}"));
+        let request = BatchCreateFullyProvisionedRequest { requests: (0..BATCH_SIZE).map(request).collect() };
+        async move {
+            TenantProvisioningClient::new(channel).batch_create_fully_provisioned(request).await.unwrap();
+            BATCH_SIZE
         }
-        let (limit, ratio) = (median(limits), median(ratios));
-        self.rows.push(Row { work, measured: middle(&measured), against, goal, limit, ratio });
-    }
+    })
 }
 
-/// All works, or those that have this in their name.
-pub async fn table(stage: &BenchEnv, length: Length, only: Option<&str>) -> Vec<Row> {
-    let window = length.window;
-    let known = known(stage).await;
-    let mut table = Table { length, only, rows: Vec::new() };
-
-    let pgbench =
-        |round| baselines::pgbench(stage, &baselines::creating(round), Protocol::Prepared, CALLERS, window).rate;
-    let work = || create(stage, CALLERS, window);
-    table.add("CreateFullyProvisioned, 32 callers", "pgbench, same statement", Goal::Rate(0.7), work, pgbench);
-
-    let pgbench =
-        |round| baselines::pgbench(stage, &baselines::creating(100 + round), Protocol::Prepared, 1, window).p50_ms;
-    let work = || create(stage, 1, window);
-    let goal = Goal::Latency(1.6);
-    table.add("CreateFullyProvisioned, 1 caller (p50)", "pgbench, 1 client (p50)", goal, work, pgbench);
-
-    let work = || batch(stage, 4, window);
-    let single = |_| create(stage, CALLERS, window).rate;
-    table.add("BatchCreateFullyProvisioned, tenants", "single calls", Goal::Rate(2.0), work, single);
-
-    let (tenant, package) = (format!("'{}'", known.tenant_id), format!("'{}'", known.package_id));
-    let (select, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant.as_str(), package.as_str()]);
-    let script = baselines::reading(Trips::Three, select, &known.tenant_id, &values);
-    let pgbench = |_| baselines::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
-    let work = || get_package(stage, &known, window);
-    table.add("GetPackage, 32 callers", "pgbench, three trips", Goal::Rate(0.6), work, pgbench);
-
-    let script = baselines::reading(Trips::One, select, &known.tenant_id, &values);
-    let pgbench = |_| baselines::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
-    let work = || get_package(stage, &known, window);
-    table.add("GetPackage, 32 callers", "pgbench, one trip", Goal::None, work, pgbench);
-
-    let values = [tenant.as_str(), "NULL", "NULL", "NULL", "NULL", "51"];
-    let script = baselines::reading(Trips::Three, "id = $2) AS has_segment", &known.tenant_id, &values);
-    let pgbench = |_| baselines::pgbench(stage, &script, Protocol::Simple, CALLERS, window).rate;
-    let work = || list_packages(stage, &known, window);
-    table.add("ListPackages (3), 32 callers", "pgbench, three trips", Goal::Rate(0.6), work, pgbench);
-
-    let work = || verify_api_key(stage, &known, window);
-    let argon2 = |_| baselines::argon2(window / 2);
-    table.add("VerifyApiKey, 32 callers", "one core's Argon2", Goal::Rate(0.5), work, argon2);
-
-    let work = || health(stage, window);
-    table.add("health Check, 32 callers", "", Goal::None, work, |_| 1.0);
-    table.rows
+/// The tenant that the reads and verifications use.
+struct SampleTenant {
+    id: String,
+    package_id: String,
+    secret_key: String,
 }
 
-fn get_package(stage: &BenchEnv, known: &Known, window: Duration) -> Measured {
-    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
-        let request = GetPackageRequest { tenant_id: known.tenant_id.clone(), package_id: known.package_id.clone() };
+async fn create_sample_tenant(env: &BenchEnv) -> SampleTenant {
+    let mut client = TenantProvisioningClient::new(env.endpoint.connect().await.unwrap());
+    let request = create_request(format!("k{}", short_id()));
+    let response = client.create_fully_provisioned(request).await.unwrap().into_inner();
+    let (tenant, package) = (response.tenant.unwrap(), &response.packages[0]);
+    SampleTenant { id: tenant.id, package_id: package.id.clone(), secret_key: response.secret_key }
+}
+
+fn get_package(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
+        let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
         async move {
             PackageCatalogClient::new(channel).get_package(request).await.unwrap();
             1
@@ -196,9 +200,9 @@ fn get_package(stage: &BenchEnv, known: &Known, window: Duration) -> Measured {
     })
 }
 
-fn list_packages(stage: &BenchEnv, known: &Known, window: Duration) -> Measured {
-    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
-        let request = ListPackagesRequest { tenant_id: known.tenant_id.clone(), ..Default::default() };
+fn list_packages(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
+        let request = ListPackagesRequest { tenant_id: tenant.id.clone(), ..Default::default() };
         async move {
             PackageCatalogClient::new(channel).list_packages(request).await.unwrap();
             1
@@ -206,9 +210,9 @@ fn list_packages(stage: &BenchEnv, known: &Known, window: Duration) -> Measured 
     })
 }
 
-fn verify_api_key(stage: &BenchEnv, known: &Known, window: Duration) -> Measured {
-    drive(&stage.endpoint, CALLERS, window, |channel, _, _| {
-        let request = VerifyApiKeyRequest { secret_key: known.secret_key.clone() };
+fn verify_api_key(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
+        let request = VerifyApiKeyRequest { secret_key: tenant.secret_key.clone() };
         async move {
             TenantProvisioningClient::new(channel).verify_api_key(request).await.unwrap();
             1
@@ -216,61 +220,70 @@ fn verify_api_key(stage: &BenchEnv, known: &Known, window: Duration) -> Measured
     })
 }
 
-fn health(stage: &BenchEnv, window: Duration) -> Measured {
-    drive(&stage.endpoint, CALLERS, window, |channel, _, _| async move {
+fn check_health(env: &BenchEnv, window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| async move {
         HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
         1
     })
 }
 
-/// What so many creators come to, and the memory that the server holds then, in KiB.
-pub struct ByCallers {
-    pub callers: u64,
-    pub created: Measured,
-    pub resident_kib: Option<u64>,
-}
-
-/// Creating by 1 … 128 callers.
-pub fn by_callers(stage: &BenchEnv, length: Length) -> Vec<ByCallers> {
-    let mut points = Vec::new();
-    for callers in [1, 2, 4, 8, 16, 32, 64, 128] {
-        let created = create(stage, callers, length.window);
-        points.push(ByCallers { callers, created, resident_kib: stage.resident_kib() });
-    }
-    points
-}
-
-/// Creating, and listing the first page, by one caller, with so many tenants there.
-pub async fn by_tenants(stage: &BenchEnv, length: Length) -> Vec<(u64, Measured, Measured)> {
-    let mut points = Vec::new();
-    sqlx::query("TRUNCATE tenants CASCADE").execute(&stage.superuser).await.unwrap();
-    for goal in [1_000, 100_000, 1_000_000].into_iter().filter(|goal| *goal <= length.tenants) {
-        loop {
-            let there: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM tenants").fetch_one(&stage.superuser).await.unwrap();
-            let missing = goal.saturating_sub(there.unsigned_abs());
-            if missing < BATCH * 4 {
-                break;
-            }
-            batch(stage, 4, Duration::from_millis(missing / 20));
-        }
-        // Or it would come by itself in the middle of what is measured.
-        sqlx::query("VACUUM ANALYZE").execute(&stage.superuser).await.unwrap();
-        let (mut created, mut listed) = (Vec::new(), Vec::new());
-        for _ in 0..length.rounds {
-            // Short, for creating makes more of them.
-            let window = length.window / 5;
-            listed.push(list_tenants(stage, window));
-            created.push(create(stage, 1, window));
-        }
-        points.push((goal, middle(&created), middle(&listed)));
-    }
-    points
-}
-
-fn list_tenants(stage: &BenchEnv, window: Duration) -> Measured {
-    drive(&stage.endpoint, 1, window, |channel, _, _| async move {
+fn list_tenants(env: &BenchEnv, window: Duration) -> Measurement {
+    generate_load(&env.endpoint, 1, window, |channel, _, _| async move {
         TenantProvisioningClient::new(channel).list_tenants(ListTenantsRequest::default()).await.unwrap();
         1
     })
+}
+
+/// The result of creating tenants with a number of concurrent callers.
+pub struct CallersResult {
+    pub callers: u64,
+    pub created: Measurement,
+    /// The server's memory at the end of the measurement.
+    pub resident_kib: Option<u64>,
+}
+
+/// Creates tenants with 1 to 128 concurrent callers.
+pub fn create_by_callers(env: &BenchEnv, settings: RunSettings) -> Vec<CallersResult> {
+    let measure = |callers| {
+        let created = create(env, callers, settings.window);
+        CallersResult { callers, created, resident_kib: env.resident_kib() }
+    };
+    [1, 2, 4, 8, 16, 32, 64, 128].map(measure).into()
+}
+
+/// The latencies of one caller with a number of existing tenants.
+pub struct TenantsResult {
+    pub tenants: u64,
+    pub create: Measurement,
+    /// The first page.
+    pub list: Measurement,
+}
+
+/// Deletes all tenants, then measures creating and listing with 1,000 to a million tenants.
+pub async fn latency_by_tenants(env: &BenchEnv, settings: RunSettings) -> Vec<TenantsResult> {
+    let mut results = Vec::new();
+    sqlx::query("TRUNCATE tenants CASCADE").execute(&env.superuser).await.unwrap();
+    for tenants in [1_000, 100_000, 1_000_000].into_iter().filter(|tenants| *tenants <= settings.max_tenants) {
+        create_up_to(env, tenants).await;
+        // Otherwise autovacuum would start during a measurement.
+        sqlx::query("VACUUM ANALYZE").execute(&env.superuser).await.unwrap();
+        // Short, because creating adds tenants.
+        let window = settings.window / 5;
+        let rounds = (0..settings.rounds).map(|_| (list_tenants(env, window), create(env, 1, window)));
+        let (list, create): (Vec<_>, Vec<_>) = rounds.unzip();
+        results.push(TenantsResult { tenants, create: medians(&create), list: medians(&list) });
+    }
+    results
+}
+
+/// Creates batches until the number of tenants is reached, or almost.
+async fn create_up_to(env: &BenchEnv, tenants: u64) {
+    loop {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM tenants").fetch_one(&env.superuser).await.unwrap();
+        let missing = tenants.saturating_sub(count.unsigned_abs());
+        if missing < BATCH_SIZE * BATCH_CALLERS {
+            return;
+        }
+        batch_create(env, BATCH_CALLERS, Duration::from_millis(missing / 20));
+    }
 }

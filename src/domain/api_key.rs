@@ -8,7 +8,7 @@ use super::{idempotency::Fingerprint, ids::TenantId, request_id::RequestId};
 
 /// A key without its secret.
 ///
-/// Deserializes from a row as JSON.
+/// Deserializes from `to_jsonb` of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ApiKey {
     pub public_key: String,

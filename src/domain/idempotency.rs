@@ -1,4 +1,5 @@
-//! Idempotency records: they distinguish a repeated call from a new one.
+//! Idempotency records, which distinguish a repeated call from a new one. The derivation of a secret from a record is
+//! in `secrets`.
 
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
@@ -46,12 +47,13 @@ pub struct NewIdempotencyRecord {
     pub salt: Salt,
 }
 
-/// A hash of a request's content. A password is never part of it: a fast hash would make the slow one pointless.
+/// A SHA-256 of a request's content without the password: a fast hash of a password would make its slow hash pointless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub Sha256Digest);
 
 impl Fingerprint {
-    /// Hashes a request's fields in their order, each with its length, so that fields cannot run together.
+    /// Hashes the fields of a request in order. Each is preceded by its length, so that different fields with the same
+    /// concatenation have different fingerprints.
     pub fn compute(fields: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for field in fields {
@@ -81,19 +83,19 @@ pub struct IdempotencyRecord<T> {
     pub created: T,
 }
 
-/// What a create call created. Parts that were deleted since are missing.
+/// What a create call created. Parts that have been deleted since then are missing.
 #[derive(Debug, Clone)]
 pub struct CreatedTenant {
     pub tenant: Tenant,
     pub segment: Option<Segment>,
     pub packages: Vec<Package>,
-    /// Of a sign-up.
+    /// Only for a sign-up.
     pub password_hash: Option<String>,
 }
 
 impl<T> IdempotencyRecord<T> {
-    /// Returns the salt and the public key to derive the secret from, for 24 hours and only while the key is neither
-    /// rotated nor revoked.
+    /// Returns the salt and the public key from which the secret is derived, for 24 hours and only while the key is
+    /// neither rotated nor revoked.
     pub fn secret_inputs(&self, now: OffsetDateTime) -> Option<(Salt, &str)> {
         let is_in_time = now < self.created_at + SECRET_LIFETIME;
         let key = self.key.as_ref().filter(|key| key.expires_at.is_none() && key.revoked_at.is_none())?;
@@ -117,7 +119,7 @@ mod tests {
     use crate::domain::TenantId;
 
     #[test]
-    fn fields_do_not_run_together() {
+    fn fields_with_the_same_concatenation_have_different_fingerprints() {
         assert_eq!(Fingerprint::compute(&[b"ab", b"c"]), Fingerprint::compute(&[b"ab", b"c"]));
         assert_ne!(Fingerprint::compute(&[b"ab", b"c"]), Fingerprint::compute(&[b"a", b"bc"]));
         assert_ne!(Fingerprint::compute(&[b"ab"]), Fingerprint::compute(&[b"ab", b""]));

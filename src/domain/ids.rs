@@ -1,4 +1,4 @@
-//! Ids: UUIDv7 (RFC 9562), written in lower case only, so that each id has one text form.
+//! Ids: UUIDv7 (RFC 9562), written in lower case only, so that each id has one text form. `service` generates them.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::validation::{InvalidValue, Reason};
 
-/// Accepts the hyphenated lower-case form only, but any version: an id that Turnkey did not create is not malformed, only
-/// unknown.
+/// Accepts only the hyphenated lower-case form, but any version: an id that Turnkey did not create is well-formed and
+/// not found.
 fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
     if text.is_empty() {
         return Err(InvalidValue::missing());
@@ -28,7 +28,7 @@ macro_rules! id {
 
         impl $name {
             /// # Errors
-            /// `MISSING_FIELD` for the empty text, `BAD_FORMAT` for everything else that is not a lower-case UUID.
+            /// `MISSING_FIELD` for an empty text, `BAD_FORMAT` for any other text that is not a lower-case UUID.
             pub fn parse(text: &str) -> Result<Self, InvalidValue> {
                 parse_uuid(text).map(Self)
             }

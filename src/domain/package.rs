@@ -11,7 +11,7 @@ use super::{
 
 /// An offer that a customer can book. It always belongs to a segment of its own tenant.
 ///
-/// Deserializes from a row as JSON.
+/// Deserializes from `to_jsonb` of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Package {
     pub id: PackageId,

@@ -1,4 +1,4 @@
-//! The creation of a tenant: the request, what is inserted, and the result.
+//! The creation of a tenant: the request, what is inserted, and the result. Sign-ups are parsed in [`super::signup`].
 
 use secrecy::SecretString;
 use serde_json::Map;
@@ -26,7 +26,7 @@ pub struct CreateFullyProvisioned {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub request_id: Option<RequestId>,
-    /// Check everything and write nothing.
+    /// If true, everything is checked and nothing is written.
     pub validate_only: bool,
 }
 
@@ -37,7 +37,7 @@ impl CreateFullyProvisioned {
     }
 }
 
-/// What created a tenant. Logged as `flow`.
+/// The kind of call that created a tenant. Logged as `flow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum ProvisioningSource {
@@ -70,7 +70,7 @@ pub struct NewTenant {
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
-    /// Only a sign-up has one.
+    /// Only for a sign-up.
     pub owner: Option<NewOwner>,
     pub created_at: OffsetDateTime,
 }
@@ -79,7 +79,7 @@ pub struct NewTenant {
 #[derive(Debug, Clone)]
 pub struct NewOwner {
     pub email: Email,
-    /// Argon2id in PHC form.
+    /// Argon2id in PHC format.
     pub password_hash: String,
 }
 
@@ -88,7 +88,7 @@ pub struct NewOwner {
 pub struct NewApiKey {
     pub key_id: String,
     pub public_key: String,
-    /// Argon2id in PHC form.
+    /// Argon2id in PHC format.
     pub secret_hash: String,
 }
 
@@ -122,12 +122,12 @@ pub enum CreateOutcome {
 #[derive(Debug)]
 pub struct CreateResult {
     pub outcome: CreateOutcome,
-    /// Nothing was written: the response leaves out generated ids, keys and times.
+    /// If true, nothing was written, and the response leaves out generated ids, keys and times.
     pub dry_run: bool,
 }
 
 impl NewTenant {
-    /// Returns the tenant as it is stored.
+    /// Returns the tenant as it was stored, with its key.
     pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
         ProvisionedTenant {
             segment: default_segment(self.id, self.segment_id, self.created_at),
@@ -154,7 +154,7 @@ impl NewTenant {
     }
 }
 
-/// The General segment as it is made.
+/// Returns the General segment of a new tenant.
 pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
     let default = &defaults::SEGMENT;
     Segment {
@@ -171,7 +171,7 @@ pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDat
     }
 }
 
-/// The packages as they are made, with these ids in the order of [`defaults::PACKAGES`].
+/// Returns the packages of a new tenant, with these ids in the order of [`defaults::PACKAGES`].
 pub fn default_packages(
     tenant_id: TenantId,
     segment_id: SegmentId,

@@ -1,4 +1,4 @@
-//! The id that a caller gives to one call, so that a retry is recognized.
+//! The id that a caller assigns to a call, so that a retry of the call is recognized.
 
 use std::fmt;
 
@@ -6,10 +6,13 @@ use sha2::{Digest as _, Sha256};
 use uuid::{Uuid, Variant};
 use zeroize::ZeroizeOnDrop;
 
-use super::validation::{InvalidValue, Reason};
+use super::{
+    idempotency::Sha256Digest,
+    validation::{InvalidValue, Reason},
+};
 
-/// A UUIDv4 chosen by the caller. For 24 hours a key's secret can be derived from it, so it is a secret itself: it has no
-/// `Display`, its `Debug` shows nothing and its memory is wiped.
+/// A UUIDv4 chosen by the caller. For 24 hours a key's secret can be derived from it, so it is a secret itself: it has
+/// no `Display`, its `Debug` does not show it, and its memory is zeroed on drop.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct RequestId([u8; 16]);
 
@@ -30,8 +33,8 @@ impl RequestId {
         }
     }
 
-    /// Returns the SHA-256, which is all that is stored of the id.
-    pub fn hash(&self) -> [u8; 32] {
+    /// Returns the SHA-256 of the id. The id itself is not stored.
+    pub fn hash(&self) -> Sha256Digest {
         Sha256::digest(self.0).into()
     }
 
@@ -67,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing() {
+    fn debug_output_does_not_show_the_request_id() {
         let id = RequestId::parse("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").unwrap();
         assert_eq!(format!("{id:?}"), "RequestId([redacted])");
     }

@@ -10,7 +10,7 @@ use super::{
 
 /// A group of packages on a tenant's storefront.
 ///
-/// Deserializes from a row as JSON.
+/// Deserializes from `to_jsonb` of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Segment {
     pub id: SegmentId,

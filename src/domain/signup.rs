@@ -1,4 +1,4 @@
-//! The creation of a tenant by sign-up.
+//! The creation of a tenant by sign-up: parsing and validation. What is inserted is in [`super::provisioning`].
 
 use super::{
     derived_slug::SlugStem,
@@ -36,8 +36,10 @@ pub struct CreateFromSignup {
     pub request_id: Option<RequestId>,
 }
 
+/// The slug of a sign-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignupSlug {
+    /// Used as it is. If it already exists, the sign-up fails.
     Requested(TenantSlug),
     /// Derived from the name. A random suffix is appended if the slug already exists.
     Derived(SlugStem),
@@ -45,7 +47,7 @@ pub enum SignupSlug {
 
 impl SignupForm {
     /// # Errors
-    /// All violations.
+    /// All violations together.
     pub fn validate(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
         if password_is_guessable {
             self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
@@ -61,7 +63,7 @@ impl SignupForm {
         })
     }
 
-    /// Returns what an attacker would try first, for `zxcvbn`.
+    /// Returns the inputs that an attacker would try first, for `zxcvbn`: the name, the address and its local part.
     pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
         let email = self.email.iter().flat_map(|email| {
@@ -73,7 +75,7 @@ impl SignupForm {
 }
 
 impl CreateFromSignup {
-    /// Covers everything but the password: a replay verifies that against its stored hash.
+    /// Covers everything except the password. A replay verifies the password against its stored hash.
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),
@@ -84,7 +86,8 @@ impl CreateFromSignup {
 }
 
 impl SignupSlug {
-    /// Returns the slug to try. A derived slug gets the suffix, except on the first attempt if it is valid without.
+    /// Returns the slug to try, or `None` if none can be derived. A derived slug has the suffix, except on the first
+    /// attempt if it is valid without one.
     pub fn candidate(&self, is_first: bool, suffix: &str) -> Option<TenantSlug> {
         match self {
             Self::Requested(slug) => Some(slug.clone()),

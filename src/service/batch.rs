@@ -1,4 +1,5 @@
-//! Creates many tenants with few statements, each tenant independently of the others.
+//! Creates many tenants with few statements, each tenant independently of the others. This file only decides which
+//! items share a statement; `provisioning.rs` creates them.
 
 use std::collections::HashSet;
 
@@ -12,21 +13,21 @@ use crate::{
     error::{Error, Precondition, Result},
 };
 
-/// An item of a batch and its position.
+/// A valid item of a batch, and its position in the request.
 struct BatchItem {
     index: usize,
     spec: TenantSpec,
 }
 
 impl TenantService {
-    /// Creates each tenant completely or not at all; one that cannot be created does not affect the others. The outcomes
-    /// are in the order of the items.
+    /// Creates each tenant completely or not at all. An item that fails does not affect the others. The outcomes are in
+    /// the order of the items.
     ///
-    /// The second of two items with one slug, or one request id, is created after the first, as if it had been called
-    /// after it: its slug already exists, or it is a replay.
+    /// Of two items with the same slug or request id, the second has the outcome of a call after the first: its slug
+    /// already exists, or it is a replay.
     ///
     /// # Errors
-    /// Only errors that affect all items. The errors of single items are among the outcomes.
+    /// Only errors that affect all items. The error of a single item is its outcome.
     pub async fn batch_create_fully_provisioned(
         &self,
         caller: Caller,
@@ -49,24 +50,24 @@ impl TenantService {
         while !pending.is_empty() {
             let (round, deferred) = next_conflict_free_round(pending, &used_slugs);
             pending = deferred;
-            let (indexes, specs): (Vec<usize>, Vec<TenantSpec>) =
-                round.into_iter().map(|item| (item.index, item.spec)).unzip();
+            let specs: Vec<&TenantSpec> = round.iter().map(|item| &item.spec).collect();
             let round_outcomes = self.provision_tenants(&scope, source, &specs).await?;
-            for ((index, spec), outcome) in indexes.into_iter().zip(specs).zip(round_outcomes) {
+            for (item, outcome) in round.into_iter().zip(round_outcomes) {
                 // After any other outcome, a tenant with this slug exists.
                 if !matches!(outcome, Err(Error::FailedPrecondition(Precondition::RequestIdReused))) {
-                    used_slugs.insert(spec.slug);
+                    used_slugs.insert(item.spec.slug);
                 }
-                outcomes[index] = Some(outcome);
+                outcomes[item.index] = Some(outcome);
             }
         }
-        let no_outcome = || Err(Error::internal("an item of a batch had no outcome"));
+        let no_outcome = || Err(Error::internal("an item of the batch has no outcome"));
         Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(no_outcome)).collect())
     }
 }
 
 /// Splits pending items into one conflict-free round (the first of each slug and request id, sorted by slug to avoid
-/// deadlocks between batches) and the rest. Items whose slug is in `used_slugs` cannot conflict: they are not inserted.
+/// deadlocks between batches) and the rest. Items whose slug is in `used_slugs` have no conflict over it, because they
+/// are not inserted.
 fn next_conflict_free_round(
     pending: Vec<BatchItem>,
     used_slugs: &HashSet<TenantSlug>,
@@ -74,10 +75,10 @@ fn next_conflict_free_round(
     let (mut slugs, mut request_ids) = (HashSet::new(), HashSet::new());
     let (mut round, mut deferred) = (Vec::with_capacity(pending.len()), Vec::new());
     for item in pending {
-        let hash = item.spec.request_id.as_ref().map(RequestId::hash);
-        let is_new_slug = slugs.insert(item.spec.slug.clone()) || used_slugs.contains(&item.spec.slug);
-        let is_new_request_id = hash.is_none_or(|hash| request_ids.insert(hash));
-        if is_new_slug && is_new_request_id { round.push(item) } else { deferred.push(item) }
+        let request_hash = item.spec.request_id.as_ref().map(RequestId::hash);
+        let slug_is_first = slugs.insert(item.spec.slug.clone()) || used_slugs.contains(&item.spec.slug);
+        let request_id_is_first = request_hash.is_none_or(|hash| request_ids.insert(hash));
+        if slug_is_first && request_id_is_first { round.push(item) } else { deferred.push(item) }
     }
     round.sort_by(|one, other| one.spec.slug.cmp(&other.spec.slug));
     (round, deferred)

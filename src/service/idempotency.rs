@@ -14,13 +14,13 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Records per statement: few enough that no other statement waits for long.
+/// Records per statement. Few, so that no other statement waits long for their locks.
 const CLEANUP_BATCH_SIZE: i64 = 1_000;
 
-/// Returns the secret of the key that the recorded call created, or `None` if it can no longer be derived.
+/// Returns the secret key that the recorded call created, or `None` if it can no longer be derived.
 ///
 /// # Errors
-/// [`Error::FailedPrecondition`] if the recorded request had another content.
+/// [`Error::FailedPrecondition`] if the recorded call had a different content.
 pub(super) fn replayed_secret<T>(
     rpc: IdempotentRpc,
     record: &IdempotencyRecord<T>,
@@ -39,8 +39,8 @@ pub(super) fn replayed_secret<T>(
 impl TenantService {
     /// Deletes salts after 24 hours and records after 30 days.
     ///
-    /// Correctness does not depend on this: expired records are ignored from the moment they expire. Deletion limits the
-    /// table's size and what an attacker with a copy of the database can attempt.
+    /// Correctness does not depend on this: expired records are ignored from the moment they expire. Deletion limits
+    /// the table's size and what an attacker with a copy of the database can attempt.
     pub async fn delete_expired_idempotency_records(&self) -> Result<()> {
         while self.store.delete_expired_idempotency_records(self.clock.now(), CLEANUP_BATCH_SIZE).await? {}
         Ok(())

@@ -1,4 +1,5 @@
-//! Creates tenants: from a request, from a sign-up, and for a batch.
+//! Creates tenants from a request, a sign-up or the items of a batch: generates ids and keys, hashes the keys, stores
+//! everything, and replays repeated calls. The order of a batch's items is in `batch.rs`.
 
 use rand::Rng;
 use secrecy::SecretString;
@@ -23,11 +24,11 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Upper bound of the slugs that are tried for a sign-up without one. The first has no suffix; two equal random suffixes
-/// in a row have a probability of one in hundreds of millions.
+/// Upper bound of the slugs that are tried for a sign-up without a slug. The first has no suffix. Two random suffixes
+/// are equal with a probability of one in hundreds of millions.
 const MAX_SLUG_ATTEMPTS: usize = 5;
 
-/// What to create, whether it came from a request, a sign-up or a batch.
+/// A tenant to create, requested by a single call, a sign-up or an item of a batch.
 pub(super) struct TenantSpec {
     pub slug: TenantSlug,
     pub name: DisplayName,
@@ -37,18 +38,19 @@ pub(super) struct TenantSpec {
     pub fingerprint: Fingerprint,
 }
 
-/// A new tenant's key and the parts that the statement inserts.
-struct PreparedTenant {
+/// A new tenant with everything that the statement inserts, and its secret key.
+struct PreparedTenant<'a> {
+    spec: &'a TenantSpec,
     insert: TenantInsert,
-    public_key: String,
     secret_key: SecretString,
-    /// To be hashed.
+    /// The part of the secret key that is hashed.
     random_part: SecretString,
 }
 
-impl PreparedTenant {
+impl PreparedTenant<'_> {
     fn into_provisioned(self) -> ProvisionedTenant {
-        self.insert.tenant.into_provisioned(self.public_key, self.secret_key)
+        let TenantInsert { tenant, key, .. } = self.insert;
+        tenant.into_provisioned(key.public_key, self.secret_key)
     }
 }
 
@@ -56,7 +58,7 @@ impl TenantService {
     /// Creates a tenant with its General segment, packages and key, or nothing.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::FailedPrecondition`] for a reused request id.
+    /// [`Error::AlreadyExists`] for the slug, [`Error::FailedPrecondition`] for a reused request id.
     pub async fn create_fully_provisioned(
         &self,
         caller: Caller,
@@ -72,11 +74,11 @@ impl TenantService {
         Ok(CreateResult { outcome, dry_run })
     }
 
-    /// Creates the same for a business that signs up, and its owner.
+    /// Creates a tenant and its owner for a business that signs up.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] with all violations, [`Error::AlreadyExists`], [`Error::FailedPrecondition`] for a reused
-    /// request id.
+    /// [`Error::InvalidRequest`] with all violations, [`Error::AlreadyExists`] for the slug or the e-mail address,
+    /// [`Error::FailedPrecondition`] for a reused request id, [`Error::Conflict`] if every derived slug exists.
     pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<CreateOutcome> {
         let is_guessable = match &form.password {
             Some(password) => self.hasher.is_guessable(password.clone(), form.user_inputs()).await?,
@@ -129,14 +131,14 @@ impl TenantService {
         source: ProvisioningSource,
         spec: TenantSpec,
     ) -> Result<CreateOutcome> {
-        let outcomes = self.provision_tenants(scope, source, std::slice::from_ref(&spec)).await?;
-        outcomes.into_iter().next().ok_or_else(|| Error::internal("a tenant had no outcome"))?
+        let outcomes = self.provision_tenants(scope, source, &[&spec]).await?;
+        outcomes.into_iter().next().ok_or_else(|| Error::internal("the only tenant has no outcome"))?
     }
 
-    /// Creates each tenant completely or not at all. For one that was not created, an earlier call with the same request
-    /// id is replayed, or its slug already exists.
+    /// Creates each tenant completely or not at all. The outcome of a tenant that was not created is a replay, if an
+    /// earlier call had the same request id, or the error that its slug already exists.
     ///
-    /// Slugs that do not exist yet, and request ids, must be distinct.
+    /// Slugs that do not exist yet must be distinct, and so must request ids.
     ///
     /// # Errors
     /// Only errors that affect all tenants.
@@ -144,10 +146,10 @@ impl TenantService {
         &self,
         scope: &IdempotencyScope,
         source: ProvisioningSource,
-        specs: &[TenantSpec],
+        specs: &[&TenantSpec],
     ) -> Result<Vec<Result<CreateOutcome>>> {
         let now = self.clock.now();
-        let mut prepared = specs.iter().map(|spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
+        let mut prepared = specs.iter().map(|&spec| self.prepare(spec, now)).collect::<Result<Vec<_>>>()?;
         let random_parts = prepared.iter().map(|tenant| tenant.random_part.clone()).collect();
         let secret_hashes = self.hasher.hash_keys(random_parts, &mut system_rng()).await?;
         for (tenant, secret_hash) in prepared.iter_mut().zip(secret_hashes) {
@@ -156,16 +158,16 @@ impl TenantService {
         let inserts: Vec<&TenantInsert> = prepared.iter().map(|tenant| &tenant.insert).collect();
         let created = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &inserts)).await?;
 
-        let not_created = specs.iter().zip(&created).filter(|(_, created)| !**created).map(|(spec, _)| spec);
+        let not_created = specs.iter().zip(&created).filter(|(_, created)| !**created).map(|(&spec, _)| spec);
         let records = self.find_records(scope, not_created).await?;
         let mut outcomes = Vec::with_capacity(specs.len());
-        for ((spec, tenant), created) in specs.iter().zip(prepared).zip(created) {
+        for (tenant, created) in prepared.into_iter().zip(created) {
             outcomes.push(if created {
                 let provisioned = tenant.into_provisioned();
                 log_provisioned(&provisioned, source);
                 Ok(CreateOutcome::Created(provisioned))
             } else {
-                self.replay(scope, spec, &records)
+                self.replay(scope, tenant.spec, &records)
             });
         }
         Ok(outcomes)
@@ -183,7 +185,8 @@ impl TenantService {
         self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
     }
 
-    /// Returns the outcome for a tenant that was not created.
+    /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the
+    /// error that its slug already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,
@@ -199,12 +202,12 @@ impl TenantService {
         Ok(CreateOutcome::Replayed(Replay { created: record.created.clone(), secret_key }))
     }
 
-    /// Generates all ids and the key before anything is written, so that one statement can write everything. The key's
-    /// hash is still missing.
-    fn prepare(&self, spec: &TenantSpec, created_at: OffsetDateTime) -> Result<PreparedTenant> {
+    /// Generates all ids and the key before anything is written, so that one statement can write everything. The
+    /// secret's hash stays empty: the keys of a batch are hashed together.
+    fn prepare<'a>(&self, spec: &'a TenantSpec, created_at: OffsetDateTime) -> Result<PreparedTenant<'a>> {
         let (secret, record) = Self::new_secret(spec.request_id.as_ref(), spec.fingerprint)?;
-        let key = mint_key(self.key_mode, spec.slug.as_str(), secret, &mut system_rng());
-        let MintedKey { key_id, public_key, secret_key, random_part } = key;
+        let MintedKey { key_id, public_key, secret_key, random_part } =
+            mint_key(self.key_mode, spec.slug.as_str(), secret, &mut system_rng());
         let ids = TenantIds::generate(created_at, &mut system_rng());
         let tenant = NewTenant {
             id: ids.tenant,
@@ -216,8 +219,8 @@ impl TenantService {
             owner: spec.owner.clone(),
             created_at,
         };
-        let key = NewApiKey { key_id, public_key: public_key.clone(), secret_hash: String::new() };
-        Ok(PreparedTenant { insert: TenantInsert { tenant, key, record }, public_key, secret_key, random_part })
+        let key = NewApiKey { key_id, public_key, secret_hash: String::new() };
+        Ok(PreparedTenant { spec, insert: TenantInsert { tenant, key, record }, secret_key, random_part })
     }
 }
 
@@ -243,7 +246,7 @@ impl TenantIds {
     }
 }
 
-/// Writes the log line that operators count. It contains no secret.
+/// Writes the log line that operators count, without any secret.
 fn log_provisioned(provisioned: &ProvisionedTenant, source: ProvisioningSource) {
     tracing::info!(
         tenant_id = %provisioned.tenant.id,

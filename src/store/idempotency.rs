@@ -1,5 +1,5 @@
-//! Idempotency records: read when a call is repeated, and deleted once they have expired. They are written by the
-//! statements in `provisioning.rs` and `api_keys.rs`.
+//! Idempotency records: finds those of repeated calls and deletes the expired ones. The statements in `provisioning.rs`
+//! and `api_keys.rs` write them.
 
 use serde_json::{Map, Value};
 use sqlx::types::Json;
@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The advisory lock of the replica that deletes expired records: `claims` in ASCII.
+/// The advisory lock that the replica holds while it deletes expired records. The value is `claims` in ASCII.
 const CLEANUP_LOCK_KEY: i64 = 0x63_6c_61_69_6d_73;
 
 impl Store {
@@ -100,8 +100,10 @@ impl Store {
         let counts = sqlx::query!(
             r#"
             WITH lock AS MATERIALIZED (
+                -- One replica at a time. The others do not wait.
                 SELECT pg_try_advisory_xact_lock($1) AS acquired
             ), unsalted AS (
+                -- Without its salt, a record still identifies a repeated call but no longer leads to the secret.
                 UPDATE idempotency_records SET salt = NULL
                  WHERE (request_hash, caller, rpc) IN (
                        SELECT request_hash, caller, rpc
@@ -111,6 +113,7 @@ impl Store {
                         LIMIT $4)
                 RETURNING 1
             ), deleted AS (
+                -- Only records without a salt: no row is both updated and deleted.
                 DELETE FROM idempotency_records
                  WHERE (request_hash, caller, rpc) IN (
                        SELECT request_hash, caller, rpc
@@ -133,7 +136,7 @@ impl Store {
     }
 }
 
-/// The columns of [`TenantRow`], those of a record, and what its call created as JSON.
+/// The columns of [`TenantRow`] and of a record, and the rows that its call created as JSON.
 struct TenantRecordRow {
     id: Uuid,
     slug: String,
@@ -187,6 +190,6 @@ impl TenantRecordRow {
     }
 }
 
-fn to_array(bytes: Vec<u8>) -> Result<Sha256Digest> {
-    bytes.try_into().map_err(|_unfit| Error::internal("a hash in an idempotency record is not 32 bytes long"))
+fn to_array(bytes: Vec<u8>) -> Result<[u8; 32]> {
+    bytes.try_into().map_err(|_bytes| Error::internal("a hash or salt in an idempotency record is not 32 bytes long"))
 }

@@ -1,4 +1,5 @@
-//! The statement that creates tenants, each completely or not at all.
+//! The statement that creates tenants, each completely or not at all (docs/adr/0001-one-statement.md). It writes
+//! idempotency records but does not read them: that is in `idempotency.rs`.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -13,16 +14,17 @@ use crate::{
     error::{Error, Result, UniqueField},
 };
 
-/// A slug that was free at the check can be taken at the insert. The statement is run again a bounded number of times,
-/// since each run can lose the slug of another tenant of the batch.
-const MAX_SLUG_RACE_RETRIES: usize = 5;
+/// Upper bound of retries. A slug that is free at the statement's check can exist at its insert, and each run can lose
+/// the slug of another tenant of the batch.
+const MAX_SLUG_RACE_RETRIES: usize = 4;
 
 impl Store {
-    /// Creates each tenant with its General segment, packages and key, and its owner and idempotency record, if any, in
-    /// one statement and so in one transaction. Returns which tenants were created: one whose slug already exists, or
-    /// whose request id has a record, is left out and does not affect the others.
+    /// Creates each tenant with its General segment, packages and key, and with its owner and idempotency record if it
+    /// has them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose
+    /// slug already exists, or whose request id has a record, is not created and does not affect the others.
     ///
-    /// Free slugs, and request ids, must be distinct, and all tenants must have the same `created_at`.
+    /// Slugs that do not exist yet must be distinct, and so must request ids. All tenants must have the same
+    /// `created_at`.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] for an owner's e-mail address, [`Error::Conflict`] if every run lost a race.
@@ -33,7 +35,7 @@ impl Store {
     ) -> Result<Vec<bool>> {
         let Some(first) = tenants.first() else { return Ok(Vec::new()) };
         let columns = UnnestColumns::new(tenants);
-        for _ in 0..MAX_SLUG_RACE_RETRIES {
+        for _ in 0..=MAX_SLUG_RACE_RETRIES {
             let connection = &mut self.acquire("create_fully_provisioned").await?;
             match columns.insert(connection, scope, first.tenant.created_at).await {
                 Ok(numbers) => {
@@ -61,7 +63,7 @@ impl Store {
     }
 }
 
-/// The tenants as arrays, one per column, for `unnest`.
+/// The tenants as one array per column, for `unnest`.
 #[derive(Default)]
 struct UnnestColumns<'a> {
     tenant_ids: Vec<Uuid>,
@@ -69,7 +71,7 @@ struct UnnestColumns<'a> {
     names: Vec<&'a str>,
     commissions_hundredths: Vec<i32>,
     segment_ids: Vec<Uuid>,
-    /// As many per tenant as there are default packages, tenant after tenant.
+    /// The ids of the first tenant's packages, then those of the second, and so on.
     package_ids: Vec<Uuid>,
     key_ids: Vec<&'a str>,
     public_keys: Vec<&'a str>,
@@ -105,7 +107,7 @@ impl<'a> UnnestColumns<'a> {
 
     /// Returns the numbers, counted from 1, of the tenants that were created.
     ///
-    /// `tenants` is inserted without ON CONFLICT: its parts come from the same list, so a tenant that was skipped there
+    /// `tenants` is inserted without ON CONFLICT. All tables are filled from the same list, so a tenant skipped there
     /// would leave a segment and an idempotency record behind. A slug lost to a race fails the statement instead.
     async fn insert(
         &self,
@@ -117,24 +119,24 @@ impl<'a> UnnestColumns<'a> {
         sqlx::query_scalar!(
             r#"
             WITH input AS (
-                -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length:
-                -- otherwise Postgres prefers a custom plan for each execution, and planning costs more than the statement.
+                -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
+                -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
                 SELECT tenant.*,
                        ($14::uuid[])[(number - 1) * cardinality($24::text[]) + 1 : number * cardinality($24::text[])]
                            AS package_ids
-                  FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[], $7::text[],
-                              $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
+                  FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
+                              $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
                        WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
                                                   public_key, secret_hash, owner_email, password_hash, request_hash,
                                                   fingerprint, salt, number)
             ), available AS MATERIALIZED (
-                -- The tenants whose slug is free at this moment. A race is lost on tenants_slug_key, and the caller retries.
+                -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
                 SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
             ), new_record AS (
-                -- The first writer wins. A second identical call blocks on the index and then writes nothing, unless the
-                -- existing record has expired: that one is replaced. Sorted, so that two batches cannot deadlock.
-                INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id,
-                                                           segment_id, package_ids, created_at)
+                -- The first writer wins. A second identical call blocks on the index and then writes nothing.
+                -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
+                INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
+                                                           key_id, segment_id, package_ids, created_at)
                 SELECT $16, $17, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $15
                   FROM available
                  WHERE request_hash IS NOT NULL
@@ -146,27 +148,30 @@ impl<'a> UnnestColumns<'a> {
                  WHERE record.created_at <= $18
                 RETURNING tenant_id
             ), to_insert AS MATERIALIZED (
-                -- The tenants to create: those without a request id, and those whose record was written just now.
+                -- The tenants to create: those without a request id and those whose record was just written.
                 SELECT * FROM available WHERE request_hash IS NULL OR tenant_id IN (SELECT tenant_id FROM new_record)
             ), new_tenant AS (
+                -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
                 INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
                                      is_signup)
-                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15, owner_email IS NOT NULL
-                  FROM to_insert
+                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15,
+                       owner_email IS NOT NULL FROM to_insert
             ), new_segment AS (
+                -- The General segment.
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                       created_at, updated_at)
                 SELECT tenant_id, segment_id, $19, $20, $21, $22, $23, true, $15, $15 FROM to_insert
             ), new_package AS (
-                -- Every default package for every tenant.
+                -- All default packages for each tenant.
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
-                SELECT tenant_id, package_ids[template.position], segment_id, template.slug, template.name,
-                       template.description, template.base_price, $29, template.grouping_order, true, $15, $15
+                SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
+                       default_package.name, description, base_price, $29, grouping_order, true, $15, $15
                   FROM to_insert
-                 CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[])
-                       WITH ORDINALITY AS template (slug, name, description, base_price, grouping_order, position)
+                 CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[]) WITH ORDINALITY
+                       AS default_package (slug, name, description, base_price, grouping_order, position)
             ), new_key AS (
+                -- Only the hash of the secret is stored.
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
                 SELECT key_id, tenant_id, public_key, secret_hash, $15 FROM to_insert
             ), new_owner AS (
