@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
-/// A checked query that selects the columns of [`into_tenant!`] and further `columns`. `with` is an optional WITH clause.
-/// The first argument, `$1`, is the current time, which determines the usable keys.
+/// A checked query that selects the columns of [`into_tenant!`] and further `columns`. `with` is an optional WITH
+/// clause. The first argument, `$1`, is the current time, which determines the usable keys.
 macro_rules! select_tenants {
     (
         $(with: $with:tt,)?
@@ -38,8 +38,8 @@ macro_rules! select_tenants {
     };
 }
 
-/// Converts a row of [`select_tenants!`], which moves the tenant's columns out of it. A macro, because the row's type is
-/// anonymous.
+/// Converts a row of [`select_tenants!`], which moves the tenant's columns out of it. It is a macro because the type of
+/// the row is anonymous.
 macro_rules! into_tenant {
     ($row:ident) => {
         $crate::store::tenants::parse_commission($row.commission_hundredths).map(|commission| $crate::domain::Tenant {
