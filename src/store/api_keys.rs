@@ -1,7 +1,7 @@
 //! Rotates, lists and revokes API keys. Lookups by key id are in [`super::api_key_lookups`].
 
+use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
-use uuid::Uuid;
 
 use super::Store;
 use crate::{
@@ -41,8 +41,7 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Option<ApiKey>> {
         let mut transaction = self.begin_as_provisioner("rotate_api_key", tenant_id).await?;
-        let row = sqlx::query_as!(
-            ApiKeyRow,
+        let key = sqlx::query_scalar!(
             r#"
             WITH tenant AS (
                 -- Empty if the tenant does not exist or is deleted.
@@ -73,7 +72,7 @@ impl Store {
                    greatest($8, (SELECT max(created_at) FROM api_keys WHERE tenant_id = rotated_tenant.id)
                                 + interval '1 microsecond')
               FROM rotated_tenant
-            RETURNING tenant_id, public_key, created_at, expires_at, revoked_at
+            RETURNING to_jsonb(api_keys) - 'secret_hash' AS "key!: Json<ApiKey>"
             "#,
             tenant_id.as_uuid(),
             scope.caller.name(),
@@ -91,7 +90,7 @@ impl Store {
         .fetch_optional(transaction.connection())
         .await?;
         transaction.commit().await?;
-        Ok(row.and_then(ApiKeyRow::into_api_key))
+        Ok(key.map(|key| key.0))
     }
 
     /// Lists all keys of a tenant, deleted or not, newest first.
@@ -99,11 +98,9 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>> {
-        let rows = sqlx::query_as!(
-            ApiKeyRow,
+        let keys = sqlx::query_scalar!(
             r#"
-            SELECT tenants.id AS tenant_id, public_key AS "public_key?", api_keys.created_at AS "created_at?",
-                   expires_at, revoked_at
+            SELECT to_jsonb(api_keys) - 'secret_hash' AS "key: Json<ApiKey>"
               FROM tenants
               LEFT JOIN api_keys ON api_keys.tenant_id = tenants.id
              WHERE tenants.id = $1
@@ -113,10 +110,11 @@ impl Store {
         )
         .fetch_all(&mut self.acquire("list_api_keys").await?)
         .await?;
-        if rows.is_empty() {
+        // A tenant without a key has one row, whose key is NULL.
+        if keys.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        Ok(rows.into_iter().filter_map(ApiKeyRow::into_api_key).collect())
+        Ok(keys.into_iter().flatten().map(|key| key.0).collect())
     }
 
     /// Revokes a key of this tenant. A key that is already revoked keeps its timestamp.
@@ -124,21 +122,16 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the key.
     pub async fn revoke_api_key(&self, tenant_id: TenantId, key: &PublicKey, now: OffsetDateTime) -> Result<ApiKey> {
-        let row = sqlx::query_as!(
-            ApiKeyRow,
+        let key = sqlx::query_scalar!(
             r#"
             WITH revoked AS (
                 -- Empty if the tenant has no such key.
                 UPDATE api_keys
                    SET revoked_at = coalesce(revoked_at, $1)
                  WHERE key_id = $2 AND public_key = $3 AND tenant_id = $4
-                RETURNING *
+                RETURNING to_jsonb(api_keys) - 'secret_hash' AS key
             )
-            SELECT tenants.id AS tenant_id, public_key AS "public_key?", revoked.created_at AS "created_at?",
-                   expires_at AS "expires_at?", revoked_at AS "revoked_at?"
-              FROM tenants
-              LEFT JOIN revoked ON true
-             WHERE tenants.id = $4
+            SELECT (SELECT key FROM revoked) AS "key: Json<ApiKey>" FROM tenants WHERE id = $4
             "#,
             now,
             key.key_id(),
@@ -148,27 +141,6 @@ impl Store {
         .fetch_optional(&mut self.acquire("revoke_api_key").await?)
         .await?
         .ok_or(Error::not_found(Resource::Tenant))?;
-        row.into_api_key().ok_or(Error::not_found(Resource::ApiKey))
-    }
-}
-
-/// A key, or only the tenant's id if the tenant has no such key.
-struct ApiKeyRow {
-    tenant_id: Uuid,
-    public_key: Option<String>,
-    created_at: Option<OffsetDateTime>,
-    expires_at: Option<OffsetDateTime>,
-    revoked_at: Option<OffsetDateTime>,
-}
-
-impl ApiKeyRow {
-    fn into_api_key(self) -> Option<ApiKey> {
-        Some(ApiKey {
-            public_key: self.public_key?,
-            tenant_id: TenantId::from_uuid(self.tenant_id),
-            created_at: self.created_at?,
-            expires_at: self.expires_at,
-            revoked_at: self.revoked_at,
-        })
+        key.map(|key| key.0).ok_or(Error::not_found(Resource::ApiKey))
     }
 }

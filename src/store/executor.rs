@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{
-    TryStreamExt as _,
+    TryFutureExt as _, TryStreamExt as _,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
@@ -16,7 +16,7 @@ use sqlx::{
     postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 use tokio::time::{sleep, timeout};
-use tracing::{Instrument as _, Span, field::Empty};
+use tracing::{Instrument as _, field::Empty};
 
 use super::{
     error::is_unknown_prepared_statement,
@@ -30,17 +30,13 @@ pub(super) const STATEMENT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(6);
 /// The same while the probe does not reach the database either.
 const UNREACHABLE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Measures one statement and applies the response timeout to it.
-struct StatementTimer {
-    pool: ConnectionPool,
-    operation: &'static str,
-    started_at: Instant,
-    span: Span,
-}
+/// One part of a response: the end of a statement, or a row.
+type Step = Either<PgQueryResult, PgRow>;
 
-impl StatementTimer {
-    fn start(connection: &PooledConnection) -> Self {
-        let operation = connection.operation;
+impl PooledConnection {
+    /// Runs a statement to the end of its response. Measures it and applies the response timeout to it.
+    async fn run_statement<'q>(&mut self, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<Vec<Step>> {
+        let (pool, operation, started_at) = (self.pool.clone(), self.operation, Instant::now());
         let span = tracing::debug_span!(
             "statement",
             otel.name = operation,
@@ -50,18 +46,16 @@ impl StatementTimer {
             db.operation.name = operation,
             error.type = Empty,
         );
-        Self { pool: connection.pool.clone(), operation, started_at: Instant::now(), span }
-    }
-
-    async fn run<T>(self, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let result = with_response_timeout(statement, &self.pool).instrument(self.span.clone()).await;
+        let statement = self.begin_use()?.fetch_many(query).try_collect();
+        let result = with_response_timeout(statement, &pool).instrument(span.clone()).await;
         // An unknown prepared statement is not a failure: the caller prepares it and retries.
         let error_type = result.as_ref().err().filter(|error| !is_unknown_prepared_statement(error)).map(error_type);
         if let Some(error_type) = &error_type {
-            self.span.record("error.type", error_type);
-            self.span.record("otel.status_code", "ERROR");
+            span.record("error.type", error_type);
+            span.record("otel.status_code", "ERROR");
         }
-        metrics::record_statement(self.operation, error_type, self.started_at.elapsed());
+        metrics::record_statement(operation, error_type, started_at.elapsed());
+        self.record_result(&result);
         result
     }
 }
@@ -97,9 +91,6 @@ fn error_type(error: &sqlx::Error) -> String {
     }
 }
 
-/// One part of a response: the end of a statement, or a row.
-type Step = Either<PgQueryResult, PgRow>;
-
 impl<'c> Executor<'c> for &'c mut PooledConnection {
     type Database = Postgres;
 
@@ -108,13 +99,8 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let all = async move {
-            let timer = StatementTimer::start(self);
-            let result = timer.run(self.begin_use()?.fetch_many(query).try_collect::<Vec<Step>>()).await;
-            self.record_result(&result);
-            Ok::<_, sqlx::Error>(stream::iter(result?.into_iter().map(Ok)))
-        };
-        Box::pin(stream::once(all).try_flatten())
+        let steps = self.run_statement(query).map_ok(|steps| stream::iter(steps.into_iter().map(Ok)));
+        Box::pin(steps.try_flatten_stream())
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -122,12 +108,7 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        Box::pin(async move {
-            let timer = StatementTimer::start(self);
-            let result = timer.run(self.begin_use()?.fetch_optional(query)).await;
-            self.record_result(&result);
-            result
-        })
+        Box::pin(self.run_statement(query).map_ok(|steps| steps.into_iter().find_map(Either::right)))
     }
 
     // The store does not call these two: sqlx prepares statements when it runs them. The trait requires them.

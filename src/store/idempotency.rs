@@ -4,11 +4,10 @@
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
     Store,
-    tenants::{TenantRow, select_tenants},
+    tenants::{into_tenant, select_tenants},
 };
 use crate::{
     domain::{
@@ -34,7 +33,6 @@ impl Store {
     ) -> Result<Vec<IdempotencyRecord<CreatedTenant>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            row: TenantRecordRow,
             columns: r#", request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
@@ -56,7 +54,23 @@ impl Store {
             now - RECORD_LIFETIME,
         );
         let rows = rows.fetch_all(&mut self.acquire("find_tenant_records").await?).await?;
-        rows.into_iter().map(TenantRecordRow::into_record).collect()
+        rows.into_iter()
+            .map(|row| {
+                Ok(IdempotencyRecord {
+                    request_hash: to_array(row.request_hash)?,
+                    fingerprint: Fingerprint(to_array(row.fingerprint)?),
+                    salt: row.salt.map(to_array).transpose()?,
+                    created_at: row.recorded_at,
+                    key: row.api_key.map(|key| key.0),
+                    created: CreatedTenant {
+                        tenant: into_tenant!(row)?,
+                        segment: row.segment.map(|segment| segment.0),
+                        packages: row.packages.map(|packages| packages.0).unwrap_or_default(),
+                        password_hash: row.password_hash,
+                    },
+                })
+            })
+            .collect()
     }
 
     /// Returns the record of this request id, with the current state of the key that its call created.
@@ -133,60 +147,6 @@ impl Store {
         .fetch_one(&mut self.acquire("delete_expired_idempotency_records").await?)
         .await?;
         Ok(counts.unsalted == limit || counts.deleted == limit)
-    }
-}
-
-/// The columns of [`TenantRow`] and of a record, and the rows that its call created as JSON.
-struct TenantRecordRow {
-    id: Uuid,
-    slug: String,
-    name: String,
-    commission_hundredths: i32,
-    branding: Json<Map<String, Value>>,
-    is_active: bool,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
-    deleted_at: Option<OffsetDateTime>,
-    owner_email: Option<String>,
-    api_key_public: Option<String>,
-    request_hash: Vec<u8>,
-    fingerprint: Vec<u8>,
-    salt: Option<Vec<u8>>,
-    recorded_at: OffsetDateTime,
-    password_hash: Option<String>,
-    api_key: Option<Json<ApiKey>>,
-    segment: Option<Json<Segment>>,
-    packages: Option<Json<Vec<Package>>>,
-}
-
-impl TenantRecordRow {
-    fn into_record(self) -> Result<IdempotencyRecord<CreatedTenant>> {
-        let tenant = TenantRow {
-            id: self.id,
-            slug: self.slug,
-            name: self.name,
-            commission_hundredths: self.commission_hundredths,
-            branding: self.branding,
-            is_active: self.is_active,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            deleted_at: self.deleted_at,
-            owner_email: self.owner_email,
-            api_key_public: self.api_key_public,
-        };
-        Ok(IdempotencyRecord {
-            request_hash: to_array(self.request_hash)?,
-            fingerprint: Fingerprint(to_array(self.fingerprint)?),
-            salt: self.salt.map(to_array).transpose()?,
-            created_at: self.recorded_at,
-            key: self.api_key.map(|key| key.0),
-            created: CreatedTenant {
-                tenant: tenant.into_tenant()?,
-                segment: self.segment.map(|segment| segment.0),
-                packages: self.packages.map(|packages| packages.0).unwrap_or_default(),
-                password_hash: self.password_hash,
-            },
-        })
     }
 }
 

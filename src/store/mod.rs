@@ -93,6 +93,11 @@ impl Store {
     }
 }
 
+/// Returns a value of each item, as an array argument for `unnest`.
+fn column<'a, Item, Value>(items: &'a [Item], value: impl Fn(&'a Item) -> Value) -> Vec<Value> {
+    items.iter().map(value).collect()
+}
+
 /// The settings of every session that the service relies on. The probe compares them with `pg_settings`, so the values
 /// have its format; times are in milliseconds.
 const SESSION_SETTINGS: [(&str, &str); 4] = [

@@ -1,7 +1,5 @@
 //! Finds owners and replaces their password hashes. `provisioning.rs` inserts an owner together with its tenant.
 
-use uuid::Uuid;
-
 use super::Store;
 use crate::{
     domain::{Email, TenantId},
@@ -16,16 +14,10 @@ pub struct Owner {
     pub password_hash: String,
 }
 
-struct OwnerRow {
-    tenant_id: Uuid,
-    password_hash: String,
-}
-
 impl Store {
     /// Finds the owner with this address, ignoring the case of ASCII letters. Skips owners of deleted tenants.
     pub async fn find_owner(&self, email: &Email) -> Result<Option<Owner>> {
-        let row = sqlx::query_as!(
-            OwnerRow,
+        let row = sqlx::query!(
             r#"
             SELECT tenant_id, password_hash
               FROM owners

@@ -2,9 +2,8 @@
 //! one; `packages.rs` reads and deletes packages.
 
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::{Store, error::is_constraint_violation, packages::PackageRow, pool::PooledConnection};
+use super::{Store, column, error::is_constraint_violation, packages::PackageRow, pool::PooledConnection};
 use crate::{
     domain::{
         BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
@@ -40,8 +39,7 @@ impl Store {
         let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
         let connection = transaction.connection();
         let generated_slugs = generate_slugs(connection, tenant_id, items).await?;
-        let columns = UnnestColumns::new(items, &generated_slugs, new_ids);
-        let rows = match columns.upsert(connection, tenant_id, new_ids.general_segment, now).await {
+        let rows = match upsert(connection, tenant_id, items, &generated_slugs, new_ids, now).await {
             Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
             rows => rows?,
         };
@@ -87,190 +85,153 @@ async fn generate_slugs(
     Ok(items.iter().map(|item| item.target.stem().map(|stem| chooser.choose(stem))).collect())
 }
 
-/// The items as columns, for `unnest`.
-#[derive(Default)]
-struct UnnestColumns<'a> {
-    new_ids: Vec<Uuid>,
-    package_ids: Vec<Option<Uuid>>,
-    slugs: Vec<Option<&'a str>>,
-    generated_slugs: Vec<Option<&'a str>>,
-    names: Vec<Option<&'a str>>,
-    descriptions: Vec<Option<&'a str>>,
-    base_prices: Vec<Option<i64>>,
-    booking_types: Vec<Option<&'a str>>,
-    actives: Vec<Option<bool>>,
-    grouping_orders: Vec<Option<i32>>,
-    segment_ids: Vec<Option<Uuid>>,
-}
-
-impl<'a> UnnestColumns<'a> {
-    fn new(items: &'a [PackageUpsert], generated_slugs: &'a [Option<Slug>], new_ids: &NewPackageIds) -> Self {
-        let mut columns = Self {
-            new_ids: new_ids.packages.iter().map(|id| id.as_uuid()).collect(),
-            generated_slugs: generated_slugs.iter().map(|slug| slug.as_ref().map(Slug::as_str)).collect(),
-            ..Self::default()
-        };
-        for item in items {
-            columns.package_ids.push(item.target.id().map(PackageId::as_uuid));
-            columns.slugs.push(item.target.slug());
-            columns.names.push(item.name.as_ref().map(DisplayName::as_str));
-            columns.descriptions.push(item.description.as_ref().map(Description::as_str));
-            columns.base_prices.push(item.base_price.map(Price::minor_units));
-            columns.booking_types.push(item.booking_type.map(BookingType::as_str));
-            columns.actives.push(item.active);
-            columns.grouping_orders.push(item.grouping_order);
-            columns.segment_ids.push(item.segment_id.map(SegmentId::as_uuid));
-        }
-        columns
-    }
-
-    /// Returns one row for each item, in order, or none if the tenant does not exist. An item with an error is not
-    /// written; the caller rolls back the others.
-    ///
-    /// The statement checks and writes under the tenant's lock, so that nothing changes in between.
-    #[expect(clippy::too_many_lines, reason = "a single SQL statement")]
-    async fn upsert(
-        &self,
-        connection: &mut PooledConnection,
-        tenant_id: TenantId,
-        new_general_id: SegmentId,
-        now: OffsetDateTime,
-    ) -> sqlx::Result<Vec<PackageRow>> {
-        let general = &defaults::SEGMENT;
-        sqlx::query_as!(
-            PackageRow,
-            r#"
-            WITH item AS (
-                -- One row for each item. The subquery hides their number from the planner, which would otherwise
-                -- prefer a custom plan for each execution, and planning costs more than the statement.
-                SELECT *
-                  FROM unnest((SELECT $2::uuid[]), $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                              $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[])
-                       WITH ORDINALITY AS item (new_id, package_id, slug, generated_slug, name, description,
-                                                base_price, booking_type, active, grouping_order, segment_id, number)
-            ), target AS (
-                -- The existing package of each item, if there is one. The first occurrence of a package is valid.
-                SELECT item.number, coalesce(by_id.id, by_slug.id) AS id,
-                       row_number() OVER (PARTITION BY coalesce(by_id.id, by_slug.id) ORDER BY number) AS occurrence
-                  FROM item
-                  LEFT JOIN packages AS by_id ON by_id.tenant_id = $1 AND by_id.id = item.package_id
-                  LEFT JOIN packages AS by_slug
-                         ON by_slug.tenant_id = $1 AND by_slug.slug = item.slug AND item.package_id IS NULL
-            ), validated_item AS MATERIALIZED (
-                -- The items with their targets and errors; no rows if the tenant does not exist.
-                SELECT item.*, target.id AS target_id,
-                       CASE
-                           WHEN item.package_id IS NOT NULL AND target.id IS NULL THEN 'NOT_FOUND'
-                           WHEN target.id IS NULL AND (item.name IS NULL OR item.base_price IS NULL) THEN 'INCOMPLETE'
-                           WHEN target.id IS NOT NULL AND target.occurrence > 1 THEN 'DUPLICATE'
-                           WHEN item.segment_id IS NOT NULL
-                                AND NOT EXISTS (SELECT FROM segments
-                                                 WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
-                               THEN 'SEGMENT_NOT_FOUND'
-                           WHEN EXISTS (SELECT FROM packages AS other
-                                         WHERE other.tenant_id = $1 AND other.slug = item.slug
-                                           AND other.id <> target.id) THEN 'SLUG_TAKEN'
-                       END AS error
-                  FROM item
-                  JOIN target ON target.number = item.number
-                 WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
-            ), new_general AS (
-                -- The General segment, if a new package belongs to it and it is missing.
-                INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                      created_at, updated_at)
-                SELECT $1, $13, $14, $15, $16, $17, $18, true, $19, $19
-                 WHERE EXISTS (SELECT FROM validated_item
-                                WHERE error IS NULL AND target_id IS NULL AND segment_id IS NULL)
-                   AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND slug = $14)
-                RETURNING id
-            ), inserted AS (
-                -- The new packages. One without a grouping order follows all packages and items that have one.
-                INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
-                                      grouping_order, active, created_at, updated_at)
-                SELECT $1, new_id,
-                       coalesce(segment_id,
-                                (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $14),
-                                (SELECT id FROM new_general)),
-                       coalesce(slug, generated_slug), name, coalesce(description, ''), base_price,
-                       coalesce(booking_type, $20),
-                       coalesce(grouping_order,
-                                least(2147483647,
-                                      coalesce(greatest((SELECT max(grouping_order) FROM packages WHERE tenant_id = $1),
-                                                        (SELECT max(grouping_order) FROM item)), 0)::int8
-                                      + row_number() OVER (PARTITION BY grouping_order IS NULL ORDER BY number)))::int4,
-                       coalesce(active, true), $19, $19
-                  FROM validated_item
-                 WHERE error IS NULL AND target_id IS NULL
-                RETURNING *
-            ), updated AS (
-                -- The changed packages. An update that changes nothing does not touch updated_at.
-                UPDATE packages
-                   SET slug = coalesce(item.slug, packages.slug),
-                       name = coalesce(item.name, packages.name),
-                       description = coalesce(item.description, packages.description),
-                       base_price = coalesce(item.base_price, packages.base_price),
-                       booking_type = coalesce(item.booking_type, packages.booking_type),
-                       active = coalesce(item.active, packages.active),
-                       grouping_order = coalesce(item.grouping_order, packages.grouping_order),
-                       segment_id = coalesce(item.segment_id, packages.segment_id),
-                       updated_at = $19
-                  FROM validated_item AS item
-                 WHERE error IS NULL AND packages.tenant_id = $1 AND packages.id = item.target_id
-                   AND (coalesce(item.slug, packages.slug), coalesce(item.name, packages.name),
-                        coalesce(item.description, packages.description),
-                        coalesce(item.base_price, packages.base_price),
-                        coalesce(item.booking_type, packages.booking_type),
-                        coalesce(item.active, packages.active),
-                        coalesce(item.grouping_order, packages.grouping_order),
-                        coalesce(item.segment_id, packages.segment_id))
-                       IS DISTINCT FROM
-                       (packages.slug, packages.name, packages.description, packages.base_price,
-                        packages.booking_type, packages.active, packages.grouping_order, packages.segment_id)
-                RETURNING packages.*
-            ), package AS (
-                -- The package of every item as it is now. The table itself still shows its old state here.
-                SELECT * FROM inserted
-                 UNION ALL
-                SELECT * FROM updated
-                 UNION ALL
-                SELECT packages.*
-                  FROM validated_item
-                  JOIN packages ON packages.tenant_id = $1 AND packages.id = target_id
-                 WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated WHERE updated.id = target_id)
-            )
-            SELECT package.id AS "id?", package.segment_id AS "segment_id?", package.slug AS "slug?",
-                   package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
-                   package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
-                   package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
-                   validated_item.error AS "error?"
+/// Returns one row for each item, in order, or none if the tenant does not exist. An item with an error is not
+/// written; the caller rolls back the others.
+///
+/// The statement checks and writes under the tenant's lock, so that nothing changes in between.
+#[expect(clippy::too_many_lines, reason = "a single SQL statement")]
+async fn upsert(
+    connection: &mut PooledConnection,
+    tenant_id: TenantId,
+    items: &[PackageUpsert],
+    generated_slugs: &[Option<Slug>],
+    new_ids: &NewPackageIds,
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<PackageRow>> {
+    let general = &defaults::SEGMENT;
+    sqlx::query_as!(
+        PackageRow,
+        r#"
+        WITH item AS (
+            -- One row for each item. The subquery hides their number from the planner, which would otherwise
+            -- prefer a custom plan for each execution, and planning costs more than the statement.
+            SELECT *
+              FROM unnest((SELECT $2::uuid[]), $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+                          $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[])
+                   WITH ORDINALITY AS item (new_id, package_id, slug, generated_slug, name, description,
+                                            base_price, booking_type, active, grouping_order, segment_id, number)
+        ), target AS (
+            -- The existing package of each item, if there is one. The first occurrence of a package is valid.
+            SELECT item.number, coalesce(by_id.id, by_slug.id) AS id,
+                   row_number() OVER (PARTITION BY coalesce(by_id.id, by_slug.id) ORDER BY number) AS occurrence
+              FROM item
+              LEFT JOIN packages AS by_id ON by_id.tenant_id = $1 AND by_id.id = item.package_id
+              LEFT JOIN packages AS by_slug
+                     ON by_slug.tenant_id = $1 AND by_slug.slug = item.slug AND item.package_id IS NULL
+        ), validated_item AS MATERIALIZED (
+            -- The items with their targets and errors; no rows if the tenant does not exist.
+            SELECT item.*, target.id AS target_id,
+                   CASE
+                       WHEN item.package_id IS NOT NULL AND target.id IS NULL THEN 'NOT_FOUND'
+                       WHEN target.id IS NULL AND (item.name IS NULL OR item.base_price IS NULL) THEN 'INCOMPLETE'
+                       WHEN target.id IS NOT NULL AND target.occurrence > 1 THEN 'DUPLICATE'
+                       WHEN item.segment_id IS NOT NULL
+                            AND NOT EXISTS (SELECT FROM segments
+                                             WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
+                           THEN 'SEGMENT_NOT_FOUND'
+                       WHEN EXISTS (SELECT FROM packages AS other
+                                     WHERE other.tenant_id = $1 AND other.slug = item.slug
+                                       AND other.id <> target.id) THEN 'SLUG_TAKEN'
+                   END AS error
+              FROM item
+              JOIN target ON target.number = item.number
+             WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+        ), new_general AS (
+            -- The General segment, if a new package belongs to it and it is missing.
+            INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
+                                  created_at, updated_at)
+            SELECT $1, $13, $14, $15, $16, $17, $18, true, $19, $19
+             WHERE EXISTS (SELECT FROM validated_item
+                            WHERE error IS NULL AND target_id IS NULL AND segment_id IS NULL)
+               AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND slug = $14)
+            RETURNING id
+        ), inserted AS (
+            -- The new packages. One without a grouping order follows all packages and items that have one.
+            INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
+                                  grouping_order, active, created_at, updated_at)
+            SELECT $1, new_id,
+                   coalesce(segment_id,
+                            (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $14),
+                            (SELECT id FROM new_general)),
+                   coalesce(slug, generated_slug), name, coalesce(description, ''), base_price,
+                   coalesce(booking_type, $20),
+                   coalesce(grouping_order,
+                            least(2147483647,
+                                  coalesce(greatest((SELECT max(grouping_order) FROM packages WHERE tenant_id = $1),
+                                                    (SELECT max(grouping_order) FROM item)), 0)::int8
+                                  + row_number() OVER (PARTITION BY grouping_order IS NULL ORDER BY number)))::int4,
+                   coalesce(active, true), $19, $19
               FROM validated_item
-              LEFT JOIN package ON package.id = coalesce(target_id, new_id)
-             ORDER BY number
-            "#,
-            tenant_id.as_uuid(),
-            &self.new_ids,
-            &self.package_ids as _,
-            &self.slugs as _,
-            &self.generated_slugs as _,
-            &self.names as _,
-            &self.descriptions as _,
-            &self.base_prices as _,
-            &self.booking_types as _,
-            &self.actives as _,
-            &self.grouping_orders as _,
-            &self.segment_ids as _,
-            new_general_id.as_uuid(),
-            general.slug,
-            general.name,
-            general.hero_title,
-            general.description,
-            general.sort_order,
-            now,
-            defaults::BOOKING_TYPE.as_str(),
+             WHERE error IS NULL AND target_id IS NULL
+            RETURNING *
+        ), updated AS (
+            -- The changed packages. An update that changes nothing does not touch updated_at.
+            UPDATE packages
+               SET slug = coalesce(item.slug, packages.slug),
+                   name = coalesce(item.name, packages.name),
+                   description = coalesce(item.description, packages.description),
+                   base_price = coalesce(item.base_price, packages.base_price),
+                   booking_type = coalesce(item.booking_type, packages.booking_type),
+                   active = coalesce(item.active, packages.active),
+                   grouping_order = coalesce(item.grouping_order, packages.grouping_order),
+                   segment_id = coalesce(item.segment_id, packages.segment_id),
+                   updated_at = $19
+              FROM validated_item AS item
+             WHERE error IS NULL AND packages.tenant_id = $1 AND packages.id = item.target_id
+               AND (coalesce(item.slug, packages.slug), coalesce(item.name, packages.name),
+                    coalesce(item.description, packages.description),
+                    coalesce(item.base_price, packages.base_price),
+                    coalesce(item.booking_type, packages.booking_type),
+                    coalesce(item.active, packages.active),
+                    coalesce(item.grouping_order, packages.grouping_order),
+                    coalesce(item.segment_id, packages.segment_id))
+                   IS DISTINCT FROM
+                   (packages.slug, packages.name, packages.description, packages.base_price,
+                    packages.booking_type, packages.active, packages.grouping_order, packages.segment_id)
+            RETURNING packages.*
+        ), package AS (
+            -- The package of every item as it is now. The table itself still shows its old state here.
+            SELECT * FROM inserted
+             UNION ALL
+            SELECT * FROM updated
+             UNION ALL
+            SELECT packages.*
+              FROM validated_item
+              JOIN packages ON packages.tenant_id = $1 AND packages.id = target_id
+             WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated WHERE updated.id = target_id)
         )
-        .fetch_all(connection)
-        .await
-    }
+        SELECT package.id AS "id?", package.segment_id AS "segment_id?", package.slug AS "slug?",
+               package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
+               package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
+               package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
+               validated_item.error AS "error?"
+          FROM validated_item
+          LEFT JOIN package ON package.id = coalesce(target_id, new_id)
+         ORDER BY number
+        "#,
+        tenant_id.as_uuid(),
+        &column(&new_ids.packages, |id| id.as_uuid()),
+        &column(items, |item| item.target.id().map(PackageId::as_uuid)) as _,
+        &column(items, |item| item.target.slug()) as _,
+        &column(generated_slugs, |slug| slug.as_ref().map(Slug::as_str)) as _,
+        &column(items, |item| item.name.as_ref().map(DisplayName::as_str)) as _,
+        &column(items, |item| item.description.as_ref().map(Description::as_str)) as _,
+        &column(items, |item| item.base_price.map(Price::minor_units)) as _,
+        &column(items, |item| item.booking_type.map(BookingType::as_str)) as _,
+        &column(items, |item| item.active) as _,
+        &column(items, |item| item.grouping_order) as _,
+        &column(items, |item| item.segment_id.map(SegmentId::as_uuid)) as _,
+        new_ids.general_segment.as_uuid(),
+        general.slug,
+        general.name,
+        general.hero_title,
+        general.description,
+        general.sort_order,
+        now,
+        defaults::BOOKING_TYPE.as_str(),
+    )
+    .fetch_all(connection)
+    .await
 }
 
 fn outcome(rows: Vec<PackageRow>, tenant_id: TenantId, new_ids: &NewPackageIds) -> Result<PackageUpsertOutcome> {

@@ -4,7 +4,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, error::is_constraint_violation, pool::PooledConnection};
+use super::{Store, column, error::is_constraint_violation, pool::PooledConnection};
 use crate::{
     domain::{
         TenantSlug, defaults,
@@ -34,10 +34,9 @@ impl Store {
         tenants: &[&TenantInsert],
     ) -> Result<Vec<bool>> {
         let Some(first) = tenants.first() else { return Ok(Vec::new()) };
-        let columns = UnnestColumns::new(tenants);
         for _ in 0..=MAX_SLUG_RACE_RETRIES {
             let connection = &mut self.acquire("create_fully_provisioned").await?;
-            match columns.insert(connection, scope, first.tenant.created_at).await {
+            match insert(connection, scope, tenants, first.tenant.created_at).await {
                 Ok(numbers) => {
                     let mut created = vec![false; tenants.len()];
                     for number in numbers {
@@ -63,155 +62,115 @@ impl Store {
     }
 }
 
-/// The tenants as one array per column, for `unnest`.
-#[derive(Default)]
-struct UnnestColumns<'a> {
-    tenant_ids: Vec<Uuid>,
-    slugs: Vec<&'a str>,
-    names: Vec<&'a str>,
-    commissions_hundredths: Vec<i32>,
-    segment_ids: Vec<Uuid>,
-    /// The ids of the first tenant's packages, then those of the second, and so on.
-    package_ids: Vec<Uuid>,
-    key_ids: Vec<&'a str>,
-    public_keys: Vec<&'a str>,
-    secret_hashes: Vec<&'a str>,
-    owner_emails: Vec<Option<&'a str>>,
-    password_hashes: Vec<Option<&'a str>>,
-    request_hashes: Vec<Option<&'a [u8]>>,
-    fingerprints: Vec<Option<&'a [u8]>>,
-    salts: Vec<Option<&'a [u8]>>,
-}
-
-impl<'a> UnnestColumns<'a> {
-    fn new(tenants: &[&'a TenantInsert]) -> Self {
-        let mut columns = Self::default();
-        for TenantInsert { tenant, key, record } in tenants {
-            columns.tenant_ids.push(tenant.id.as_uuid());
-            columns.slugs.push(tenant.slug.as_str());
-            columns.names.push(tenant.name.as_str());
-            columns.commissions_hundredths.push(i32::from(tenant.commission.hundredths()));
-            columns.segment_ids.push(tenant.segment_id.as_uuid());
-            columns.package_ids.extend(tenant.package_ids.iter().map(|id| id.as_uuid()));
-            columns.key_ids.push(&key.key_id);
-            columns.public_keys.push(&key.public_key);
-            columns.secret_hashes.push(&key.secret_hash);
-            columns.owner_emails.push(tenant.owner.as_ref().map(|owner| owner.email.as_str()));
-            columns.password_hashes.push(tenant.owner.as_ref().map(|owner| owner.password_hash.as_str()));
-            columns.request_hashes.push(record.as_ref().map(|record| record.request_hash.as_slice()));
-            columns.fingerprints.push(record.as_ref().map(|record| record.fingerprint.0.as_slice()));
-            columns.salts.push(record.as_ref().map(|record| record.salt.as_slice()));
-        }
-        columns
-    }
-
-    /// Returns the numbers, counted from 1, of the tenants that were created.
-    ///
-    /// `tenants` is inserted without ON CONFLICT. All tables are filled from the same list, so a tenant skipped there
-    /// would leave a segment and an idempotency record behind. A slug lost to a race fails the statement instead.
-    async fn insert(
-        &self,
-        connection: &mut PooledConnection,
-        scope: &IdempotencyScope,
-        created_at: OffsetDateTime,
-    ) -> sqlx::Result<Vec<i64>> {
-        let (segment, packages) = (&defaults::SEGMENT, &defaults::PACKAGES);
-        sqlx::query_scalar!(
-            r#"
-            WITH input AS (
-                -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
-                -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
-                SELECT tenant.*,
-                       ($14::uuid[])[(number - 1) * cardinality($24::text[]) + 1 : number * cardinality($24::text[])]
-                           AS package_ids
-                  FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
-                              $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
-                       WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
-                                                  public_key, secret_hash, owner_email, password_hash, request_hash,
-                                                  fingerprint, salt, number)
-            ), available AS MATERIALIZED (
-                -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
-                SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
-            ), new_record AS (
-                -- The first writer wins. A second identical call blocks on the index and then writes nothing.
-                -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
-                INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
-                                                           key_id, segment_id, package_ids, created_at)
-                SELECT $16, $17, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $15
-                  FROM available
-                 WHERE request_hash IS NOT NULL
-                 ORDER BY request_hash
-                ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
-                   SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
-                       key_id = excluded.key_id, segment_id = excluded.segment_id,
-                       package_ids = excluded.package_ids, created_at = excluded.created_at
-                 WHERE record.created_at <= $18
-                RETURNING tenant_id
-            ), to_insert AS MATERIALIZED (
-                -- The tenants to create: those without a request id and those whose record was just written.
-                SELECT * FROM available WHERE request_hash IS NULL OR tenant_id IN (SELECT tenant_id FROM new_record)
-            ), new_tenant AS (
-                -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
-                INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
-                                     is_signup)
-                SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15,
-                       owner_email IS NOT NULL FROM to_insert
-            ), new_segment AS (
-                -- The General segment.
-                INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                      created_at, updated_at)
-                SELECT tenant_id, segment_id, $19, $20, $21, $22, $23, true, $15, $15 FROM to_insert
-            ), new_package AS (
-                -- All default packages for each tenant.
-                INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
-                                      grouping_order, active, created_at, updated_at)
-                SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
-                       default_package.name, description, base_price, $29, grouping_order, true, $15, $15
-                  FROM to_insert
-                 CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[]) WITH ORDINALITY
-                       AS default_package (slug, name, description, base_price, grouping_order, position)
-            ), new_key AS (
-                -- Only the hash of the secret is stored.
-                INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-                SELECT key_id, tenant_id, public_key, secret_hash, $15 FROM to_insert
-            ), new_owner AS (
-                -- Sign-ups only.
-                INSERT INTO owners (tenant_id, email, password_hash)
-                SELECT tenant_id, owner_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
-            )
-            SELECT number AS "number!" FROM to_insert
-            "#,
-            &self.tenant_ids,
-            &self.slugs as _,
-            &self.names as _,
-            &self.commissions_hundredths,
-            &self.segment_ids,
-            &self.key_ids as _,
-            &self.public_keys as _,
-            &self.secret_hashes as _,
-            &self.owner_emails as _,
-            &self.password_hashes as _,
-            &self.request_hashes as _,
-            &self.fingerprints as _,
-            &self.salts as _,
-            &self.package_ids,
-            created_at,
-            scope.caller.name(),
-            scope.rpc.as_str(),
-            created_at - RECORD_LIFETIME,
-            segment.slug,
-            segment.name,
-            segment.hero_title,
-            segment.description,
-            segment.sort_order,
-            &packages.each_ref().map(|package| package.slug) as _,
-            &packages.each_ref().map(|package| package.name) as _,
-            &packages.each_ref().map(|package| package.description) as _,
-            &packages.each_ref().map(|package| package.base_price),
-            &packages.each_ref().map(|package| package.grouping_order),
-            defaults::BOOKING_TYPE.as_str(),
+/// Returns the numbers, counted from 1, of the tenants that were created.
+///
+/// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug lost to a race violates
+/// tenants_slug_key instead, and the caller retries.
+async fn insert(
+    connection: &mut PooledConnection,
+    scope: &IdempotencyScope,
+    tenants: &[&TenantInsert],
+    created_at: OffsetDateTime,
+) -> sqlx::Result<Vec<i64>> {
+    let (segment, packages) = (&defaults::SEGMENT, &defaults::PACKAGES);
+    // The ids of the first tenant's packages, then those of the second, and so on.
+    let package_ids = tenants.iter().flat_map(|item| &item.tenant.package_ids).map(|id| id.as_uuid());
+    let package_ids: Vec<Uuid> = package_ids.collect();
+    sqlx::query_scalar!(
+        r#"
+        WITH input AS (
+            -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
+            -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
+            SELECT tenant.*,
+                   ($14::uuid[])[(number - 1) * cardinality($24::text[]) + 1 : number * cardinality($24::text[])]
+                       AS package_ids
+              FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
+                          $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
+                   WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
+                                              public_key, secret_hash, owner_email, password_hash, request_hash,
+                                              fingerprint, salt, number)
+        ), available AS MATERIALIZED (
+            -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
+            SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
+        ), new_record AS (
+            -- The first writer wins. A second identical call blocks on the index and then writes nothing.
+            -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
+            INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
+                                                       key_id, segment_id, package_ids, created_at)
+            SELECT $16, $17, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $15
+              FROM available
+             WHERE request_hash IS NOT NULL
+             ORDER BY request_hash
+            ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
+               SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
+                   key_id = excluded.key_id, segment_id = excluded.segment_id,
+                   package_ids = excluded.package_ids, created_at = excluded.created_at
+             WHERE record.created_at <= $18
+            RETURNING tenant_id
+        ), to_insert AS MATERIALIZED (
+            -- The tenants to create: those without a request id and those whose record was just written.
+            SELECT * FROM available WHERE request_hash IS NULL OR tenant_id IN (SELECT tenant_id FROM new_record)
+        ), new_tenant AS (
+            -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
+            INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
+                                 is_signup)
+            SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15,
+                   owner_email IS NOT NULL FROM to_insert
+        ), new_segment AS (
+            -- The General segment.
+            INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
+                                  created_at, updated_at)
+            SELECT tenant_id, segment_id, $19, $20, $21, $22, $23, true, $15, $15 FROM to_insert
+        ), new_package AS (
+            -- All default packages for each tenant.
+            INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
+                                  grouping_order, active, created_at, updated_at)
+            SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
+                   default_package.name, description, base_price, $29, grouping_order, true, $15, $15
+              FROM to_insert
+             CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[]) WITH ORDINALITY
+                   AS default_package (slug, name, description, base_price, grouping_order, position)
+        ), new_key AS (
+            -- Only the hash of the secret is stored.
+            INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
+            SELECT key_id, tenant_id, public_key, secret_hash, $15 FROM to_insert
+        ), new_owner AS (
+            -- Sign-ups only.
+            INSERT INTO owners (tenant_id, email, password_hash)
+            SELECT tenant_id, owner_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
         )
-        .fetch_all(connection)
-        .await
-    }
+        SELECT number AS "number!" FROM to_insert
+        "#,
+        &column(tenants, |item| item.tenant.id.as_uuid()),
+        &column(tenants, |item| item.tenant.slug.as_str()) as _,
+        &column(tenants, |item| item.tenant.name.as_str()) as _,
+        &column(tenants, |item| i32::from(item.tenant.commission.hundredths())),
+        &column(tenants, |item| item.tenant.segment_id.as_uuid()),
+        &column(tenants, |item| item.key.key_id.as_str()) as _,
+        &column(tenants, |item| item.key.public_key.as_str()) as _,
+        &column(tenants, |item| item.key.secret_hash.as_str()) as _,
+        &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.as_str())) as _,
+        &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.password_hash.as_str())) as _,
+        &column(tenants, |item| item.record.as_ref().map(|record| record.request_hash.as_slice())) as _,
+        &column(tenants, |item| item.record.as_ref().map(|record| record.fingerprint.0.as_slice())) as _,
+        &column(tenants, |item| item.record.as_ref().map(|record| record.salt.as_slice())) as _,
+        &package_ids,
+        created_at,
+        scope.caller.name(),
+        scope.rpc.as_str(),
+        created_at - RECORD_LIFETIME,
+        segment.slug,
+        segment.name,
+        segment.hero_title,
+        segment.description,
+        segment.sort_order,
+        &packages.each_ref().map(|package| package.slug) as _,
+        &packages.each_ref().map(|package| package.name) as _,
+        &packages.each_ref().map(|package| package.description) as _,
+        &packages.each_ref().map(|package| package.base_price),
+        &packages.each_ref().map(|package| package.grouping_order),
+        defaults::BOOKING_TYPE.as_str(),
+    )
+    .fetch_all(connection)
+    .await
 }

@@ -1,5 +1,6 @@
 //! Segments of one tenant. `domain/derived_slug.rs` chooses the slug of a segment without one.
 
+use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -32,13 +33,9 @@ impl Store {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             row => row?,
         };
-        let outcome = outcome(row, tenant_id, new_id);
-        if matches!(outcome, Ok(Ok(_))) {
-            transaction.commit().await?;
-        } else {
-            transaction.rollback().await?;
-        }
-        outcome
+        // An upsert with an error has written nothing.
+        transaction.commit().await?;
+        outcome(row, new_id)
     }
 
     /// # Errors
@@ -50,8 +47,7 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   NULL AS error
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -74,7 +70,7 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segment.*, NULL AS error
+            SELECT segment.*
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
@@ -140,7 +136,7 @@ impl Store {
     }
 }
 
-/// The columns of a segment. All are NULL in the row of a tenant without the segment, or if the upsert wrote nothing.
+/// The columns of a segment. All are NULL in the row of a tenant without the segment.
 #[derive(sqlx::FromRow)]
 struct SegmentRow {
     id: Option<Uuid>,
@@ -152,8 +148,6 @@ struct SegmentRow {
     active: Option<bool>,
     created_at: Option<OffsetDateTime>,
     updated_at: Option<OffsetDateTime>,
-    /// Why an upsert wrote nothing.
-    error: Option<String>,
 }
 
 impl SegmentRow {
@@ -171,6 +165,12 @@ impl SegmentRow {
             updated_at: self.updated_at?,
         })
     }
+}
+
+/// The segment, or why the upsert wrote nothing.
+struct UpsertRow {
+    error: Option<String>,
+    segment: Option<Json<Segment>>,
 }
 
 /// Chooses the slug of a new segment.
@@ -195,13 +195,13 @@ async fn upsert_row(
     upsert: &SegmentUpsert,
     new_id: SegmentId,
     now: OffsetDateTime,
-) -> sqlx::Result<Option<SegmentRow>> {
+) -> sqlx::Result<Option<UpsertRow>> {
     let generated_slug = match upsert.target.stem() {
         Some(stem) => Some(generate_slug(connection, tenant_id, stem).await?),
         None => None,
     };
     sqlx::query_as!(
-        SegmentRow,
+        UpsertRow,
         r#"
         WITH target AS (
             -- The existing segment, if there is one.
@@ -257,11 +257,7 @@ async fn upsert_row(
               JOIN segments ON tenant_id = $1 AND id = target_id
              WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated)
         )
-        SELECT segment.id AS "id?", segment.slug AS "slug?", segment.name AS "name?",
-               segment.hero_title AS "hero_title?", segment.description AS "description?",
-               segment.sort_order AS "sort_order?", segment.active AS "active?",
-               segment.created_at AS "created_at?", segment.updated_at AS "updated_at?",
-               validated_item.error AS "error?"
+        SELECT error, to_jsonb(segment) AS "segment: Json<Segment>"
           FROM validated_item
           LEFT JOIN segment ON true
         "#,
@@ -282,12 +278,12 @@ async fn upsert_row(
     .await
 }
 
-fn outcome(row: Option<SegmentRow>, tenant_id: TenantId, new_id: SegmentId) -> Result<SegmentUpsertOutcome> {
+fn outcome(row: Option<UpsertRow>, new_id: SegmentId) -> Result<SegmentUpsertOutcome> {
     let row = row.ok_or(Error::not_found(Resource::Tenant))?;
-    if let Some(error) = &row.error {
+    if let Some(error) = row.error {
         return Ok(Err(error.parse().map_err(Error::internal)?));
     }
     let missing = || Error::internal("the upsert of a valid segment returned no segment");
-    let item = row.into_segment(tenant_id).ok_or_else(missing)?;
+    let Json(item) = row.segment.ok_or_else(missing)?;
     Ok(Ok(UpsertResult { created: item.id == new_id, item }))
 }

@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::Store;
 use crate::{
@@ -11,18 +10,16 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
-/// A checked query that selects tenants: the columns of [`TenantRow`] and, for another row type, further `columns`.
-/// `with` is an optional WITH clause. The first argument, `$1`, is the current time, which determines the usable keys.
+/// A checked query that selects the columns of [`into_tenant!`] and further `columns`. `with` is an optional WITH
+/// clause. The first argument, `$1`, is the current time, which determines the usable keys.
 macro_rules! select_tenants {
     (
-        row: $row:ident,
         $(with: $with:tt,)?
         $(columns: $columns:tt,)?
         from: $from:tt,
         $($argument:expr),* $(,)?
     ) => {
-        sqlx::query_as!(
-            $row,
+        sqlx::query!(
             $($with +)?
             r#"
             SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
@@ -41,7 +38,28 @@ macro_rules! select_tenants {
     };
 }
 
-pub(super) use select_tenants;
+/// Converts a row of [`select_tenants!`], which moves the tenant's columns out of it. It is a macro because the type of
+/// the row is anonymous.
+macro_rules! into_tenant {
+    ($row:ident) => {
+        $crate::store::tenants::parse_commission($row.commission_hundredths).map(|commission| $crate::domain::Tenant {
+            id: $crate::domain::TenantId::from_uuid($row.id),
+            slug: $row.slug,
+            name: $row.name,
+            // A tenant without a key is damaged, but must still be readable.
+            api_key_public: $row.api_key_public.unwrap_or_default(),
+            commission,
+            is_active: $row.is_active,
+            branding: $row.branding.0,
+            owner_email: $row.owner_email,
+            created_at: $row.created_at,
+            updated_at: $row.updated_at,
+            deleted_at: $row.deleted_at,
+        })
+    };
+}
+
+pub(super) use {into_tenant, select_tenants};
 
 impl Store {
     /// Returns the tenant, deleted or not. `now` determines its usable keys.
@@ -51,7 +69,6 @@ impl Store {
             TenantIdentifier::Slug(slug) => (None, Some(slug.as_str())),
         };
         let row = select_tenants!(
-            row: TenantRow,
             from: "FROM tenants LEFT JOIN owners ON owners.tenant_id = tenants.id
             WHERE tenants.id = coalesce($2, (SELECT id FROM tenants WHERE slug = $3))",
             now,
@@ -59,14 +76,13 @@ impl Store {
             slug,
         );
         let row = row.fetch_optional(&mut self.acquire("get_tenant").await?).await?;
-        row.map(TenantRow::into_tenant).transpose()
+        row.map(|row| into_tenant!(row)).transpose()
     }
 
     /// Returns up to `limit` tenants in the order of their creation.
     pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
         let prefix = list.filter.slug_prefix.as_str();
         let rows = select_tenants!(
-            row: TenantRow,
             from: "FROM (SELECT *
                      FROM tenants
                     WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
@@ -87,7 +103,7 @@ impl Store {
             i64::try_from(limit).map_err(Error::internal)?,
         );
         let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await?;
-        rows.into_iter().map(TenantRow::into_tenant).collect()
+        rows.into_iter().map(|row| into_tenant!(row)).collect()
     }
 
     /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to
@@ -103,7 +119,6 @@ impl Store {
     ) -> Result<Tenant> {
         let columns = ChangedColumns::from(change);
         let row = select_tenants!(
-            row: TenantRow,
             with: "WITH changed AS (
                 UPDATE tenants
                    SET name = coalesce($3, name),
@@ -129,7 +144,8 @@ impl Store {
             columns.is_deleted,
         );
         let row = row.fetch_optional(&mut self.acquire("change_tenant").await?).await?;
-        row.ok_or(Error::not_found(Resource::Tenant))?.into_tenant()
+        let row = row.ok_or(Error::not_found(Resource::Tenant))?;
+        into_tenant!(row)
     }
 }
 
@@ -161,36 +177,7 @@ impl<'a> From<&'a TenantChange> for ChangedColumns<'a> {
     }
 }
 
-pub(super) struct TenantRow {
-    pub id: Uuid,
-    pub slug: String,
-    pub name: String,
-    pub commission_hundredths: i32,
-    pub branding: sqlx::types::Json<Map<String, Value>>,
-    pub is_active: bool,
-    pub created_at: OffsetDateTime,
-    pub updated_at: OffsetDateTime,
-    pub deleted_at: Option<OffsetDateTime>,
-    pub owner_email: Option<String>,
-    pub api_key_public: Option<String>,
-}
-
-impl TenantRow {
-    pub(super) fn into_tenant(self) -> Result<Tenant> {
-        let commission = u16::try_from(self.commission_hundredths).ok().and_then(CommissionPercent::from_hundredths);
-        Ok(Tenant {
-            id: TenantId::from_uuid(self.id),
-            slug: self.slug,
-            name: self.name,
-            // A tenant without a key is damaged, but must still be readable.
-            api_key_public: self.api_key_public.unwrap_or_default(),
-            commission: commission.ok_or_else(|| Error::internal("commission out of range in the database"))?,
-            is_active: self.is_active,
-            branding: self.branding.0,
-            owner_email: self.owner_email,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            deleted_at: self.deleted_at,
-        })
-    }
+pub(super) fn parse_commission(hundredths: i32) -> Result<CommissionPercent> {
+    let commission = u16::try_from(hundredths).ok().and_then(CommissionPercent::from_hundredths);
+    commission.ok_or_else(|| Error::internal("commission out of range in the database"))
 }
