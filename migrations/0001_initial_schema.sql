@@ -2,10 +2,10 @@
 -- reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
 -- are created before the migrations run (src/store/roles.sql).
 --
--- Deletes do not cascade, except to idempotency records: a statement that deletes a tenant has to name every table, so
--- no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is alphabetical
--- order, and a search by prefix can use the index. No column has a business default; the defaults of a new tenant are
--- in src/domain/defaults.rs.
+-- Deletes do not cascade, except to idempotency records: a transaction that deletes a tenant has to name every other
+-- table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
+-- alphabetical order, and a search by prefix can use the index. No column has a business default; the defaults of a new
+-- tenant are in src/domain/defaults.rs.
 
 CREATE TABLE tenants (
     id                 uuid          NOT NULL CONSTRAINT tenants_pkey PRIMARY KEY,
@@ -17,7 +17,8 @@ CREATE TABLE tenants (
     created_at         timestamptz   NOT NULL,
     updated_at         timestamptz   NOT NULL,
     deleted_at         timestamptz,
-    -- True for tenants created by CreateFromSignup: a missing owner is damage for these, and normal for the others.
+    -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
+    -- lost clears it, because an owner cannot be created again.
     is_signup          boolean       NOT NULL DEFAULT false,
     CONSTRAINT tenants_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
     CONSTRAINT tenants_name_length CHECK (length(name) BETWEEN 1 AND 200),
@@ -56,7 +57,7 @@ CREATE TABLE packages (
     slug           text COLLATE "C" NOT NULL,
     name           text        NOT NULL,
     description    text        NOT NULL,
-    base_price     bigint      NOT NULL,
+    base_price     bigint      NOT NULL, -- in minor units (cents)
     booking_type   text        NOT NULL,
     grouping_order integer     NOT NULL,
     active         boolean     NOT NULL,
@@ -95,12 +96,12 @@ CREATE TABLE owners (
     password_hash text NOT NULL,
     CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$'))
 );
--- COLLATE "C", because lower() otherwise depends on the database's locale: in a Turkish locale even for an ASCII I.
--- lower() then changes ASCII letters only; the service stores all other letters in lower case.
+-- lower() depends on the collation: a Turkish one maps I to ı. Under "C" it changes ASCII letters only; the service
+-- lower-cases the others before it stores the address.
 CREATE UNIQUE INDEX owners_email_key ON owners (lower(email COLLATE "C"));
 
--- Idempotency records: one for each call with a request_id. A repeated call finds the record, and is answered with what
--- the first call created instead of creating it again. Records expire after 30 days.
+-- Idempotency records: one for each call with a request_id. A repeated call finds the record and returns what the first
+-- call created, instead of creating it again. Records expire after 30 days.
 --
 -- The request_id itself is not stored, only its SHA-256 (request_hash). A new key's secret is derived from the
 -- request_id and the salt, and is not stored either. The salt is deleted after 24 hours; from then on the secret cannot
@@ -126,19 +127,20 @@ CREATE TABLE idempotency_records (
     CONSTRAINT idempotency_records_salt_length CHECK (length(salt) = 32)
 );
 CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id);
--- The cleanup deletes salts by the first index, and records without a salt by the second.
+-- The cleanup deletes salts by idempotency_records_salted_idx, and records without a salt by
+-- idempotency_records_unsalted_idx.
 CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) WHERE salt IS NOT NULL;
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
--- SECURITY DEFINER, because the current role may have no right to read all three tables, and row-level security may
--- hide rows from it.
+-- SECURITY DEFINER, because the current role may lack the privilege to read all three tables, and row-level security
+-- may hide rows from it.
 --
--- Deleting a part first updates the tenant's row, so that two transactions that each delete one of the last two
--- packages serialize. The second one then sees that no package would remain (READ COMMITTED), or fails with a
--- serialization error (REPEATABLE READ). A row lock instead of the update would leave a REPEATABLE READ transaction on
--- its old snapshot.
+-- When a part was deleted, this trigger first updates the tenant's row, so that two transactions that each delete one
+-- of the last two packages serialize. The second one then sees that no package would remain (READ COMMITTED), or fails
+-- with a serialization error (REPEATABLE READ). A row lock instead of the update would leave a REPEATABLE READ
+-- transaction on its old snapshot.
 CREATE FUNCTION refuse_orphaned_tenant() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

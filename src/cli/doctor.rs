@@ -1,6 +1,9 @@
 //! `turnkey doctor`: finds damaged tenants, and repairs them with `--repair`.
 //!
-//! Exit code 0: there are no findings, or all are repaired. 1: findings remain. 2: the check could not run.
+//! A repair creates what is missing, moves packages without a segment of their tenant to General, and deletes rows that
+//! refer to nothing. It cannot restore lost data; a backup can.
+//!
+//! Exit code 0: there are no findings, or all are repaired. 1: findings remain. 2: the check did not finish.
 
 use std::{
     collections::HashSet,
@@ -94,12 +97,13 @@ impl Doctor {
             self.unresolved += 1;
             return Ok(Some("unresolved: creating a key requires --out"));
         }
+        // The tenant does not exist and cannot be created again, so the rows that refer to it are deleted.
         if finding.slug.is_none() {
             self.service.delete_dangling_rows(finding.tenant_id).await?;
         } else if self.repaired.insert(finding.tenant_id) {
-            let report = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
-            if let (Some((key, secret_key)), Some(keys)) = (&report.api_key, &mut self.keys) {
-                keys.write(&report.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
+            let repair = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
+            if let (Some((key, secret_key)), Some(keys)) = (&repair.api_key, &mut self.keys) {
+                keys.write(&repair.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
             }
         }
         Ok(Some("repaired"))

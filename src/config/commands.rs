@@ -27,7 +27,8 @@ const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 pub struct DoctorArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Create what is missing, from the defaults of a new tenant
+    /// Create what is missing from the defaults of a new tenant, move packages without a segment to General, and delete
+    /// rows that refer to nothing; take a dump first
     #[arg(long)]
     repair: bool,
     /// Print one JSON object per finding and line instead of a table

@@ -56,7 +56,7 @@ pub struct LogArgs {
 /// Settings of the database.
 #[derive(Clone, Args)]
 pub struct DatabaseArgs {
-    /// URL of a Postgres 15 or newer [default: the embedded Postgres, with its data in ./.turnkey/]
+    /// URL of a Postgres 15 to 18 [default: the embedded Postgres, with its data in ./.turnkey/]
     #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
     /// Directory of the Postgres programs, for the embedded Postgres [default: searched for]

@@ -19,6 +19,8 @@ use crate::{
     error::ErrorChain,
 };
 
+// A setting has a constant if a value of it can be invalid: the error messages take its names from there. The names of
+// the others are in their attributes only.
 const MIGRATE: Setting = Setting::new("migrate", "TURNKEY_MIGRATE");
 const TLS_CERT: Setting = Setting::new("tls-cert", "TURNKEY_TLS_CERT");
 const TLS_CLIENT_CA: Setting = Setting::new("tls-client-ca", "TURNKEY_TLS_CLIENT_CA");
@@ -36,29 +38,30 @@ const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 const DEFAULT_MAX_CONCURRENT_CALLS: NonZeroU16 = NonZeroU16::new(1_024).unwrap();
 const DEFAULT_HASHING_QUEUE: u16 = 64;
 const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
-/// Below it, clients would do little else than connect.
+/// With a lower limit, clients would spend most of their time connecting.
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
-/// Above it, a shutdown could take longer than the guaranteed 25 s.
+/// With a higher limit, a shutdown could take longer than the guaranteed 25 s.
 const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
 
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:50051]
+    /// Address of the service; port 0 selects a free port [default: 127.0.0.1:50051]
     #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Additional address that serves health only, in plaintext, for probes without TLS [default: none]
+    /// Additional address that serves health only, in plaintext, for probes that do not support TLS [default: none]
     #[arg(long = HEALTH_LISTEN.flag, env = HEALTH_LISTEN.variable, value_name = "ADDRESS")]
     health_listen: Option<String>,
-    /// File to write the address to once the server is SERVING; removed when it stops [default: none]
+    /// File that the server writes its address to once it is SERVING, and removes when it stops [default: none]
     #[arg(long, env = "TURNKEY_READY_FILE", value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Migrate the schema before serving; the role of `DATABASE_URL` must own it [default: false]
+    /// Migrate the schema before serving; the role of `DATABASE_URL` must own Turnkey's tables and be a member of
+    /// `turnkey_provisioner` [default: false]
     #[arg(long = MIGRATE.flag, env = MIGRATE.variable, value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     migrate: Option<String>,
-    /// Certificate chain of the server, PEM; with it and its key, only TLS is served [default: plaintext]
+    /// Certificate chain of the server, PEM; with it, the service's address serves TLS only [default: plaintext]
     #[arg(long = TLS_CERT.flag, env = TLS_CERT.variable, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM
@@ -70,7 +73,7 @@ pub struct ServeArgs {
     /// TOML file of tokens and certificates, see `turnkey token create` [default: callers need no credential]
     #[arg(long = TOKENS_FILE.flag, env = TOKENS_FILE.variable, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
-    /// Permit an address that is not a loopback address although callers need no credential [default: false]
+    /// Permit a non-loopback address although callers need no credential [default: false]
     #[arg(long = ALLOW_UNAUTHENTICATED.flag, env = ALLOW_UNAUTHENTICATED.variable, value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_unauthenticated: Option<String>,
@@ -78,19 +81,21 @@ pub struct ServeArgs {
     #[arg(long = REFLECTION.flag, env = REFLECTION.variable, value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     reflection: Option<String>,
-    /// Maximum number of database connections [default: 16]
+    /// Maximum number of database connections; the health probe uses one more [default: 16]
     #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
     database_max_connections: Option<String>,
-    /// Maximum number of concurrent calls, without health; further calls are rejected [default: 1024]
+    /// Maximum number of concurrent calls, excluding health checks; further calls are rejected [default: 1024]
     #[arg(long = MAX_CONCURRENT_CALLS.flag, env = MAX_CONCURRENT_CALLS.variable, value_name = "COUNT")]
     max_concurrent_calls: Option<String>,
-    /// Maximum calls per second of one caller, with bursts of one second's worth [default: no limit]
+    /// Maximum calls per second of one caller, in each replica; a burst can use one second's calls [default: no limit]
     #[arg(long = RATE_LIMIT.flag, env = RATE_LIMIT.variable, value_name = "COUNT")]
     rate_limit_per_caller: Option<String>,
-    /// Age at which a client connection is closed after its calls, to spread clients over new replicas [default: 30m]
+    /// Age at which a client connection accepts no more calls, finishes those in flight and closes, so that clients
+    /// find new replicas [default: 30m]
     #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
-    /// Maximum number of hashes that wait for a core; further calls are rejected [default: 64]
+    /// Maximum number of hashes that wait for a core, for keys and for passwords each; further calls are rejected
+    /// [default: 64]
     #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
     hashing_queue: Option<String>,
     #[command(flatten)]
@@ -98,7 +103,8 @@ pub struct ServeArgs {
     /// Argon2id parameters for owners' passwords [default: m=19456,t=2,p=1]
     #[arg(long = PASSWORD_ARGON2.flag, env = PASSWORD_ARGON2.variable, value_name = "PARAMETERS")]
     password_argon2: Option<String>,
-    /// Seconds between NOT_SERVING and the end of new calls at shutdown [default: 0 on a loopback address, else 5]
+    /// Whole seconds, without a unit, between NOT_SERVING and the end of new calls at shutdown [default: 0 on a
+    /// loopback address, else 5]
     #[arg(long = SHUTDOWN_DELAY.flag, env = SHUTDOWN_DELAY.variable, value_name = "SECONDS")]
     shutdown_delay: Option<String>,
 }
@@ -111,7 +117,7 @@ pub struct ServeSettings {
     pub server: ServerSettings,
 }
 
-/// PEM files.
+/// Paths of PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
     pub cert: PathBuf,
@@ -157,6 +163,7 @@ impl ServeArgs {
 
     fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
         let listen = errors.parse(LISTEN, self.listen.as_deref(), DEFAULT_LISTEN, ADDRESS_FORMAT);
+        // An invalid address counts as a loopback address, so that it is the only error about the address.
         let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
         self.check_authentication(errors, on_loopback);
         let health_listen = errors.parse_optional(HEALTH_LISTEN, self.health_listen.as_deref(), ADDRESS_FORMAT);
@@ -168,13 +175,13 @@ impl ServeArgs {
             MAX_CONCURRENT_CALLS,
             self.max_concurrent_calls.as_deref(),
             DEFAULT_MAX_CONCURRENT_CALLS,
-            "a whole number from 1 to 65535",
+            "an integer from 1 to 65535",
         );
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
         let hashing_queue = self.hashing_queue.as_deref();
         let hashing_queue =
-            errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "a whole number from 0 to 65535");
+            errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "an integer from 0 to 65535");
         let (key_mode, key_argon2) = self.keys.check(errors);
         let password_argon2 = self.password_argon2.as_deref();
         let password_argon2 = errors.parse(PASSWORD_ARGON2, password_argon2, Argon2Params::PASSWORD, ARGON2_FORMAT);
@@ -233,14 +240,15 @@ impl ServeArgs {
     }
 
     fn max_connection_age(&self, errors: &mut ConfigErrors) -> Option<Duration> {
-        let (text, expected) = (self.max_connection_age.as_deref(), "a duration from 1s, such as 30m");
+        let (text, expected) = (self.max_connection_age.as_deref(), "a duration of at least 1s, such as 30m");
         errors.parse_with(MAX_CONNECTION_AGE, text, DEFAULT_MAX_CONNECTION_AGE, expected, |text| {
             humantime::parse_duration(text).ok().filter(|&age| age >= MIN_CONNECTION_AGE)
         })
     }
 
     fn shutdown_delay(&self, errors: &mut ConfigErrors, on_loopback: bool) -> Option<Duration> {
-        let (text, expected) = (self.shutdown_delay.as_deref(), "a whole number of seconds from 0 to 10");
+        let (text, expected) =
+            (self.shutdown_delay.as_deref(), "a whole number of seconds from 0 to 10, without a unit");
         let default = Duration::from_secs(if on_loopback { 0 } else { 5 });
         errors.parse_with(SHUTDOWN_DELAY, text, default, expected, |text| {
             text.parse().ok().filter(|&seconds| seconds <= MAX_SHUTDOWN_DELAY_SECONDS).map(Duration::from_secs)

@@ -7,7 +7,7 @@ use std::{
 
 pub(super) const ADDRESS_FORMAT: &str = "an IP address and a port, such as 127.0.0.1:50051";
 pub(super) const BOOL_FORMAT: &str = "true or false";
-pub(super) const POSITIVE_FORMAT: &str = "a whole number from 1";
+pub(super) const POSITIVE_FORMAT: &str = "a positive integer";
 
 /// The flag of a setting, without its dashes, and its environment variable, if it has one. Both the arguments and the error
 /// messages take the names from here.

@@ -1,4 +1,7 @@
-//! Health follows the database: one probe sets the status of every health name but liveness.
+//! Health follows the database: one probe sets the status of every health name except `live`.
+//!
+//! During a shutdown the readiness names become NOT_SERVING. After the shutdown delay all names are unregistered: a
+//! check then returns `NOT_FOUND`, until the addresses close.
 
 use std::time::Duration;
 
@@ -15,7 +18,8 @@ use crate::{
     store::{Probe, Store},
 };
 
-/// Half of the time that a call waits for a connection, so that the probe has noticed an unreachable database by then.
+/// The pause after a probe, which itself takes up to 1 s, or 5 s if it has to connect. Half of the time that a call waits
+/// for a connection, so that a probe has usually noticed an unreachable database by then.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The health names that stand for readiness: the whole server, and each of its services.
@@ -33,7 +37,7 @@ impl Health {
     pub async fn start(database: PgConnectOptions, store: Store) -> Self {
         let reporter = HealthReporter::new();
         // Before the first client can ask: tonic-health starts with SERVING for the whole server.
-        report(&reporter, false).await;
+        set_readiness(&reporter, false).await;
         reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (sender, ready) = watch::channel(false);
         let probe_task = tokio::spawn(run_probe(Probe::new(database), store, reporter.clone(), sender));
@@ -51,13 +55,14 @@ impl Health {
     /// Sets readiness to NOT_SERVING permanently.
     pub async fn stop(&mut self) {
         self.probe_task.abort();
-        // Until the task has ended, it could still report SERVING.
+        // Until the task has ended, it could still set SERVING.
         let _ = (&mut self.probe_task).await;
-        report(&self.reporter, false).await;
+        set_readiness(&self.reporter, false).await;
     }
 
-    /// Ends the streams of health watchers, which would otherwise delay the shutdown.
-    pub async fn end_streams(&mut self) {
+    /// Unregisters all health names. This ends the streams of health watchers, which would otherwise delay the
+    /// shutdown; later checks return `NOT_FOUND`.
+    pub async fn unregister_all(&mut self) {
         for name in READINESS.into_iter().chain([LIVENESS]) {
             self.reporter.clear_service_status(name).await;
         }
@@ -70,11 +75,12 @@ async fn run_probe(mut probe: Probe, store: Store, reporter: HealthReporter, rea
     loop {
         let result = probe.check().await;
         let is_ready = result.is_ok();
-        store.set_reachable(result.as_ref().err().is_none_or(|error| !error.is_unreachable()));
+        let unreachable = matches!(&result, Err(error) if error.is_unreachable());
+        store.set_reachable(!unreachable);
         // Publish only transitions to health watchers, and set readiness last, after every health name is updated.
         let has_changed = *ready.borrow() != is_ready;
         if has_changed {
-            report(&reporter, is_ready).await;
+            set_readiness(&reporter, is_ready).await;
         }
         let reason = result.err().map(|error| ErrorChain(&error).to_string());
         if last_logged.as_ref() != Some(&reason) {
@@ -94,7 +100,7 @@ async fn run_probe(mut probe: Probe, store: Store, reporter: HealthReporter, rea
     }
 }
 
-async fn report(reporter: &HealthReporter, is_ready: bool) {
+async fn set_readiness(reporter: &HealthReporter, is_ready: bool) {
     let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
     for name in READINESS {
         reporter.set_service_status(name, status).await;
@@ -103,10 +109,10 @@ async fn report(reporter: &HealthReporter, is_ready: bool) {
 
 /// Warns if the serving role has more privileges than it needs. Returns false if the check failed.
 async fn check_privileges(probe: &Probe) -> bool {
-    // The check uses a connection of its own. The timeout keeps a slow one from delaying the next probe.
+    // The check opens its own connection. The timeout bounds how long a slow check delays the next probe.
     let Ok(Ok(excess)) = timeout(PROBE_INTERVAL, probe.excess_privilege()).await else { return false };
     if let Some(excess) = excess {
-        tracing::warn!("The database role of this service has more rights than it needs: it {excess}");
+        tracing::warn!("The database role of this service has more privileges than it needs: it {excess}");
     }
     true
 }

@@ -238,7 +238,7 @@ impl Server {
     pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.shutdown_delay).await;
-        self.health.end_streams().await;
+        self.health.unregister_all().await;
         self.background.iter().for_each(JoinHandle::abort);
         let _ = self.stop.send(());
         let abort = self.serve_task.abort_handle();

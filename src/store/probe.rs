@@ -103,7 +103,7 @@ impl Probe {
         }
     }
 
-    /// Returns the rights of the serving role that the service does not need, as the end of a sentence ("is a
+    /// Returns the privileges of the serving role that the service does not need, as the end of a sentence ("is a
     /// superuser, may create roles"); `None` if there are none.
     pub async fn excess_privilege(&self) -> Result<Option<String>, sqlx::Error> {
         let mut connection = self.options.connect().await?;

@@ -14,8 +14,8 @@ use crate::{
     error::{Error, Result, UniqueField},
 };
 
-/// Upper bound of retries. A slug that is free at the statement's check can exist at its insert, and each run can lose
-/// the slug of another tenant of the batch.
+/// Upper bound of retries. Another transaction can take a slug between the check and the insert; the statement then
+/// runs again. With many tenants this can happen in several runs.
 const MAX_SLUG_RACE_RETRIES: usize = 4;
 
 impl Store {
@@ -23,11 +23,12 @@ impl Store {
     /// has them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose
     /// slug already exists, or whose request id has a record, is not created and does not affect the others.
     ///
-    /// Slugs that do not exist yet must be distinct, and so must request ids. All tenants must have the same
-    /// `created_at`.
+    /// No two tenants may have the same request id, or the same slug unless it already exists. All tenants must have
+    /// the same `created_at`.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] for an owner's e-mail address, [`Error::Conflict`] if every run lost a race.
+    /// [`Error::AlreadyExists`] if an owner's e-mail address already exists, [`Error::Conflict`] if every run
+    /// lost a race.
     pub async fn create_fully_provisioned(
         &self,
         scope: &IdempotencyScope,

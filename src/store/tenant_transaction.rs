@@ -23,7 +23,7 @@ pub(super) fn set_catalog_role_sql(tenant_id: TenantId) -> String {
 }
 
 impl Store {
-    /// Begins a transaction that changes a tenant's catalog, as the role that has no other rights.
+    /// Begins a transaction that changes a tenant's catalog, as the role that has no other privileges.
     pub(super) async fn begin_as_catalog(
         &self,
         operation: &'static str,
@@ -32,7 +32,7 @@ impl Store {
         self.begin(operation, &format!("{}; ", set_catalog_role_sql(tenant_id)), tenant_id).await
     }
 
-    /// Begins a transaction with all rights of the service.
+    /// Begins a transaction with all privileges of the service.
     pub(super) async fn begin_as_provisioner(
         &self,
         operation: &'static str,

@@ -152,10 +152,10 @@ async fn a_port_in_use_is_reported_before_a_postgres_is_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_role_with_more_rights_than_needed_is_reported_at_start() {
+async fn a_database_role_with_more_privileges_than_needed_is_reported_at_start() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let mut process = Process::start(&mut serve(folder.path(), &database.superuser));
-    let line = process.wait_for("more rights than it needs");
+    let line = process.wait_for("more privileges than it needs");
     assert!(line.contains("is a superuser"), "{line}");
 }
