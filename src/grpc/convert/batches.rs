@@ -33,17 +33,16 @@ fn item(request: pb::CreateFullyProvisionedRequest) -> Item {
     request.try_into()
 }
 
-impl From<Vec<error::Result<CreateOutcome>>> for pb::BatchCreateFullyProvisionedResponse {
-    fn from(outcomes: Vec<error::Result<CreateOutcome>>) -> Self {
+impl From<error::Result<CreateOutcome>> for pb::BatchCreateFullyProvisionedResult {
+    fn from(outcome: error::Result<CreateOutcome>) -> Self {
         use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
-        let result = |outcome| pb::BatchCreateFullyProvisionedResult {
+        Self {
             result: Some(match outcome {
-                Ok(outcome) => BatchResult::Provisioned(pb::CreateFullyProvisionedResponse::from(outcome)),
+                Ok(outcome) => BatchResult::Provisioned(outcome.into()),
                 Err(error) => BatchResult::Error(item_error(error)),
             }),
-        };
-        Self { results: outcomes.into_iter().map(result).collect() }
+        }
     }
 }
 
