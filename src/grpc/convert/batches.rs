@@ -1,9 +1,15 @@
 //! Messages that create many tenants. Each item is parsed and has a result of its own.
 
+use tonic_types::FieldViolation;
+
+use super::all;
 use crate::{
     domain::{CreateFullyProvisioned, InvalidValue, Reason, Violations, provisioning::CreateOutcome},
     error::{self, Error},
-    grpc::{pb, status},
+    grpc::{
+        pb,
+        status::{self, code_name},
+    },
 };
 
 const MAX_ITEMS: usize = 500;
@@ -48,17 +54,17 @@ impl From<error::Result<CreateOutcome>> for pb::BatchCreateFullyProvisionedResul
 
 fn item_error(error: Error) -> pb::BatchCreateFullyProvisionedError {
     let error = status::report(error);
+    let violations = error.details.bad_request().map_or(&[][..], |bad_request| &bad_request.field_violations);
     pb::BatchCreateFullyProvisionedError {
-        code: error.code_name().to_owned(),
+        code: code_name(error.code).to_owned(),
         reason: error.reason().to_owned(),
-        field_violations: error
-            .violations()
-            .map(|violation| pb::FieldViolation {
-                field: violation.field.clone(),
-                reason: violation.reason.clone(),
-                description: violation.description.clone(),
-            })
-            .collect(),
+        field_violations: all(violations.to_vec()),
         message: error.message,
+    }
+}
+
+impl From<FieldViolation> for pb::FieldViolation {
+    fn from(violation: FieldViolation) -> Self {
+        Self { field: violation.field, reason: violation.reason, description: violation.description }
     }
 }
