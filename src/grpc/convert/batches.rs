@@ -2,7 +2,7 @@
 
 use tonic_types::FieldViolation;
 
-use super::all;
+use super::convert;
 use crate::{
     domain::{CreateFullyProvisioned, InvalidValue, Reason, Violations, provisioning::CreateOutcome},
     error::{self, Error},
@@ -58,7 +58,7 @@ fn item_error(error: Error) -> pb::BatchCreateFullyProvisionedError {
     pb::BatchCreateFullyProvisionedError {
         code: code_name(error.code).to_owned(),
         reason: error.reason().to_owned(),
-        field_violations: all(violations.to_vec()),
+        field_violations: convert(violations.to_vec()),
         message: error.message,
     }
 }

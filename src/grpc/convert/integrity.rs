@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret as _;
 
-use super::all;
+use super::convert;
 use crate::{
     domain::{
         TenantId, Violations,
@@ -40,7 +40,7 @@ impl From<RepairReport> for pb::RepairTenantResponse {
         Self {
             tenant: Some(report.tenant.into()),
             created_segment: report.segment.map(Into::into),
-            created_packages: all(report.packages),
+            created_packages: convert(report.packages),
             created_api_key: created_api_key.map(Into::into),
             secret_key: secret_key.map(|secret| secret.expose_secret().to_owned()),
         }

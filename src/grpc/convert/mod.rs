@@ -68,15 +68,18 @@ macro_rules! messages_from_outputs {
 }
 
 messages_from_outputs! {
-    outcomes: Vec<error::Result<CreateOutcome>> => BatchCreateFullyProvisionedResponse { results: all(outcomes) };
+    outcomes: Vec<error::Result<CreateOutcome>> => BatchCreateFullyProvisionedResponse { results: convert(outcomes) };
     tenant: Tenant => GetTenantResponse { tenant: Some(tenant.into()) };
-    page: Page<Tenant> => ListTenantsResponse { tenants: all(page.items), next_page_token: page.next_page_token };
+    page: Page<Tenant> => ListTenantsResponse {
+        tenants: convert(page.items),
+        next_page_token: page.next_page_token
+    };
     tenant: Tenant => UpdateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => SuspendTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => ReactivateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
-    keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: all(keys) };
+    keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: convert(keys) };
     key: ApiKey => RevokeApiKeyResponse { api_key: Some(key.into()) };
 
     result: UpsertResult<Package> => UpsertPackageResponse {
@@ -87,20 +90,26 @@ messages_from_outputs! {
         package: Some(result.item.into()),
         action: action(result.created).into()
     };
-    results: Vec<UpsertResult<Package>> => BatchUpsertPackagesResponse { results: all(results) };
+    results: Vec<UpsertResult<Package>> => BatchUpsertPackagesResponse { results: convert(results) };
     package: Package => GetPackageResponse { package: Some(package.into()) };
-    page: Page<Package> => ListPackagesResponse { packages: all(page.items), next_page_token: page.next_page_token };
+    page: Page<Package> => ListPackagesResponse {
+        packages: convert(page.items),
+        next_page_token: page.next_page_token
+    };
     _nothing: () => DeletePackageResponse {};
     result: UpsertResult<Segment> => UpsertSegmentResponse {
         segment: Some(result.item.into()),
         action: action(result.created).into()
     };
     segment: Segment => GetSegmentResponse { segment: Some(segment.into()) };
-    page: Page<Segment> => ListSegmentsResponse { segments: all(page.items), next_page_token: page.next_page_token };
+    page: Page<Segment> => ListSegmentsResponse {
+        segments: convert(page.items),
+        next_page_token: page.next_page_token
+    };
     _nothing: () => DeleteSegmentResponse {};
 }
 
-fn all<Item, Message: From<Item>>(items: Vec<Item>) -> Vec<Message> {
+fn convert<Item, Message: From<Item>>(items: Vec<Item>) -> Vec<Message> {
     items.into_iter().map(Message::from).collect()
 }
 
