@@ -27,22 +27,14 @@ const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 
 /// An error as a client sees it: as a status, or in an item of a batch response.
 pub struct RpcError {
-    code: Code,
+    pub code: Code,
     pub message: String,
-    details: ErrorDetails,
+    pub details: ErrorDetails,
 }
 
 impl RpcError {
-    pub const fn code_name(&self) -> &'static str {
-        code_name(self.code)
-    }
-
     pub fn reason(&self) -> &str {
         self.details.error_info().map_or("", |info| info.reason.as_str())
-    }
-
-    pub fn violations(&self) -> impl Iterator<Item = &FieldViolation> {
-        self.details.bad_request().into_iter().flat_map(|request| &request.field_violations)
     }
 }
 
@@ -98,7 +90,7 @@ impl From<Error> for RpcError {
                 (Code::InvalidArgument, details)
             }
             Error::AlreadyExists { field, value } => (Code::AlreadyExists, already_exists(field, value)),
-            Error::NotFound { resource, field } => return not_found(resource, field, message),
+            Error::NotFound { resource, field } => return not_found(resource, field.as_deref(), &message),
             Error::FailedPrecondition(precondition) => {
                 (Code::FailedPrecondition, failed_precondition(precondition, &message))
             }
@@ -142,21 +134,18 @@ fn already_exists(field: UniqueField, value: Option<String>) -> ErrorDetails {
 }
 
 /// Names the resource's type and never its id: another tenant's resource and a missing one must give equal responses.
-fn not_found(resource: Resource, field: Option<String>, mut message: String) -> RpcError {
+fn not_found(resource: Resource, field: Option<&str>, message: &str) -> RpcError {
     let (reason, hint) = match resource {
-        Resource::Tenant => ("TENANT_NOT_FOUND", ""),
-        Resource::Package => ("PACKAGE_NOT_FOUND", ""),
-        Resource::ApiKey => ("API_KEY_NOT_FOUND", ""),
-        Resource::Segment => ("SEGMENT_NOT_FOUND", "Use ListSegments to find available segments for this tenant."),
+        Resource::Tenant => ("TENANT_NOT_FOUND", None),
+        Resource::Package => ("PACKAGE_NOT_FOUND", None),
+        Resource::ApiKey => ("API_KEY_NOT_FOUND", None),
+        Resource::Segment => {
+            ("SEGMENT_NOT_FOUND", Some("Use ListSegments to find available segments for this tenant."))
+        }
     };
-    if !hint.is_empty() {
-        message = format!("{message}. {hint}");
-    }
-    let description = match field {
-        Some(field) if hint.is_empty() => field,
-        Some(field) => format!("{field}: {hint}"),
-        None => hint.to_owned(),
-    };
+    let join = |parts: [Option<&str>; 2], separator| parts.into_iter().flatten().collect::<Vec<_>>().join(separator);
+    let message = join([Some(message), hint], ". ");
+    let description = join([field, hint], ": ");
     let mut details = error_info(reason);
     details.set_resource_info(resource_type(resource), "", "", description);
     RpcError { code: Code::NotFound, message, details }

@@ -28,10 +28,8 @@ use crate::{
     grpc::{
         Authenticator, CallTasks, Handler,
         layers::{
-            authentication::AuthenticationLayer,
-            call_context::CallContextLayer,
-            concurrency_limit::ConcurrencyLimitLayer,
-            rate_limit::{CallerRateLimiter, RateLimitLayer},
+            MiddlewareLayer, call_context::CallContextMiddleware, concurrency_limit::ConcurrencyLimit,
+            rate_limit::CallerRateLimiter,
         },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -141,10 +139,10 @@ pub async fn start(
     let server = transport()
         // GOAWAY at this age; calls in flight finish. A grace period would cut them off.
         .max_connection_age(settings.max_connection_age)
-        .layer(CallContextLayer)
-        .layer(ConcurrencyLimitLayer::new(settings.max_concurrent_calls))
-        .layer(AuthenticationLayer::new(authenticator))
-        .layer(RateLimitLayer::new(rate_limiter))
+        .layer(MiddlewareLayer(CallContextMiddleware))
+        .layer(MiddlewareLayer(ConcurrencyLimit::new(settings.max_concurrent_calls)))
+        .layer(MiddlewareLayer(authenticator))
+        .layer(MiddlewareLayer(rate_limiter))
         .add_routes(routes);
     let (stop, stopped) = oneshot::channel();
     // A dropped sender stops the server too.

@@ -55,12 +55,6 @@ impl From<KeyRotation> for pb::RotateApiKeyResponse {
     }
 }
 
-impl From<Vec<ApiKey>> for pb::ListApiKeysResponse {
-    fn from(keys: Vec<ApiKey>) -> Self {
-        Self { api_keys: keys.into_iter().map(Into::into).collect() }
-    }
-}
-
 /// A malformed key is not a violation: the verdict of an invalid key is the response.
 impl TryFrom<pb::VerifyApiKeyRequest> for SecretString {
     type Error = Violations;

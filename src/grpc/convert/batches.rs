@@ -1,9 +1,15 @@
 //! Messages that create many tenants. Each item is parsed and has a result of its own.
 
+use tonic_types::FieldViolation;
+
+use super::convert;
 use crate::{
     domain::{CreateFullyProvisioned, InvalidValue, Reason, Violations, provisioning::CreateOutcome},
     error::{self, Error},
-    grpc::{pb, status},
+    grpc::{
+        pb,
+        status::{self, code_name},
+    },
 };
 
 const MAX_ITEMS: usize = 500;
@@ -33,33 +39,32 @@ fn item(request: pb::CreateFullyProvisionedRequest) -> Item {
     request.try_into()
 }
 
-impl From<Vec<error::Result<CreateOutcome>>> for pb::BatchCreateFullyProvisionedResponse {
-    fn from(outcomes: Vec<error::Result<CreateOutcome>>) -> Self {
+impl From<error::Result<CreateOutcome>> for pb::BatchCreateFullyProvisionedResult {
+    fn from(outcome: error::Result<CreateOutcome>) -> Self {
         use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
-        let result = |outcome| pb::BatchCreateFullyProvisionedResult {
+        Self {
             result: Some(match outcome {
-                Ok(outcome) => BatchResult::Provisioned(pb::CreateFullyProvisionedResponse::from(outcome)),
+                Ok(outcome) => BatchResult::Provisioned(outcome.into()),
                 Err(error) => BatchResult::Error(item_error(error)),
             }),
-        };
-        Self { results: outcomes.into_iter().map(result).collect() }
+        }
     }
 }
 
 fn item_error(error: Error) -> pb::BatchCreateFullyProvisionedError {
     let error = status::report(error);
+    let violations = error.details.bad_request().map_or(&[][..], |bad_request| &bad_request.field_violations);
     pb::BatchCreateFullyProvisionedError {
-        code: error.code_name().to_owned(),
+        code: code_name(error.code).to_owned(),
         reason: error.reason().to_owned(),
-        field_violations: error
-            .violations()
-            .map(|violation| pb::FieldViolation {
-                field: violation.field.clone(),
-                reason: violation.reason.clone(),
-                description: violation.description.clone(),
-            })
-            .collect(),
+        field_violations: convert(violations.to_vec()),
         message: error.message,
+    }
+}
+
+impl From<FieldViolation> for pb::FieldViolation {
+    fn from(violation: FieldViolation) -> Self {
+        Self { field: violation.field, reason: violation.reason, description: violation.description }
     }
 }

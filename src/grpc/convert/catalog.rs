@@ -4,12 +4,10 @@ use std::collections::HashSet;
 
 use crate::{
     domain::{
-        BookingType, Description, DisplayName, InvalidValue, Package, PackageId, Price, Reason, Segment, SegmentId,
-        Slug, SlugStem, TenantId, Violations,
-        catalog::{
-            ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertResult, UpsertTarget,
-        },
-        paging::{Page, PageSize},
+        BookingType, Description, DisplayName, InvalidValue, PackageId, Price, Reason, SegmentId, Slug, SlugStem,
+        TenantId, Violations,
+        catalog::{ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertTarget},
+        paging::PageSize,
     },
     grpc::pb,
     telemetry::metrics,
@@ -211,55 +209,5 @@ fn count_deprecated(field: &'static str, is_used: bool) {
     if is_used {
         tracing::info!(field, "A deprecated field was used");
         metrics::count_deprecated_field(field);
-    }
-}
-
-impl From<UpsertResult<Package>> for pb::UpsertPackageResponse {
-    fn from(upserted: UpsertResult<Package>) -> Self {
-        Self { action: action(upserted.created).into(), package: Some(upserted.item.into()) }
-    }
-}
-
-impl From<Vec<UpsertResult<Package>>> for pb::BatchUpsertPackagesResponse {
-    fn from(upserted: Vec<UpsertResult<Package>>) -> Self {
-        let result = |upserted: UpsertResult<Package>| pb::BatchUpsertPackagesResult {
-            action: action(upserted.created).into(),
-            package: Some(upserted.item.into()),
-        };
-        Self { results: upserted.into_iter().map(result).collect() }
-    }
-}
-
-impl From<UpsertResult<Segment>> for pb::UpsertSegmentResponse {
-    fn from(upserted: UpsertResult<Segment>) -> Self {
-        Self { action: action(upserted.created).into(), segment: Some(upserted.item.into()) }
-    }
-}
-
-const fn action(created: bool) -> pb::UpsertAction {
-    if created { pb::UpsertAction::Created } else { pb::UpsertAction::Updated }
-}
-
-impl From<Page<Package>> for pb::ListPackagesResponse {
-    fn from(page: Page<Package>) -> Self {
-        Self { packages: page.items.into_iter().map(Into::into).collect(), next_page_token: page.next_page_token }
-    }
-}
-
-impl From<Page<Segment>> for pb::ListSegmentsResponse {
-    fn from(page: Page<Segment>) -> Self {
-        Self { segments: page.items.into_iter().map(Into::into).collect(), next_page_token: page.next_page_token }
-    }
-}
-
-impl From<()> for pb::DeletePackageResponse {
-    fn from((): ()) -> Self {
-        Self {}
-    }
-}
-
-impl From<()> for pb::DeleteSegmentResponse {
-    fn from((): ()) -> Self {
-        Self {}
     }
 }

@@ -2,6 +2,7 @@
 
 use secrecy::ExposeSecret as _;
 
+use super::convert;
 use crate::{
     domain::{
         TenantId, Violations,
@@ -39,7 +40,7 @@ impl From<RepairReport> for pb::RepairTenantResponse {
         Self {
             tenant: Some(report.tenant.into()),
             created_segment: report.segment.map(Into::into),
-            created_packages: report.packages.into_iter().map(Into::into).collect(),
+            created_packages: convert(report.packages),
             created_api_key: created_api_key.map(Into::into),
             secret_key: secret_key.map(|secret| secret.expose_secret().to_owned()),
         }

@@ -16,8 +16,12 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 
 use super::pb;
-use crate::domain::{
-    ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
+use crate::{
+    domain::{
+        ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
+        catalog::UpsertResult, paging::Page, provisioning::CreateOutcome,
+    },
+    error,
 };
 
 /// Implements `TryFrom` for requests that consist of identifiers.
@@ -52,23 +56,65 @@ identifiers_from_requests! {
     DeleteSegmentRequest { tenant_id: TenantId, segment_id: SegmentId } => (TenantId, SegmentId);
 }
 
-/// Implements `From` for responses that consist of one resource.
-macro_rules! responses_from_resources {
-    ($($resource:ident => $field:ident: $($response:ident),+;)+) => {$($(
-        impl From<$resource> for pb::$response {
-            fn from($field: $resource) -> Self {
-                Self { $field: Some($field.into()) }
+/// Implements `From` for messages that consist of an output of a service.
+macro_rules! messages_from_outputs {
+    ($($output:ident: $type:ty => $message:ident { $($fields:tt)* };)+) => {$(
+        impl From<$type> for pb::$message {
+            fn from($output: $type) -> Self {
+                Self { $($fields)* }
             }
         }
-    )+)+};
+    )+};
 }
 
-responses_from_resources! {
-    Tenant => tenant: GetTenantResponse, UpdateTenantResponse, SuspendTenantResponse, ReactivateTenantResponse,
-        DeleteTenantResponse, UndeleteTenantResponse;
-    ApiKey => api_key: RevokeApiKeyResponse;
-    Package => package: GetPackageResponse;
-    Segment => segment: GetSegmentResponse;
+messages_from_outputs! {
+    outcomes: Vec<error::Result<CreateOutcome>> => BatchCreateFullyProvisionedResponse { results: convert(outcomes) };
+    tenant: Tenant => GetTenantResponse { tenant: Some(tenant.into()) };
+    page: Page<Tenant> => ListTenantsResponse {
+        tenants: convert(page.items),
+        next_page_token: page.next_page_token
+    };
+    tenant: Tenant => UpdateTenantResponse { tenant: Some(tenant.into()) };
+    tenant: Tenant => SuspendTenantResponse { tenant: Some(tenant.into()) };
+    tenant: Tenant => ReactivateTenantResponse { tenant: Some(tenant.into()) };
+    tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
+    tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
+    keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: convert(keys) };
+    key: ApiKey => RevokeApiKeyResponse { api_key: Some(key.into()) };
+
+    result: UpsertResult<Package> => UpsertPackageResponse {
+        package: Some(result.item.into()),
+        action: action(result.created).into()
+    };
+    result: UpsertResult<Package> => BatchUpsertPackagesResult {
+        package: Some(result.item.into()),
+        action: action(result.created).into()
+    };
+    results: Vec<UpsertResult<Package>> => BatchUpsertPackagesResponse { results: convert(results) };
+    package: Package => GetPackageResponse { package: Some(package.into()) };
+    page: Page<Package> => ListPackagesResponse {
+        packages: convert(page.items),
+        next_page_token: page.next_page_token
+    };
+    _nothing: () => DeletePackageResponse {};
+    result: UpsertResult<Segment> => UpsertSegmentResponse {
+        segment: Some(result.item.into()),
+        action: action(result.created).into()
+    };
+    segment: Segment => GetSegmentResponse { segment: Some(segment.into()) };
+    page: Page<Segment> => ListSegmentsResponse {
+        segments: convert(page.items),
+        next_page_token: page.next_page_token
+    };
+    _nothing: () => DeleteSegmentResponse {};
+}
+
+fn convert<Item, Message: From<Item>>(items: Vec<Item>) -> Vec<Message> {
+    items.into_iter().map(Message::from).collect()
+}
+
+const fn action(created: bool) -> pb::UpsertAction {
+    if created { pb::UpsertAction::Created } else { pb::UpsertAction::Updated }
 }
 
 impl From<Segment> for pb::Segment {

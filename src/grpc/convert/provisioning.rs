@@ -3,6 +3,7 @@
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::convert;
 use crate::{
     domain::{
         CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, RequestId, SignupForm, SignupSlug,
@@ -51,14 +52,14 @@ impl From<CreateOutcome> for pb::CreateFullyProvisionedResponse {
                 tenant: Some(created.tenant.into()),
                 secret_key: created.secret_key.expose_secret().to_owned(),
                 segment: Some(created.segment.into()),
-                packages: created.packages.into_iter().map(Into::into).collect(),
+                packages: convert(created.packages),
                 replayed: false,
             },
             CreateOutcome::Replayed(replay) => Self {
                 tenant: Some(replay.created.tenant.into()),
                 secret_key: replay.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
                 segment: replay.created.segment.map(Into::into),
-                packages: replay.created.packages.into_iter().map(Into::into).collect(),
+                packages: convert(replay.created.packages),
                 replayed: true,
             },
         }

@@ -4,9 +4,7 @@ use super::{branding, timestamp};
 use crate::{
     domain::{
         CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId,
-        TenantIdentifier, TenantUpdate, Violations,
-        paging::{Page, PageSize},
-        tenant::TenantFilter,
+        TenantIdentifier, TenantUpdate, Violations, paging::PageSize, tenant::TenantFilter,
     },
     grpc::pb,
 };
@@ -43,12 +41,6 @@ impl TryFrom<pb::ListTenantsRequest> for ListTenants {
         let size = fields.check("page_size", PageSize::parse(request.page_size));
         let after = fields.check("page_token", filter.decode_page_token(&request.page_token));
         fields.into_result(|| Some(Self { filter, size: size?, after: after? }))
-    }
-}
-
-impl From<Page<Tenant>> for pb::ListTenantsResponse {
-    fn from(page: Page<Tenant>) -> Self {
-        Self { tenants: page.items.into_iter().map(Into::into).collect(), next_page_token: page.next_page_token }
     }
 }
 

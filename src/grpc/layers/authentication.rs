@@ -1,71 +1,33 @@
 //! Identifies and authorizes the caller before the request is decoded. A layer and not a tonic interceptor, which would be
 //! synchronous: a tenant key is looked up in the database. The decision itself is in `auth`.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use http::{Request, Response};
+use futures_util::future::Either;
+use http::Request;
 use tonic::{
     body::Body,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
-use tower::{Layer, Service};
 
-use super::call_context::CallContext;
+use super::{
+    call_context::CallContext,
+    middleware::{CallFuture, InnerService, Middleware},
+};
 use crate::{
     domain::Caller,
     grpc::{auth::Authenticator, status},
 };
 
 /// Without an authenticator, every caller is anonymous and may call every RPC.
-#[derive(Debug, Clone)]
-pub struct AuthenticationLayer(Option<Authenticator>);
-
-impl AuthenticationLayer {
-    pub const fn new(authenticator: Option<Authenticator>) -> Self {
-        Self(authenticator)
-    }
-}
-
-impl<S> Layer<S> for AuthenticationLayer {
-    type Service = AuthenticationService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        AuthenticationService { inner, authenticator: self.0.clone() }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct AuthenticationService<S> {
-    inner: S,
-    authenticator: Option<Authenticator>,
-}
-
-impl<S> Service<Request<Body>> for AuthenticationService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(authenticator) = self.authenticator.clone() else {
+impl Middleware for Option<Authenticator> {
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+        let Some(authenticator) = self.clone() else {
             tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
-            return Box::pin(self.inner.call(request));
+            return Either::Left(inner.call(request));
         };
         // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(async move {
+        let clone = inner.clone();
+        let mut inner = std::mem::replace(inner, clone);
+        Either::Right(Box::pin(async move {
             let context = request.extensions_mut().get_or_insert_default::<CallContext>();
             let (trace_id, permit) = (context.trace_id, context.permit.clone());
             let sans = certificate_sans(&request);
@@ -78,7 +40,7 @@ where
                 }
                 Err(error) => Ok(status::from_error(error, trace_id).into_http()),
             }
-        })
+        }))
     }
 }
 

@@ -4,17 +4,19 @@
 use std::{
     any::Any,
     panic::AssertUnwindSafe,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::Either};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::body::Body;
-use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::{call_metrics::CallMetrics, concurrency_limit::CallPermit};
+use super::{
+    call_metrics::CallMetrics,
+    concurrency_limit::CallPermit,
+    middleware::{CallFuture, InnerService, Middleware},
+};
 use crate::{
     domain::Caller,
     error::Error,
@@ -52,36 +54,10 @@ impl CallContext {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct CallContextLayer;
+pub struct CallContextMiddleware;
 
-impl<S> Layer<S> for CallContextLayer {
-    type Service = CallContextService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        CallContextService { inner }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct CallContextService<S> {
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for CallContextService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+impl Middleware for CallContextMiddleware {
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
         let timeout = parse_grpc_timeout(request.headers());
         let path = request.uri().path();
         // One name for all unknown paths: clients could otherwise create any number of metric series.
@@ -95,7 +71,7 @@ where
         // DEADLINE_EXCEEDED. This timer starts before tonic's and is polled before it, therefore it expires first.
         let expired = tokio::time::sleep(timeout.unwrap_or(MAX_CALL_DURATION).min(MAX_CALL_DURATION));
         // Unwind-safe: the state of the call is dropped with it.
-        let response = AssertUnwindSafe(span.in_scope(|| self.inner.call(request))).catch_unwind();
+        let response = AssertUnwindSafe(span.in_scope(|| inner.call(request))).catch_unwind();
         let observe = move |response| match metrics {
             Some(metrics) => metrics.observe_response(response),
             None => response,
@@ -105,14 +81,13 @@ where
                 biased;
                 response = response => match response {
                     Ok(Ok(response)) => return Ok(observe(map_message_too_large(response))),
-                    Ok(error) => return error,
                     Err(panic) => Error::internal(panic_message(&*panic)),
                 },
                 () = expired => Error::DeadlineExceeded,
             };
             Ok(observe(status::from_error(error, trace_id).into_http()))
         };
-        Box::pin(call.instrument(span))
+        Either::Right(Box::pin(call.instrument(span)))
     }
 }
 
@@ -178,7 +153,9 @@ fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tower::{Layer as _, Service as _};
+
+    use super::{super::MiddlewareLayer, *};
 
     /// The `grpc-status` of the layer around this service.
     async fn status_around<F>(timeout: Option<&str>, inner: fn() -> F) -> tonic::Code
@@ -189,7 +166,8 @@ mod tests {
         if let Some(timeout) = timeout {
             request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
         }
-        let mut service = CallContextLayer.layer(tower::service_fn(move |_request: Request<Body>| inner()));
+        let inner = tower::service_fn(move |_request: Request<Body>| inner());
+        let mut service = MiddlewareLayer(CallContextMiddleware).layer(inner);
         let response = service.call(request).await.unwrap();
         tonic::Status::from_header_map(response.headers()).unwrap().code()
     }

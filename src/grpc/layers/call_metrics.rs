@@ -1,14 +1,10 @@
 //! Records the status and duration of a call at its end: when the last byte of the response has been sent or the client
 //! has disconnected, not when the response begins.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
+use std::time::Instant;
 
-use http::{HeaderMap, Response};
-use http_body::{Frame, SizeHint};
+use http::Response;
+use http_body_util::BodyExt as _;
 use tonic::{Code, Status, body::Body};
 use tracing::Span;
 
@@ -35,7 +31,13 @@ impl CallMetrics {
             self.end(status.code());
             return response;
         }
-        response.map(|body| Body::new(MetricsBody { body, metrics: self }))
+        response.map(|body| {
+            Body::new(body.inspect_frame(move |frame| {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.end(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
+                }
+            }))
+        })
     }
 
     fn end(&mut self, code: Code) {
@@ -70,41 +72,4 @@ const fn is_server_error(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-struct MetricsBody {
-    body: Body,
-    metrics: CallMetrics,
-}
-
-impl MetricsBody {
-    fn end(&mut self, trailers: &HeaderMap) {
-        self.metrics.end(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
-    }
-}
-
-impl http_body::Body for MetricsBody {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = <Body as http_body::Body>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            self.end(trailers);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

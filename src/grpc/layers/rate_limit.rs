@@ -1,12 +1,7 @@
 //! Limits the calls per second of each caller. Off unless a limit is configured. Inside `authentication`, which
 //! identifies the caller; health and reflection are exempt.
 
-use std::{
-    future::{Ready, ready},
-    num::NonZeroU32,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{future::ready, num::NonZeroU32, sync::Arc};
 
 use futures_util::future::Either;
 use governor::{
@@ -15,11 +10,13 @@ use governor::{
     middleware::NoOpMiddleware,
     state::keyed::HashMapStateStore,
 };
-use http::{Request, Response};
+use http::Request;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
-use super::call_context::CallContext;
+use super::{
+    call_context::CallContext,
+    middleware::{CallFuture, InnerService, Middleware},
+};
 use crate::{
     domain::Caller,
     error::{Error, Result},
@@ -55,48 +52,15 @@ impl CallerRateLimiter {
     }
 }
 
-#[derive(Debug, Clone)]
-pub struct RateLimitLayer(Option<CallerRateLimiter>);
-
-impl RateLimitLayer {
-    pub const fn new(limiter: Option<CallerRateLimiter>) -> Self {
-        Self(limiter)
-    }
-}
-
-impl<S> Layer<S> for RateLimitLayer {
-    type Service = RateLimitService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        RateLimitService { inner, limiter: self.0.clone() }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct RateLimitService<S> {
-    inner: S,
-    limiter: Option<CallerRateLimiter>,
-}
-
-impl<S> Service<Request<Body>> for RateLimitService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Either<S::Future, Ready<std::result::Result<S::Response, S::Error>>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(limiter) = self.limiter.as_ref().filter(|_| !is_public(request.uri().path())) {
+impl Middleware for Option<CallerRateLimiter> {
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+        if let Some(limiter) = self.as_ref().filter(|_| !is_public(request.uri().path())) {
             let context = request.extensions_mut().get_or_insert_default::<CallContext>();
             if let Err(error) = limiter.check(&context.caller) {
-                return Either::Right(ready(Ok(status::from_error(error, context.trace_id).into_http())));
+                let response = status::from_error(error, context.trace_id).into_http();
+                return Either::Right(Box::pin(ready(Ok(response))));
             }
         }
-        Either::Left(self.inner.call(request))
+        Either::Left(inner.call(request))
     }
 }

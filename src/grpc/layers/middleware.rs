@@ -1,0 +1,65 @@
+//! What the layers have in common: each is a [`Middleware`], which [`MiddlewareLayer`] makes usable for tower.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use futures_util::future::{BoxFuture, Either};
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+/// The service that a layer wraps: the next layer, or the routes.
+pub trait InnerService:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static
+{
+}
+
+impl<S> InnerService for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Left: the future of the inner service itself, without an allocation.
+pub type CallFuture<S> =
+    Either<<S as Service<Request<Body>>>::Future, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
+
+pub trait Middleware: Clone {
+    /// Calls `inner`, which is ready for one call, or returns a response in its place.
+    fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> CallFuture<S>;
+}
+
+#[derive(Debug, Clone)]
+pub struct MiddlewareLayer<M>(pub M);
+
+impl<M: Middleware, S> Layer<S> for MiddlewareLayer<M> {
+    type Service = MiddlewareService<M, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MiddlewareService { middleware: self.0.clone(), inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct MiddlewareService<M, S> {
+    middleware: M,
+    inner: S,
+}
+
+impl<M: Middleware, S: InnerService> Service<Request<Body>> for MiddlewareService<M, S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = CallFuture<S>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> CallFuture<S> {
+        self.middleware.call(&mut self.inner, request)
+    }
+}
