@@ -1,27 +1,35 @@
 //! Derives slugs from names.
 //!
-//! A name gives a [`SlugStem`]. [`SlugChooser`] makes it unique among a tenant's packages or segments with a number, and
-//! [`SlugStem::with_suffix`] appends a suffix of the caller. The existing slugs are read by `store`.
+//! [`SlugStem::from_name`] converts a name to a stem. [`SlugChooser`] appends a number to make it unique among the
+//! packages or segments of a tenant; [`SlugStem::with_suffix`] appends the caller's suffix, to make it unique among
+//! tenants. `store` reads the existing slugs.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
 use super::{
-    slug::{MAX_LENGTH, Slug, TenantSlug},
+    slug::{MAX_LENGTH, MIN_LENGTH, Slug, TenantSlug},
     validation::{InvalidValue, Reason},
 };
 
-/// The part of a slug that comes from a name: letters folded to ASCII, apostrophes dropped, every other run of
-/// characters replaced with one `-`, `s-` before a leading digit, truncated at a word boundary to 63 characters.
+/// The part of a slug that is derived from a name. Letters and digits are transliterated to lower-case ASCII,
+/// apostrophes are removed, and each sequence of other characters between words becomes one `-`. A stem that would
+/// start with a digit gets the prefix `s-`. A stem of more than 63 characters is truncated, if possible at a word
+/// boundary.
 ///
 /// A stem is not always a valid slug (`Q` gives `q`), but with a numeric suffix it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlugStem(String);
 
 impl SlugStem {
+    /// Derives the stem of a name.
+    ///
     /// # Errors
-    /// `BAD_FORMAT` if the name contains no letter or digit.
+    /// `BAD_FORMAT` if no character of the name can be transliterated to an ASCII letter or digit.
     pub fn from_name(name: &str) -> Result<Self, InvalidValue> {
         let mut stem = fold(name);
         if stem.is_empty() {
@@ -38,7 +46,7 @@ impl SlugStem {
     }
 
     /// Returns the stem itself if it is a valid tenant slug.
-    pub fn as_tenant_slug(&self) -> Option<TenantSlug> {
+    pub fn to_tenant_slug(&self) -> Option<TenantSlug> {
         TenantSlug::parse(&self.0).ok()
     }
 
@@ -52,13 +60,13 @@ impl SlugStem {
     /// Returns a prefix of every slug that a [`SlugChooser`] can choose for this stem. Only slugs with this prefix can
     /// collide with the chosen one.
     pub fn slug_prefix(&self) -> &str {
-        // No tenant has a billion packages.
+        // Leaves room for suffixes of up to nine digits. No tenant has a billion packages.
         truncate_at_word_boundary(&self.0, MAX_LENGTH - "-999999999".len())
     }
 }
 
-/// Returns the fewest prefixes such that every slug that can be chosen for one of the stems has one of them. No slug
-/// has two of them.
+/// Returns the stems' prefixes without those that begin with another one, so that each candidate slug starts with
+/// exactly one of them and a query by prefix returns no row twice.
 pub fn slug_prefixes<'a>(stems: impl IntoIterator<Item = &'a SlugStem>) -> Vec<&'a str> {
     let mut prefixes: Vec<&str> = stems.into_iter().map(SlugStem::slug_prefix).collect();
     prefixes.sort_unstable();
@@ -68,35 +76,32 @@ pub fn slug_prefixes<'a>(stems: impl IntoIterator<Item = &'a SlugStem>) -> Vec<&
 
 /// Chooses slugs that differ from the unavailable ones and from each other.
 ///
-/// The time for all slugs together is linear in the number of unavailable and chosen slugs, however many share a name.
+/// The total time is linear in the number of unavailable and chosen slugs, even if all of them have the same stem.
 #[derive(Debug)]
 pub struct SlugChooser<'a> {
     unavailable: HashSet<String>,
-    /// For a truncated stem and a number of digits: the first suffix of that many digits that has not been tried.
-    next_suffixes: HashMap<(&'a str, u32), u64>,
+    /// The suffixes that have not been tried yet, by truncated stem and number of digits.
+    untried_suffixes: HashMap<(&'a str, u32), Range<u64>>,
 }
 
 impl<'a> SlugChooser<'a> {
     pub fn new(unavailable: HashSet<String>) -> Self {
-        Self { unavailable, next_suffixes: HashMap::new() }
+        Self { unavailable, untried_suffixes: HashMap::new() }
     }
 
-    /// Returns the stem itself if it is a valid and available slug, otherwise the stem with the smallest of the
-    /// suffixes `-2`, `-3` and so on that is available. If both do not fit into 63 characters, the stem is truncated
-    /// at a word boundary.
+    /// Returns the stem itself if it is a valid and available slug; otherwise appends `-2`, `-3` and so on, and returns
+    /// the first slug that is available. If the slug would exceed 63 characters, the stem is truncated, if possible at
+    /// a word boundary.
     pub fn choose(&mut self, stem: &'a SlugStem) -> Slug {
-        if let Some(slug) = reserve(&mut self.unavailable, stem.0.clone()) {
+        if let Some(slug) = take_if_available(&mut self.unavailable, stem.0.clone()) {
             return slug;
         }
         let mut digits = 1;
         loop {
             let truncated = truncate_at_word_boundary(&stem.0, MAX_LENGTH - "-".len() - digits as usize);
-            let (first, end) = (10_u64.pow(digits - 1).max(2), 10_u64.pow(digits));
-            let next = self.next_suffixes.entry((truncated, digits)).or_insert(first);
-            while *next < end {
-                let candidate = format!("{truncated}-{next}");
-                *next += 1;
-                if let Some(slug) = reserve(&mut self.unavailable, candidate) {
+            let suffixes = 10_u64.pow(digits - 1).max(2)..10_u64.pow(digits);
+            for suffix in self.untried_suffixes.entry((truncated, digits)).or_insert(suffixes) {
+                if let Some(slug) = take_if_available(&mut self.unavailable, format!("{truncated}-{suffix}")) {
                     return slug;
                 }
             }
@@ -105,8 +110,9 @@ impl<'a> SlugChooser<'a> {
     }
 }
 
-/// Adds `candidate` to the unavailable slugs. Returns `None` if it already was one, or is not a slug.
-fn reserve(unavailable: &mut HashSet<String>, candidate: String) -> Option<Slug> {
+/// Returns the candidate as a slug and makes it unavailable. Returns `None` if it is unavailable already or not a valid
+/// slug.
+fn take_if_available(unavailable: &mut HashSet<String>, candidate: String) -> Option<Slug> {
     let slug = Slug::parse(&candidate).ok()?;
     unavailable.insert(candidate).then_some(slug)
 }
@@ -125,8 +131,9 @@ fn fold(name: &str) -> String {
             pending_separator = true;
         }
     };
-    // NFKC turns full-width letters and ligatures into plain letters, and a letter with a combining accent into one
-    // character; but also some apostrophes into a space and an accent, and some symbols into letters. Remove those first.
+    // NFKC converts full-width letters and ligatures to plain letters, and composes a letter and a combining accent
+    // into one character. It also converts some apostrophes to a space and an accent, and some symbols to letters, so
+    // remove these first.
     let chars = name.chars().filter(|&ch| !is_apostrophe(ch));
     let chars = chars.map(|ch| if is_letterlike_symbol(ch) { ' ' } else { ch });
     // Vowel signs are combining marks and alphabetic; they are kept.
@@ -156,8 +163,8 @@ fn truncate_at_word_boundary(stem: &str, max_length: usize) -> &str {
     let truncated = &stem[..max_length];
     let ends_a_word = stem.as_bytes()[max_length] == b'-';
     match truncated.rfind('-') {
-        Some(boundary) if !ends_a_word && boundary > "s-".len() => &truncated[..boundary],
-        // A first word this long is cut anywhere; the `s-` before a digit does not count as a word.
+        Some(boundary) if !ends_a_word && boundary >= MIN_LENGTH => &truncated[..boundary],
+        // The cut is at the end of a word, or the words before it are too short for a slug, as the prefix `s-` is.
         _ => truncated.trim_end_matches('-'),
     }
 }
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_tenant_slug_gets_a_suffix_if_the_stem_is_not_a_valid_one() {
-        let slug = |name: &str| SlugStem::from_name(name).unwrap().as_tenant_slug().map(|slug| slug.to_string());
+        let slug = |name: &str| SlugStem::from_name(name).unwrap().to_tenant_slug().map(|slug| slug.to_string());
         assert_eq!(slug("Bella"), Some("bella".to_owned()));
         for invalid in ["Admin", "Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
             assert_eq!(slug(invalid), None, "{invalid}");

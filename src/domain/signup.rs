@@ -1,4 +1,4 @@
-//! The creation of a tenant by sign-up: parsing and validation. What is inserted is in [`super::provisioning`].
+//! The parsed request of `CreateFromSignup`, which creates a tenant and its owner.
 
 use super::{
     derived_slug::SlugStem,
@@ -13,8 +13,8 @@ use super::{
 
 /// A parsed sign-up whose password strength has not been checked yet.
 ///
-/// Checking password strength is expensive and runs on the hashing pool. Other violations are collected here until it
-/// finishes, so that the client gets all of them in one response.
+/// Checking password strength is expensive and runs on the hashing pool. The form keeps the other violations until the
+/// result is available, so that one response reports all of them.
 #[derive(Debug)]
 pub struct SignupForm {
     /// All violations except a weak password.
@@ -46,8 +46,10 @@ pub enum SignupSlug {
 }
 
 impl SignupForm {
+    /// Returns the request if the form has no violation and the password is not guessable.
+    ///
     /// # Errors
-    /// All violations together.
+    /// All violations, including `WEAK_PASSWORD` if the password is guessable.
     pub fn validate(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
         if password_is_guessable {
             self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
@@ -63,7 +65,8 @@ impl SignupForm {
         })
     }
 
-    /// Returns the inputs that an attacker would try first, for `zxcvbn`: the name, the address and its local part.
+    /// Returns the words that zxcvbn should treat as guessable: the business name, the e-mail address and its local
+    /// part.
     pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
         let email = self.email.iter().flat_map(|email| {
@@ -75,7 +78,8 @@ impl SignupForm {
 }
 
 impl CreateFromSignup {
-    /// Covers everything except the password. A replay verifies the password against its stored hash.
+    /// Covers the business name, e-mail address and requested slug. A derived slug follows from the name. The password
+    /// is left out (see [`Fingerprint`]): a replay verifies it against the stored hash.
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),
@@ -86,12 +90,12 @@ impl CreateFromSignup {
 }
 
 impl SignupSlug {
-    /// Returns the slug to try, or `None` if none can be derived. A derived slug has the suffix, except on the first
-    /// attempt if it is valid without one.
+    /// Returns the slug to try. A requested slug never changes. A derived slug gets the suffix, except on the first
+    /// attempt if the stem alone is a valid slug. Returns `None` if `suffix` cannot be part of a slug.
     pub fn candidate(&self, is_first: bool, suffix: &str) -> Option<TenantSlug> {
         match self {
             Self::Requested(slug) => Some(slug.clone()),
-            Self::Derived(stem) if is_first => stem.as_tenant_slug().or_else(|| stem.with_suffix(suffix)),
+            Self::Derived(stem) if is_first => stem.to_tenant_slug().or_else(|| stem.with_suffix(suffix)),
             Self::Derived(stem) => stem.with_suffix(suffix),
         }
     }

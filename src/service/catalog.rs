@@ -32,9 +32,8 @@ impl CatalogService {
         Self { store, clock }
     }
 
-    /// # Errors
-    /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
-    /// or price, [`Error::AlreadyExists`].
+    /// # Errors [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package
+    /// lacks its name or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug.
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
         let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
         results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))
@@ -65,7 +64,7 @@ impl CatalogService {
         let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, now))
             .await?
             .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
-        log_segments(tenant_id, upserts, &results, new_ids.general_segment);
+        log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
         Ok(results)
     }
 
@@ -78,24 +77,26 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the filter's segment.
     pub async fn list_packages(&self, list: ListPackages) -> Result<Page<Package>> {
+        // One more row than the page holds shows whether there is a next page.
         let rows = self.store.list_packages(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |package: &Package| Cursor { order: package.grouping_order.into(), id: package.id.as_uuid() };
-        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(list.tenant_id), position))
+        let cursor = |package: &Package| Cursor { order: package.grouping_order.into(), id: package.id.as_uuid() };
+        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(list.tenant_id), cursor))
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Precondition::LastPackage`].
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] (`LastPackage`).
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
         retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
-    /// [`Error::AlreadyExists`], [`Precondition::DefaultSegment`].
+    /// [`Error::AlreadyExists`] if another segment of the tenant has the new slug, [`Error::FailedPrecondition`]
+    /// (`DefaultSegment`) if the upsert would change the General segment's slug.
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
-        let new_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
-        let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_id, now)).await?;
+        let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
+        let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_segment_id, now)).await?;
         outcome.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
@@ -117,20 +118,21 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant.
     pub async fn list_segments(&self, list: ListSegments) -> Result<Page<Segment>> {
+        // One more row than the page holds shows whether there is a next page.
         let rows = self.store.list_segments(list.tenant_id, &list, list.size.get() + 1).await?;
-        let position = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
-        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(list.tenant_id), position))
+        let cursor = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
+        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(list.tenant_id), cursor))
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Precondition::DefaultSegment`],
-    /// [`Precondition::SegmentNotEmpty`].
+    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] (`DefaultSegment` or
+    /// `SegmentNotEmpty`).
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
         retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await
     }
 }
 
-/// Returns the violations of all items, or the first other error if there are none.
+/// Returns all violations, or, if no item has one, the first other error.
 fn package_upsert_error(
     errors: &[(usize, PackageUpsertError)],
     upserts: &[PackageUpsert],
@@ -153,8 +155,9 @@ fn package_upsert_error(
             }
             PackageUpsertError::Duplicate => {
                 let name = if upsert.target.id().is_some() { "package_id" } else { "slug" };
-                let duplicate = "must not identify the same package as an earlier item";
-                violations.add(field(name), InvalidValue::new(Reason::BadFormat, duplicate));
+                let description = "must not identify the same package as an earlier item";
+                // The contract defines no reason for a duplicate.
+                violations.add(field(name), InvalidValue::new(Reason::BadFormat, description));
                 continue;
             }
             PackageUpsertError::NotFound => {
@@ -174,7 +177,7 @@ fn package_upsert_error(
     }
 }
 
-fn log_segments(
+fn log_general_segment_use(
     tenant_id: TenantId,
     upserts: &[PackageUpsert],
     results: &[UpsertResult<Package>],

@@ -1,6 +1,4 @@
-//! The target of an import: a database, or a server.
-//!
-//! Retries are not here: [`super`] sends a failed batch again.
+//! The target of an import: a database or a server. It does not retry; [`super`] sends a failed batch again.
 
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
@@ -32,7 +30,8 @@ pub struct ImportedTenant {
     pub secret_key: SecretString,
 }
 
-/// The failure of a whole batch.
+/// An error of a call to the target. A retryable one fails the batch, which is then sent again. A permanent one rejects
+/// a row if the call was for that row only; otherwise it ends the import.
 pub struct ImportError {
     /// Whether the same batch may succeed later.
     pub retryable: bool,
@@ -50,6 +49,8 @@ impl Target {
             ImportTarget::Server { url, token } => Ok(Self::Server(Client::connect(&url, token).await?)),
             ImportTarget::Database { database, key_mode, key_argon2 } => {
                 let database = OpenDatabase::open_migrated(database).await?;
+                // Each of the concurrent batches hashes its keys in at most `workers` jobs, so the queue has room for
+                // all of them. An import hashes no passwords; the password parameters are not used.
                 let workers = available_parallelism().map_or(1, NonZeroUsize::get);
                 let hashing = HashingSettings {
                     key: key_argon2,
@@ -77,10 +78,10 @@ impl Target {
                     service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?
                 {
                     results.push(match outcome {
-                        Ok(outcome) => row_result(self.ensure_secret(outcome.into()).await)?,
-                        Err(refused) => {
-                            let refusal = status::report(refused);
-                            Err(format!("{}: {}", refusal.reason(), refusal.message))
+                        Ok(outcome) => fail_batch_if_retryable(self.rotate_if_secret_lost(outcome.into()).await)?,
+                        Err(error) => {
+                            let rpc_error = status::report(error);
+                            Err(format!("{}: {}", rpc_error.reason(), rpc_error.message))
                         }
                     });
                 }
@@ -88,8 +89,8 @@ impl Target {
             Self::Server(client) => {
                 for result in client.batch_create_fully_provisioned(requests).await? {
                     results.push(match result {
-                        Ok(key) => row_result(self.ensure_secret(key).await)?,
-                        Err(refused) => Err(refused),
+                        Ok(key) => fail_batch_if_retryable(self.rotate_if_secret_lost(key).await)?,
+                        Err(message) => Err(message),
                     });
                 }
             }
@@ -97,9 +98,10 @@ impl Target {
         Ok(results)
     }
 
-    /// Rotates a key without a secret. After 24 hours a replay carries no secret, and the key cannot be in the keys file, so
-    /// the secret is lost. The lost key expires immediately.
-    async fn ensure_secret(&self, key: TenantKey) -> Result<ImportedTenant, ImportError> {
+    /// Returns the tenant with a secret. Rotates the key if it comes from a replay without the secret, for example
+    /// after 24 hours. That secret is lost: it is not in the keys file, because rows with a key in the file are not
+    /// sent again. All other keys of the tenant expire immediately.
+    async fn rotate_if_secret_lost(&self, key: TenantKey) -> Result<ImportedTenant, ImportError> {
         let TenantKey { tenant_id, public_key, secret_key } = key;
         if let Some(secret_key) = secret_key {
             return Ok(ImportedTenant { tenant_id, public_key, secret_key });
@@ -135,8 +137,10 @@ impl From<CreateOutcome> for TenantKey {
     }
 }
 
-/// Limits an error to its row, unless it is retryable: then the whole batch fails and is sent again.
-fn row_result(result: Result<ImportedTenant, ImportError>) -> Result<Result<ImportedTenant, String>, ImportError> {
+/// Turns a permanent error into the row's result. Returns a retryable one, so that the batch is sent again.
+fn fail_batch_if_retryable(
+    result: Result<ImportedTenant, ImportError>,
+) -> Result<Result<ImportedTenant, String>, ImportError> {
     match result {
         Ok(tenant) => Ok(Ok(tenant)),
         Err(error) if error.retryable => Err(error),
