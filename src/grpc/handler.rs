@@ -1,5 +1,5 @@
-//! What every handler does: convert the request, run one service method in a task, convert its output. The services'
-//! own handlers are in `tenant_provisioning` and `package_catalog`.
+//! What every handler does: convert the request, run one service method in a task, convert its output. The handlers
+//! of the two services are in `tenant_provisioning` and `package_catalog`.
 
 use std::{
     future::ready,
@@ -33,7 +33,7 @@ pub type RpcResult<T> = std::result::Result<Response<T>, Status>;
 
 pub type ResponseStream<Reply> = Pin<Box<dyn Stream<Item = std::result::Result<Reply, Status>> + Send>>;
 
-/// Responses buffered for a slow client. Backpressure: the producer blocks when the buffer is full.
+/// Responses buffered for a slow client. Backpressure: the producer waits while the buffer is full.
 const STREAM_BUFFER: usize = 64;
 
 /// The input of a call about one tenant.
@@ -86,8 +86,8 @@ impl<Service> Handler<Service> {
         self.unary_with_caller(request, |service, _caller, input| work(service, input))
     }
 
-    /// As [`Handler::unary`], for calls that a tenant key permits for its own tenant only. Another tenant's id is rejected
-    /// before anything is read, whether or not that tenant exists.
+    /// As [`Handler::unary`], for calls that a tenant key may make for its own tenant only. Another tenant's id is rejected
+    /// before the database is queried, whether or not that tenant exists.
     pub fn unary_for_tenant<Message, Input, Output, Reply, Work>(
         &self,
         request: Request<Message>,
@@ -107,11 +107,11 @@ impl<Service> Handler<Service> {
 
     /// As [`Handler::unary`], for work that needs to know its caller.
     ///
-    /// The work starts when this is called, not when the future is polled, so that the future holds neither the request nor
-    /// the work.
+    /// Unlike an `async fn`, this starts the work when it is called. The returned future holds only a join handle, which
+    /// keeps the future of each call small.
     pub fn unary_with_caller<Message, Input, Output, Reply, Work>(
         &self,
-        mut request: Request<Message>,
+        request: Request<Message>,
         work: impl FnOnce(Arc<Service>, Caller, Input) -> Work,
     ) -> impl Future<Output = RpcResult<Reply>> + Send
     where
@@ -120,13 +120,13 @@ impl<Service> Handler<Service> {
         Output: Send + 'static,
         Reply: From<Output>,
     {
-        let context = request.extensions_mut().remove::<CallContext>().unwrap_or_default();
+        let (context, input) = parse(request);
         let trace_id = context.trace_id;
-        let running = parse(&context, request.into_inner())
-            .map(|input| self.tasks.run(context.permit, work(Arc::clone(&self.service), context.caller, input)));
+        let task =
+            input.map(|input| self.tasks.run(context.permit, work(Arc::clone(&self.service), context.caller, input)));
         async move {
-            let output = match running {
-                Ok(running) => running.await,
+            let output = match task {
+                Ok(task) => task.await,
                 Err(error) => Err(error),
             };
             output.map(|output| Response::new(output.into())).map_err(|error| status::from_error(error, trace_id))
@@ -136,7 +136,7 @@ impl<Service> Handler<Service> {
     /// As [`Handler::unary`], for an RPC with a stream of responses. An error ends the stream.
     pub fn server_streaming<Message, Input, Output, Reply, Outputs>(
         &self,
-        mut request: Request<Message>,
+        request: Request<Message>,
         work: impl FnOnce(Arc<Service>, Input) -> Outputs,
     ) -> RpcResult<ResponseStream<Reply>>
     where
@@ -145,14 +145,13 @@ impl<Service> Handler<Service> {
         Output: Send + 'static,
         Reply: From<Output> + 'static,
     {
-        let context = request.extensions_mut().remove::<CallContext>().unwrap_or_default();
+        let (context, input) = parse(request);
         let trace_id = context.trace_id;
         let to_status = move |error| status::from_error(error, trace_id);
-        let input = parse(&context, request.into_inner()).map_err(to_status)?;
-        // Unwind-safe: the stream is dropped after a panic. Without the error, the client would take the responses so far
-        // for all of them.
-        let outputs = AssertUnwindSafe(work(Arc::clone(&self.service), input)).catch_unwind();
-        let outputs = outputs.map(|output| output.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic)))));
+        // Without `catch_unwind`, a panic would end the stream with OK, and the client would take a truncated stream for a
+        // complete one. Unwind-safe: the stream is not polled again after a panic.
+        let results = AssertUnwindSafe(work(Arc::clone(&self.service), input.map_err(to_status)?)).catch_unwind();
+        let outputs = results.map(|output| output.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic)))));
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
         let forward = async move {
             let mut outputs = pin!(outputs);
@@ -169,11 +168,21 @@ impl<Service> Handler<Service> {
     }
 }
 
-fn parse<Message, Input>(context: &CallContext, message: Message) -> Result<Input>
+/// Returns the context of a call, and its input unless the deadline has passed or the request is invalid.
+fn parse<Message, Input>(mut request: Request<Message>) -> (CallContext, Result<Input>)
 where
     Input: TryFrom<Message, Error = Violations>,
 {
-    if context.deadline_exceeded() { Err(Error::DeadlineExceeded) } else { Ok(Input::try_from(message)?) }
+    let Some(context) = request.extensions_mut().remove::<CallContext>() else {
+        // The default context has no caller: refuse the call instead of serving it to anyone.
+        return (CallContext::default(), Err(Error::internal("the call did not pass CallContextLayer")));
+    };
+    let input = if context.deadline_exceeded() {
+        Err(Error::DeadlineExceeded)
+    } else {
+        Input::try_from(request.into_inner()).map_err(Error::from)
+    };
+    (context, input)
 }
 
 #[cfg(test)]
@@ -189,7 +198,8 @@ mod tests {
         let work = |_service, _only: Option<TenantId>| {
             stream::iter(0..2).map(|number| if number == 0 { Ok(1) } else { panic!("a bug") })
         };
-        let request = Request::new(pb::CheckIntegrityRequest::default());
+        let mut request = Request::new(pb::CheckIntegrityRequest::default());
+        request.extensions_mut().insert(CallContext::default());
         let replies = handler.server_streaming::<_, _, _, i32, _>(request, work).unwrap().into_inner();
         let replies: Vec<_> = replies.map(|reply| reply.map_err(|status| status.code())).collect().await;
         assert_eq!(replies, [Ok(1), Err(tonic::Code::Internal)]);

@@ -66,7 +66,8 @@ impl Store {
 /// Returns the numbers, counted from 1, of the tenants that were created.
 ///
 /// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug lost to a race violates
-/// tenants_slug_key instead, and the caller retries.
+/// `tenants_slug_key` instead, and the caller retries.
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
 async fn insert(
     connection: &mut PooledConnection,
     scope: &IdempotencyScope,
