@@ -101,6 +101,12 @@ impl Error {
     }
 }
 
+impl From<Precondition> for Error {
+    fn from(precondition: Precondition) -> Self {
+        Self::FailedPrecondition(precondition)
+    }
+}
+
 impl From<Violations> for Error {
     fn from(violations: Violations) -> Self {
         Self::InvalidRequest(violations)

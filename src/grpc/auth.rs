@@ -11,6 +11,7 @@ use crate::{
     domain::{
         Caller, KeyStatus, KeyVerdict,
         caller::Role::{self, Catalog, Provisioner, Verifier},
+        key_format::SECRET_PREFIX,
         service_credentials::ServiceCredentials,
     },
     error::{Error, Result},
@@ -101,7 +102,7 @@ impl Authenticator {
         let roles = required_roles(path).map(|(_, roles)| roles);
         let caller = match bearer_token(headers) {
             None => self.credentials.borrow().by_certificate(sans),
-            Some(secret_key) if secret_key.expose_secret().starts_with("sk_") => {
+            Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
                 let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
                 return self.authenticate_tenant_key(secret_key, permits_tenants, permit).await;
             }

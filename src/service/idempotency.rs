@@ -9,7 +9,7 @@ use crate::{
         RequestId,
         idempotency::{Fingerprint, IdempotencyRecord, IdempotentRpc},
     },
-    error::{Error, Precondition, Result},
+    error::{Precondition, Result},
     secrets::{assemble_secret_key, derive_secret},
     telemetry::metrics,
 };
@@ -20,7 +20,7 @@ const CLEANUP_BATCH_SIZE: i64 = 1_000;
 /// Returns the secret key that the recorded call created, or `None` if it can no longer be derived.
 ///
 /// # Errors
-/// [`Error::FailedPrecondition`] if the recorded call had a different content.
+/// [`Precondition::RequestIdReused`] if the recorded call had a different content.
 pub(super) fn replayed_secret<T>(
     rpc: IdempotentRpc,
     record: &IdempotencyRecord<T>,
@@ -29,7 +29,7 @@ pub(super) fn replayed_secret<T>(
     now: OffsetDateTime,
 ) -> Result<Option<SecretString>> {
     if record.fingerprint != fingerprint {
-        return Err(Error::FailedPrecondition(Precondition::RequestIdReused));
+        return Err(Precondition::RequestIdReused.into());
     }
     metrics::count_replayed_request(rpc.as_str());
     let Some((salt, public_key)) = record.secret_inputs(now) else { return Ok(None) };

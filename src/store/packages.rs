@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Precondition::LastPackage`].
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] for the last package.
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_package", tenant_id).await?;
         let row = sqlx::query!(
@@ -99,18 +99,17 @@ impl Store {
         )
         .fetch_one(transaction.connection())
         .await?;
-        transaction.commit().await.map_err(|error| {
-            // A transaction outside this service, which takes no lock, has deleted the other packages.
-            if is_constraint_violation(&error, "tenant_fully_provisioned") {
-                Error::FailedPrecondition(Precondition::LastPackage)
-            } else {
-                error.into()
+        match transaction.commit().await {
+            // A transaction outside the service has deleted the other packages.
+            Err(error) if is_constraint_violation(&error, "tenant_fully_provisioned") => {
+                return Err(Precondition::LastPackage.into());
             }
-        })?;
+            result => result?,
+        }
         match (row.has_tenant, row.existed, row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, false, _) => Err(Error::not_found(Resource::Package)),
-            (true, true, false) => Err(Error::FailedPrecondition(Precondition::LastPackage)),
+            (true, true, false) => Err(Precondition::LastPackage.into()),
             (true, true, true) => Ok(()),
         }
     }

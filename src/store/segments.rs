@@ -93,8 +93,7 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Precondition::DefaultSegment`],
-    /// [`Precondition::SegmentNotEmpty`].
+    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] for General or with packages.
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_segment", tenant_id).await?;
         let row = sqlx::query!(
@@ -119,7 +118,7 @@ impl Store {
         let row = match row {
             // A transaction outside this service, which takes no lock, has added a package.
             Err(error) if is_constraint_violation(&error, "packages_segment_id_fkey") => {
-                return Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty));
+                return Err(Precondition::SegmentNotEmpty.into());
             }
             row => row?,
         };
@@ -127,10 +126,8 @@ impl Store {
         match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, None, _) => Err(Error::not_found(Resource::Segment)),
-            (true, Some(slug), false) if slug == defaults::SEGMENT.slug => {
-                Err(Error::FailedPrecondition(Precondition::DefaultSegment))
-            }
-            (true, Some(_), false) => Err(Error::FailedPrecondition(Precondition::SegmentNotEmpty)),
+            (true, Some(slug), false) if slug == defaults::SEGMENT.slug => Err(Precondition::DefaultSegment.into()),
+            (true, Some(_), false) => Err(Precondition::SegmentNotEmpty.into()),
             (true, Some(_), true) => Ok(()),
         }
     }
