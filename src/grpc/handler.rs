@@ -177,12 +177,10 @@ where
         // The default context has no caller: refuse the call instead of serving it to anyone.
         return (CallContext::default(), Err(Error::internal("the call did not pass CallContextLayer")));
     };
-    let input = if context.deadline_exceeded() {
-        Err(Error::DeadlineExceeded)
-    } else {
-        Input::try_from(request.into_inner()).map_err(Error::from)
-    };
-    (context, input)
+    if context.deadline_exceeded() {
+        return (context, Err(Error::DeadlineExceeded));
+    }
+    (context, Input::try_from(request.into_inner()).map_err(Error::from))
 }
 
 #[cfg(test)]
