@@ -88,7 +88,7 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
              WHERE id BETWEEN $1 AND $2
              ORDER BY id
              LIMIT $3
-        ), orphaned_package AS MATERIALIZED (
+        ), package_without_own_segment AS MATERIALIZED (
             -- Packages whose segment does not exist or belongs to another tenant.
             SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
               FROM chunk
@@ -97,7 +97,7 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
              WHERE segments.id IS NULL
         ), foreign_segment AS MATERIALIZED (
             -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
-            SELECT id FROM segments WHERE id IN (SELECT segment_id FROM orphaned_package)
+            SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
         ), finding AS (
             SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
               FROM chunk
@@ -119,7 +119,7 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
                    CASE WHEN segment_id IN (SELECT id FROM foreign_segment) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
                         ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
                    slug
-              FROM orphaned_package
+              FROM package_without_own_segment
         )
         (SELECT id AS "tenant_id!", slug, kind, subject, NULL::int8 AS checked_count
            FROM finding

@@ -27,8 +27,7 @@ impl Store {
     /// the same `created_at`.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if an owner's e-mail address already exists, [`Error::Conflict`] if every run
-    /// lost a race.
+    /// [`Error::AlreadyExists`] if an owner's e-mail address already exists, [`Error::Conflict`] if every run lost a race.
     pub async fn create_fully_provisioned(
         &self,
         scope: &IdempotencyScope,
@@ -38,13 +37,14 @@ impl Store {
         for _ in 0..=MAX_SLUG_RACE_RETRIES {
             let connection = &mut self.acquire("create_fully_provisioned").await?;
             match insert(connection, scope, tenants, first.tenant.created_at).await {
-                Ok(numbers) => {
+                Ok(ordinals) => {
                     let mut created = vec![false; tenants.len()];
-                    for number in numbers {
-                        created[usize::try_from(number - 1).map_err(Error::internal)?] = true;
+                    for ordinal in ordinals {
+                        created[usize::try_from(ordinal - 1).map_err(Error::internal)?] = true;
                     }
                     return Ok(created);
                 }
+                // Another call took a slug in between: run the statement again.
                 Err(error) if is_constraint_violation(&error, "tenants_slug_key") => {}
                 Err(error) if is_constraint_violation(&error, "owners_email_key") => {
                     return Err(Error::already_exists(UniqueField::OwnerEmail, None));
@@ -63,7 +63,7 @@ impl Store {
     }
 }
 
-/// Returns the numbers, counted from 1, of the tenants that were created.
+/// Returns the ordinals, counted from 1, of the tenants that were created.
 ///
 /// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug lost to a race violates
 /// `tenants_slug_key` instead, and the caller retries.
@@ -83,14 +83,15 @@ async fn insert(
         WITH input AS (
             -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
             -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
+            -- Of the package ids, each tenant gets the group at its ordinal; a group is as long as $24.
             SELECT tenant.*,
-                   ($14::uuid[])[(number - 1) * cardinality($24::text[]) + 1 : number * cardinality($24::text[])]
+                   ($14::uuid[])[(ordinal - 1) * cardinality($24::text[]) + 1 : ordinal * cardinality($24::text[])]
                        AS package_ids
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
                           $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
                                               public_key, secret_hash, owner_email, password_hash, request_hash,
-                                              fingerprint, salt, number)
+                                              fingerprint, salt, ordinal)
         ), available AS MATERIALIZED (
             -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
@@ -141,7 +142,7 @@ async fn insert(
             INSERT INTO owners (tenant_id, email, password_hash)
             SELECT tenant_id, owner_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
         )
-        SELECT number AS "number!" FROM to_insert
+        SELECT ordinal AS "ordinal!" FROM to_insert
         "#,
         &column(tenants, |item| item.tenant.id.as_uuid()),
         &column(tenants, |item| item.tenant.slug.as_str()) as _,
