@@ -123,7 +123,7 @@ impl<Service> Handler<Service> {
         let (context, input) = parse(request);
         let trace_id = context.trace_id;
         let task =
-            input.map(|input| self.tasks.run(context.permit, work(Arc::clone(&self.service), context.caller, input)));
+            input.map(|(caller, input)| self.tasks.run(context.permit, work(Arc::clone(&self.service), caller, input)));
         async move {
             let output = match task {
                 Ok(task) => task.await,
@@ -148,9 +148,10 @@ impl<Service> Handler<Service> {
         let (context, input) = parse(request);
         let trace_id = context.trace_id;
         let to_status = move |error| status::from_error(error, trace_id);
+        let (_caller, input) = input.map_err(to_status)?;
         // Without `catch_unwind`, a panic would end the stream with OK, and the client would take a truncated stream for a
         // complete one. Unwind-safe: the stream is not polled again after a panic.
-        let results = AssertUnwindSafe(work(Arc::clone(&self.service), input.map_err(to_status)?)).catch_unwind();
+        let results = AssertUnwindSafe(work(Arc::clone(&self.service), input)).catch_unwind();
         let outputs = results.map(|output| output.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic)))));
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
         let forward = async move {
@@ -168,19 +169,20 @@ impl<Service> Handler<Service> {
     }
 }
 
-/// Returns the context of a call, and its input unless the deadline has passed or the request is invalid.
-fn parse<Message, Input>(mut request: Request<Message>) -> (CallContext, Result<Input>)
+/// Returns the context of a call, and its caller and input unless the deadline has passed or the request is invalid.
+fn parse<Message, Input>(mut request: Request<Message>) -> (CallContext, Result<(Caller, Input)>)
 where
     Input: TryFrom<Message, Error = Violations>,
 {
-    let Some(context) = request.extensions_mut().remove::<CallContext>() else {
-        // The default context has no caller: refuse the call instead of serving it to anyone.
-        return (CallContext::default(), Err(Error::internal("the call did not pass CallContextLayer")));
+    let mut context = request.extensions_mut().remove::<CallContext>().unwrap_or_default();
+    let Some(caller) = context.caller.take() else {
+        return (context, Err(Error::internal("the call did not pass the authentication layer")));
     };
     if context.deadline_exceeded() {
         return (context, Err(Error::DeadlineExceeded));
     }
-    (context, Input::try_from(request.into_inner()).map_err(Error::from))
+    let input = Input::try_from(request.into_inner()).map_err(Error::from);
+    (context, input.map(|input| (caller, input)))
 }
 
 #[cfg(test)]
@@ -197,9 +199,19 @@ mod tests {
             stream::iter(0..2).map(|number| if number == 0 { Ok(1) } else { panic!("a bug") })
         };
         let mut request = Request::new(pb::CheckIntegrityRequest::default());
-        request.extensions_mut().insert(CallContext::default());
+        request.extensions_mut().insert(CallContext { caller: Some(Caller::anonymous()), ..CallContext::default() });
         let replies = handler.server_streaming::<_, _, _, i32, _>(request, work).unwrap().into_inner();
         let replies: Vec<_> = replies.map(|reply| reply.map_err(|status| status.code())).collect().await;
         assert_eq!(replies, [Ok(1), Err(tonic::Code::Internal)]);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_caller_was_not_identified_is_refused() {
+        let handler = Handler::new(Arc::new(()), CallTasks::default());
+        let mut request = Request::new(pb::DeleteTenantRequest { tenant_id: uuid::Uuid::nil().to_string() });
+        request.extensions_mut().insert(CallContext::default());
+        let work = |_service, _tenant_id: TenantId| async { Ok(()) };
+        let response = handler.unary::<_, _, _, pb::DeletePackageResponse, _>(request, work).await;
+        assert_eq!(response.unwrap_err().code(), tonic::Code::Internal);
     }
 }

@@ -32,8 +32,9 @@ impl CatalogService {
         Self { store, clock }
     }
 
-    /// # Errors [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package
-    /// lacks its name or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug.
+    /// # Errors
+    /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
+    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug.
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
         let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
         results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))

@@ -22,6 +22,7 @@ impl Middleware for Option<Authenticator> {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
         let Some(authenticator) = self.clone() else {
             tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
+            request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(Caller::anonymous());
             return Either::Left(inner.call(request));
         };
         // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
@@ -35,7 +36,7 @@ impl Middleware for Option<Authenticator> {
             match authenticator.authenticate(path, headers, &sans, permit).await {
                 Ok(caller) => {
                     tracing::Span::current().record("turnkey.caller", caller.name());
-                    request.extensions_mut().get_or_insert_default::<CallContext>().caller = caller;
+                    request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(caller);
                     inner.call(request).await
                 }
                 Err(error) => Ok(status::from_error(error, trace_id).into_http()),

@@ -36,14 +36,15 @@ const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 pub struct CallContext {
     pub trace_id: TraceId,
     pub deadline: Option<Instant>,
-    pub caller: Caller,
+    /// `None` until the authentication layer has identified it. A handler refuses a call without a caller.
+    pub caller: Option<Caller>,
     /// Held by the call and by its work, which may outlive it.
     pub permit: Option<CallPermit>,
 }
 
 impl Default for CallContext {
     fn default() -> Self {
-        Self { trace_id: TraceId::INVALID, deadline: None, caller: Caller::anonymous(), permit: None }
+        Self { trace_id: TraceId::INVALID, deadline: None, caller: None, permit: None }
     }
 }
 

@@ -56,7 +56,7 @@ impl Middleware for Option<CallerRateLimiter> {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
         if let Some(limiter) = self.as_ref().filter(|_| !is_public(request.uri().path())) {
             let context = request.extensions_mut().get_or_insert_default::<CallContext>();
-            if let Err(error) = limiter.check(&context.caller) {
+            if let Some(Err(error)) = context.caller.as_ref().map(|caller| limiter.check(caller)) {
                 let response = status::from_error(error, context.trace_id).into_http();
                 return Either::Right(Box::pin(ready(Ok(response))));
             }
