@@ -46,11 +46,11 @@ pub fn requests(data: &[u8]) {
         17 => parse::<pb::UpsertPackageRequest, (TenantId, PackageUpsert)>(message),
         18 => parse::<pb::BatchUpsertPackagesRequest, (TenantId, Vec<PackageUpsert>)>(message),
         19 => parse::<pb::GetPackageRequest, (TenantId, PackageId)>(message),
-        20 => parse::<pb::ListPackagesRequest, ListPackages>(message),
+        20 => parse::<pb::ListPackagesRequest, (TenantId, ListPackages)>(message),
         21 => parse::<pb::DeletePackageRequest, (TenantId, PackageId)>(message),
         22 => parse::<pb::UpsertSegmentRequest, (TenantId, SegmentUpsert)>(message),
         23 => parse::<pb::GetSegmentRequest, (TenantId, SegmentId)>(message),
-        24 => parse::<pb::ListSegmentsRequest, ListSegments>(message),
+        24 => parse::<pb::ListSegmentsRequest, (TenantId, ListSegments)>(message),
         _ => parse::<pb::DeleteSegmentRequest, (TenantId, SegmentId)>(message),
     }
 }

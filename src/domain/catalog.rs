@@ -121,7 +121,6 @@ pub enum SegmentUpsertError {
 /// Which packages to list, and after which position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPackages {
-    pub tenant_id: TenantId,
     pub filter: PackageFilter,
     pub size: PageSize,
     pub after: Option<Cursor>,
@@ -142,7 +141,6 @@ impl PackageFilter {
 /// Which segments to list, and after which position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListSegments {
-    pub tenant_id: TenantId,
     pub size: PageSize,
     pub after: Option<Cursor>,
 }

@@ -22,10 +22,7 @@ use super::{
     status,
 };
 use crate::{
-    domain::{
-        Caller, TenantId, Violations,
-        catalog::{ListPackages, ListSegments},
-    },
+    domain::{Caller, TenantId, Violations},
     error::{Error, Result},
 };
 
@@ -35,29 +32,6 @@ pub type ResponseStream<Reply> = Pin<Box<dyn Stream<Item = std::result::Result<R
 
 /// Responses buffered for a slow client. Backpressure: the producer waits while the buffer is full.
 const STREAM_BUFFER: usize = 64;
-
-/// The input of a call about one tenant.
-pub trait TenantScoped {
-    fn tenant_id(&self) -> TenantId;
-}
-
-impl<T> TenantScoped for (TenantId, T) {
-    fn tenant_id(&self) -> TenantId {
-        self.0
-    }
-}
-
-impl TenantScoped for ListPackages {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-impl TenantScoped for ListSegments {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
 
 /// Serves the RPCs of one gRPC service with the methods of `Service`.
 #[derive(Debug)]
@@ -86,21 +60,21 @@ impl<Service> Handler<Service> {
         self.unary_with_caller(request, |service, _caller, input| work(service, input))
     }
 
-    /// As [`Handler::unary`], for calls that a tenant key may make for its own tenant only. Another tenant's id is rejected
-    /// before the database is queried, whether or not that tenant exists.
+    /// As [`Handler::unary`], for calls that a tenant key may make for its own tenant only. The input begins with the tenant's
+    /// id. Another tenant's id is rejected before the database is queried, whether or not that tenant exists.
     pub fn unary_for_tenant<Message, Input, Output, Reply, Work>(
         &self,
         request: Request<Message>,
-        work: impl FnOnce(Arc<Service>, Input) -> Work,
+        work: impl FnOnce(Arc<Service>, (TenantId, Input)) -> Work,
     ) -> impl Future<Output = RpcResult<Reply>> + Send
     where
-        Input: TryFrom<Message, Error = Violations> + TenantScoped,
+        (TenantId, Input): TryFrom<Message, Error = Violations>,
         Work: Future<Output = Result<Output>> + Send + 'static,
         Output: Send + 'static,
         Reply: From<Output>,
     {
-        self.unary_with_caller(request, |service, caller, input: Input| {
-            let is_permitted = caller.can_access_tenant(input.tenant_id());
+        self.unary_with_caller(request, |service, caller, input: (TenantId, Input)| {
+            let is_permitted = caller.can_access_tenant(input.0);
             if is_permitted { Left(work(service, input)) } else { Right(ready(Err(Error::PermissionDenied))) }
         })
     }

@@ -35,7 +35,7 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn list_packages(&self, request: Request<pb::ListPackagesRequest>) -> RpcResult<pb::ListPackagesResponse> {
-        self.unary_for_tenant(request, |service, list| async move { service.list_packages(list).await }).await
+        self.unary_for_tenant(request, |service, (id, list)| async move { service.list_packages(id, list).await }).await
     }
 
     async fn delete_package(&self, request: Request<pb::DeletePackageRequest>) -> RpcResult<pb::DeletePackageResponse> {
@@ -60,7 +60,7 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn list_segments(&self, request: Request<pb::ListSegmentsRequest>) -> RpcResult<pb::ListSegmentsResponse> {
-        self.unary_for_tenant(request, |service, list| async move { service.list_segments(list).await }).await
+        self.unary_for_tenant(request, |service, (id, list)| async move { service.list_segments(id, list).await }).await
     }
 
     async fn delete_segment(&self, request: Request<pb::DeleteSegmentRequest>) -> RpcResult<pb::DeleteSegmentResponse> {

@@ -77,11 +77,11 @@ impl CatalogService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the filter's segment.
-    pub async fn list_packages(&self, list: ListPackages) -> Result<Page<Package>> {
+    pub async fn list_packages(&self, tenant_id: TenantId, list: ListPackages) -> Result<Page<Package>> {
         // One more row than the page holds shows whether there is a next page.
-        let rows = self.store.list_packages(list.tenant_id, &list, list.size.get() + 1).await?;
+        let rows = self.store.list_packages(tenant_id, &list, list.size.get() + 1).await?;
         let cursor = |package: &Package| Cursor { order: package.grouping_order.into(), id: package.id.as_uuid() };
-        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(list.tenant_id), cursor))
+        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(tenant_id), cursor))
     }
 
     /// # Errors
@@ -118,11 +118,11 @@ impl CatalogService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant.
-    pub async fn list_segments(&self, list: ListSegments) -> Result<Page<Segment>> {
+    pub async fn list_segments(&self, tenant_id: TenantId, list: ListSegments) -> Result<Page<Segment>> {
         // One more row than the page holds shows whether there is a next page.
-        let rows = self.store.list_segments(list.tenant_id, &list, list.size.get() + 1).await?;
+        let rows = self.store.list_segments(tenant_id, &list, list.size.get() + 1).await?;
         let cursor = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
-        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(list.tenant_id), cursor))
+        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(tenant_id), cursor))
     }
 
     /// # Errors

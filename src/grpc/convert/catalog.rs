@@ -112,7 +112,7 @@ impl TryFrom<pb::PackageUpsert> for PackageUpsert {
     }
 }
 
-impl TryFrom<pb::ListPackagesRequest> for ListPackages {
+impl TryFrom<pb::ListPackagesRequest> for (TenantId, ListPackages) {
     type Error = Violations;
 
     fn try_from(request: pb::ListPackagesRequest) -> Result<Self, Violations> {
@@ -127,7 +127,7 @@ impl TryFrom<pb::ListPackagesRequest> for ListPackages {
         let after = tenant_id.zip(filter).and_then(|(tenant_id, filter)| {
             fields.check("page_token", filter.page_token_scope(tenant_id).decode(&request.page_token))
         });
-        fields.into_result(|| Some(Self { tenant_id: tenant_id?, filter: filter?, size: size?, after: after? }))
+        fields.into_result(|| Some((tenant_id?, ListPackages { filter: filter?, size: size?, after: after? })))
     }
 }
 
@@ -157,7 +157,7 @@ impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, SegmentUpsert) {
     }
 }
 
-impl TryFrom<pb::ListSegmentsRequest> for ListSegments {
+impl TryFrom<pb::ListSegmentsRequest> for (TenantId, ListSegments) {
     type Error = Violations;
 
     fn try_from(request: pb::ListSegmentsRequest) -> Result<Self, Violations> {
@@ -165,9 +165,9 @@ impl TryFrom<pb::ListSegmentsRequest> for ListSegments {
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
         let after = tenant_id.and_then(|tenant_id| {
-            fields.check("page_token", Self::page_token_scope(tenant_id).decode(&request.page_token))
+            fields.check("page_token", ListSegments::page_token_scope(tenant_id).decode(&request.page_token))
         });
-        fields.into_result(|| Some(Self { tenant_id: tenant_id?, size: size?, after: after? }))
+        fields.into_result(|| Some((tenant_id?, ListSegments { size: size?, after: after? })))
     }
 }
 
