@@ -22,7 +22,7 @@ use super::{Error, database::OpenDatabase, keys_file::KeysFile};
 use crate::{
     config::DoctorSettings,
     domain::{
-        Argon2Params, TenantId,
+        Argon2Params, Caller, TenantId,
         integrity::{Finding, FindingKind},
     },
     secrets::{Hasher, HashingSettings},
@@ -33,6 +33,7 @@ use crate::{
 /// Findings in the table; further ones are only counted. `--json` prints all.
 const MAX_TABLE_ROWS: usize = 1_000;
 
+#[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::CLI))]
 pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let database = OpenDatabase::open_existing(settings.database).await?;
     let hashing =

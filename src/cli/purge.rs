@@ -8,13 +8,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Error, database::OpenDatabase};
-use crate::{config::PurgeSettings, service::Clock, store::Store};
+use crate::{config::PurgeSettings, domain::Caller, service::Clock, store::Store};
 
 /// Tenants per transaction.
-const BATCH_SIZE: i64 = 100;
+const BATCH_SIZE: usize = 100;
 /// Slugs shown before the confirmation.
 const PREVIEW_ROWS: i64 = 20;
 
+#[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::CLI))]
 pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
     let before = Clock::system().now().checked_sub(settings.older_than.try_into()?);
     let before = before.ok_or("--older-than is too long: its date is out of range")?;
@@ -69,9 +70,10 @@ async fn purge_in_batches(store: &Store, before: OffsetDateTime, count: u64) -> 
     let mut purged = 0;
     loop {
         let batch = store.purge_tenants(before, BATCH_SIZE).await?;
-        purged += batch;
+        bar.suspend(|| batch.iter().for_each(|tenant_id| tracing::info!(%tenant_id, "Purged tenant")));
+        purged += batch.len() as u64;
         bar.set_position(purged);
-        if batch < BATCH_SIZE.unsigned_abs() {
+        if batch.len() < BATCH_SIZE {
             bar.finish_and_clear();
             return Ok(purged);
         }

@@ -38,6 +38,10 @@ enum Authority {
 
 impl Caller {
     pub const ANONYMOUS: &str = "anonymous";
+    /// The name of `turnkey import`.
+    pub const IMPORT: &str = "import";
+    /// The name of every other command in the log.
+    pub const CLI: &str = "cli";
 
     /// Any caller of a server that requires no credential.
     pub fn anonymous() -> Self {
@@ -46,7 +50,7 @@ impl Caller {
 
     /// An import that writes to the database directly, without a server.
     pub fn import() -> Self {
-        Self { name: "import".to_owned(), authority: Authority::All }
+        Self { name: Self::IMPORT.to_owned(), authority: Authority::All }
     }
 
     pub fn service(name: &str, roles: &[Role]) -> Self {

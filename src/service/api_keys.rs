@@ -3,7 +3,7 @@
 use rand::Rng as _;
 use secrecy::SecretString;
 
-use super::{TenantService, idempotency::replayed_secret, ids::system_rng, retry::retry_on_conflict};
+use super::{TenantService, change_log, idempotency::replayed_secret, ids::system_rng, retry::retry_on_conflict};
 use crate::{
     domain::{
         ApiKey, Caller, KeyVerdict, ParsedSecretKey, PublicKey, RequestId, TenantId,
@@ -33,7 +33,10 @@ impl TenantService {
         let (record, now) = (record.as_ref(), self.clock.now());
         let rotate = || self.store.rotate_api_key(&scope, tenant_id, &new_key, record, rotation.overlap, now);
         match retry_on_conflict(rotate).await? {
-            Some(api_key) => Ok(KeyRotation { api_key, secret_key: Some(secret_key), replayed: false }),
+            Some(api_key) => {
+                change_log::api_key_rotated(&api_key);
+                Ok(KeyRotation { api_key, secret_key: Some(secret_key), replayed: false })
+            }
             None => self.replay_rotation(&scope, &rotation).await,
         }
     }
@@ -77,7 +80,10 @@ impl TenantService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the key.
     pub async fn revoke_api_key(&self, tenant_id: TenantId, key: PublicKey) -> Result<ApiKey> {
-        retry_on_conflict(|| self.store.revoke_api_key(tenant_id, &key, self.clock.now())).await
+        let now = self.clock.now();
+        let key = retry_on_conflict(|| self.store.revoke_api_key(tenant_id, &key, now)).await?;
+        change_log::api_key_revoked(&key, now);
+        Ok(key)
     }
 
     /// Whether the text has the format and checksum of a secret key. Does not query the database.

@@ -4,6 +4,7 @@
 //! store's [`PackageUpsertError`] and [`SegmentUpsertError`].
 
 use super::{
+    change_log,
     clock::Clock,
     ids::{new_id, system_rng},
     retry::retry_on_conflict,
@@ -66,6 +67,7 @@ impl CatalogService {
             .await?
             .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
+        results.iter().for_each(|result| change_log::package_upserted(result, now));
         Ok(results)
     }
 
@@ -87,7 +89,9 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] (`LastPackage`).
     pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await
+        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await?;
+        change_log::package_deleted(tenant_id, package_id);
+        Ok(())
     }
 
     /// # Errors
@@ -98,7 +102,7 @@ impl CatalogService {
         let now = self.clock.now();
         let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
         let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_segment_id, now)).await?;
-        outcome.map_err(|error| match error {
+        let result = outcome.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
                 let mut violations = Violations::default();
@@ -107,7 +111,9 @@ impl CatalogService {
             }
             SegmentUpsertError::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
             SegmentUpsertError::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
-        })
+        })?;
+        change_log::segment_upserted(&result, now);
+        Ok(result)
     }
 
     /// # Errors
@@ -129,7 +135,9 @@ impl CatalogService {
     /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] (`DefaultSegment` or
     /// `SegmentNotEmpty`).
     pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await
+        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await?;
+        change_log::segment_deleted(tenant_id, segment_id);
+        Ok(())
     }
 }
 

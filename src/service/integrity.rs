@@ -7,7 +7,7 @@ use strum::VariantArray as _;
 use uuid::Uuid;
 
 use super::{
-    TenantService,
+    TenantService, change_log,
     ids::{new_id, system_rng},
     retry::retry_on_conflict,
 };
@@ -100,7 +100,9 @@ impl TenantService {
 
     /// Deletes the owner and the idempotency records of a tenant that does not exist.
     pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
-        self.store.delete_dangling_rows(tenant_id).await
+        self.store.delete_dangling_rows(tenant_id).await?;
+        change_log::dangling_rows_deleted(tenant_id);
+        Ok(())
     }
 }
 
@@ -117,5 +119,6 @@ fn log_repair(report: &RepairReport, packages_moved: i64) {
             created_api_key,
             "Repaired a damaged tenant"
         );
+        change_log::tenant_repaired(report.tenant.id);
     }
 }

@@ -7,6 +7,7 @@
 mod api_keys;
 mod batch;
 mod catalog;
+mod change_log;
 mod clock;
 mod idempotency;
 mod ids;

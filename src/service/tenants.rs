@@ -1,6 +1,6 @@
 //! Reads, lists and changes tenants.
 
-use super::{TenantService, retry::retry_on_conflict};
+use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
     domain::{ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
     error::{Error, Resource, Result},
@@ -31,6 +31,9 @@ impl TenantService {
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
     pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange) -> Result<Tenant> {
-        retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, self.clock.now())).await
+        let now = self.clock.now();
+        let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, now)).await?;
+        change_log::tenant_changed(&tenant, &change, now);
+        Ok(tenant)
     }
 }

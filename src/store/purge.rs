@@ -2,9 +2,13 @@
 
 use sqlx::error::DatabaseError;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Store, pool::PooledConnection};
-use crate::error::{Error, Result};
+use crate::{
+    domain::TenantId,
+    error::{Error, Result},
+};
 
 /// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key then fails the
 /// statement; it is retried.
@@ -28,26 +32,27 @@ impl Store {
     }
 
     /// Purges up to `limit` tenants that were deleted before this time, with all their rows, in one statement. Returns
-    /// how many it purged: fewer than `limit` if no more are left or if others are locked by a concurrent statement.
+    /// their ids: fewer than `limit` if no more are left or if others are locked by a concurrent statement.
     ///
     /// # Errors
     /// [`Error::Conflict`] if concurrent calls inserted rows of these tenants in each attempt.
-    pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
+    pub async fn purge_tenants(&self, before: OffsetDateTime, limit: usize) -> Result<Vec<TenantId>> {
+        let limit = i64::try_from(limit).map_err(Error::internal)?;
         for _ in 0..MAX_ATTEMPTS {
             match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
                 Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
-                purged => return Ok(purged?),
+                purged => return Ok(purged?.into_iter().map(TenantId::from_uuid).collect()),
             }
         }
         Err(Error::Conflict)
     }
 }
 
-async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
+async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<Vec<Uuid>> {
     // Foreign keys are checked at the end of the statement, so the order of the CTEs does not matter. Idempotency
     // records are deleted with their tenant (ON DELETE CASCADE).
-    let purged = sqlx::query_scalar!(
-        r#"
+    sqlx::query_scalar!(
+        "
         WITH purged AS (
             -- SKIP LOCKED: two concurrent purges take different tenants.
             SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -62,12 +67,11 @@ async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, li
         ), deleted_tenant AS (
             DELETE FROM tenants USING purged WHERE tenants.id = purged.id RETURNING tenants.id
         )
-        SELECT count(*) AS "count!" FROM deleted_tenant
-        "#,
+        SELECT id FROM deleted_tenant
+        ",
         before,
         limit,
     )
-    .fetch_one(connection)
-    .await?;
-    Ok(purged.unsigned_abs())
+    .fetch_all(connection)
+    .await
 }

@@ -10,6 +10,7 @@ mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
 mod cancellation;
 mod catalog_model;
+mod change_log;
 mod crash_recovery;
 mod create_from_signup;
 mod create_fully_provisioned;

@@ -21,7 +21,7 @@ use self::{
     target::{ImportedTenant, Target},
 };
 use super::{Error, keys_file::KeysFile};
-use crate::config::ImportSettings;
+use crate::{config::ImportSettings, domain::Caller};
 
 /// Rows per call: many enough for speed, few enough for a cheap retry.
 const BATCH_SIZE: usize = 100;
@@ -29,6 +29,7 @@ const MAX_ATTEMPTS: u32 = 8;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
+#[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::IMPORT))]
 pub async fn run(settings: ImportSettings) -> Result<(), Error> {
     let Rows { valid, errors } = rows::read(&settings.file)?;
     for error in &errors {

@@ -1,0 +1,76 @@
+//! One INFO line for each change, with the ids of what changed. The span of the call or command adds the caller and the
+//! RPC. A call that changes nothing, and a replay, have no line.
+//!
+//! Operators rely on the messages: docs/operations.md lists them. The line of a new tenant is in `provisioning.rs`.
+
+use time::OffsetDateTime;
+
+use crate::domain::{
+    ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult,
+};
+
+/// `now` is the time of the change. A change to the same values leaves an earlier `updated_at`, and has no line.
+pub(super) fn tenant_changed(tenant: &Tenant, change: &TenantChange, now: OffsetDateTime) {
+    if tenant.updated_at != now {
+        return;
+    }
+    let message = match change {
+        TenantChange::Update(_) => "Updated tenant",
+        TenantChange::Suspend => "Suspended tenant",
+        TenantChange::Reactivate => "Reactivated tenant",
+        TenantChange::Delete => "Deleted tenant",
+        TenantChange::Undelete => "Undeleted tenant",
+    };
+    tracing::info!(tenant_id = %tenant.id, "{message}");
+}
+
+pub(super) fn tenant_repaired(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Repaired tenant");
+}
+
+pub(super) fn dangling_rows_deleted(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Deleted rows of a missing tenant");
+}
+
+/// `key` is the new key.
+pub(super) fn api_key_rotated(key: &ApiKey) {
+    tracing::info!(tenant_id = %key.tenant_id, public_key = key.public_key, "Rotated API key");
+}
+
+/// A key that was revoked earlier keeps its time, and has no line.
+pub(super) fn api_key_revoked(key: &ApiKey, now: OffsetDateTime) {
+    if key.revoked_at == Some(now) {
+        tracing::info!(tenant_id = %key.tenant_id, public_key = key.public_key, "Revoked API key");
+    }
+}
+
+pub(super) fn package_upserted(result: &UpsertResult<Package>, now: OffsetDateTime) {
+    let Package { tenant_id, id: package_id, segment_id, .. } = &result.item;
+    if let Some(verb) = upsert_verb(result.created, result.item.updated_at, now) {
+        tracing::info!(%tenant_id, %package_id, %segment_id, "{verb} package");
+    }
+}
+
+pub(super) fn package_deleted(tenant_id: TenantId, package_id: PackageId) {
+    tracing::info!(%tenant_id, %package_id, "Deleted package");
+}
+
+pub(super) fn segment_upserted(result: &UpsertResult<Segment>, now: OffsetDateTime) {
+    let Segment { tenant_id, id: segment_id, .. } = &result.item;
+    if let Some(verb) = upsert_verb(result.created, result.item.updated_at, now) {
+        tracing::info!(%tenant_id, %segment_id, "{verb} segment");
+    }
+}
+
+pub(super) fn segment_deleted(tenant_id: TenantId, segment_id: SegmentId) {
+    tracing::info!(%tenant_id, %segment_id, "Deleted segment");
+}
+
+/// Returns `None` if the upsert changed nothing.
+fn upsert_verb(created: bool, updated_at: OffsetDateTime, now: OffsetDateTime) -> Option<&'static str> {
+    match (created, updated_at == now) {
+        (true, _) => Some("Created"),
+        (false, true) => Some("Updated"),
+        (false, false) => None,
+    }
+}
