@@ -1,12 +1,15 @@
 //! `turnkey healthcheck`
 
-use std::net::SocketAddr;
-
 use super::Error;
-use crate::grpc::health;
+use crate::{
+    config::HealthcheckSettings,
+    grpc::health::{self, Tls},
+};
 
-pub async fn run(address: SocketAddr) -> Result<(), Error> {
-    if health::is_serving(&address.to_string()).await? {
+pub async fn run(settings: HealthcheckSettings) -> Result<(), Error> {
+    let HealthcheckSettings { address, tls } = settings;
+    let tls = tls.map(|tls| Tls { ca: tls.ca, server_name: tls.server_name });
+    if health::is_serving(&address, tls).await? {
         Ok(())
     } else {
         Err(format!("the server at {address} is not serving").into())

@@ -20,8 +20,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, HealthcheckArgs, ImportArgs, LogArgs, LogSettings,
-        PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
+        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs, LogArgs,
+        LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::ErrorChain,
     telemetry,
@@ -48,7 +48,7 @@ enum Command {
     /// Run the service
     Serve(Box<ServeArgs>),
     /// Bring the database schema up to date and exit
-    Migrate(DatabaseArgs),
+    Migrate(FlagsFirst<DatabaseArgs>),
     /// Find damaged tenants, and repair them with --repair
     Doctor(Box<DoctorArgs>),
     /// Create tenants from a CSV file and write their keys to another
@@ -59,7 +59,7 @@ enum Command {
     #[command(subcommand)]
     Token(TokenCommand),
     /// Exit with 0 if the server is SERVING
-    Healthcheck(HealthcheckArgs),
+    Healthcheck(FlagsFirst<HealthcheckArgs>),
 }
 
 #[derive(Subcommand)]
@@ -78,12 +78,12 @@ pub fn run() -> ExitCode {
     let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
         Command::Serve(args) => run_command(log, args.settings(), serve::run, 1),
-        Command::Migrate(args) => run_command(log, args.settings(), migrate::run, 1),
+        Command::Migrate(args) => run_command(log, args.0.settings(), migrate::run, 1),
         Command::Doctor(args) => run_command(log, args.settings(), doctor::run, 2),
         Command::Import(args) => run_command(log, args.settings(), import::run, 1),
         Command::Purge(args) => run_command(log, args.settings(), purge::run, 1),
         Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
-        Command::Healthcheck(args) => run_command(log, args.address(), healthcheck::run, 1),
+        Command::Healthcheck(args) => run_command(log, args.0.settings(), healthcheck::run, 1),
     }
 }
 

@@ -1,23 +1,20 @@
 //! The settings of the commands other than `serve`.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    num::NonZeroUsize,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use secrecy::SecretString;
 
 use super::{
-    ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN, TOKENS_FILE,
-    setting::{ADDRESS_FORMAT, POSITIVE_FORMAT, Setting},
+    ConfigErrors, Database, DatabaseArgs, FlagsFirst, KeyArgs, TOKENS_FILE,
+    setting::{POSITIVE_FORMAT, Setting},
+    variable,
 };
 use crate::domain::{Argon2Params, KeyMode, Role, service_credentials::ServiceName};
 
 const CONCURRENCY: Setting = Setting::flag("concurrency");
 const OLDER_THAN: Setting = Setting::flag("older-than");
+const TOKEN: Setting = Setting::new("token", "TURNKEY_TOKEN");
 const NAME: Setting = Setting::flag("name");
 const ROLE: Setting = Setting::flag("role");
 
@@ -26,7 +23,7 @@ const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 #[derive(Clone, Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: FlagsFirst<DatabaseArgs>,
     /// Create what is missing from the defaults of a new tenant, move packages without a segment to General, and delete
     /// rows that refer to nothing; take a dump first
     #[arg(long)]
@@ -59,10 +56,10 @@ pub struct ImportArgs {
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Service token for the server
-    #[arg(long, env = "TURNKEY_TOKEN", hide_env_values = true, value_name = "TOKEN", requires = "server")]
+    #[arg(long = TOKEN.flag, env = TOKEN.variable, hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: FlagsFirst<DatabaseArgs>,
     #[command(flatten)]
     keys: KeyArgs,
 }
@@ -70,7 +67,7 @@ pub struct ImportArgs {
 #[derive(Clone, Args)]
 pub struct PurgeArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: FlagsFirst<DatabaseArgs>,
     /// Minimum time since the tenants were deleted, such as 30d, 12h or `1month 5days`
     #[arg(long = OLDER_THAN.flag, value_name = "DURATION")]
     older_than: String,
@@ -90,16 +87,6 @@ pub struct TokenArgs {
     /// Tokens file of the server to add the entry to [default: print the entry to standard error]
     #[arg(long = TOKENS_FILE.flag, env = TOKENS_FILE.variable, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
-}
-
-#[derive(Clone, Args)]
-pub struct HealthcheckArgs {
-    /// Health address of the server, if it has one
-    #[arg(long = HEALTH_LISTEN.flag, env = HEALTH_LISTEN.variable, value_name = "ADDRESS")]
-    health_listen: Option<String>,
-    /// Address of the server [default: 127.0.0.1:50051]
-    #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
-    listen: Option<String>,
 }
 
 pub struct DoctorSettings {
@@ -148,7 +135,7 @@ pub struct TokenSettings {
 impl DoctorArgs {
     pub fn settings(&self) -> Result<DoctorSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let database = self.database.check(&mut errors);
+        let database = self.database.0.check(&mut errors);
         let (key_mode, key_argon2) = self.keys.check(&mut errors);
         errors.into_result(|| {
             Some(DoctorSettings {
@@ -168,6 +155,10 @@ impl ImportArgs {
         let mut errors = ConfigErrors::default();
         let concurrency = self.concurrency.as_deref();
         let concurrency = errors.parse(CONCURRENCY, concurrency, DEFAULT_CONCURRENCY, POSITIVE_FORMAT);
+        // The variable may be set for other runs.
+        if self.token.is_some() && self.server.is_none() && variable("TURNKEY_TOKEN").is_none() {
+            errors.add(TOKEN, "needs --server");
+        }
         let target = match &self.server {
             Some(url) => Some(ImportTarget::Server { url: url.clone(), token: self.token.clone().map(Into::into) }),
             None => self.database_target(&mut errors),
@@ -184,7 +175,7 @@ impl ImportArgs {
     }
 
     fn database_target(&self, errors: &mut ConfigErrors) -> Option<ImportTarget> {
-        let database = self.database.check(errors);
+        let database = self.database.0.check(errors);
         let (key_mode, key_argon2) = self.keys.check(errors);
         Some(ImportTarget::Database { database: database?, key_mode: key_mode?, key_argon2: key_argon2? })
     }
@@ -193,7 +184,7 @@ impl ImportArgs {
 impl PurgeArgs {
     pub fn settings(&self) -> Result<PurgeSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let database = self.database.check(&mut errors);
+        let database = self.database.0.check(&mut errors);
         let older_than = humantime::parse_duration(&self.older_than)
             .map_err(|error| format!("must be a duration such as 30d or 12h: {error}"));
         let older_than = errors.check(OLDER_THAN, older_than);
@@ -210,24 +201,6 @@ impl TokenArgs {
     }
 }
 
-impl HealthcheckArgs {
-    /// Returns the address to check. For a server that listens on all addresses, it is the loopback address.
-    pub fn address(&self) -> Result<SocketAddr, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let address = match self.health_listen.as_deref() {
-            Some(text) => errors.parse_optional(HEALTH_LISTEN, Some(text), ADDRESS_FORMAT),
-            None => errors.parse(LISTEN, self.listen.as_deref(), DEFAULT_LISTEN, ADDRESS_FORMAT),
-        };
-        errors.into_result(|| {
-            let mut address = address?;
-            if address.ip().is_unspecified() {
-                address.set_ip(Ipv4Addr::LOCALHOST.into());
-            }
-            Some(address)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,12 +211,5 @@ mod tests {
         let Err(errors) = args.settings() else { panic!("there is no such role") };
         let expected = "invalid settings:\n  --role: must be provisioner, verifier or catalog";
         assert_eq!(errors.to_string(), expected);
-    }
-
-    #[test]
-    fn an_invalid_address_is_reported_by_the_names_of_its_setting() {
-        let args = HealthcheckArgs { health_listen: Some("here".to_owned()), listen: None };
-        let errors = args.address().unwrap_err().to_string();
-        assert!(errors.contains("--health-listen / TURNKEY_HEALTH_LISTEN: must be an IP address"), "{errors}");
     }
 }

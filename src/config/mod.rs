@@ -5,11 +5,16 @@
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod commands;
+mod healthcheck;
+mod otel;
+mod precedence;
 mod serve;
 pub mod service_credentials;
 mod setting;
+mod tls;
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
@@ -21,19 +26,29 @@ use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use commands::{
-    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
-    TokenArgs, TokenSettings,
+    DoctorArgs, DoctorSettings, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings, TokenArgs,
+    TokenSettings,
 };
-pub use serve::{ServeArgs, ServeSettings, ServerSettings, TlsSettings};
+pub use healthcheck::{HealthcheckArgs, HealthcheckSettings};
+pub use otel::{ExporterSettings, OpenTelemetrySettings};
+use precedence::Alternatives;
+pub use precedence::FlagsFirst;
+pub use serve::{ServeArgs, ServeSettings, ServerSettings};
 pub use setting::ConfigErrors;
 use setting::Setting;
+pub use tls::{TlsFileError, TlsFiles, TlsSettings};
 
 use crate::domain::{Argon2Params, KeyMode};
 
 const DATABASE_URL: Setting = Setting::new("database-url", "DATABASE_URL");
+const DATABASE_URL_FILE: Setting = Setting::new("database-url-file", "DATABASE_URL_FILE");
+const PG_BIN: Setting = Setting::new("pg-bin", "PG_BIN");
 const LISTEN: Setting = Setting::new("listen", "TURNKEY_LISTEN");
 const HEALTH_LISTEN: Setting = Setting::new("health-listen", "TURNKEY_HEALTH_LISTEN");
 const TOKENS_FILE: Setting = Setting::new("tokens-file", "TURNKEY_TOKENS_FILE");
+const TLS_CERT: Setting = Setting::new("tls-cert", "TURNKEY_TLS_CERT");
+const TLS_KEY: Setting = Setting::new("tls-key", "TURNKEY_TLS_KEY");
+const TLS_CLIENT_CA: Setting = Setting::new("tls-client-ca", "TURNKEY_TLS_CLIENT_CA");
 const KEY_MODE: Setting = Setting::new("key-mode", "TURNKEY_KEY_MODE");
 const KEY_ARGON2: Setting = Setting::new("key-argon2", "TURNKEY_KEY_ARGON2");
 const LOG_FORMAT: Setting = Setting::new("log-format", "TURNKEY_LOG_FORMAT");
@@ -59,8 +74,11 @@ pub struct DatabaseArgs {
     /// URL of a Postgres 15 to 18 [default: the embedded Postgres, with its data in ./.turnkey/]
     #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// File with the URL, such as a mounted secret, instead of the URL itself
+    #[arg(long = DATABASE_URL_FILE.flag, env = DATABASE_URL_FILE.variable, value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
     /// Directory of the Postgres programs, for the embedded Postgres [default: searched for]
-    #[arg(long, env = "PG_BIN", value_name = "DIRECTORY")]
+    #[arg(long = PG_BIN.flag, env = PG_BIN.variable, value_name = "DIRECTORY")]
     pg_bin: Option<PathBuf>,
 }
 
@@ -85,14 +103,7 @@ pub enum LogFormat {
 pub struct LogSettings {
     pub format: LogFormat,
     pub filter: EnvFilter,
-    pub exporters: ExporterSettings,
-}
-
-/// The signals that are exported. The exporters read the collector's address from the standard `OTEL_*` variables.
-#[derive(Debug, Clone, Copy)]
-pub struct ExporterSettings {
-    pub traces: bool,
-    pub metrics: bool,
+    pub opentelemetry: OpenTelemetrySettings,
 }
 
 /// The database of a command. It has no `Debug`, because the URL contains a password.
@@ -109,33 +120,19 @@ impl LogArgs {
         let directives = variable(EnvFilter::DEFAULT_ENV);
         let filter = EnvFilter::builder().parse(directives.as_deref().unwrap_or(default_filter));
         let filter = errors.check(EnvFilter::DEFAULT_ENV, filter);
-        let exporters = exporters(&mut errors);
-        errors.into_result(|| Some(LogSettings { format: format?, filter: filter?, exporters }))
+        let opentelemetry = OpenTelemetrySettings::from_environment(&mut errors);
+        errors.into_result(|| Some(LogSettings { format: format?, filter: filter?, opentelemetry }))
     }
 }
 
-/// Follows the specification of OpenTelemetry, except that a signal is exported only if an endpoint is set.
-/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
-fn exporters(errors: &mut ConfigErrors) -> ExporterSettings {
-    for name in
-        ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"]
-    {
-        if variable(name).is_some_and(|protocol| protocol != "grpc") {
-            errors.add(name, "must be grpc: no other protocol is built in");
-        }
-    }
-    let is_enabled = |signal: &str| {
-        let has_endpoint = variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some()
-            || variable(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")).is_some();
-        has_endpoint && variable(&format!("OTEL_{signal}_EXPORTER")).is_none_or(|exporter| exporter == "otlp")
-    };
-    let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    ExporterSettings { traces: !is_disabled && is_enabled("TRACES"), metrics: !is_disabled && is_enabled("METRICS") }
-}
-
-/// An empty variable counts as unset, as OpenTelemetry specifies.
+/// An empty variable counts as unset.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+impl Alternatives for DatabaseArgs {
+    const FLAG_OVERRIDES: &[(&str, &str)] =
+        &[("database_url", "database_url_file"), ("database_url_file", "database_url")];
 }
 
 impl DatabaseArgs {
@@ -146,16 +143,43 @@ impl DatabaseArgs {
     }
 
     fn check(&self, errors: &mut ConfigErrors) -> Option<Database> {
-        let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) else {
-            return Some(Database::Embedded { pg_bin: self.pg_bin.clone() });
-        };
-        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-            errors.add(DATABASE_URL, "must begin with postgres://");
+        let url = self.database_url.as_deref().filter(|url| !url.is_empty());
+        match (url, &self.database_url_file) {
+            (Some(_), Some(_)) => {
+                errors.add(DATABASE_URL_FILE, "set only one of DATABASE_URL and DATABASE_URL_FILE");
+                None
+            }
+            (Some(url), None) => parse_database_url(DATABASE_URL, url, errors),
+            (None, Some(path)) => {
+                let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+                parse_database_url(DATABASE_URL_FILE, errors.check(DATABASE_URL_FILE, text)?.trim(), errors)
+            }
+            (None, None) => self.embedded(errors),
+        }
+    }
+
+    fn embedded(&self, errors: &mut ConfigErrors) -> Option<Database> {
+        if !cfg!(feature = "embedded") {
+            errors.add(DATABASE_URL, "must be set, because this build has no embedded Postgres");
             return None;
         }
-        // The parser's messages name the invalid part, not its text, so that they reveal no password.
-        errors.check(DATABASE_URL, PgConnectOptions::from_str(url)).map(|options| Database::Url(Box::new(options)))
+        if let Some(directory) = &self.pg_bin
+            && !["initdb", "postgres", "pg_ctl"].iter().all(|program| directory.join(program).is_file())
+        {
+            let message = format!("{} does not contain `initdb`, `postgres` and `pg_ctl`", directory.display());
+            errors.add(PG_BIN, message);
+        }
+        Some(Database::Embedded { pg_bin: self.pg_bin.clone() })
     }
+}
+
+fn parse_database_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<Database> {
+    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+        errors.add(setting, "must begin with postgres://");
+        return None;
+    }
+    // The parser's messages name the invalid part, not its text, so that they reveal no password.
+    errors.check(setting, PgConnectOptions::from_str(url)).map(|options| Database::Url(Box::new(options)))
 }
 
 impl KeyArgs {

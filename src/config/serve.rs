@@ -10,9 +10,10 @@ use std::{
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN, TOKENS_FILE,
-    service_credentials,
-    setting::{ADDRESS_FORMAT, BOOL_FORMAT, POSITIVE_FORMAT, Setting},
+    ARGON2_FORMAT, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN, KeyArgs, LISTEN,
+    TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE, service_credentials,
+    setting::{BOOL_FORMAT, POSITIVE_FORMAT, Setting, resolve},
+    tls::TlsSettings,
 };
 use crate::{
     domain::{Argon2Params, KeyMode},
@@ -22,8 +23,6 @@ use crate::{
 // A setting has a constant if a value of it can be invalid: the error messages take its names from there. The names of
 // the others are in their attributes only.
 const MIGRATE: Setting = Setting::new("migrate", "TURNKEY_MIGRATE");
-const TLS_CERT: Setting = Setting::new("tls-cert", "TURNKEY_TLS_CERT");
-const TLS_CLIENT_CA: Setting = Setting::new("tls-client-ca", "TURNKEY_TLS_CLIENT_CA");
 const ALLOW_UNAUTHENTICATED: Setting = Setting::new("allow-unauthenticated", "TURNKEY_ALLOW_UNAUTHENTICATED");
 const REFLECTION: Setting = Setting::new("reflection", "TURNKEY_REFLECTION");
 const MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
@@ -46,7 +45,7 @@ const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: FlagsFirst<DatabaseArgs>,
     /// Address of the service; port 0 selects a free port [default: 127.0.0.1:50051]
     #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -65,7 +64,7 @@ pub struct ServeArgs {
     #[arg(long = TLS_CERT.flag, env = TLS_CERT.variable, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM
-    #[arg(long, env = "TURNKEY_TLS_KEY", value_name = "FILE")]
+    #[arg(long = TLS_KEY.flag, env = TLS_KEY.variable, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// CA of the client certificates that are accepted instead of a token, PEM
     #[arg(long = TLS_CLIENT_CA.flag, env = TLS_CLIENT_CA.variable, value_name = "FILE")]
@@ -117,14 +116,6 @@ pub struct ServeSettings {
     pub server: ServerSettings,
 }
 
-/// Paths of PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsSettings {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    pub client_ca: Option<PathBuf>,
-}
-
 /// The settings of [`crate::server`].
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
@@ -148,7 +139,7 @@ pub struct ServerSettings {
 impl ServeArgs {
     pub fn settings(&self) -> Result<ServeSettings, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let database = self.database.check(&mut errors);
+        let database = self.database.0.check(&mut errors);
         let migrate = errors.parse(MIGRATE, self.migrate.as_deref(), false, BOOL_FORMAT);
         let server = self.server_settings(&mut errors);
         errors.into_result(|| {
@@ -162,11 +153,12 @@ impl ServeArgs {
     }
 
     fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
-        let listen = errors.parse(LISTEN, self.listen.as_deref(), DEFAULT_LISTEN, ADDRESS_FORMAT);
+        let listen = self.listen.as_deref().map_or(Some(DEFAULT_LISTEN), |text| errors.check(LISTEN, resolve(text)));
         // An invalid address counts as a loopback address, so that it is the only error about the address.
         let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
         self.check_authentication(errors, on_loopback);
-        let health_listen = errors.parse_optional(HEALTH_LISTEN, self.health_listen.as_deref(), ADDRESS_FORMAT);
+        let health_listen = self.health_listen.as_deref();
+        let health_listen = health_listen.and_then(|text| errors.check(HEALTH_LISTEN, resolve(text)));
         let tls = self.tls(errors);
         let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), on_loopback, BOOL_FORMAT);
         let max_connections = self.database_max_connections.as_deref();
@@ -229,7 +221,10 @@ impl ServeArgs {
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
-                Some(TlsSettings { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() })
+                let client_ca = self.tls_client_ca.clone();
+                let settings = TlsSettings { cert: cert.clone(), key: key.clone(), client_ca };
+                settings.check(errors);
+                Some(settings)
             }
             (None, None) if self.tls_client_ca.is_none() => None,
             _ => {

@@ -2,10 +2,11 @@
 
 use std::{
     fmt::{self, Display},
+    net::{SocketAddr, ToSocketAddrs as _},
     str::FromStr,
 };
 
-pub(super) const ADDRESS_FORMAT: &str = "an IP address and a port, such as 127.0.0.1:50051";
+const ADDRESS_FORMAT: &str = "must be an address and a port, such as 127.0.0.1:50051 or localhost:50051";
 pub(super) const BOOL_FORMAT: &str = "true or false";
 pub(super) const POSITIVE_FORMAT: &str = "a positive integer";
 
@@ -97,6 +98,25 @@ impl ConfigErrors {
     }
 }
 
+/// Returns the address to listen on. A host name is looked up; of its addresses, the first IPv4 address is chosen, else
+/// the first one.
+pub(super) fn resolve(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(ADDRESS_FORMAT)?;
+    let port: u16 = port.parse().map_err(|_invalid| ADDRESS_FORMAT)?;
+    let is_host_name = host.contains(|c: char| c.is_ascii_alphabetic())
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    if !is_host_name {
+        return Err(ADDRESS_FORMAT.to_owned());
+    }
+    let found = (host, port).to_socket_addrs().map_err(|error| format!("cannot look {host} up: {error}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    address.copied().ok_or_else(|| format!("{host} has no address"))
+}
+
 impl Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("invalid settings:")?;
@@ -105,3 +125,33 @@ impl Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_an_ip_address_or_a_host_name_and_a_port() {
+        for (text, expected) in [
+            ("127.0.0.1:50051", "127.0.0.1:50051"),
+            ("[::]:0", "[::]:0"),
+            ("localhost:0", "127.0.0.1:0"),
+            ("LOCALHOST:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(resolve(text), Ok(expected.parse().unwrap()), "{text}");
+        }
+        for invalid in [
+            "",
+            "localhost",
+            ":0",
+            "localhost:",
+            "localhost:65536",
+            "127.0.0:1",
+            "http://localhost:1",
+            "::1:1",
+            "a b:1",
+        ] {
+            assert_eq!(resolve(invalid), Err(ADDRESS_FORMAT.to_owned()), "{invalid:?}");
+        }
+    }
+}

@@ -1,33 +1,30 @@
 //! TLS (rustls on ring). The handshake is done here and not in tonic, so that certificates can change while the server
 //! runs: new connections use the new ones, and open connections stay open.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{VerifierBuilderError, WebPkiClientVerifier},
+    sign::SingleCertAndKey,
 };
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{Accept, TlsAcceptor};
 
 use super::reload;
-use crate::config::TlsSettings;
+use crate::config::{TlsFileError, TlsFiles, TlsSettings};
 
 const ALPN_HTTP2: &[u8] = b"h2";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {}", path.display())]
-    Pem { path: PathBuf, source: pem::Error },
-    #[error("the certificate and its private key cannot be used")]
-    Certificate(#[source] rustls::Error),
+    #[error(transparent)]
+    File(#[from] TlsFileError),
+    #[error("no TLS version can be used")]
+    Versions(#[source] rustls::Error),
     #[error("the CA of client certificates cannot be used")]
-    ClientCa(#[source] Box<dyn std::error::Error + Send + Sync>),
+    ClientCa(#[from] VerifierBuilderError),
 }
 
 /// Loads the certificates, and again whenever one of their files changes.
@@ -38,38 +35,24 @@ pub(super) fn watch(settings: &TlsSettings) -> Result<watch::Receiver<Arc<Server
 }
 
 fn load(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
+    let TlsFiles { identity, client_roots } = settings.read()?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Certificate)?;
-    let builder = match &settings.client_ca {
+        .map_err(TlsError::Versions)?;
+    let builder = match client_roots {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for root in certificates(path)? {
-                roots.add(root).map_err(|error| TlsError::ClientCa(error.into()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 // A client without a certificate may have a token.
                 .allow_unauthenticated()
-                .build()
-                .map_err(|error| TlsError::ClientCa(error.into()))?;
+                .build()?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| pem_error(&settings.key, source))?;
-    let mut config = builder.with_single_cert(certificates(&settings.cert)?, key).map_err(TlsError::Certificate)?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
     Ok(config)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    certificates.map_err(|source| pem_error(path, source))
-}
-
-fn pem_error(path: &Path, source: pem::Error) -> TlsError {
-    TlsError::Pem { path: path.to_path_buf(), source }
 }
 
 /// Performs the handshake with the certificates that are in force at that moment.

@@ -2,7 +2,9 @@
 //! sampler and batches. Each signal has its own queue and thread, so a slow or unreachable collector delays no call.
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter};
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithTonicConfig as _, tonic_types::transport::ClientTlsConfig,
+};
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
@@ -25,14 +27,14 @@ impl Providers {
         let resource = resource();
         let mut providers = Self { tracer: None, meter: None };
         if exporters.metrics {
-            let exporter = MetricExporter::builder().with_tonic().build()?;
+            let exporter = MetricExporter::builder().with_tonic().with_tls_config(tls()).build()?;
             let meter =
                 SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource.clone()).build();
             global::set_meter_provider(meter.clone());
             providers.meter = Some(meter);
         }
         if exporters.traces {
-            let exporter = SpanExporter::builder().with_tonic().build()?;
+            let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls()).build()?;
             let tracer = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
             providers.tracer = Some(tracer);
         }
@@ -48,6 +50,11 @@ impl Providers {
             let _ = meter.shutdown();
         }
     }
+}
+
+/// Trusts the system's CAs, for an endpoint that begins with `https://`. By default the exporter would trust none.
+fn tls() -> ClientTlsConfig {
+    ClientTlsConfig::new().with_enabled_roots()
 }
 
 /// Exports the spans of this service only. Exporting those of the libraries that send them would create more spans without
@@ -68,7 +75,7 @@ fn resource() -> Resource {
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attribute(KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()));
-    if std::env::var_os("OTEL_SERVICE_NAME").is_some() {
+    if std::env::var_os("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty()) {
         resource.build()
     } else {
         resource.with_service_name("turnkey").build()

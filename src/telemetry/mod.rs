@@ -15,7 +15,7 @@ use tracing_subscriber::{Layer, layer::SubscriberExt as _, registry::LookupSpan,
 
 pub use self::export::ExportError;
 use self::{export::Providers, uncached_filter::Uncached};
-use crate::config::{LogFormat, LogSettings};
+use crate::config::{LogFormat, LogSettings, OpenTelemetrySettings};
 
 /// The time to send what is left when the program ends; an unreachable collector must not delay the end for longer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +29,8 @@ pub struct Telemetry(Providers);
 /// # Errors
 /// [`ExportError`] if the settings of an exporter are invalid.
 pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
-    let providers = Providers::build(settings.exporters)?;
+    let OpenTelemetrySettings { exporters, unsupported } = settings.opentelemetry;
+    let providers = Providers::build(exporters)?;
     let installed = match &providers.tracer {
         None => tracing_subscriber::registry().with(settings.filter).with(log_layer(settings.format)).try_init(),
         Some(tracer) => tracing_subscriber::registry()
@@ -39,6 +40,9 @@ pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
     };
     if installed.is_err() {
         tracing::debug!("Another log subscriber is installed already");
+    }
+    if !unsupported.is_empty() {
+        tracing::warn!("These variables are not supported and have no effect: {}", unsupported.join(", "));
     }
     Ok(Telemetry(providers))
 }

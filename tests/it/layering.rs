@@ -36,7 +36,7 @@ const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
     ("deadpool", &["store"]),
     ("governor", &["grpc"]),
     ("argon2", &["secrets"]),
-    ("rustls", &["server"]),
+    ("rustls", &["server", "config"]),
     ("webpki", &["grpc"]),
 ];
 

@@ -121,6 +121,10 @@ fn all_invalid_settings_are_reported_together() {
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        .env("OTEL_TRACES_SAMPLER", "sometimes")
+        .args(["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"])
+        .args(["--tokens-file", "tokens.toml"])
         .output()
         .unwrap();
     assert_eq!(error.status.code(), Some(2));
@@ -134,10 +138,101 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_RATE_LIMIT_PER_CALLER",
         "TURNKEY_MAX_CONNECTION_AGE",
         "DATABASE_URL",
+        "TURNKEY_TLS_CERT: cannot read cert.pem",
+        "TURNKEY_TLS_KEY: cannot read key.pem",
+        "TURNKEY_TLS_CLIENT_CA: cannot read ca.pem",
+        "TURNKEY_TOKENS_FILE: cannot read tokens.toml",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_TRACES_SAMPLER",
     ] {
         assert!(stderr.contains(setting), "{setting} is missing in:\n{stderr}");
     }
     assert!(!stderr.contains("hunter2"));
+}
+
+#[test]
+fn a_directory_without_postgres_is_reported_with_the_other_invalid_settings() {
+    let folder = temp_folder();
+    for command in ["serve", "migrate", "doctor"] {
+        let error =
+            turnkey(folder.path()).arg(command).env("PG_BIN", "/missing").env("TURNKEY_LOG_FORMAT", "xml").output();
+        let error = error.unwrap();
+        assert_eq!(error.status.code(), Some(2));
+        let stderr = String::from_utf8(error.stderr).unwrap();
+        assert!(stderr.contains("PG_BIN: /missing") && stderr.contains("TURNKEY_LOG_FORMAT"), "{stderr}");
+    }
+    assert!(!folder.path().join(".turnkey").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_listens_on_a_host_name_and_reads_the_database_url_from_a_file() {
+    let database = Cluster::get().migrated().await;
+    let folder = temp_folder();
+    let file = folder.path().join("url");
+    fs::write(&file, database_url(&database.server) + "\n").unwrap();
+    let mut process = Process::start(
+        turnkey(folder.path())
+            .args(["serve", "--listen", "localhost:0", "--health-listen", "localhost:0"])
+            .env("DATABASE_URL_FILE", &file),
+    );
+    let address = process.address();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let address = address.replace("127.0.0.1", "localhost");
+    let healthcheck = turnkey(folder.path()).args(["healthcheck", "--listen", &address]).status().unwrap();
+    assert!(healthcheck.success());
+}
+
+#[test]
+fn an_unusable_file_with_the_database_url_is_reported() {
+    let folder = temp_folder();
+    fs::write(folder.path().join("url"), "mysql://root:hunter2@localhost/x\n").unwrap();
+    fs::write(folder.path().join("empty"), "").unwrap();
+    for (file, expected) in [
+        ("url", "must begin with postgres://"),
+        ("empty", "must begin with postgres://"),
+        ("missing", "cannot read missing"),
+    ] {
+        let error = turnkey(folder.path()).arg("migrate").env("DATABASE_URL_FILE", file).output().unwrap();
+        assert_eq!(error.status.code(), Some(2));
+        let stderr = String::from_utf8(error.stderr).unwrap();
+        assert!(stderr.contains(&format!("DATABASE_URL_FILE: {expected}")), "{stderr}");
+        assert!(!stderr.contains("hunter2"));
+    }
+}
+
+#[test]
+fn a_flag_for_the_database_url_overrides_both_variables() {
+    let folder = temp_folder();
+    fs::write(folder.path().join("url"), "postgres://x@127.0.0.1:1/from-the-file").unwrap();
+    let migrate = |flags: &[&str]| {
+        let mut command = turnkey(folder.path());
+        command.arg("migrate").args(flags).env("DATABASE_URL", "mysql://variable").env("DATABASE_URL_FILE", "missing");
+        let error = command.output().unwrap();
+        (error.status.code(), String::from_utf8(error.stderr).unwrap())
+    };
+    let (code, stderr) = migrate(&[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("set only one of DATABASE_URL and DATABASE_URL_FILE"), "{stderr}");
+    for flags in [["--database-url", "postgres://x@127.0.0.1:1/x"], ["--database-url-file", "url"]] {
+        let (code, stderr) = migrate(&flags);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("cannot reach the database"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_token_for_other_imports_does_not_prevent_one_into_the_database() {
+    let import = |flags: &[&str]| {
+        let mut command = turnkey(temp_folder().path());
+        command.args(["import", "tenants.csv", "--out", "keys.csv", "--database-url", "mysql://x"]).args(flags);
+        let error =
+            if flags.is_empty() { command.env("TURNKEY_TOKEN", "svc_x") } else { &mut command }.output().unwrap();
+        assert_eq!(error.status.code(), Some(2));
+        String::from_utf8(error.stderr).unwrap()
+    };
+    let with_variable = import(&[]);
+    assert!(with_variable.contains("DATABASE_URL: must begin") && !with_variable.contains("token"), "{with_variable}");
+    assert!(import(&["--token", "svc_x"]).contains("TURNKEY_TOKEN: needs --server"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -22,7 +24,11 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use tokio::net::TcpListener;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    codec::CompressionEncoding,
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
 use turnkey::grpc::pb::{
     CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, UpsertPackageRequest,
     get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
@@ -32,7 +38,7 @@ use turnkey::grpc::pb::{
 use crate::support::{
     database::Cluster,
     fixture::channel,
-    process::{Process, serve, temp_folder, turnkey},
+    process::{Process, database_url, serve, temp_folder, turnkey},
     requests::{bella, signup},
 };
 
@@ -45,6 +51,8 @@ struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     scopes: Arc<Mutex<BTreeSet<String>>>,
     metrics: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+    /// The compressions of the exports, empty for none.
+    encodings: Arc<Mutex<BTreeSet<String>>>,
 }
 
 #[tonic::async_trait]
@@ -53,6 +61,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.record_encoding(&request);
         for scope in request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans) {
             self.scopes.lock().unwrap().insert(scope.scope.unwrap().name);
             self.spans.lock().unwrap().extend(scope.spans);
@@ -67,6 +76,7 @@ impl MetricsService for Collector {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.record_encoding(&request);
         self.metrics.lock().unwrap().push(request.into_inner());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
@@ -75,13 +85,29 @@ impl MetricsService for Collector {
 impl Collector {
     /// Starts the receiver and returns its endpoint. It ends with the test's runtime.
     async fn start(&self) -> String {
+        format!("http://{}", self.serve(Server::builder()).await)
+    }
+
+    /// Starts the receiver with a certificate for `localhost`, and returns its endpoint.
+    async fn start_with_tls(&self, identity: Identity) -> String {
+        let tls = ServerTlsConfig::new().identity(identity);
+        let address = self.serve(Server::builder().tls_config(tls).unwrap()).await;
+        format!("https://localhost:{}", address.port())
+    }
+
+    async fn serve(&self, mut server: Server) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let server = tonic::transport::Server::builder()
-            .add_service(TraceServiceServer::new(self.clone()))
-            .add_service(MetricsServiceServer::new(self.clone()));
+        let address = listener.local_addr().unwrap();
+        let server = server
+            .add_service(TraceServiceServer::new(self.clone()).accept_compressed(CompressionEncoding::Gzip))
+            .add_service(MetricsServiceServer::new(self.clone()).accept_compressed(CompressionEncoding::Gzip));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        endpoint
+        address
+    }
+
+    fn record_encoding<Message>(&self, request: &Request<Message>) {
+        let encoding = request.metadata().get("grpc-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
+        self.encodings.lock().unwrap().insert(encoding.unwrap_or_default());
     }
 
     fn span(&self, name: &str, predicate: impl Fn(&Span) -> bool) -> Span {
@@ -282,4 +308,59 @@ fn an_unsupported_exporter_setting_is_reported_at_start() {
     let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("OTEL_EXPORTER_OTLP_PROTOCOL: must be grpc"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_are_compressed_if_that_is_set() {
+    let collector = Collector::default();
+    let database = Cluster::get().migrated().await;
+    let folder = temp_folder();
+    let mut process = Process::start(
+        serve(folder.path(), &database.server)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await)
+            .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+    );
+    process.address();
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success(), "{:?}", process.log);
+    assert_eq!(*collector.encodings.lock().unwrap(), ["gzip".to_owned()].into());
+    assert!(collector.metrics().contains_key("turnkey.database.ready"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_exports_its_findings_before_it_exits_also_over_tls() {
+    let collector = Collector::default();
+    let database = Cluster::get().migrated().await;
+    let incomplete = "INSERT INTO tenants SELECT gen_random_uuid(), 'half', 'x', 10, '{}', true, now(), now()";
+    database.execute_without_triggers(incomplete).await;
+    let folder = temp_folder();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let identity = Identity::from_pem(certified.cert.pem(), certified.signing_key.serialize_pem());
+    fs::write(folder.path().join("system-cas.pem"), certified.cert.pem()).unwrap();
+    let endpoint = collector.start_with_tls(identity).await;
+    let output = turnkey(folder.path())
+        .args(["doctor", "--json"])
+        .env("DATABASE_URL", database_url(&database.server))
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .env("SSL_CERT_FILE", "system-cas.pem")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let metrics = collector.metrics();
+    let (_, points) = metrics.get("turnkey.integrity.findings").unwrap_or_else(|| panic!("{output:?}"));
+    assert!(points.iter().any(|point| point["turnkey.finding.kind"] == "NO_PACKAGE"), "{points:?}");
+}
+
+#[test]
+fn variables_that_are_not_supported_are_named_at_start() {
+    let folder = temp_folder();
+    let mut command = turnkey(folder.path());
+    command.args(["token", "create", "--name", "x", "--role", "catalog"]);
+    command.env("OTEL_PROPAGATORS", "b3").env("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem").env("OTEL_SERVICE_NAME", "x");
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let named =
+        "These variables are not supported and have no effect: OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_PROPAGATORS";
+    assert_eq!(stderr.lines().filter(|line| line.contains(&format!("{named}\""))).count(), 1, "{stderr}");
 }

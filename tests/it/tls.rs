@@ -115,6 +115,45 @@ async fn with_a_certificate_only_tls_is_served_except_on_the_health_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_verifies_a_server_with_tls() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &authority.pem).unwrap();
+    fs::write(files.path("other.pem"), &other.pem).unwrap();
+    let mut process = files.serve(&[]).await;
+    let address = process.address();
+    let https = format!("https://{address}");
+    let on_localhost = https.replace("127.0.0.1", "localhost");
+    let healthcheck = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = turnkey(files.folder.path());
+        let output = command.arg("healthcheck").args(arguments).envs(variables.iter().copied()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (arguments, expected) in [
+        (&["--listen", &on_localhost, "--tls-ca", "ca.pem"][..], 0),
+        (&["--listen", &https, "--tls-ca", "ca.pem", "--tls-server-name", "localhost"], 0),
+        (&["--listen", &address, "--tls-ca", "ca.pem", "--tls-server-name", "localhost"], 0),
+        (&["--health-listen", &on_localhost, "--tls-ca", "ca.pem"], 0),
+        // The certificate is not for 127.0.0.1.
+        (&["--listen", &https, "--tls-ca", "ca.pem"], 1),
+        (&["--listen", &on_localhost, "--tls-ca", "other.pem"], 1),
+        // The system does not trust this CA.
+        (&["--listen", &on_localhost], 1),
+        (&["--listen", &address], 1),
+        (&["--listen", &on_localhost, "--tls-ca", "key.pem"], 2),
+    ] {
+        let (code, stderr) = healthcheck(arguments, &[]);
+        assert_eq!(code, Some(expected), "{arguments:?}: {stderr}");
+    }
+    let variables =
+        [("TURNKEY_LISTEN", &*https), ("TURNKEY_TLS_CA", "ca.pem"), ("TURNKEY_TLS_SERVER_NAME", "localhost")];
+    assert_eq!(healthcheck(&[], &variables).0, Some(0));
+    let health_address = [("TURNKEY_HEALTH_LISTEN", "127.0.0.1:1"), ("TURNKEY_TLS_CA", "ca.pem")];
+    assert_eq!(healthcheck(&[], &health_address).0, Some(1));
+    assert_eq!(healthcheck(&["--listen", &on_localhost], &health_address).0, Some(0), "a flag overrides the variable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_is_loaded_without_closing_connections_and_an_invalid_one_is_ignored() {
     let (old, new) = (Authority::new(), Authority::new());
     let files = Files::new(&old);
@@ -211,9 +250,13 @@ async fn incomplete_tls_settings_and_unusable_tls_files_are_reported_at_start() 
     assert!(stderr.contains("TURNKEY_TLS_CERT") && stderr.contains("TURNKEY_TLS_CLIENT_CA"), "{stderr}");
     let (_, other_key) = authority.sign(dns("localhost"));
     fs::write(files.path("other.pem"), other_key).unwrap();
-    for key in ["missing.pem", "other.pem", "cert.pem"] {
+    for (key, expected) in [
+        ("missing.pem", "TURNKEY_TLS_KEY: cannot read missing.pem"),
+        ("other.pem", "TURNKEY_TLS_CERT: the certificate and its private key cannot be used"),
+        ("cert.pem", "TURNKEY_TLS_KEY: cannot read cert.pem"),
+    ] {
         let (code, stderr) = serve(&["--tls-cert", "cert.pem", "--tls-key", key]);
-        assert_eq!(code, Some(1), "{key}");
-        assert!(stderr.contains("cannot serve TLS"), "{stderr}");
+        assert_eq!(code, Some(2), "{key}");
+        assert!(stderr.contains(expected), "{stderr}");
     }
 }
