@@ -20,6 +20,7 @@ check:
 	@scripts/install-pgbouncer
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
 	scripts/buf lint
+	scripts/buf breaking --against proto/baseline.binpb
 	scripts/check-alerts
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql

@@ -39,7 +39,8 @@ impl BenchEnv {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let root = folder.path().join("cluster");
-        let settings = Settings { root, pg_bin: None, durable: true, max_connections: 200 };
+        let pg_bin = std::env::var_os("PG_BIN").map(Into::into);
+        let settings = Settings { root, pg_bin, durable: true, max_connections: 200 };
         let postgres = EmbeddedPostgres::start(settings).await.unwrap();
         store::migrate(&postgres.owner_options()).await.unwrap();
         store::grant_provisioner(&postgres.owner_options(), postgres.server_options().get_username()).await.unwrap();

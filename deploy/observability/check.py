@@ -67,8 +67,8 @@ def check_rules(rules, known, tests, runbook):
         for annotation in ("summary", "description"):
             if not rule.get(annotation):
                 problems.append(f"alerts.yaml: {name} has no {annotation}")
-        if rule.get("runbook_url") != f"docs/operations.md#{name.lower()}":
-            problems.append(f"alerts.yaml: the runbook_url of {name} must be docs/operations.md#{name.lower()}")
+        if not re.fullmatch(rf"https://[^/]+/(.*/)?docs/operations\.md#{name.lower()}", rule.get("runbook_url", "")):
+            problems.append(f"alerts.yaml: the runbook_url of {name} must be https://…/docs/operations.md#{name.lower()}")
         if f"### {name}\n" not in runbook:
             problems.append(f"docs/operations.md: {name} has no heading")
         if not re.search(rf'alertname="{name}"[^}}]*severity="{rule.get("severity")}"', tests):

@@ -17,13 +17,13 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-use crate::support::database::postmaster_pid;
+use crate::support::database::{Cluster, pg_bin, postgres_bin_dir, postmaster_pid};
 
 /// Passes the folder to the ignored test.
 const ROOT_VARIABLE: &str = "TURNKEY_TEST_EMBEDDED_ROOT";
 
 fn settings(root: PathBuf) -> Settings {
-    Settings { root, pg_bin: None, durable: false, max_connections: 10 }
+    Settings { root, pg_bin: pg_bin(), durable: false, max_connections: 10 }
 }
 
 /// A folder that only this user may enter, as `/root`: when the test runs as root, the user of Postgres may not.
@@ -290,6 +290,13 @@ async fn the_error_of_a_postgres_that_cannot_start_contains_its_log() {
     let Error::NotStarted { log, .. } = error else { panic!("{error}") };
     let log = fs::read_to_string(log).unwrap();
     assert_eq!(log.matches("no_such_setting").count(), 1, "a second attempt would not help");
+}
+
+#[tokio::test]
+async fn the_tests_run_on_the_postgres_that_pg_bin_names() {
+    let Some(expected) = pg_bin() else { return };
+    let used = postgres_bin_dir(&Cluster::get().superuser()).await;
+    assert_eq!(used.canonicalize().unwrap(), expected.canonicalize().unwrap());
 }
 
 #[tokio::test]

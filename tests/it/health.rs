@@ -15,7 +15,7 @@ use turnkey::{
 };
 
 use crate::support::{
-    database::{Cluster, TestDatabase},
+    database::{Cluster, TestDatabase, pg_bin},
     fixture::{Fixture, channel, settings},
     process::{Process, database_url, temp_folder, turnkey},
     requests::{bella, named},
@@ -54,7 +54,7 @@ async fn readiness_follows_a_database_that_stops_and_starts_again() {
     let root = temp_folder();
     let start = || {
         let root = root.path().join("cluster");
-        EmbeddedPostgres::start(Settings { root, pg_bin: None, durable: false, max_connections: 20 })
+        EmbeddedPostgres::start(Settings { root, pg_bin: pg_bin(), durable: false, max_connections: 20 })
     };
     let postgres = start().await.unwrap();
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;

@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 use turnkey::store::{self, MigrateError};
 
 use crate::support::{
-    database::{Cluster, execute},
+    database::{Cluster, execute, pg_bin},
     process::{Process, database_url, temp_folder, turnkey},
 };
 
@@ -57,7 +57,7 @@ async fn migrate_exits_with_1_if_the_database_is_unreachable() {
 #[tokio::test]
 async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_run() {
     let root = temp_folder();
-    let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
+    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();
     execute(&administrator, "CREATE ROLE limited LOGIN").await;
@@ -78,7 +78,7 @@ async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_ru
 #[tokio::test]
 async fn several_databases_of_one_cluster_can_be_migrated_concurrently() {
     let root = temp_folder();
-    let settings = Settings { root: root.path().join("c"), pg_bin: None, durable: false, max_connections: 20 };
+    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let administrator = postgres.owner_options();
     let databases: Vec<_> = (0..5).map(|number| administrator.clone().database(&format!("d{number}"))).collect();

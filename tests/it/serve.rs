@@ -222,8 +222,9 @@ fn a_flag_for_the_database_url_overrides_both_variables() {
 
 #[test]
 fn a_token_for_other_imports_does_not_prevent_one_into_the_database() {
+    let folder = temp_folder();
     let import = |flags: &[&str]| {
-        let mut command = turnkey(temp_folder().path());
+        let mut command = turnkey(folder.path());
         command.args(["import", "tenants.csv", "--out", "keys.csv", "--database-url", "mysql://x"]).args(flags);
         let error =
             if flags.is_empty() { command.env("TURNKEY_TOKEN", "svc_x") } else { &mut command }.output().unwrap();

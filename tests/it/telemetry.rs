@@ -25,12 +25,12 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::net::TcpListener;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     codec::CompressionEncoding,
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use turnkey::grpc::pb::{
-    CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, UpsertPackageRequest,
+    CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, GetTenantResponse, UpsertPackageRequest,
     get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
@@ -190,6 +190,13 @@ async fn call(address: &str) {
     let mut findings =
         provisioning.check_integrity(CheckIntegrityRequest { tenant_id: None }).await.unwrap().into_inner();
     while findings.message().await.unwrap().is_some() {}
+
+    let mut client = tonic::client::Grpc::new(channel(address).await);
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<GetTenantRequest, GetTenantResponse>::default();
+    let path = "/turnkey.v1.TenantProvisioning/Unknown".parse().unwrap();
+    let status = client.unary(Request::new(GetTenantRequest { identifier: None }), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +232,8 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
     assert_eq!(statement.kind(), SpanKind::Client);
     assert_eq!(attributes(&statement.attributes)["db.system.name"], "postgresql");
     collector.span("hash", |span| span.parent_span_id == call.span_id);
+    let unknown = collector.span("grpc", |_| true);
+    assert_eq!(attributes(&unknown.attributes)["rpc.method"], "_OTHER");
     let not_found = collector.span("turnkey.v1.TenantProvisioning/GetTenant", |_| true);
     assert_eq!(attributes(&not_found.attributes)["rpc.response.status_code"], "NOT_FOUND");
     assert_ne!(

@@ -31,6 +31,9 @@ use crate::{
 /// which would hold its permit forever.
 const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
+/// `rpc.method` of an unknown path (<https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>).
+const UNKNOWN_RPC: &str = "_OTHER";
+
 /// What layers and handlers know of a call besides its message. Without this layer, a call has no deadline.
 #[derive(Debug, Clone)]
 pub struct CallContext {
@@ -62,7 +65,7 @@ impl Middleware for CallContextMiddleware {
         let timeout = parse_grpc_timeout(request.headers());
         let path = request.uri().path();
         // One name for all unknown paths: clients could otherwise create any number of metric series.
-        let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or("_OTHER"));
+        let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or(UNKNOWN_RPC));
         let span = rpc.map_or_else(Span::none, rpc_span);
         let trace_id = attach_trace(&span, request.headers());
         let metrics = rpc.map(|rpc| CallMetrics::new(rpc, span.clone()));
@@ -106,7 +109,8 @@ fn rpc_span(rpc: &'static str) -> Span {
     use tracing::field::Empty;
     tracing::error_span!(
         "rpc",
-        otel.name = rpc,
+        // Without a known method, the conventions name the span after the system.
+        otel.name = if rpc == UNKNOWN_RPC { "grpc" } else { rpc },
         otel.kind = "server",
         otel.status_code = Empty,
         rpc.system.name = "grpc",

@@ -113,6 +113,11 @@ pub async fn execute(options: &PgConnectOptions, sql: impl Into<String>) {
     connection.close().await.unwrap();
 }
 
+/// The Postgres that the developer chose. Every Postgres of the tests takes it from here, so that all have one version.
+pub fn pg_bin() -> Option<PathBuf> {
+    std::env::var_os("PG_BIN").filter(|directory| !directory.is_empty()).map(PathBuf::from)
+}
+
 /// The directory of the Postgres executables.
 pub async fn postgres_bin_dir(superuser: &PgConnectOptions) -> PathBuf {
     let mut connection = superuser.connect().await.unwrap();
@@ -136,7 +141,7 @@ fn start() -> Cluster {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let settings = Settings { root: new_root(), pg_bin: None, durable: false, max_connections: 500 };
+            let settings = Settings { root: new_root(), pg_bin: pg_bin(), durable: false, max_connections: 500 };
             let postgres = EmbeddedPostgres::start(settings).await.unwrap();
             create_template(&postgres.owner_options()).await;
             started.send(postgres.owner_options()).unwrap();

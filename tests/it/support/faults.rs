@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use turnkey::grpc::pb::{VerifyApiKeyRequest, tenant_provisioning_client::TenantProvisioningClient};
 
 use super::{
-    database::{Cluster, SERVER, TestDatabase, execute, postmaster_pid},
+    database::{Cluster, SERVER, TestDatabase, execute, pg_bin, postmaster_pid},
     fixture::{Fixture, one_connection, settings},
     http2::reset_streams,
     load::{CallerBehavior, Client, Load, Outcome},
@@ -62,7 +62,7 @@ pub async fn stop_postgres_under_load(stops: u32, seed: u64) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     let folder = temp_folder();
     let root = folder.path().join("cluster");
-    let settings = Settings { root: root.clone(), pg_bin: None, durable: true, max_connections: 50 };
+    let settings = Settings { root: root.clone(), pg_bin: pg_bin(), durable: true, max_connections: 50 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let mut load = start_load(&fixture);
