@@ -244,6 +244,10 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
     let rpc = |line: &Value| text(line, "rpc.method").trim_start_matches("turnkey.v1.").to_owned();
     let logged: Vec<Line> = lines.iter().map(|line| (rpc(line), text(line, "message"), changed_id(line))).collect();
     assert_eq!(logged, expected);
+    let documented = include_str!("../../docs/operations.md");
+    for (_, message, _) in &logged {
+        assert!(documented.contains(&format!("`{message}`")), "{message}");
+    }
     let own_fields = ["level", "message", "name", "target", "timestamp", "turnkey.caller"];
     for line in &lines {
         assert_eq!(line["turnkey.caller"], "anonymous");

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 
 mod authentication;
+mod backup;
 mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
 mod cancellation;
