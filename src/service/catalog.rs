@@ -67,7 +67,9 @@ impl CatalogService {
             .await?
             .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
-        results.iter().for_each(|result| change_log::package_upserted(result, now));
+        for result in &results {
+            change_log::package_upserted(result, now);
+        }
         Ok(results)
     }
 
