@@ -34,6 +34,9 @@ pub enum Error {
     /// A queue or pool is full.
     #[error("the server is overloaded")]
     Overloaded,
+    /// The message of the request is larger than its RPC permits.
+    #[error("the message is larger than {max_bytes} bytes")]
+    MessageTooLarge { max_bytes: usize },
     /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
     #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },
@@ -42,6 +45,9 @@ pub enum Error {
     DatabaseUnavailable(#[source] Source),
     #[error("the deadline was exceeded")]
     DeadlineExceeded,
+    /// The caller disconnected or reset the call.
+    #[error("the caller cancelled the call")]
+    Cancelled,
     /// Every attempt conflicted with a concurrent call.
     #[error("conflicts with concurrent calls persisted after several attempts")]
     Conflict,

@@ -20,7 +20,7 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
     // Bind first, so that the first log line is the address, and a port in use is reported before a database is started.
-    let bound = server::bind(settings.server.listen).await?;
+    let bound = server::bind(settings.server.listen)?;
     let database = tokio::select! {
         database = OpenDatabase::open(settings.database) => database?,
         () = &mut stopped => return Ok(()),

@@ -4,6 +4,7 @@
 //! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that several
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
+mod bounds;
 mod commands;
 mod serve;
 pub mod service_credentials;
@@ -20,6 +21,7 @@ use sqlx::postgres::PgConnectOptions;
 use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
+pub use bounds::Bounds;
 pub use commands::{
     DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,

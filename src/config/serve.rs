@@ -10,8 +10,8 @@ use std::{
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN, TOKENS_FILE,
-    service_credentials,
+    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, HEALTH_LISTEN, KeyArgs, LISTEN,
+    TOKENS_FILE, service_credentials,
     setting::{ADDRESS_FORMAT, BOOL_FORMAT, POSITIVE_FORMAT, Setting},
 };
 use crate::{
@@ -26,16 +26,23 @@ const TLS_CERT: Setting = Setting::new("tls-cert", "TURNKEY_TLS_CERT");
 const TLS_CLIENT_CA: Setting = Setting::new("tls-client-ca", "TURNKEY_TLS_CLIENT_CA");
 const ALLOW_UNAUTHENTICATED: Setting = Setting::new("allow-unauthenticated", "TURNKEY_ALLOW_UNAUTHENTICATED");
 const REFLECTION: Setting = Setting::new("reflection", "TURNKEY_REFLECTION");
-const MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
+const DATABASE_MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
 const MAX_CONCURRENT_CALLS: Setting = Setting::new("max-concurrent-calls", "TURNKEY_MAX_CONCURRENT_CALLS");
+const MAX_CONCURRENT_CALLS_PER_CALLER: Setting =
+    Setting::new("max-concurrent-calls-per-caller", "TURNKEY_MAX_CONCURRENT_CALLS_PER_CALLER");
+const MAX_CONNECTIONS: Setting = Setting::new("max-connections", "TURNKEY_MAX_CONNECTIONS");
+const MAX_CONNECTIONS_PER_ADDRESS: Setting =
+    Setting::new("max-connections-per-address", "TURNKEY_MAX_CONNECTIONS_PER_ADDRESS");
 const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_LIMIT_PER_CALLER");
 const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
 const SHUTDOWN_DELAY: Setting = Setting::new("shutdown-delay", "TURNKEY_SHUTDOWN_DELAY");
 
-const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const DEFAULT_DATABASE_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 const DEFAULT_MAX_CONCURRENT_CALLS: NonZeroU16 = NonZeroU16::new(1_024).unwrap();
+const DEFAULT_MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(4_096).unwrap();
+const COUNT_FORMAT: &str = "an integer from 1 to 65535";
 const DEFAULT_HASHING_QUEUE: u16 = 64;
 const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
 /// With a lower limit, clients would spend most of their time connecting.
@@ -82,11 +89,22 @@ pub struct ServeArgs {
           require_equals = true, default_missing_value = "true")]
     reflection: Option<String>,
     /// Maximum number of database connections; the health probe uses one more [default: 16]
-    #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
+    #[arg(long = DATABASE_MAX_CONNECTIONS.flag, env = DATABASE_MAX_CONNECTIONS.variable, value_name = "COUNT")]
     database_max_connections: Option<String>,
     /// Maximum number of concurrent calls, excluding health checks; further calls are rejected [default: 1024]
     #[arg(long = MAX_CONCURRENT_CALLS.flag, env = MAX_CONCURRENT_CALLS.variable, value_name = "COUNT")]
     max_concurrent_calls: Option<String>,
+    /// The same for one caller. It has no effect if callers need no credential [default: a quarter of all]
+    #[arg(long = MAX_CONCURRENT_CALLS_PER_CALLER.flag, env = MAX_CONCURRENT_CALLS_PER_CALLER.variable,
+          value_name = "COUNT")]
+    max_concurrent_calls_per_caller: Option<String>,
+    /// Maximum number of client connections; further connections are closed at once [default: 4096]
+    #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
+    max_connections: Option<String>,
+    /// The same from one address; for IPv6, from one /64 network. Set it to that of all behind a load balancer that
+    /// connects from its own address [default: half of all]
+    #[arg(long = MAX_CONNECTIONS_PER_ADDRESS.flag, env = MAX_CONNECTIONS_PER_ADDRESS.variable, value_name = "COUNT")]
+    max_connections_per_address: Option<String>,
     /// Maximum calls per second of one caller, in each replica; a burst can use one second's calls [default: no limit]
     #[arg(long = RATE_LIMIT.flag, env = RATE_LIMIT.variable, value_name = "COUNT")]
     rate_limit_per_caller: Option<String>,
@@ -135,6 +153,9 @@ pub struct ServerSettings {
     pub reflection: bool,
     pub database_max_connections: u32,
     pub max_concurrent_calls: usize,
+    pub max_concurrent_calls_per_caller: usize,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
     /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
@@ -143,6 +164,7 @@ pub struct ServerSettings {
     pub key_argon2: Argon2Params,
     pub password_argon2: Argon2Params,
     pub shutdown_delay: Duration,
+    pub bounds: Bounds,
 }
 
 impl ServeArgs {
@@ -169,13 +191,21 @@ impl ServeArgs {
         let health_listen = errors.parse_optional(HEALTH_LISTEN, self.health_listen.as_deref(), ADDRESS_FORMAT);
         let tls = self.tls(errors);
         let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), on_loopback, BOOL_FORMAT);
-        let max_connections = self.database_max_connections.as_deref();
-        let max_connections = errors.parse(MAX_CONNECTIONS, max_connections, DEFAULT_MAX_CONNECTIONS, POSITIVE_FORMAT);
-        let max_concurrent_calls = errors.parse(
-            MAX_CONCURRENT_CALLS,
-            self.max_concurrent_calls.as_deref(),
-            DEFAULT_MAX_CONCURRENT_CALLS,
-            "an integer from 1 to 65535",
+        let database_max_connections = errors.parse(
+            DATABASE_MAX_CONNECTIONS,
+            self.database_max_connections.as_deref(),
+            DEFAULT_DATABASE_MAX_CONNECTIONS,
+            POSITIVE_FORMAT,
+        );
+        let (max_concurrent_calls, max_concurrent_calls_per_caller) = parse_counts(
+            errors,
+            (MAX_CONCURRENT_CALLS, self.max_concurrent_calls.as_deref(), DEFAULT_MAX_CONCURRENT_CALLS),
+            (MAX_CONCURRENT_CALLS_PER_CALLER, self.max_concurrent_calls_per_caller.as_deref(), |all| all / 4),
+        );
+        let (max_connections, max_connections_per_address) = parse_counts(
+            errors,
+            (MAX_CONNECTIONS, self.max_connections.as_deref(), DEFAULT_MAX_CONNECTIONS),
+            (MAX_CONNECTIONS_PER_ADDRESS, self.max_connections_per_address.as_deref(), |all| all / 2),
         );
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
@@ -192,8 +222,11 @@ impl ServeArgs {
             tls,
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
-            database_max_connections: max_connections?.get(),
-            max_concurrent_calls: max_concurrent_calls?.get().into(),
+            database_max_connections: database_max_connections?.get(),
+            max_concurrent_calls: max_concurrent_calls?,
+            max_concurrent_calls_per_caller: max_concurrent_calls_per_caller?,
+            max_connections: max_connections?,
+            max_connections_per_address: max_connections_per_address?,
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
             hashing_queue: hashing_queue?.into(),
@@ -201,6 +234,7 @@ impl ServeArgs {
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
             shutdown_delay: shutdown_delay?,
+            bounds: Bounds::default(),
         })
     }
 
@@ -254,4 +288,15 @@ impl ServeArgs {
             text.parse().ok().filter(|&seconds| seconds <= MAX_SHUTDOWN_DELAY_SECONDS).map(Duration::from_secs)
         })
     }
+}
+
+/// Parses a number for all and the number for one of them, which is by default a part of the first.
+fn parse_counts(
+    errors: &mut ConfigErrors,
+    (all, all_text, default): (Setting, Option<&str>, NonZeroU16),
+    (one, one_text, default_part): (Setting, Option<&str>, fn(u16) -> u16),
+) -> (Option<usize>, Option<usize>) {
+    let all = errors.parse(all, all_text, default, COUNT_FORMAT).map(NonZeroU16::get);
+    let one = errors.parse_optional::<NonZeroU16>(one, one_text, COUNT_FORMAT).map(NonZeroU16::get);
+    (all.map(usize::from), all.map(|all| usize::from(one.unwrap_or_else(|| default_part(all).max(1)))))
 }

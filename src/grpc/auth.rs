@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
@@ -15,7 +16,7 @@ use crate::{
         service_credentials::ServiceCredentials,
     },
     error::{Error, Result},
-    grpc::{CallTasks, layers::concurrency_limit::CallPermit},
+    grpc::CallTasks,
     service::TenantService,
 };
 
@@ -89,13 +90,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`].
-    pub async fn authenticate(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        sans: &[String],
-        permit: Option<CallPermit>,
-    ) -> Result<Caller> {
+    pub async fn authenticate(&self, path: &str, headers: &HeaderMap, sans: &[String]) -> Result<Caller> {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
@@ -104,26 +99,21 @@ impl Authenticator {
             None => self.credentials.borrow().by_certificate(sans),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
                 let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
-                return self.authenticate_tenant_key(secret_key, permits_tenants, permit).await;
+                return self.authenticate_tenant_key(secret_key, permits_tenants).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token),
         };
         authorize(caller.ok_or(Error::Unauthenticated)?, roles)
     }
 
-    async fn authenticate_tenant_key(
-        &self,
-        secret_key: SecretString,
-        permits_tenants: bool,
-        permit: Option<CallPermit>,
-    ) -> Result<Caller> {
+    async fn authenticate_tenant_key(&self, secret_key: SecretString, permits_tenants: bool) -> Result<Caller> {
         if !permits_tenants {
             // Tenant keys never grant access to this RPC, so do not look the key up.
             let is_key = self.service.has_key_format(&secret_key);
             return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
         }
         let service = Arc::clone(&self.service);
-        match self.tasks.run(permit, async move { service.verify_api_key(secret_key).await }).await? {
+        match self.tasks.run(None, async move { service.verify_api_key(secret_key).await }).await? {
             KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
             _ => Err(Error::Unauthenticated),
         }
@@ -136,6 +126,13 @@ fn authorize(caller: Caller, roles: Option<&[Role]>) -> Result<Caller> {
         Some(_) => Err(Error::PermissionDenied),
         None => Err(Error::Unimplemented),
     }
+}
+
+/// Returns the DNS names (in lower case) and URIs of a client's certificate.
+pub fn certificate_sans(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
 }
 
 /// Returns the bearer token, or `None` if there is more than one `authorization` header: the choice would be ambiguous.

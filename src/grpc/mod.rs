@@ -6,7 +6,9 @@
 mod auth;
 mod call_tasks;
 pub mod client;
+mod connection;
 mod convert;
+mod fair_limit;
 mod handler;
 pub mod health;
 pub mod layers;
@@ -15,7 +17,10 @@ pub mod status;
 mod tenant_provisioning;
 
 pub use auth::Authenticator;
+pub use auth::certificate_sans;
 pub use call_tasks::CallTasks;
+pub use connection::{Connection, PeerAddress, STREAM_ABORT};
+pub use fair_limit::FairLimit;
 pub use handler::Handler;
 
 /// The generated messages, clients and servers.

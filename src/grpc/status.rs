@@ -101,9 +101,12 @@ impl From<Error> for RpcError {
                 return Self { code: Code::Unimplemented, message: String::new(), details: ErrorDetails::new() };
             }
             Error::Overloaded => (Code::ResourceExhausted, retry_info("OVERLOADED", RETRY_OVERLOADED)),
+            // gRPC itself would refuse it, and has no details for it.
+            Error::MessageTooLarge { .. } => (Code::ResourceExhausted, ErrorDetails::new()),
             Error::RateLimited { retry_after } => (Code::ResourceExhausted, retry_info("OVERLOADED", retry_after)),
             Error::DatabaseUnavailable(_) => (Code::Unavailable, retry_info("DATABASE_UNAVAILABLE", RETRY_UNAVAILABLE)),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED")),
+            Error::Cancelled => (Code::Cancelled, error_info("CANCELLED")),
             Error::Conflict => (Code::Aborted, retry_info("CONFLICT", RETRY_CONFLICT)),
             Error::Internal(_) => (Code::Internal, error_info("INTERNAL")),
         };

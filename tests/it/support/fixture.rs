@@ -13,7 +13,7 @@ use time::Duration as SignedDuration;
 use tonic::{Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use turnkey::{
-    config::ServerSettings,
+    config::{Bounds, ServerSettings},
     domain::{Argon2Params, KeyMode},
     grpc::pb::{
         ApiKey, CheckIntegrityRequest, CreateFromSignupRequest, CreateFromSignupResponse,
@@ -67,6 +67,9 @@ pub fn settings() -> ServerSettings {
         reflection: true,
         database_max_connections: 16,
         max_concurrent_calls: 1_024,
+        max_concurrent_calls_per_caller: 256,
+        max_connections: 4_096,
+        max_connections_per_address: 4_096,
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
         hashing_queue: 64,
@@ -74,6 +77,7 @@ pub fn settings() -> ServerSettings {
         key_argon2: Argon2Params::KEY,
         password_argon2: Argon2Params::PASSWORD,
         shutdown_delay: Duration::ZERO,
+        bounds: Bounds::default(),
     }
 }
 
@@ -108,7 +112,7 @@ impl Fixture {
     }
 
     pub async fn start_with(database: TestDatabase, settings: ServerSettings) -> Self {
-        let listener = server::bind(settings.listen).await.unwrap();
+        let listener = server::bind(settings.listen).unwrap();
         let clock_offset_us = Arc::new(AtomicI64::new(0));
         let offset = Arc::clone(&clock_offset_us);
         let system = Clock::system();
