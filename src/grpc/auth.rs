@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
@@ -126,13 +125,6 @@ fn authorize(caller: Caller, roles: Option<&[Role]>) -> Result<Caller> {
         Some(_) => Err(Error::PermissionDenied),
         None => Err(Error::Unimplemented),
     }
-}
-
-/// Returns the DNS names (in lower case) and URIs of a client's certificate.
-pub fn certificate_sans(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
-    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
-    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
 }
 
 /// Returns the bearer token, or `None` if there is more than one `authorization` header: the choice would be ambiguous.

@@ -17,7 +17,6 @@ pub mod status;
 mod tenant_provisioning;
 
 pub use auth::Authenticator;
-pub use auth::certificate_sans;
 pub use call_tasks::CallTasks;
 pub use connection::{Connection, PeerAddress, STREAM_ABORT};
 pub use fair_limit::FairLimit;

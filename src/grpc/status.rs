@@ -67,6 +67,10 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     if failure.code == Code::Internal {
         failure.message = format!("{}; report it with the trace id {trace_id}", failure.message);
     }
+    // What gRPC itself would refuse has gRPC's code alone.
+    if failure.reason().is_empty() {
+        return Status::new(failure.code, failure.message);
+    }
     Status::with_error_details(failure.code, failure.message, failure.details)
 }
 

@@ -20,7 +20,7 @@ use super::{
     tls,
 };
 use crate::{
-    grpc::{Connection, FairLimit, PeerAddress, certificate_sans, layers::InnerService},
+    grpc::{Connection, FairLimit, PeerAddress, layers::InnerService},
     telemetry::LogLimiter,
 };
 
@@ -137,7 +137,7 @@ impl Acceptor {
         };
         let certificate = client_certificate(&io);
         self.times.expires_in = certificate.as_ref().and_then(tls::expires_in);
-        let sans = certificate.as_ref().map(certificate_sans).unwrap_or_default();
+        let sans = certificate.as_ref().map(tls::subject_alternative_names).unwrap_or_default();
         let connection = Arc::new(Connection::new(peer, sans));
         serve_connection(io, connection, service, self.times, self.stop).await;
     }

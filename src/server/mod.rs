@@ -4,8 +4,8 @@
 
 mod client_stream;
 mod connection;
-mod file_limit;
 mod health;
+mod limits;
 mod listener;
 mod reload;
 mod tls;
@@ -24,10 +24,10 @@ use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
     grpc::{
-        Authenticator, CallTasks, FairLimit, Handler,
+        Authenticator, CallTasks, Handler,
         layers::{
-            InnerService, MiddlewareLayer, admission::Admission, call_context::CallContextMiddleware,
-            grpc_only::GrpcOnly, rate_limit::CallerRateLimiter,
+            InnerService, MiddlewareLayer, call_context::CallContextMiddleware, grpc_only::GrpcOnly,
+            rate_limit::CallerRateLimiter,
         },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -140,7 +140,7 @@ fn layered(
         .layer(MiddlewareLayer(CallContextMiddleware::default()))
         .layer(MiddlewareLayer(authenticator))
         .layer(MiddlewareLayer(rate_limiter))
-        .layer(MiddlewareLayer(Admission::new(settings)))
+        .layer(MiddlewareLayer(limits::admission(settings)))
         .service(routes.prepare())
 }
 
@@ -149,8 +149,6 @@ fn acceptor(
     tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
     stop: CancellationToken,
 ) -> Acceptor {
-    let reserved = usize::try_from(settings.database_max_connections).unwrap_or(usize::MAX);
-    let max = file_limit::raise().max_connections(settings.max_connections, reserved);
     let bounds = &settings.bounds;
     let times = ConnectionTimes {
         max_age: settings.max_connection_age,
@@ -159,7 +157,7 @@ fn acceptor(
         response_timeout: bounds.response_timeout,
         expires_in: None,
     };
-    Acceptor { connections: FairLimit::new(max, settings.max_connections_per_address.min(max)), tls, times, stop }
+    Acceptor { connections: limits::connections(settings), tls, times, stop }
 }
 
 fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {

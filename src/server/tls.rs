@@ -82,3 +82,10 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Certif
 pub(super) fn expires_in(_certificate: &CertificateDer<'_>) -> Option<Duration> {
     None
 }
+
+/// Returns the DNS names (in lower case) and URIs of a client's certificate.
+pub(super) fn subject_alternative_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
+}

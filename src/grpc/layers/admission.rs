@@ -19,7 +19,6 @@ use super::{
     request_message::MessageLimits,
 };
 use crate::{
-    config::{Bounds, ServerSettings},
     domain::Caller,
     error::{Error, Result},
     grpc::{
@@ -33,7 +32,7 @@ use crate::{
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
-const MAX_HEALTH_MESSAGE_BYTES: usize = 1024;
+pub const MAX_HEALTH_MESSAGE_BYTES: usize = 1024;
 const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 const MAX_BATCH_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// What a call reserves for its response before it begins, so that a caller who does not read its responses is refused
@@ -59,41 +58,18 @@ pub struct HeldByCall {
 /// Held by the call's task, which may outlive it, and by its response. The last clone ends it.
 pub type CallPermit = Arc<HeldByCall>;
 
-/// All limits on calls in progress. Cheap to clone.
+/// All limits on the calls of one address of the server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    messages: MessageLimits,
-    calls: FairLimit<Payer>,
-    response_bytes: FairLimit<Payer>,
-    health_messages: MessageLimits,
-    health_watches: FairLimit<Payer>,
-    reflection_streams: FairLimit<Payer>,
+    pub messages: MessageLimits,
+    pub calls: FairLimit<Payer>,
+    pub response_bytes: FairLimit<Payer>,
+    pub health_messages: MessageLimits,
+    pub health_watches: FairLimit<Payer>,
+    pub reflection_streams: FairLimit<Payer>,
 }
 
 impl Admission {
-    pub fn new(settings: &ServerSettings) -> Self {
-        let bounds = &settings.bounds;
-        // Without credentials, callers cannot be told apart.
-        let is_anonymous = settings.tokens_file.is_none();
-        let per_caller = |max, share| FairLimit::new(max, if is_anonymous { max } else { share });
-        let fair = |max| per_caller(max, Bounds::share_of_one(max));
-        let per_address = |max| FairLimit::new(max, Bounds::share_of_one(max));
-        let timeout = bounds.message_timeout;
-        let incomplete = bounds.incomplete_messages;
-        Self {
-            messages: MessageLimits { timeout, incomplete: fair(incomplete), bytes: fair(bounds.request_bytes) },
-            calls: per_caller(settings.max_concurrent_calls, settings.max_concurrent_calls_per_caller),
-            response_bytes: fair(bounds.response_bytes),
-            health_messages: MessageLimits {
-                timeout,
-                incomplete: per_address(incomplete),
-                bytes: per_address(incomplete * MAX_HEALTH_MESSAGE_BYTES),
-            },
-            health_watches: per_address(bounds.health_watches),
-            reflection_streams: per_address(bounds.reflection_streams),
-        }
-    }
-
     /// Waits for the message of the call and reserves what the call needs.
     async fn admit(&self, request: &mut Request<Body>) -> Result<ResponseHolder> {
         let extensions = request.extensions();

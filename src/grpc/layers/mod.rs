@@ -11,6 +11,6 @@ mod held_response;
 mod middleware;
 pub mod rate_limit;
 pub mod refusal_log;
-mod request_message;
+pub mod request_message;
 
 pub use middleware::{InnerService, MiddlewareLayer};
