@@ -11,6 +11,7 @@ mod convert;
 mod fair_limit;
 mod handler;
 pub mod health;
+mod health_service;
 pub mod layers;
 mod package_catalog;
 pub mod status;
@@ -21,6 +22,7 @@ pub use call_tasks::CallTasks;
 pub use connection::{Connection, PeerAddress, STREAM_ABORT};
 pub use fair_limit::FairLimit;
 pub use handler::Handler;
+pub use health_service::HealthService;
 
 /// The generated messages, clients and servers.
 #[expect(

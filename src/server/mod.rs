@@ -104,7 +104,7 @@ pub async fn start(
     let stop = CancellationToken::new();
     let acceptor = acceptor(settings, tls, stop.clone());
 
-    let health = Health::start(database, store.clone()).await;
+    let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
@@ -218,7 +218,6 @@ impl Server {
     pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.shutdown_delay).await;
-        self.health.unregister_all().await;
         self.background.iter().for_each(JoinHandle::abort);
         self.stop.cancel();
         let abort = self.serve_task.abort_handle();
