@@ -25,7 +25,7 @@ pub struct Email {
 impl Email {
     /// RFC 5321, 4.5.3.1.3 with erratum 1690.
     pub const MAX_LENGTH: usize = 254;
-    /// In bytes: RFC 5321, 4.5.3.1.1, and RFC 6531, 3.3.
+    /// In bytes: RFC 5321, 4.5.3.1.1.
     const MAX_LOCAL_PART_LENGTH: usize = 64;
 
     /// # Errors
@@ -99,7 +99,8 @@ fn is_dot_atom(text: &str) -> bool {
 }
 
 /// RFC 6531 allows every non-ASCII character. Those that are not shown are rejected, because two addresses could then
-/// look the same; only the joiners are parts of words (RFC 5892, A.1 and A.2). Unassigned ones have no case folding yet.
+/// look the same; only the joiners are parts of words (RFC 5892, A.1 and A.2). Unassigned characters are rejected,
+/// because their case folding is not known yet.
 fn is_atom_character(ch: char) -> bool {
     const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
     if ch.is_ascii() {

@@ -78,8 +78,8 @@ impl SignupForm {
 }
 
 impl CreateFromSignup {
-    /// Covers the business name, the canonical e-mail address and the requested slug. A derived slug follows from the name. The password
-    /// is left out (see [`Fingerprint`]): a replay verifies it against the stored hash.
+    /// Covers the business name, the canonical e-mail address and the requested slug. A derived slug follows from the
+    /// name. The password is left out (see [`Fingerprint`]): a replay verifies it against the stored hash.
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),

@@ -143,7 +143,7 @@ mod tests {
         #[test]
         fn a_name_with_a_letter_is_accepted_and_one_of_invisible_characters_is_not(
             letter in "\\p{Ll}",
-            invisible in "[\u{ad}\u{115f}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{2064}\u{2800}\u{3164}\u{feff}\u{ffa0}]{1,9}",
+            invisible in "[\u{ad}\u{115f}\u{200b}-\u{200f}\u{2060}-\u{2064}\u{2800}\u{3164}\u{feff}\u{ffa0}]{1,9}",
         ) {
             prop_assert!(DisplayName::parse(&invisible).is_err());
             let visible = format!("{invisible}{letter}{invisible}");
