@@ -90,15 +90,18 @@ CREATE INDEX api_keys_tenant_id_idx ON api_keys (tenant_id);
 
 -- The login of a tenant that was created by CreateFromSignup.
 CREATE TABLE owners (
-    tenant_id     uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
-                  CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
-    email         text NOT NULL,
-    password_hash text NOT NULL,
+    tenant_id       uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
+                    CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
+    email           text NOT NULL, -- as it is shown
+    -- The form in which addresses are compared: the part before the @ by Unicode case folding, the domain in its ASCII
+    -- form (src/domain/email.rs). Postgres has neither function, so the service writes both columns.
+    canonical_email text COLLATE "C" NOT NULL CONSTRAINT owners_email_key UNIQUE,
+    password_hash   text NOT NULL,
+    -- An administrator who changes an address has to change both columns. For ASCII addresses, Postgres can check that.
+    CONSTRAINT owners_canonical_email_matches_email
+        CHECK (canonical_email = lower(email COLLATE "C") OR octet_length(email) > length(email)),
     CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$'))
 );
--- lower() depends on the collation: a Turkish one maps I to ı. Under "C" it changes ASCII letters only; the service
--- lower-cases the others before it stores the address.
-CREATE UNIQUE INDEX owners_email_key ON owners (lower(email COLLATE "C"));
 
 -- Idempotency records: one for each call with a request_id. A repeated call finds the record and returns what the first
 -- call created, instead of creating it again. Records expire after 30 days.

@@ -30,6 +30,7 @@ pub mod signup;
 pub mod slug;
 pub mod tenant;
 pub mod text;
+pub mod unicode;
 pub mod validation;
 
 pub use api_key::{ApiKey, KeyStatus, KeyVerdict};

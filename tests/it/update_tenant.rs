@@ -127,6 +127,11 @@ async fn an_update_without_fields_or_with_invalid_fields_is_rejected() {
     let error = update(&fixture, invalid).await.unwrap_err();
     let expected = [("tenant_id", "BAD_FORMAT"), ("name", "MISSING_FIELD"), ("commission_percent", "BAD_FORMAT")];
     assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
+    let empty = UpdateTenantRequest { name: Some(String::new()), ..request(&id) };
+    assert_eq!(update(&fixture, empty).await.unwrap_err().message(), "name must not be empty");
+    let invisible = UpdateTenantRequest { name: Some("\u{200b}".to_owned()), ..request(&id) };
+    let error = update(&fixture, invisible).await.unwrap_err();
+    assert_eq!(violations(&error), [("name".to_owned(), "BAD_FORMAT".to_owned())]);
 }
 
 #[tokio::test]

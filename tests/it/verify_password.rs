@@ -45,6 +45,26 @@ async fn the_correct_password_is_valid_after_normalization_of_address_and_passwo
 }
 
 #[tokio::test]
+async fn every_spelling_of_an_address_finds_its_owner() {
+    let fixture = Fixture::start().await;
+    for (signed_up, spellings) in [
+        ("γιώργος@example.com", ["ΓΙΏΡΓΟΣ@example.com", "Γιώργος@EXAMPLE.com"]),
+        ("anna@bücher.example", ["anna@xn--bcher-kva.example", "anna@ｂÜCHER.example"]),
+        ("anna@xn--fa-hia.example", ["anna@faß.example", "anna@XN--FA-HIA.example"]),
+        ("İlke@example.com", ["İLKE@example.com", "i\u{307}lke@example.com"]),
+    ] {
+        let tenant_id = fixture.sign_up(signup("Bella", signed_up)).await.unwrap().tenant.unwrap().id;
+        for email in spellings.into_iter().chain([signed_up]) {
+            let verdict = verify_password(&fixture, email, PASSWORD).await.unwrap();
+            assert_eq!(verdict, (Verdict::Valid, tenant_id.clone()), "{email}");
+        }
+    }
+    for other in ["anna@bucher.example", "anna@fass.example", "ılke@example.com", "\"anna\"@bücher.example"] {
+        assert_eq!(verify_password(&fixture, other, PASSWORD).await.unwrap(), invalid(), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_passwords_and_unknown_or_malformed_addresses_get_the_same_response() {
     let fixture = Fixture::start().await;
     fixture.sign_up(signup("Bella", "bella@example.com")).await.unwrap();

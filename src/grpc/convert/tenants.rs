@@ -17,8 +17,12 @@ impl TryFrom<pb::GetTenantRequest> for TenantIdentifier {
 
         let mut fields = Violations::default();
         let identifier = match request.identifier {
-            Some(Identifier::TenantId(id)) => fields.check("tenant_id", TenantId::parse(&id)).map(Self::Id),
-            Some(Identifier::Slug(slug)) => fields.check("slug", Slug::parse(&slug)).map(Self::Slug),
+            Some(Identifier::TenantId(id)) => {
+                fields.check_optional("tenant_id", Some(id), |id| TenantId::parse(&id)).map(Self::Id)
+            }
+            Some(Identifier::Slug(slug)) => {
+                fields.check_optional("slug", Some(slug), |slug| Slug::parse(&slug)).map(Self::Slug)
+            }
             None => {
                 let invalid = InvalidValue::new(Reason::MissingField, "is required: set tenant_id or slug");
                 fields.check("identifier", Err(invalid))
