@@ -18,7 +18,11 @@ use futures_util::TryStreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Error, counted, database::OpenDatabase, keys_file::{KeysFile, RecognizedKeysFile}};
+use super::{
+    Error, counted,
+    database::OpenDatabase,
+    keys_file::{KeysFile, RecognizedKeysFile},
+};
 use crate::{
     config::DoctorSettings,
     domain::{

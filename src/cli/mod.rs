@@ -115,8 +115,10 @@ pub fn run() -> ExitCode {
 /// session, also to those of the embedded Postgres, and removing a variable from a running process is unsafe.
 fn restart_without_pgoptions() -> io::Error {
     let arguments = env::args_os().skip(1);
-    env::current_exe()
-        .map_or_else(|error| error, |program| process::Command::new(program).args(arguments).env_remove(PGOPTIONS).exec())
+    env::current_exe().map_or_else(
+        |error| error,
+        |program| process::Command::new(program).args(arguments).env_remove(PGOPTIONS).exec(),
+    )
 }
 
 /// `failure_code` is the exit code if the command returns an error.

@@ -64,7 +64,8 @@ fn recognize(path: &Path) -> Result<Option<ExistingFile>, Error> {
     if content.is_empty() || address.is_some() {
         Ok(Some(existing))
     } else {
-        Err(format!("{} is not a ready file: its content is not an address. Choose another path", path.display()).into())
+        Err(format!("{} is not a ready file: its content is not an address. Choose another path", path.display())
+            .into())
     }
 }
 

@@ -44,7 +44,8 @@ impl RecognizedRows {
         // Not more than the header: another file can be of any size.
         let mut bytes = existing.read(header.len() as u64 + 1)?;
         if !bytes.is_empty() {
-            if !(bytes.starts_with(header.as_bytes()) && matches!(bytes.get(header.len()), None | Some(b'\n' | b'\r'))) {
+            if !(bytes.starts_with(header.as_bytes()) && matches!(bytes.get(header.len()), None | Some(b'\n' | b'\r')))
+            {
                 return Err(format!("{} {mismatch}: its first line is not {header:?}", path.display()).into());
             }
             bytes.extend_from_slice(&existing.read(u64::MAX)?);

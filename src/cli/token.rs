@@ -8,7 +8,10 @@ use std::{
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use secrecy::ExposeSecret as _;
 
-use super::{Error, owned_file::{AppendableFile, ExistingFile, PRIVATE}};
+use super::{
+    Error,
+    owned_file::{AppendableFile, ExistingFile, PRIVATE},
+};
 use crate::{
     config::{TokenSettings, service_credentials},
     domain::service_credentials::{ServiceToken, hash_token},

@@ -22,8 +22,8 @@ use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use commands::{
-    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
-    TokenArgs, TokenSettings,
+    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs,
+    PurgeSettings, TokenArgs, TokenSettings,
 };
 pub use serve::{ServeArgs, ServeSettings, ServerSettings, TlsSettings};
 pub use server_url::ServerUrl;

@@ -22,7 +22,9 @@ pub enum NotReady {
     Unresponsive,
     #[error("the database is read-only")]
     ReadOnly,
-    #[error("the database has the encoding {0}, and Turnkey needs UTF8: move its data to a database with that encoding")]
+    #[error(
+        "the database has the encoding {0}, and Turnkey needs UTF8: move its data to a database with that encoding"
+    )]
     Encoding(String),
     #[error("the database is not migrated: run `turnkey migrate`")]
     NotMigrated,

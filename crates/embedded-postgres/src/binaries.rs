@@ -195,11 +195,7 @@ mod tests {
     #[test]
     fn every_rejected_postgres_is_listed_with_its_reason() {
         let rejected = choose_from(&["/empty", "/old", "/broken", "/17", "/old", "/17"], Some(15));
-        let expected = [
-            "/old: Postgres 13 is older than 15",
-            "/broken: cannot be run",
-            "/17: Postgres 17",
-        ];
+        let expected = ["/old: Postgres 13 is older than 15", "/broken: cannot be run", "/17: Postgres 17"];
         assert_eq!(rejected, Err(expected.map(str::to_owned).to_vec()));
     }
 }

@@ -1,8 +1,8 @@
 //! Replaces the keys whose secrets are lost: a resumed import repeats the creation of a tenant whose key is not in the
 //! keys file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
 //!
-//! A key that somebody else may have is not replaced. So the import rotates only a key that no other key follows and
-//! that has no end. A rotation is recorded in the journal before it is sent, and repeated with the same request id if the
+//! The import does not replace a key that an operator has created or changed. It rotates only the key that it has created
+//! itself, if that is the newest one and has no end. A rotation is recorded in the journal before it is sent, and repeated with the same request id if the
 //! import is killed before the new key is in the keys file.
 
 use time::Duration;
@@ -64,7 +64,7 @@ fn is_rotation_by(id: &RequestId, newest: &ApiKey, previous: &ApiKey) -> bool {
     previous.expires_at == Some(newest.created_at + overlap(id))
 }
 
-/// Up to 66 ms, by which a rotation of this import is told apart from others.
+/// Between 1 µs and 66 ms. It distinguishes a rotation of this import from others.
 fn overlap(id: &RequestId) -> Duration {
     let [first, second, ..] = *id.expose();
     Duration::microseconds(1 + i64::from(u16::from_be_bytes([first, second])))

@@ -65,9 +65,9 @@ pub fn check(text: &[u8]) -> Result<(), String> {
         State::Quoted(QuotedField { first_line, .. }) => {
             Err(format!("line {first_line}: the quote that opens a field here is never closed"))
         }
-        State::AfterQuote(QuotedField { first_line, contains_row: true }) => {
-            Err(format!("line {first_line}: a field in quotes contains line breaks and commas up to the end of the file"))
-        }
+        State::AfterQuote(QuotedField { first_line, contains_row: true }) => Err(format!(
+            "line {first_line}: a field in quotes contains line breaks and commas up to the end of the file"
+        )),
         _ => Ok(()),
     }
 }

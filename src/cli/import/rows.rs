@@ -291,8 +291,7 @@ mod tests {
 
     #[test]
     fn a_missing_misspelled_or_repeated_column_is_reported() {
-        for (header, message) in
-            [
+        for (header, message) in [
             ("slug", "name is missing"),
             ("slug,name,commision", "\"commision\""),
             ("", "slug is missing"),

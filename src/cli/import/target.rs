@@ -145,8 +145,10 @@ impl From<CreateOutcome> for TenantKey {
 /// Adds to the error what to do if a running server uses the embedded Postgres.
 fn suggest_server(error: Error) -> Error {
     if is_embedded_in_use(&error) {
-        format!("{error}. To import through the running server, pass --server with its URL, such as http://127.0.0.1:50051")
-            .into()
+        format!(
+            "{error}. To import through the running server, pass --server with its URL, such as http://127.0.0.1:50051"
+        )
+        .into()
     } else {
         error
     }
