@@ -22,6 +22,7 @@ use super::{
     Error, counted,
     database::OpenDatabase,
     keys_file::{KeysFile, RecognizedKeysFile},
+    output::Stdout,
 };
 use crate::{
     config::DoctorSettings,
@@ -134,7 +135,7 @@ impl Report {
                 if let Some(outcome) = outcome {
                     object["outcome"] = outcome.into();
                 }
-                writeln!(io::stdout(), "{object}")
+                writeln!(Stdout, "{object}")
             }
             Self::Table { rows, omitted } => {
                 if rows.len() < MAX_TABLE_ROWS {
@@ -151,7 +152,7 @@ impl Report {
 
     fn finish(self, tenants: u64, unresolved: u64) -> io::Result<()> {
         let Self::Table { rows, omitted } = self else { return Ok(()) };
-        let mut out = io::stdout();
+        let mut out = Stdout;
         let Some(first) = rows.first() else {
             return writeln!(out, "No findings in {}.", counted(tenants, "tenant"));
         };

@@ -6,6 +6,7 @@ mod healthcheck;
 pub mod import;
 mod keys_file;
 mod migrate;
+mod output;
 mod owned_file;
 mod purge;
 mod ready_file;
@@ -169,7 +170,7 @@ fn run_in_runtime(
 
 /// Prints the error with its causes.
 fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    eprintln!("turnkey: {}", ErrorChain(error));
+    output::print_message(format_args!("turnkey: {}", ErrorChain(error)));
     ExitCode::from(code)
 }
 

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_appended_to_an_own_file_whatever_its_end() {
+    fn rows_are_appended_after_any_end_of_an_own_file() {
         for (content, rows, result) in [
             ("", vec![], "numbers\nz=99\n"),
             ("numbers", vec![], "numbers\nz=99\n"),

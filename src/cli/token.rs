@@ -10,6 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     Error,
+    output::Stdout,
     owned_file::{AppendableFile, ExistingFile, PRIVATE},
 };
 use crate::{
@@ -29,9 +30,9 @@ pub async fn create(settings: TokenSettings) -> Result<(), Error> {
     let entry = service_credentials::entry(&ServiceToken { name, roles, sha256: hash_token(&token) });
     match tokens_file {
         Some(path) => append(&path, &entry)?,
-        None => eprint!("{entry}"),
+        None => write!(io::stderr(), "{entry}").map_err(|error| format!("cannot write to standard error: {error}"))?,
     }
-    writeln!(io::stdout(), "{}", token.expose_secret())?;
+    writeln!(Stdout, "{}", token.expose_secret())?;
     Ok(())
 }
 

@@ -33,7 +33,7 @@ async fn a_file_that_hides_rows_is_refused_whole_although_invalid_rows_are_to_be
         ),
         (many.replacen(',', ",\"", 4).into_bytes(), "tenants.csv: line "),
         (many.replacen("tenant-0,\"", "tenant-0,", 1).into_bytes(), "tenants.csv: line 2: a quote within a field"),
-        (b"slug,name,name\nbella,Bella,Other\n".to_vec(), "tenants.csv: the column name is there 2 times"),
+        (b"slug,name,name\nbella,Bella,Other\n".to_vec(), "tenants.csv: the column name occurs 2 times"),
         (b"slug,name,email\nbella,Bella,x\n".to_vec(), "tenants.csv: unknown column \"email\""),
         (utf_16.collect(), "tenants.csv: is in UTF-16: save it as UTF-8"),
     ] {

@@ -232,3 +232,22 @@ fn a_new_file_that_cannot_be_written_is_not_left_behind() {
     assert_refused(&output, &file, COMMANDS[2]);
     assert!(!file.exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_behind_standard_output_or_standard_error_is_named_and_loses_no_key() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let fixture = Fixture::start().await;
+    let import = Import::new(&fixture, &tenants(60));
+    let database = database_url(&fixture.database.server);
+    for arguments in [&["doctor"][..], &["purge", "--older-than", "30d"], &COMMANDS[2][..6]] {
+        let mut command = turnkey(&import.path(""));
+        let output = command.args(arguments).env("DATABASE_URL", &database).stdout(full()).output().unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
+        let expected = "cannot write to standard output: No space left on device";
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+    let mut command = turnkey(&import.path(""));
+    command.args(COMMANDS[1]).arg("keys.csv").env("DATABASE_URL", &database).stderr(full());
+    assert!(command.status().unwrap().success());
+    import.assert_all_keys_work(60).await;
+}

@@ -2,8 +2,8 @@
 //! keys file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
 //!
 //! The import does not replace a key that an operator has created or changed. It rotates only the key that it has created
-//! itself, if that is the newest one and has no end. A rotation is recorded in the journal before it is sent, and repeated with the same request id if the
-//! import is killed before the new key is in the keys file.
+//! itself, if that is the newest one and has no end. A rotation is recorded in the journal before it is sent, and repeated
+//! with the same request id if the import is killed before the new key is in the keys file.
 
 use time::Duration;
 
@@ -35,7 +35,7 @@ pub async fn replace(
     if !is_untouched {
         return Err(ImportError::permanent(
             "the secret of its key is lost, and its keys have been changed since the import created it, so the import \
-             does not rotate them. Rotate the key if its secret is not known",
+             does not rotate them. If no caller has the secret of the newest key, rotate it",
         ));
     }
     if let Some(id) = earlier

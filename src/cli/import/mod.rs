@@ -23,7 +23,7 @@ use self::{
     rows::{Row, Rows},
     target::{ImportedTenant, Target},
 };
-use super::{Error, counted, keys_file::KeysFile};
+use super::{Error, counted, keys_file::KeysFile, output::print_message};
 use crate::config::ImportSettings;
 
 /// Rows per call: many enough for speed, few enough for a cheap retry.
@@ -35,7 +35,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub async fn run(settings: ImportSettings) -> Result<(), Error> {
     let Rows { valid, errors } = rows::read(&settings.input)?;
     for error in &errors {
-        eprintln!("{error}");
+        print_message(error);
     }
     if !errors.is_empty() && !settings.skip_invalid {
         let count = counted(errors.len(), "invalid row");
@@ -54,7 +54,7 @@ pub async fn run(settings: ImportSettings) -> Result<(), Error> {
     target.close().await?;
     let rejected = imported?;
     for error in &rejected {
-        eprintln!("{error}");
+        print_message(error);
     }
     match rejected.len() {
         0 => Ok(()),
@@ -132,7 +132,7 @@ impl Progress {
         if done > 0 {
             bar.suspend(|| {
                 let verb = if done == 1 { "is" } else { "are" };
-                eprintln!("{done} of {} {verb} already imported", counted(total, "row"));
+                print_message(format_args!("{done} of {} {verb} already imported", counted(total, "row")));
             });
         }
         Ok(Self { bar, is_terminal })
@@ -145,13 +145,17 @@ impl Progress {
         if !self.is_terminal && is_milestone {
             let (rate, left) = (self.bar.per_sec(), self.bar.eta().as_secs());
             let total = counted(total, "row");
-            eprintln!("processed {position} of {total} ({rate:.0} per second, {left} s left)");
+            print_message(format_args!("processed {position} of {total} ({rate:.0} per second, {left} s left)"));
         }
     }
 
     fn finish(&self, rejected: usize) {
         self.bar.finish_and_clear();
         let total = self.bar.position();
-        eprintln!("{}: {} imported, {rejected} rejected", counted(total, "row"), total - rejected as u64);
+        print_message(format_args!(
+            "{}: {} imported, {rejected} rejected",
+            counted(total, "row"),
+            total - rejected as u64
+        ));
     }
 }

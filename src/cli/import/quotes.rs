@@ -1,7 +1,7 @@
 //! Checks the quotes of a CSV file by the rules of RFC 4180, before it is parsed.
 //!
 //! The parser accepts any quotes, and a stray one makes it read many rows as one field. Such a file is refused as a
-//! whole: nothing shows which of its rows are meant to be there.
+//! whole, because its rows cannot be determined.
 
 enum State {
     FieldStart,
@@ -16,6 +16,7 @@ enum State {
 #[derive(Clone, Copy)]
 struct QuotedField {
     first_line: u64,
+    has_line_break: bool,
     /// A comma after a line break: probably a row that was read as part of the field.
     contains_row: bool,
 }
@@ -28,7 +29,9 @@ pub fn check(text: &[u8]) -> Result<(), String> {
     let mut line = 1;
     for &byte in text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text) {
         state = match (state, byte) {
-            (State::FieldStart, b'"') => State::Quoted(QuotedField { first_line: line, contains_row: false }),
+            (State::FieldStart, b'"') => {
+                State::Quoted(QuotedField { first_line: line, has_line_break: false, contains_row: false })
+            }
             (State::Unquoted, b'"') => {
                 return Err(format!(
                     "line {line}: a quote within a field that does not begin with one. Write the field in quotes, and \
@@ -36,11 +39,9 @@ pub fn check(text: &[u8]) -> Result<(), String> {
                 ));
             }
             (State::Quoted(field), b'"') => State::AfterQuote(field),
-            (State::Quoted(field), b',') if line > field.first_line => {
-                State::Quoted(QuotedField { contains_row: true, ..field })
-            }
-            (State::Quoted(field), _) => State::Quoted(field),
-            (State::AfterQuote(field), b'"') => State::Quoted(field),
+            (State::Quoted(field), b'\n' | b'\r') => State::Quoted(QuotedField { has_line_break: true, ..field }),
+            (State::Quoted(field), b',') => State::Quoted(QuotedField { contains_row: field.has_line_break, ..field }),
+            (State::Quoted(field), _) | (State::AfterQuote(field), b'"') => State::Quoted(field),
             (State::AfterQuote(field), _) if field.contains_row => {
                 let first = field.first_line;
                 return Err(format!(
@@ -65,7 +66,7 @@ pub fn check(text: &[u8]) -> Result<(), String> {
         State::Quoted(QuotedField { first_line, .. }) => {
             Err(format!("line {first_line}: the quote that opens a field here is never closed"))
         }
-        State::AfterQuote(QuotedField { first_line, contains_row: true }) => Err(format!(
+        State::AfterQuote(QuotedField { first_line, contains_row: true, .. }) => Err(format!(
             "line {first_line}: a field in quotes contains line breaks and commas up to the end of the file"
         )),
         _ => Ok(()),
@@ -101,6 +102,7 @@ mod tests {
             ("a,b\nbella,\"Bella\nomer,Omer\nzoe,\"Zoe\"\n", "lines 2 to 4: a field in quotes contains line breaks"),
             ("a,b\nbella,\"Bella\nomer,Omer\"\n", "lines 2 to 3: a field in quotes contains line breaks"),
             ("a,b\nbella,\"Bella\nomer,Omer\"", "line 2: a field in quotes contains line breaks"),
+            ("a,b\rbella,\"Bella\romer,Omer\"\r", "lines 1 to 1: a field in quotes contains line breaks"),
             ("a,b\nbella,\"Bella\"s\n", "line 2: text after the closing quote"),
             ("a,b\nbella,\"Bella\" s\n", "line 2: text after the closing quote"),
             ("a,b\nbella,Bella\"\n", "line 2: a quote within a field that does not begin with one"),

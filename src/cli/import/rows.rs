@@ -163,7 +163,7 @@ impl Columns {
             return Err(format!("unknown column {unknown:?}: {expected}").into());
         }
         if let Some(repeated) = [SLUG, NAME, COMMISSION].into_iter().find(|name| count(headers, name) > 1) {
-            return Err(format!("the column {repeated} is there {} times", count(headers, repeated)).into());
+            return Err(format!("the column {repeated} occurs {} times", count(headers, repeated)).into());
         }
         let position = |name| headers.iter().position(|header| header == name);
         let needed = |name| position(name).ok_or_else(|| format!("the column {name} is missing"));
@@ -265,8 +265,8 @@ mod tests {
     fn a_file_with_a_stray_quote_is_refused_whole() {
         let message = refusal(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n");
         assert!(message.starts_with("line 3: "), "{message}");
-        let mut rows: String = (0..291).map(|number| format!("tenant-{number},Tenant {number}\n")).collect();
-        rows.insert_str(0, "slug,name\nbella,\"Bella\n");
+        let mut rows = "slug,name\nbella,\"Bella\n".to_owned();
+        rows.extend((0..291).map(|number| format!("tenant-{number},Tenant {number}\n")));
         assert!(refusal(rows.as_bytes()).starts_with("line 2: "));
         rows.push_str("omer,\"Omer, Inc.\"\n");
         assert!(refusal(rows.as_bytes()).starts_with("lines 2 to 294: "));
@@ -295,9 +295,9 @@ mod tests {
             ("slug", "name is missing"),
             ("slug,name,commision", "\"commision\""),
             ("", "slug is missing"),
-            ("slug,name,name\nbella,Bella,Other", "the column name is there 2 times"),
-            ("slug,slug,name", "the column slug is there 2 times"),
-            ("slug,name, name ", "the column name is there 2 times"),
+            ("slug,name,name\nbella,Bella,Other", "the column name occurs 2 times"),
+            ("slug,slug,name", "the column slug occurs 2 times"),
+            ("slug,name, name ", "the column name occurs 2 times"),
         ] {
             let Err(error) = read_text(header.as_bytes()) else { panic!("{header}") };
             assert!(error.to_string().contains(message), "{error}");
