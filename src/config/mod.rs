@@ -7,6 +7,7 @@
 mod bounds;
 mod commands;
 mod serve;
+mod server_url;
 pub mod service_credentials;
 mod setting;
 
@@ -23,10 +24,11 @@ use tracing_subscriber::EnvFilter;
 
 pub use bounds::Bounds;
 pub use commands::{
-    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
-    TokenArgs, TokenSettings,
+    DoctorArgs, DoctorSettings, HealthcheckArgs, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs,
+    PurgeSettings, TokenArgs, TokenSettings,
 };
 pub use serve::{ServeArgs, ServeSettings, ServerSettings, TlsSettings};
+pub use server_url::ServerUrl;
 pub use setting::ConfigErrors;
 use setting::Setting;
 
@@ -147,11 +149,21 @@ impl DatabaseArgs {
         errors.into_result(|| database)
     }
 
+    /// Whether the database is the embedded Postgres.
+    pub fn is_embedded(&self) -> bool {
+        self.url().is_none()
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.database_url.as_deref().filter(|url| !url.is_empty())
+    }
+
     fn check(&self, errors: &mut ConfigErrors) -> Option<Database> {
-        let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) else {
+        let Some(url) = self.url() else {
             return Some(Database::Embedded { pg_bin: self.pg_bin.clone() });
         };
-        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if !matches!(scheme.as_deref(), Some("postgres" | "postgresql")) {
             errors.add(DATABASE_URL, "must begin with postgres://");
             return None;
         }

@@ -53,7 +53,7 @@ const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub database: DatabaseArgs,
     /// Address of the service; port 0 selects a free port [default: 127.0.0.1:50051]
     #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,

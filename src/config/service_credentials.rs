@@ -60,9 +60,15 @@ pub enum TokensFileError {
 
 /// Reads the tokens file. An empty file is valid and means that no service may call.
 pub fn read(path: &Path) -> Result<ServiceCredentials, TokensFileError> {
-    let name = || path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| TokensFileError::Read { path: name(), source })?;
-    parse(&text).map_err(|reason| TokensFileError::Parse { path: name(), reason })
+    let text = fs::read(path).map_err(|source| TokensFileError::Read { path: path.display().to_string(), source })?;
+    parse_file(path, &text)
+}
+
+/// Parses the content of the tokens file at `path`, which only errors name.
+pub fn parse_file(path: &Path, content: &[u8]) -> Result<ServiceCredentials, TokensFileError> {
+    let text = str::from_utf8(content).map_err(|_invalid| "it is not UTF-8".to_owned());
+    let parse_error = |reason| TokensFileError::Parse { path: path.display().to_string(), reason };
+    text.and_then(parse).map_err(parse_error)
 }
 
 /// Returns the entry of a token, to be appended to the file.

@@ -31,7 +31,7 @@ use sqlx::postgres::PgConnectOptions;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewPackageIds;
-pub use probe::{NotReady, Probe};
+pub use probe::{NotReady, Probe, check_migrated};
 pub use repair::RepairPlan;
 
 use self::{

@@ -22,6 +22,10 @@ pub enum NotReady {
     Unresponsive,
     #[error("the database is read-only")]
     ReadOnly,
+    #[error(
+        "the database has the encoding {0}, and Turnkey needs UTF8: move its data to a database with that encoding"
+    )]
+    Encoding(String),
     #[error("the database is not migrated: run `turnkey migrate`")]
     NotMigrated,
     #[error("the role {0} cannot serve: run `GRANT turnkey_provisioner TO {0}`")]
@@ -152,11 +156,25 @@ async fn missing_settings(
     Ok((rows.first().map(|row| row.role.clone()).unwrap_or_default(), missing))
 }
 
-/// Checks the schema's version and the role's membership, which do not change while a connection is open.
+/// Checks whether a command can use the database.
+///
+/// # Errors
+/// [`NotReady`], with what to do.
+pub async fn check_migrated(options: &PgConnectOptions) -> Result<(), NotReady> {
+    let check = async {
+        let mut connection = options.connect().await?;
+        check_schema_and_role(&mut connection).await?;
+        Ok(connection.close().await?)
+    };
+    timeout(CONNECT_TIMEOUT, check).await.map_err(|_elapsed| NotReady::Unresponsive)?
+}
+
+/// Checks the encoding, the schema's version and the role's membership, which do not change while a connection is open.
 async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotReady> {
     let server = sqlx::query!(
         r#"
         SELECT current_user::text AS "role!",
+               current_setting('server_encoding') AS "encoding!",
                to_regclass('_sqlx_migrations') IS NOT NULL AS "is_migrated!",
                EXISTS (SELECT FROM pg_roles
                         WHERE rolname = 'turnkey_provisioner' AND pg_has_role(oid, 'MEMBER')) AS "is_member!"
@@ -164,6 +182,9 @@ async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotR
     )
     .fetch_one(&mut *connection)
     .await?;
+    if server.encoding != "UTF8" {
+        return Err(NotReady::Encoding(server.encoding));
+    }
     if !server.is_migrated {
         return Err(NotReady::NotMigrated);
     }

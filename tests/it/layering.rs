@@ -173,6 +173,16 @@ fn libraries_are_used_only_by_their_modules() {
 }
 
 #[test]
+fn only_one_file_opens_files_for_writing() {
+    for source in sources().iter().filter(|source| source.path != Path::new("cli/owned_file.rs")) {
+        for name in ["OpenOptions", "File::create", "fs::write", "fs::copy", "set_permissions", "set_len"] {
+            let is_used = contains_name(source.code_without_tests(), name);
+            assert!(!is_used, "src/{} may not use {name}", source.path.display());
+        }
+    }
+}
+
+#[test]
 fn clock_and_randomness_are_used_only_by_their_modules() {
     let mut violations = Vec::new();
     for source in sources() {
