@@ -4,14 +4,16 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject as _},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
+use time::OffsetDateTime;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{Accept, TlsAcceptor};
 
@@ -60,7 +62,28 @@ fn load(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| pem_error(&settings.key, source))?;
     let mut config = builder.with_single_cert(certificates(&settings.cert)?, key).map_err(TlsError::Certificate)?;
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    if settings.client_ca.is_some() {
+        // A resumed session takes the client's certificate from the first one and does not verify it again: it would
+        // outlive the certificate and a change of the CA.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
+}
+
+/// Returns the last moment at which the certificate is valid. `None` if it is malformed.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the connection loop"))]
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    // webpki gives the end of the validity only in this error, and checks it first, before it looks for an issuer.
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let usage = webpki::KeyUsage::client_auth();
+    match certificate.verify_for_usage(&[], &[], &[], end_of_time, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            OffsetDateTime::from_unix_timestamp(not_after.as_secs().try_into().ok()?).ok()
+        }
+        _ => None,
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -77,4 +100,23 @@ pub(super) fn handshake(
     config: watch::Receiver<Arc<ServerConfig>>,
 ) -> impl Fn(TcpStream) -> Accept<TcpStream> + Send + 'static {
     move |connection| TlsAcceptor::from(Arc::clone(&config.borrow())).accept(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_in_both_forms_of_time() {
+        // DER writes years from 2050 on in another form (RFC 5280, 4.1.2.5).
+        for year in [2031, 2050, 9999] {
+            let mut params = CertificateParams::default();
+            params.not_after = date_time_ymd(year, 5, 6);
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(certificate.der()), Some(date_time_ymd(year, 5, 6)));
+        }
+        assert_eq!(not_after(&CertificateDer::from(vec![0x30, 0x00])), None);
+    }
 }

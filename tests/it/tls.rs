@@ -1,11 +1,21 @@
 //! TLS: certificates, their renewal in operation, and client certificates in place of tokens.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::{
+    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    version::{TLS12, TLS13},
+};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
@@ -174,6 +184,52 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         // With TLS 1.3 the client learns of the rejection at its first read.
         Ok(channel) => verify(&channel).await.is_err(),
     });
+}
+
+/// Connects with these settings, which keep the sessions that the server offers, until the server's first response has
+/// arrived: with TLS 1.3 the offers precede it.
+async fn handshake_kind(address: &str, config: &Arc<ClientConfig>) -> HandshakeKind {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(Arc::clone(config));
+    let mut connection = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    connection.read_u8().await.unwrap();
+    connection.get_ref().1.handshake_kind().unwrap()
+}
+
+fn resuming_client(
+    version: &'static SupportedProtocolVersion,
+    trusted: &Authority,
+    identity: &(String, String),
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.pem.as_bytes()).unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(identity.0.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.1.as_bytes()).unwrap();
+    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
+    let builder = builder.with_protocol_versions(&[version]).unwrap().with_root_certificates(roots);
+    let mut config = builder.with_client_auth_cert(vec![certificate], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_resumed_only_where_no_client_certificates_are_verified() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &clients.pem).unwrap();
+    fs::write(files.path("tokens.toml"), "").unwrap();
+    let mut without_ca = files.serve(&[]).await;
+    let mut with_ca = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let servers = [(without_ca.address(), HandshakeKind::Resumed), (with_ca.address(), HandshakeKind::Full)];
+    let identity = clients.sign(dns("booking.internal"));
+    for version in [&TLS12, &TLS13] {
+        for (address, second) in &servers {
+            let client = resuming_client(version, &authority, &identity);
+            assert_eq!(handshake_kind(address, &client).await, HandshakeKind::Full);
+            assert_eq!(handshake_kind(address, &client).await, *second, "{version:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
