@@ -7,7 +7,7 @@
 //! sha256 = "…64 hex digits…"
 //!
 //! [[certificate]]
-//! san = "booking.internal"
+//! san = "DNS:booking.internal"   # or "URI:spiffe://…"
 //! name = "booking"
 //! roles = ["catalog"]
 //! ```
@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use crate::domain::{
     Role,
-    service_credentials::{ServiceCertificate, ServiceCredentials, ServiceName, ServiceToken},
+    service_credentials::{San, ServiceCertificate, ServiceCredentials, ServiceName, ServiceToken},
 };
 
 #[derive(Deserialize)]
@@ -99,11 +99,7 @@ impl TokenEntry {
 
 impl CertificateEntry {
     fn parse(self) -> Result<ServiceCertificate, String> {
-        if self.san.is_empty() {
-            return Err("san must not be empty".to_owned());
-        }
-        // Only a URI contains a colon. DNS names are compared without regard to case (RFC 4343).
-        let san = if self.san.contains(':') { self.san } else { self.san.to_ascii_lowercase() };
+        let san = San::parse(&self.san).map_err(|invalid| format!("san {}", invalid.description))?;
         Ok(ServiceCertificate { name: parse_name(&self.name)?, roles: parse_roles(&self.roles)?, san })
     }
 }
@@ -145,6 +141,9 @@ mod tests {
             (format!("[[token]]\nname = 'A'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name"),
             (format!("[[token]]\nname = 'x'\nroles = ['king']\nsha256 = '{sha256}'\n"), "each role must be"),
             ("[[token]]\nname = 'x'\nroles = []\nsha256 = 'ab'\n".to_owned(), "64 hex digits"),
+            (format!("[[token]]\nname = 'cli'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name must not be"),
+            ("[[certificate]]\nsan = 'x'\nname = 'import'\nroles = []\n".to_owned(), "certificate 1: name must not be"),
+            ("[[certificate]]\nsan = 'spiffe://x'\nname = 'x'\nroles = []\n".to_owned(), "certificate 1: san must be"),
             ("[[tokens]]\n".to_owned(), "unknown field"),
             ("not toml".to_owned(), ""),
         ] {

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tonic::{
-    Code,
+    Code, Request,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
 };
 use turnkey::grpc::pb::{
@@ -156,8 +156,13 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         roles = ["catalog"]
 
         [[certificate]]
-        san = "spiffe://platform/gateway"
+        san = "URI:spiffe://platform/gateway"
         name = "gateway"
+        roles = ["verifier"]
+
+        [[certificate]]
+        san = "DNS:admin.internal"
+        name = "admin-ui"
         roles = ["verifier"]
     "#;
     fs::write(files.path("tokens.toml"), known).unwrap();
@@ -174,6 +179,11 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();
     assert_eq!((list(&gateway).await, verify(&gateway).await), (Code::PermissionDenied, Ok(())));
+    let admin = connect(&address, &authority, Some(clients.sign(dns("admin.internal")))).await.unwrap();
+    assert_eq!(verify(&admin).await, Ok(()));
+    let uri_like_dns = vec![SanType::URI("admin.internal".try_into().unwrap())];
+    let other_kind = connect(&address, &authority, Some(clients.sign(uri_like_dns))).await.unwrap();
+    assert_eq!(verify(&other_kind).await, Err(Code::Unauthenticated), "a URI is not a DNS name");
     let unknown = connect(&address, &authority, Some(clients.sign(dns("unknown.internal")))).await.unwrap();
     assert_eq!(verify(&unknown).await, Err(Code::Unauthenticated));
     let without_certificate = connect(&address, &authority, None).await.unwrap();
@@ -229,6 +239,37 @@ async fn sessions_are_resumed_only_where_no_client_certificates_are_verified() {
             assert_eq!(handshake_kind(address, &client).await, HandshakeKind::Full);
             assert_eq!(handshake_kind(address, &client).await, *second, "{version:?}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusable_authorization_header_is_unauthenticated_although_the_client_has_a_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &clients.pem).unwrap();
+    let known = "[[certificate]]\nsan = 'gateway.internal'\nname = 'gateway'\nroles = ['verifier']\n";
+    fs::write(files.path("tokens.toml"), known).unwrap();
+    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let identity = clients.sign(dns("gateway.internal"));
+    let channel = connect(&process.address(), &authority, Some(identity)).await.unwrap();
+    assert_eq!(verify(&channel).await, Ok(()));
+    let unknown = format!("Bearer svc_gateway_{}", "0".repeat(43));
+    for headers in [
+        &[""][..],
+        &["Bearer"],
+        &["Bearer "],
+        &["Basic Z2F0ZXdheTo="],
+        &["svc_gateway"],
+        &["Bearer sk_live_bella"],
+        &[&unknown],
+        &[&unknown, &unknown],
+    ] {
+        let mut request = Request::new(VerifyApiKeyRequest { secret_key: String::new() });
+        for header in headers {
+            request.metadata_mut().append("authorization", header.parse().unwrap());
+        }
+        let error = TenantProvisioningClient::new(channel.clone()).verify_api_key(request).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unauthenticated, "{headers:?}");
     }
 }
 

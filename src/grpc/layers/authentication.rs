@@ -13,8 +13,11 @@ use super::{
     middleware::{CallFuture, InnerService, Middleware},
 };
 use crate::{
-    domain::Caller,
-    grpc::{auth::Authenticator, status},
+    domain::{Caller, service_credentials::San},
+    grpc::{
+        auth::{Authenticator, certificate_sans},
+        status,
+    },
 };
 
 /// Without an authenticator, every caller is anonymous and may call every RPC.
@@ -30,10 +33,10 @@ impl Middleware for Option<Authenticator> {
         let mut inner = std::mem::replace(inner, clone);
         Either::Right(Box::pin(async move {
             let context = request.extensions_mut().get_or_insert_default::<CallContext>();
-            let (trace_id, permit) = (context.trace_id, context.permit.clone());
-            let sans = certificate_sans(&request);
+            let trace_id = context.trace_id;
+            let sans = peer_sans(&request);
             let (path, headers) = (request.uri().path(), request.headers());
-            match authenticator.authenticate(path, headers, &sans, permit).await {
+            match authenticator.authenticate(path, headers, &sans).await {
                 Ok(caller) => {
                     tracing::Span::current().record("turnkey.caller", caller.name());
                     request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(caller);
@@ -45,12 +48,9 @@ impl Middleware for Option<Authenticator> {
     }
 }
 
-/// Returns the DNS names (in lower case) and URIs of the client's verified certificate, if it presented one.
-fn certificate_sans<B>(request: &Request<B>) -> Vec<String> {
+/// Returns the names in the client's verified certificate, if it presented one.
+fn peer_sans<B>(request: &Request<B>) -> Vec<San> {
     let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = info.and_then(TlsConnectInfo::peer_certs);
-    let own = certificates.as_deref().and_then(|certificates| certificates.first());
-    let Some(Ok(certificate)) = own.map(webpki::EndEntityCert::try_from) else { return Vec::new() };
-    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
-    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
+    certificates.as_deref().and_then(|certificates| certificates.first()).map(certificate_sans).unwrap_or_default()
 }
