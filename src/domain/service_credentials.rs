@@ -29,7 +29,10 @@ impl ServiceName {
             return Err(InvalidValue::new(Reason::BadFormat, "must have 1 to 63 characters of a-z, 0-9 and -"));
         }
         if Caller::RESERVED_NAMES.contains(&text) {
-            return Err(InvalidValue::new(Reason::Reserved, "must not be anonymous, import or cli: these are reserved"));
+            return Err(InvalidValue::new(
+                Reason::Reserved,
+                "must not be anonymous, import or cli: these are reserved",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -189,11 +192,8 @@ mod tests {
         }
         assert_eq!(San::parse("").unwrap_err().reason, Reason::MissingField);
 
-        let certificate = |san| ServiceCertificate {
-            san,
-            name: ServiceName::parse("booking").unwrap(),
-            roles: vec![Role::Catalog],
-        };
+        let certificate =
+            |san| ServiceCertificate { san, name: ServiceName::parse("booking").unwrap(), roles: vec![Role::Catalog] };
         let text = "spiffe://platform/booking";
         let credentials = ServiceCredentials::new(Vec::new(), vec![certificate(uri(text))]);
         assert!(credentials.by_certificate(&[San::dns("other"), uri(text)]).is_some());

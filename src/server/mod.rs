@@ -8,7 +8,7 @@ mod preface;
 mod reload;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -162,7 +162,7 @@ fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Res
     let hasher = Hasher::new(HashingSettings {
         key: settings.key_argon2,
         password: settings.password_argon2,
-        workers: available_parallelism().map_or(1, usize::from),
+        workers: settings.hashing_workers,
         queue_length: settings.hashing_queue,
     })?;
     Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))

@@ -205,7 +205,8 @@ async fn token_create_prints_the_token_to_stdout_and_its_entry_to_stderr_or_to_a
     assert_eq!(run(&["--tokens-file", "new.toml"]).status.code(), Some(1));
     assert_eq!(fs::read_to_string(&file).unwrap(), "broken");
     for name in ["A_B", "import", "anonymous", "cli", "tenant:bella"] {
-        let output = turnkey(folder.path()).args(["token", "create", "--name", name, "--role", "king"]).output().unwrap();
+        let output =
+            turnkey(folder.path()).args(["token", "create", "--name", name, "--role", "king"]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(stderr.contains("--name") && stderr.contains("--role"), "{stderr}");
