@@ -16,7 +16,7 @@ use crate::{
         service_credentials::{San, ServiceCredentials},
     },
     error::{Error, Result},
-    grpc::CallTasks,
+    grpc::{CallTasks, verification_slots::VerificationSlots},
     service::TenantService,
 };
 
@@ -74,15 +74,16 @@ pub struct Authenticator {
     credentials: watch::Receiver<Arc<ServiceCredentials>>,
     service: Arc<TenantService>,
     tasks: CallTasks,
+    slots: VerificationSlots,
 }
 
 impl Authenticator {
-    pub const fn new(
+    pub fn new(
         credentials: watch::Receiver<Arc<ServiceCredentials>>,
         service: Arc<TenantService>,
         tasks: CallTasks,
     ) -> Self {
-        Self { credentials, service, tasks }
+        Self { credentials, service, tasks, slots: VerificationSlots::new() }
     }
 
     /// Returns the caller if it may call the RPC. Queries the database only for a tenant key, and only if the RPC permits
@@ -90,7 +91,8 @@ impl Authenticator {
     /// `authorization` header: a header that is present decides, whether or not it can be used.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`].
+    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; [`Error::Overloaded`] if too many
+    /// tenant keys are being verified.
     pub async fn authenticate(&self, path: &str, headers: &HeaderMap, sans: &[San]) -> Result<Caller> {
         if is_public(path) {
             return Ok(Caller::anonymous());
@@ -108,16 +110,25 @@ impl Authenticator {
     }
 
     async fn authenticate_tenant_key(&self, secret_key: SecretString, permits_tenants: bool) -> Result<Caller> {
+        if !self.service.has_key_format(&secret_key) {
+            return Err(Error::Unauthenticated);
+        }
         if !permits_tenants {
             // Tenant keys never grant access to this RPC, so do not look the key up.
-            let is_key = self.service.has_key_format(&secret_key);
-            return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
+            return Err(Error::PermissionDenied);
         }
+        let slot = self.slots.acquire(&secret_key).await?;
         let service = Arc::clone(&self.service);
-        match self.tasks.run(None, async move { service.verify_api_key(secret_key).await }).await? {
-            KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
-            _ => Err(Error::Unauthenticated),
-        }
+        let verification = async move {
+            let verdict = service.verify_api_key(secret_key).await?;
+            let valid = match verdict {
+                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Some(tenant_id),
+                _ => None,
+            };
+            slot.record(valid);
+            Ok(valid)
+        };
+        self.tasks.run(None, verification).await?.map(Caller::tenant).ok_or(Error::Unauthenticated)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod layers;
 mod package_catalog;
 pub mod status;
 mod tenant_provisioning;
+mod verification_slots;
 
 pub use auth::Authenticator;
 pub use call_tasks::CallTasks;
