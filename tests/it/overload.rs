@@ -71,6 +71,34 @@ async fn other_callers_are_served_during_a_flood_of_wrong_keys() {
     fixture.catalog.clone().list_packages(packages).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_keys_that_wait_for_the_database_do_not_use_up_the_concurrent_calls() {
+    let tokens = Tokens::new();
+    let token = tokens.create("booking", &["catalog"]);
+    // More than may wait, and fewer than the flood has.
+    let settings = ServerSettings { max_concurrent_calls: 280, ..tokens.settings() };
+    let fixture = Fixture::with_settings(settings).await;
+    let superuser = fixture.superuser_pool().await;
+    let mut holder = superuser.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys").execute(&mut *holder).await.unwrap();
+    let mut flood = JoinSet::new();
+    for _ in 0..2 {
+        let catalog = PackageCatalogClient::new(channel(&fixture.server.address.to_string()).await);
+        for _ in 0..200 {
+            let (mut catalog, key) = (catalog.clone(), unknown_secret_key("pk_live_bella_0123456789abcdef"));
+            flood.spawn(async move {
+                catalog.list_packages(with_bearer(ListPackagesRequest::default(), Some(&key))).await.unwrap_err()
+            });
+        }
+    }
+    assert_eq!(reason(&flood.join_next().await.unwrap().unwrap()), "OVERLOADED", "the first are refused at once");
+    let request = ListPackagesRequest { tenant_id: uuid::Uuid::new_v4().to_string(), ..Default::default() };
+    let error = fixture.catalog.clone().list_packages(with_bearer(request, Some(&token))).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound, "the call of a service is served");
+    holder.rollback().await.unwrap();
+    flood.shutdown().await;
+}
+
 /// The keys have right checksums, so each costs a lookup and a hash unless it is refused before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_made_up_keys_crowds_out_neither_services_nor_tenants_that_are_known() {
