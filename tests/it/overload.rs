@@ -142,13 +142,13 @@ async fn a_flood_of_made_up_keys_crowds_out_neither_services_nor_tenants_that_ar
         let get = GetTenantRequest { identifier: Some(Identifier::TenantId(bella.id.clone())) };
         let verify = VerifyApiKeyRequest { secret_key: bella.secret_key.clone() };
         let (mut service, mut gateway) = (fixture.provisioning.clone(), fixture.provisioning.clone());
-        let (found, verified, listed) = tokio::join!(
+        let (found, verdict, listed) = tokio::join!(
             service.get_tenant(with_bearer(get, Some(&provisioner))),
             gateway.verify_api_key(with_bearer(verify, Some(&verifier))),
             list(&fixture.catalog, &bella.secret_key),
         );
         found.unwrap();
-        assert_eq!(verified.unwrap().into_inner().verdict(), Verdict::Valid);
+        assert_eq!(verdict.unwrap().into_inner().verdict(), Verdict::Valid);
         listed.unwrap();
     }
     flood.shutdown().await;
