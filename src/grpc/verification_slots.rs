@@ -1,8 +1,8 @@
-//! Bounds how many presented tenant keys are verified at a time, so that a flood of made-up keys, each of which costs a
-//! lookup and a hash, delays nobody who is known.
+//! Bounds how many presented tenant keys are verified at a time. Each verification costs a lookup and a hash, so a flood
+//! of made-up keys would otherwise delay all callers.
 //!
-//! A key that was valid lately has slots of its own, up to a share for each tenant. Every other key waits in one bounded
-//! queue. This decides only about the order: the database is asked about every key, so a revoked key is refused at once.
+//! A key that was valid recently has slots of its own, up to a share for each tenant. Every other key waits in one bounded
+//! queue. This decides only about the order: each verification queries the database, so a revoked key is refused at once.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Verifications of keys that were valid lately.
+/// Verifications of keys that were valid recently.
 const KNOWN_SLOTS: usize = 256;
 /// Those of one tenant. Its further ones wait in the queue, so that no tenant crowds out the others.
 const KNOWN_SLOTS_PER_TENANT: usize = KNOWN_SLOTS / 4;
@@ -42,7 +42,7 @@ struct Slots {
     running: Arc<Semaphore>,
 }
 
-/// The keys that were valid lately, and the slots that their tenants hold. A key is forgotten when two generations of
+/// The keys that were valid recently, and the slots that their tenants hold. A key is forgotten when two generations of
 /// other keys have been valid since.
 #[derive(Debug, Default)]
 struct KnownKeys {

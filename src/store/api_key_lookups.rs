@@ -42,7 +42,7 @@ impl Store {
         });
         let (reply, result) = oneshot::channel();
         // The callers bound the queue: those that present a key as their credential by `grpc::verification_slots` (272
-        // lookups, of which at most 16 for keys that nobody knows), the calls of `VerifyApiKey` by the limit on
+        // lookups, at most 16 of them for keys that were not valid recently), the calls of `VerifyApiKey` by the limit on
         // concurrent calls.
         queue.send(Lookup { key_id, span: Span::current(), reply }).map_err(Error::internal)?;
         result.await.map_err(Error::internal)?

@@ -17,10 +17,11 @@ impl Probe {
             r#"
               WITH reachable AS (
                    SELECT pg_roles.*,
-                          CASE WHEN rolname <> session_user THEN format(' through the role %I', rolname) ELSE '' END AS path
+                          CASE WHEN rolname <> session_user
+                               THEN format(' through the role %I', rolname) ELSE '' END AS path
                      FROM pg_roles
-                    -- A superuser counts as a member of every role: naming them all would help nobody. Only the owner of
-                    -- the database is a member of pg_database_owner.
+                    -- A superuser counts as a member of every role, so the others add nothing. Only the owner of the
+                    -- database is a member of pg_database_owner.
                     WHERE CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
                                THEN rolname = session_user
                                ELSE pg_has_role(session_user, oid, 'MEMBER') AND rolname <> 'pg_database_owner'
@@ -78,7 +79,7 @@ impl Probe {
                      JOIN grantees ON grantees.oid = acl.grantee,
                           concat(acl.privilege_type, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) AS privilege
                     WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND acl.grantee <> relowner
-                          -- The service needs none of the other privileges, even if everybody has them.
+                          -- The service needs none of the other privileges, even if PUBLIC has them.
                       AND (is_grantable OR acl.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
                            OR NOT has_table_privilege('turnkey_provisioner', pg_class.oid, acl.privilege_type))
                     GROUP BY path

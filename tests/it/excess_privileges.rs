@@ -65,7 +65,7 @@ async fn attributes_and_memberships_are_reported_whether_direct_indirect_or_not_
 }
 
 #[tokio::test]
-async fn ownership_and_grants_are_reported_even_if_everybody_has_them() {
+async fn ownership_and_grants_are_reported_also_those_of_public() {
     const MORE: &str = "has privileges on tables that turnkey_provisioner lacks";
     for (number, (sql, expected)) in [
         ("ALTER TABLE owners OWNER TO $role", "owns tables".to_owned()),
