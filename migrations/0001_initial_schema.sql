@@ -108,7 +108,8 @@ CREATE TABLE owners (
 --
 -- The request_id itself is not stored, only its SHA-256 (request_hash). A new key's secret is derived from the
 -- request_id and the salt, and is not stored either. The salt is deleted after 24 hours; from then on the secret cannot
--- be derived, not even with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
+-- be derived from this database, not even with the request_id. It can be derived from an earlier dump that still contains
+-- the salt, together with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
 -- a repeated request_id with another fingerprint is an error.
 CREATE TABLE idempotency_records (
     caller       text        NOT NULL,

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Error, database::OpenDatabase, ready_file::ReadyFile};
 use crate::{
-    config::{ServeSettings, ServerSettings},
+    config::{ServeSettings, ServerSettings, service_credentials},
     server::{self, BoundListener, Server},
     service::Clock,
 };
@@ -31,8 +31,17 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
 }
 
 fn log_who_may_call(settings: &ServerSettings) {
-    if settings.tokens_file.is_some() {
+    if let Some(tokens_file) = &settings.tokens_file {
         tracing::info!("Callers need a service token, a client certificate or a tenant key");
+        if settings.tls.is_none() && !settings.listen.ip().is_loopback() {
+            tracing::warn!(
+                "Callers send tokens and keys in plaintext, and the network can read them: set --tls-cert and --tls-key, \
+                 unless a proxy in front of this server encrypts the network"
+            );
+        }
+        if let Some(reason) = service_credentials::writable_by_others(tokens_file) {
+            tracing::warn!("The tokens file decides who may call, but {reason}");
+        }
     } else if settings.listen.ip().is_loopback() {
         tracing::warn!("Callers need no credential: every program on this machine may call");
     } else {

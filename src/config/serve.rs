@@ -4,6 +4,7 @@ use std::{
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -36,6 +37,7 @@ const MAX_CONNECTIONS_PER_ADDRESS: Setting =
 const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_LIMIT_PER_CALLER");
 const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
+const HASHING_WORKERS: Setting = Setting::new("hashing-workers", "TURNKEY_HASHING_WORKERS");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
 const SHUTDOWN_DELAY: Setting = Setting::new("shutdown-delay", "TURNKEY_SHUTDOWN_DELAY");
 
@@ -44,6 +46,8 @@ const DEFAULT_MAX_CONCURRENT_CALLS: NonZeroU16 = NonZeroU16::new(1_024).unwrap()
 const DEFAULT_MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(4_096).unwrap();
 const COUNT_FORMAT: &str = "an integer from 1 to 65535";
 const DEFAULT_HASHING_QUEUE: u16 = 64;
+/// More would only wait for each other.
+const MAX_HASHING_WORKERS: usize = 1_024;
 const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
 /// With a lower limit, clients would spend most of their time connecting.
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
@@ -112,10 +116,14 @@ pub struct ServeArgs {
     /// find new replicas [default: 30m]
     #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
-    /// Maximum number of hashes that wait for a core, for keys and for passwords each; further calls are rejected
+    /// Maximum number of hashes that wait for a worker, for keys, sign-ups and log-ins each; further calls are rejected
     /// [default: 64]
     #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
     hashing_queue: Option<String>,
+    /// Maximum number of hashes at work, for keys and for passwords each; a password takes 19 MiB of memory
+    /// [default: the number of cores]
+    #[arg(long = HASHING_WORKERS.flag, env = HASHING_WORKERS.variable, value_name = "COUNT")]
+    hashing_workers: Option<String>,
     #[command(flatten)]
     keys: KeyArgs,
     /// Argon2id parameters for owners' passwords [default: m=19456,t=2,p=1]
@@ -160,6 +168,7 @@ pub struct ServerSettings {
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
     pub hashing_queue: usize,
+    pub hashing_workers: usize,
     pub key_mode: KeyMode,
     pub key_argon2: Argon2Params,
     pub password_argon2: Argon2Params,
@@ -212,6 +221,7 @@ impl ServeArgs {
         let hashing_queue = self.hashing_queue.as_deref();
         let hashing_queue =
             errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "an integer from 0 to 65535");
+        let hashing_workers = self.hashing_workers(errors);
         let (key_mode, key_argon2) = self.keys.check(errors);
         let password_argon2 = self.password_argon2.as_deref();
         let password_argon2 = errors.parse(PASSWORD_ARGON2, password_argon2, Argon2Params::PASSWORD, ARGON2_FORMAT);
@@ -230,6 +240,7 @@ impl ServeArgs {
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
             hashing_queue: hashing_queue?.into(),
+            hashing_workers: hashing_workers?,
             key_mode: key_mode?,
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
@@ -271,6 +282,14 @@ impl ServeArgs {
                 None
             }
         }
+    }
+
+    fn hashing_workers(&self, errors: &mut ConfigErrors) -> Option<usize> {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let (text, expected) = (self.hashing_workers.as_deref(), "an integer from 1 to 1024");
+        errors.parse_with(HASHING_WORKERS, text, cores, expected, |text| {
+            text.parse().ok().filter(|workers| (1..=MAX_HASHING_WORKERS).contains(workers))
+        })
     }
 
     fn max_connection_age(&self, errors: &mut ConfigErrors) -> Option<Duration> {

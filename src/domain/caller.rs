@@ -38,6 +38,9 @@ enum Authority {
 
 impl Caller {
     pub const ANONYMOUS: &str = "anonymous";
+    const IMPORT: &str = "import";
+    /// Names that no service can have: idempotency records and logs would not distinguish it from Turnkey itself.
+    pub const RESERVED_NAMES: [&str; 3] = [Self::ANONYMOUS, Self::IMPORT, "cli"];
 
     /// Any caller of a server that requires no credential.
     pub fn anonymous() -> Self {
@@ -46,7 +49,7 @@ impl Caller {
 
     /// An import that writes to the database directly, without a server.
     pub fn import() -> Self {
-        Self { name: "import".to_owned(), authority: Authority::All }
+        Self { name: Self::IMPORT.to_owned(), authority: Authority::All }
     }
 
     pub fn service(name: &str, roles: &[Role]) -> Self {

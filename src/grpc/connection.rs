@@ -12,6 +12,8 @@ use std::{
 
 use futures_util::future::AbortHandle;
 
+use crate::domain::service_credentials::San;
+
 tokio::task_local! {
     /// Aborts the task of the current HTTP/2 stream, and so resets the stream. Set by the server.
     pub static STREAM_ABORT: AbortHandle;
@@ -39,7 +41,7 @@ impl From<IpAddr> for PeerAddress {
 pub struct Connection {
     pub peer: PeerAddress,
     /// The subject alternative names of the client's verified certificate.
-    pub sans: Vec<String>,
+    pub sans: Vec<San>,
     usage: Mutex<Usage>,
 }
 
@@ -61,7 +63,7 @@ struct UnreadResponse {
 }
 
 impl Connection {
-    pub fn new(peer: PeerAddress, sans: Vec<String>) -> Self {
+    pub fn new(peer: PeerAddress, sans: Vec<San>) -> Self {
         let usage = Usage {
             calls: 0,
             last_call_ended_at: Instant::now(),

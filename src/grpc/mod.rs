@@ -16,8 +16,9 @@ pub mod layers;
 mod package_catalog;
 pub mod status;
 mod tenant_provisioning;
+mod verification_slots;
 
-pub use auth::Authenticator;
+pub use auth::{Authenticator, certificate_sans};
 pub use call_tasks::CallTasks;
 pub use connection::{Connection, PeerAddress, STREAM_ABORT};
 pub use fair_limit::FairLimit;

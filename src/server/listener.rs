@@ -20,7 +20,8 @@ use super::{
     tls,
 };
 use crate::{
-    grpc::{Connection, FairLimit, PeerAddress, layers::InnerService},
+    grpc::{Connection, FairLimit, PeerAddress, certificate_sans, layers::InnerService},
+    service::Clock,
     telemetry::LogLimiter,
 };
 
@@ -66,6 +67,7 @@ pub(super) struct Acceptor {
     /// `None` for plaintext.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     pub times: ConnectionTimes,
+    pub clock: Clock,
     pub stop: CancellationToken,
 }
 
@@ -136,8 +138,10 @@ impl Acceptor {
             None => return,
         };
         let certificate = client_certificate(&io);
-        self.times.expires_in = certificate.as_ref().and_then(tls::expires_in);
-        let sans = certificate.as_ref().map(tls::subject_alternative_names).unwrap_or_default();
+        let not_after = certificate.as_ref().and_then(tls::not_after);
+        // Negative if it expired since the handshake.
+        self.times.expires_in = not_after.map(|at| (at - self.clock.now()).try_into().unwrap_or_default());
+        let sans = certificate.as_ref().map(certificate_sans).unwrap_or_default();
         let connection = Arc::new(Connection::new(peer, sans));
         serve_connection(io, connection, service, self.times, self.stop).await;
     }

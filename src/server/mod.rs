@@ -10,7 +10,7 @@ mod listener;
 mod reload;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -97,12 +97,12 @@ pub async fn start(
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
-    let catalog = Arc::new(CatalogService::new(store.clone(), clock));
+    let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone()));
     let calls = CallTasks::default();
     let authenticator = authenticator(settings, &tenants, &calls)?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
-    let acceptor = acceptor(settings, tls, stop.clone());
+    let acceptor = acceptor(settings, tls, clock, stop.clone());
 
     let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
@@ -147,6 +147,7 @@ fn layered(
 fn acceptor(
     settings: &ServerSettings,
     tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    clock: Clock,
     stop: CancellationToken,
 ) -> Acceptor {
     let bounds = &settings.bounds;
@@ -157,14 +158,14 @@ fn acceptor(
         response_timeout: bounds.response_timeout,
         expires_in: None,
     };
-    Acceptor { connections: limits::connections(settings), tls, times, stop }
+    Acceptor { connections: limits::connections(settings), tls, times, clock, stop }
 }
 
 fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
     let hasher = Hasher::new(HashingSettings {
         key: settings.key_argon2,
         password: settings.password_argon2,
-        workers: available_parallelism().map_or(1, usize::from),
+        workers: settings.hashing_workers,
         queue_length: settings.hashing_queue,
     })?;
     Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))

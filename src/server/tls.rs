@@ -10,9 +10,10 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject as _},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
+use time::OffsetDateTime;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::server::TlsStream;
 
@@ -61,7 +62,27 @@ fn load(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| pem_error(&settings.key, source))?;
     let mut config = builder.with_single_cert(certificates(&settings.cert)?, key).map_err(TlsError::Certificate)?;
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    if settings.client_ca.is_some() {
+        // A resumed session takes the client's certificate from the first one and does not verify it again: it would
+        // outlive the certificate and a change of the CA.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
+}
+
+/// Returns the last moment at which the certificate is valid. `None` if it is malformed.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    // webpki gives the end of the validity only in this error, and checks it first, before it looks for an issuer.
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let usage = webpki::KeyUsage::client_auth();
+    match certificate.verify_for_usage(&[], &[], &[], end_of_time, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            OffsetDateTime::from_unix_timestamp(not_after.as_secs().try_into().ok()?).ok()
+        }
+        _ => None,
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -78,14 +99,21 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Certif
     stream.get_ref().1.peer_certificates()?.first().cloned().map(CertificateDer::into_owned)
 }
 
-/// Returns how long the certificate is still valid.
-pub(super) fn expires_in(_certificate: &CertificateDer<'_>) -> Option<Duration> {
-    None
-}
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
-/// Returns the DNS names (in lower case) and URIs of a client's certificate.
-pub(super) fn subject_alternative_names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
-    let dns_names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
-    dns_names.chain(certificate.valid_uri_names().map(str::to_owned)).collect()
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_in_both_forms_of_time() {
+        // DER writes years from 2050 on in another form (RFC 5280, 4.1.2.5).
+        for year in [2031, 2050, 9999] {
+            let mut params = CertificateParams::default();
+            params.not_after = date_time_ymd(year, 5, 6);
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(certificate.der()), Some(date_time_ymd(year, 5, 6)));
+        }
+        assert_eq!(not_after(&CertificateDer::from(vec![0x30, 0x00])), None);
+    }
 }

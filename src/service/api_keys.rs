@@ -89,7 +89,9 @@ impl TenantService {
     /// whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let Some(parsed) = ParsedSecretKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
-        let mut stored = self.store.find_api_key(parsed.key_id).await?;
+        let found = self.store.find_api_key(parsed.key_id).await?;
+        // The key's id alone does not make it the same key: its mode and stem have to match, too.
+        let mut stored = found.filter(|stored| stored.key.public_key == parsed.public_key);
         let stored_hash = stored.as_mut().map(|stored| std::mem::take(&mut stored.secret_hash));
         let matches = self.hasher.verify_key(parsed.random_part, stored_hash).await?;
         Ok(stored.filter(|_| matches).map_or(KeyVerdict::Invalid, |stored| stored.verdict(self.clock.now())))

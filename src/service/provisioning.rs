@@ -20,7 +20,7 @@ use crate::{
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
     },
     error::{Error, Precondition, Result, UniqueField},
-    secrets::{MintedKey, mint_key},
+    secrets::{MintedKey, PasswordUse, mint_key},
     telemetry::metrics,
 };
 
@@ -87,7 +87,7 @@ impl TenantService {
         let signup = form.validate(is_guessable)?;
         let fingerprint = signup.fingerprint();
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
-        let password_hash = self.hasher.hash_password(password.clone(), &mut system_rng()).await?;
+        let password_hash = self.hasher.hash_password(PasswordUse::SignUp, password.clone(), &mut system_rng()).await?;
         let owner = NewOwner { email, password_hash };
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
         for attempt in 0..MAX_SLUG_ATTEMPTS {
@@ -106,7 +106,8 @@ impl TenantService {
                 Ok(CreateOutcome::Replayed(replay)) => {
                     // The fingerprint does not cover the password, so verify it against the stored hash.
                     let stored_hash = replay.created.password_hash.clone();
-                    let verification = self.hasher.verify_password(Some(password), stored_hash).await?;
+                    let verification =
+                        self.hasher.verify_password(PasswordUse::SignUp, Some(password), stored_hash).await?;
                     let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
                     return if verification.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }

@@ -49,7 +49,7 @@ impl NotReady {
 
 /// Checks the database over one connection, and reconnects after each failure.
 pub struct Probe {
-    options: PgConnectOptions,
+    pub(super) options: PgConnectOptions,
     connection: Option<PgConnection>,
 }
 
@@ -105,27 +105,6 @@ impl Probe {
             Err(error) if is_unknown_prepared_statement(&error) => Err(NotReady::PreparedStatementsDropped),
             result => Ok(result.map(drop)?),
         }
-    }
-
-    /// Returns the privileges of the serving role that the service does not need, as the end of a sentence ("is a
-    /// superuser, may create roles"); `None` if there are none.
-    pub async fn excess_privilege(&self) -> Result<Option<String>, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
-        sqlx::query_scalar!(
-            r#"
-            SELECT nullif(concat_ws(', ',
-                       CASE WHEN rolsuper THEN 'is a superuser' END,
-                       CASE WHEN rolbypassrls THEN 'bypasses row-level security' END,
-                       CASE WHEN rolcreaterole THEN 'may create roles' END,
-                       CASE WHEN EXISTS (SELECT FROM pg_class
-                                          WHERE oid = 'tenants'::regclass AND relowner = pg_roles.oid)
-                            THEN 'owns the tables' END), '')
-              FROM pg_roles
-             WHERE rolname = current_user
-            "#
-        )
-        .fetch_one(&mut connection)
-        .await
     }
 }
 

@@ -37,7 +37,7 @@ const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
     ("governor", &["grpc"]),
     ("argon2", &["secrets"]),
     ("rustls", &["server"]),
-    ("webpki", &["server"]),
+    ("webpki", &["grpc", "server"]),
 ];
 
 /// Clocks and sources of randomness, and the modules that may use them outside tests. Other modules get the time and the

@@ -18,6 +18,7 @@ mod delete_tenant;
 mod doctor;
 mod embedded;
 mod errors;
+mod excess_privileges;
 mod failover;
 mod fuzz_regressions;
 mod get_tenant;

@@ -116,6 +116,7 @@ async fn reflects(address: &str) -> bool {
 fn all_invalid_settings_are_reported_together() {
     let error = turnkey(temp_folder().path())
         .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--rate-limit-per-caller", "0"])
+        .env("TURNKEY_HASHING_WORKERS", "0")
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
         .env("TURNKEY_KEY_MODE", "prod")
@@ -133,6 +134,7 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_LOG_FORMAT",
         "TURNKEY_RATE_LIMIT_PER_CALLER",
         "TURNKEY_MAX_CONNECTION_AGE",
+        "TURNKEY_HASHING_WORKERS",
         "DATABASE_URL",
     ] {
         assert!(stderr.contains(setting), "{setting} is missing in:\n{stderr}");

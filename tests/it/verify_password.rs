@@ -154,3 +154,49 @@ async fn passwords_beyond_the_hashing_queue_are_rejected_with_a_retry_delay_and_
         "the service recovers"
     );
 }
+
+fn costly_passwords() -> ServerSettings {
+    let costly = Argon2Params { passes: 16, ..Argon2Params::PASSWORD };
+    ServerSettings { password_argon2: costly, hashing_queue: 2, ..settings() }
+}
+
+#[tokio::test]
+async fn passwords_are_verified_during_a_flood_of_sign_ups() {
+    let fixture = Fixture::with_settings(costly_passwords()).await;
+    let mut flood = JoinSet::new();
+    for number in 0..32 {
+        let mut client = fixture.provisioning.clone();
+        let request = signup("Bella", &format!("bella-{number}@example.com"));
+        flood.spawn(async move { client.create_from_signup(request).await.map(drop) });
+    }
+    let mut refused = 0;
+    while let Some(response) = flood.join_next().await {
+        if let Err(status) = response.unwrap() {
+            assert_eq!(reason(&status), "OVERLOADED");
+            refused += 1;
+            assert_eq!(verify_password(&fixture, "omer@example.com", PASSWORD).await.unwrap(), invalid());
+        }
+    }
+    assert!(refused > 0, "the queue of sign-ups is bounded");
+}
+
+#[tokio::test]
+async fn sign_ups_succeed_during_a_flood_of_passwords_to_verify() {
+    let fixture = Fixture::with_settings(costly_passwords()).await;
+    let mut flood = JoinSet::new();
+    for number in 0..32 {
+        let mut client = fixture.provisioning.clone();
+        let request =
+            VerifyPasswordRequest { email: format!("bella-{number}@example.com"), password: PASSWORD.to_owned() };
+        flood.spawn(async move { client.verify_password(request).await.map(drop) });
+    }
+    let mut refused = 0;
+    while let Some(response) = flood.join_next().await {
+        if let Err(status) = response.unwrap() {
+            assert_eq!(reason(&status), "OVERLOADED");
+            refused += 1;
+            fixture.sign_up(signup("Omer", &format!("omer-{refused}@example.com"))).await.unwrap();
+        }
+    }
+    assert!(refused > 0, "the queue of log-ins is bounded");
+}

@@ -1,5 +1,5 @@
 //! The journal of an import: the request id of every row. It is beside the keys file and as secret as that: for 24 hours
-//! its ids can be used to obtain the keys.
+//! its ids can be used to obtain the keys, and later together with a dump of the database from within those hours.
 //!
 //! Which rows are done is not here but in the keys file. A line is `slug,id`, or `slug,id,rotation` for the rotation of
 //! a key whose secret is lost ([`super::lost_keys`]).

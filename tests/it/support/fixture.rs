@@ -73,6 +73,7 @@ pub fn settings() -> ServerSettings {
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
         hashing_queue: 64,
+        hashing_workers: 2,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Params::KEY,
         password_argon2: Argon2Params::PASSWORD,
