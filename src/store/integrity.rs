@@ -51,11 +51,16 @@ impl Store {
         ids: RangeInclusive<Uuid>,
     ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
         let (store, last) = (self.clone(), *ids.end());
+        let only = (ids.start() == ids.end()).then(|| TenantId::from_uuid(last));
         stream::try_unfold(Some(*ids.start()), move |next_id| {
             let store = store.clone();
             async move {
                 let Some(first) = next_id.filter(|id| *id <= last) else { return Ok(None) };
-                let connection = &mut store.acquire("check_integrity").await?;
+                let connection = match only {
+                    Some(tenant_id) => store.acquire_for(tenant_id, "check_integrity").await,
+                    None => store.acquire("check_integrity").await,
+                };
+                let connection = &mut connection?;
                 let rows = match subject {
                     IntegritySubject::Tenants => check_tenants(connection, first..=last).await?,
                     IntegritySubject::Owners => check_owners(connection, first..=last).await?,

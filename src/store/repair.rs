@@ -138,7 +138,7 @@ impl Store {
             DELETE FROM idempotency_records AS record USING missing_tenant WHERE record.tenant_id = missing_tenant.id",
             tenant_id.as_uuid(),
         )
-        .execute(&mut self.acquire("delete_dangling_rows").await?)
+        .execute(&mut self.acquire_for(tenant_id, "delete_dangling_rows").await?)
         .await?;
         Ok(())
     }
