@@ -40,6 +40,7 @@ mod overload;
 mod pgbouncer;
 mod plain_language;
 mod purge;
+mod quotas;
 mod redaction;
 mod request_id;
 mod revoke_api_key;

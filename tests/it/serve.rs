@@ -118,6 +118,8 @@ fn all_invalid_settings_are_reported_together() {
         .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--rate-limit-per-caller", "0"])
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
+        .env("TURNKEY_MAX_PACKAGES_PER_TENANT", "0")
+        .env("TURNKEY_MAX_SEGMENTS_PER_TENANT", "many")
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
@@ -129,6 +131,8 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_LISTEN",
         "TURNKEY_KEY_ARGON2",
         "TURNKEY_DATABASE_MAX_CONNECTIONS",
+        "TURNKEY_MAX_PACKAGES_PER_TENANT",
+        "TURNKEY_MAX_SEGMENTS_PER_TENANT",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
         "TURNKEY_RATE_LIMIT_PER_CALLER",

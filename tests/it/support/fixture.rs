@@ -14,7 +14,7 @@ use tonic::{Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use turnkey::{
     config::ServerSettings,
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     grpc::pb::{
         ApiKey, CheckIntegrityRequest, CreateFromSignupRequest, CreateFromSignupResponse,
         CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest, DeleteTenantRequest,
@@ -69,6 +69,7 @@ pub fn settings() -> ServerSettings {
         max_concurrent_calls: 1_024,
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
+        quotas: Quotas::DEFAULT,
         hashing_queue: 64,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Params::KEY,
