@@ -64,7 +64,7 @@ impl FindingKind {
                 format!("An idempotency record of {subject} refers to a tenant or key that does not exist.")
             }
             Self::WrongUsageCount => {
-                format!("The stored number of the tenant's {subject} is wrong, and so is what its quota permits.")
+                format!("The stored number of the tenant's {subject} differs from the actual number.")
             }
         }
     }

@@ -21,6 +21,7 @@ pub struct RepairPlan {
 
 /// What a repair created and changed.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a row whose columns do not depend on each other")]
 pub struct RepairResult {
     /// The General segment, existing or new.
     pub general_id: Uuid,

@@ -76,7 +76,9 @@ async fn of_fifty_concurrent_creates_exactly_as_many_succeed_as_the_quota_permit
     for (responses, created, limit) in [(packages, 7, "10 packages"), (segments, 4, "5 segments")] {
         let errors: Vec<Status> = responses.into_iter().filter_map(Result::err).collect();
         assert_eq!(errors.len(), 50 - created, "{limit}");
-        errors.iter().for_each(|error| assert_quota_exceeded(error, &tenant, limit));
+        for error in &errors {
+            assert_quota_exceeded(error, &tenant, limit);
+        }
     }
     assert_eq!(fixture.row_counts().await, [1, 5, 10, 1]);
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
