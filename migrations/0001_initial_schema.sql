@@ -2,8 +2,8 @@
 -- reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
 -- are created before the migrations run (src/store/roles.sql).
 --
--- Deletes do not cascade, except to idempotency records: a transaction that deletes a tenant has to name every other
--- table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
+-- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
+-- name every other table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
 -- alphabetical order, and a search by prefix can use the index. No column has a business default; the defaults of a new
 -- tenant are in src/domain/defaults.rs.
 
@@ -136,6 +136,16 @@ CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id
 CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) WHERE salt IS NOT NULL;
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
+-- How many packages and segments a tenant has, so that a quota is checked without counting rows. Each statement of the
+-- service that inserts or deletes packages or segments also updates the counters; changes in psql do not, so a counter
+-- can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
+CREATE TABLE tenant_usage (
+    tenant_id     uuid    NOT NULL CONSTRAINT tenant_usage_pkey PRIMARY KEY
+                          CONSTRAINT tenant_usage_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    package_count integer NOT NULL,
+    segment_count integer NOT NULL
+);
+
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
 -- SECURITY DEFINER, because the current role may lack the privilege to read all three tables, and row-level security
@@ -232,16 +242,23 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, o
     TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
+-- No role deletes counters: they are deleted with their tenant.
+GRANT SELECT, INSERT, UPDATE ON tenant_usage TO turnkey_provisioner;
+GRANT SELECT, INSERT, UPDATE (package_count, segment_count) ON tenant_usage TO turnkey_catalog;
 
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE segments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE packages ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_usage ENABLE ROW LEVEL SECURITY;
 CREATE POLICY all_tenants ON tenants TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON segments TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON packages TO turnkey_provisioner USING (true);
+CREATE POLICY all_tenants ON tenant_usage TO turnkey_provisioner USING (true);
 CREATE POLICY one_tenant ON tenants TO turnkey_catalog
     USING (id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON segments TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON packages TO turnkey_catalog
+    USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
+CREATE POLICY one_tenant ON tenant_usage TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);

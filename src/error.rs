@@ -2,9 +2,9 @@
 //!
 //! It says what failed in terms of the domain. `grpc::status` alone maps it to gRPC codes, reasons and details.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::domain::Violations;
+use crate::domain::{TenantId, Violations};
 
 pub type Result<T> = std::result::Result<T, Error>;
 /// A cause. It is shared, because one failure can fail several calls.
@@ -40,6 +40,9 @@ pub enum Error {
     /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
     #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },
+    /// The tenant has, or would have, more of these resources than its quota. A retry does not help.
+    #[error("a tenant can have at most {limit} {resource}s")]
+    QuotaExceeded { tenant_id: TenantId, resource: Resource, limit: NonZeroU32 },
     /// The database is unreachable, read-only, not migrated or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Source),

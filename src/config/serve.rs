@@ -16,7 +16,7 @@ use super::{
     setting::{ADDRESS_FORMAT, BOOL_FORMAT, POSITIVE_FORMAT, Setting},
 };
 use crate::{
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     error::ErrorChain,
 };
 
@@ -36,6 +36,8 @@ const MAX_CONNECTIONS_PER_ADDRESS: Setting =
     Setting::new("max-connections-per-address", "TURNKEY_MAX_CONNECTIONS_PER_ADDRESS");
 const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_LIMIT_PER_CALLER");
 const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
+const MAX_PACKAGES: Setting = Setting::new("max-packages-per-tenant", "TURNKEY_MAX_PACKAGES_PER_TENANT");
+const MAX_SEGMENTS: Setting = Setting::new("max-segments-per-tenant", "TURNKEY_MAX_SEGMENTS_PER_TENANT");
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
 const HASHING_WORKERS: Setting = Setting::new("hashing-workers", "TURNKEY_HASHING_WORKERS");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
@@ -116,6 +118,12 @@ pub struct ServeArgs {
     /// find new replicas [default: 30m]
     #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
+    /// Maximum number of packages of one tenant [default: 1000]
+    #[arg(long = MAX_PACKAGES.flag, env = MAX_PACKAGES.variable, value_name = "COUNT")]
+    max_packages_per_tenant: Option<String>,
+    /// Maximum number of segments of one tenant, General included [default: 100]
+    #[arg(long = MAX_SEGMENTS.flag, env = MAX_SEGMENTS.variable, value_name = "COUNT")]
+    max_segments_per_tenant: Option<String>,
     /// Maximum number of hashes that wait for a worker, for keys, sign-ups and log-ins each; further calls are rejected
     /// [default: 64]
     #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
@@ -167,6 +175,7 @@ pub struct ServerSettings {
     /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
+    pub quotas: Quotas,
     pub hashing_queue: usize,
     pub hashing_workers: usize,
     pub key_mode: KeyMode,
@@ -218,6 +227,7 @@ impl ServeArgs {
         );
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
+        let quotas = self.quotas(errors);
         let hashing_queue = self.hashing_queue.as_deref();
         let hashing_queue =
             errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "an integer from 0 to 65535");
@@ -239,6 +249,7 @@ impl ServeArgs {
             max_connections_per_address: max_connections_per_address?,
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
+            quotas: quotas?,
             hashing_queue: hashing_queue?.into(),
             hashing_workers: hashing_workers?,
             key_mode: key_mode?,
@@ -297,6 +308,13 @@ impl ServeArgs {
         errors.parse_with(MAX_CONNECTION_AGE, text, DEFAULT_MAX_CONNECTION_AGE, expected, |text| {
             humantime::parse_duration(text).ok().filter(|&age| age >= MIN_CONNECTION_AGE)
         })
+    }
+
+    fn quotas(&self, errors: &mut ConfigErrors) -> Option<Quotas> {
+        let (packages, segments) = (self.max_packages_per_tenant.as_deref(), self.max_segments_per_tenant.as_deref());
+        let packages = errors.parse(MAX_PACKAGES, packages, Quotas::DEFAULT.packages, POSITIVE_FORMAT);
+        let segments = errors.parse(MAX_SEGMENTS, segments, Quotas::DEFAULT.segments, POSITIVE_FORMAT);
+        Some(Quotas { packages: packages?, segments: segments? })
     }
 
     fn shutdown_delay(&self, errors: &mut ConfigErrors, on_loopback: bool) -> Option<Duration> {

@@ -102,6 +102,8 @@ pub enum PackageUpsertError {
     SlugTaken,
     /// An earlier item has the same package as its target.
     Duplicate,
+    /// The tenant would have more packages than its quota.
+    QuotaExceeded,
 }
 
 /// Why a segment cannot be written. Parses from the name that the SQL statement gives it.
@@ -116,6 +118,8 @@ pub enum SegmentUpsertError {
     SlugTaken,
     /// The upsert would rename the General segment.
     DefaultSegment,
+    /// The tenant would have more segments than its quota.
+    QuotaExceeded,
 }
 
 /// Which packages to list, and after which position.

@@ -97,7 +97,7 @@ pub async fn start(
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
-    let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone()));
+    let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
     let calls = CallTasks::default();
     let authenticator = authenticator(settings, &tenants, &calls)?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);

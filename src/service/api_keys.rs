@@ -41,7 +41,7 @@ impl TenantService {
     async fn replay_rotation(&self, scope: &IdempotencyScope, rotation: &RotateApiKey) -> Result<KeyRotation> {
         let now = self.clock.now();
         let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
-        let record = self.store.find_rotation_record(scope, &request_id.hash(), now).await?;
+        let record = self.store.find_rotation_record(rotation.tenant_id, scope, &request_id.hash(), now).await?;
         let record = record.ok_or(Error::not_found(Resource::Tenant))?;
         let secret_key = replayed_secret(scope.rpc, &record, request_id, rotation.fingerprint(), now)?;
         let api_key = record.key.ok_or(Error::not_found(Resource::ApiKey))?;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
+        InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
             ListPackages, ListSegments, PackageUpsert, PackageUpsertError, SegmentUpsert, SegmentUpsertError,
             UpsertResult,
@@ -25,16 +25,17 @@ use crate::{
 pub struct CatalogService {
     store: Store,
     clock: Clock,
+    quotas: Quotas,
 }
 
 impl CatalogService {
-    pub const fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    pub const fn new(store: Store, clock: Clock, quotas: Quotas) -> Self {
+        Self { store, clock, quotas }
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
-    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug.
+    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::QuotaExceeded`].
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
         let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
         results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))
@@ -62,9 +63,11 @@ impl CatalogService {
         let id = || new_id(now, &mut system_rng());
         let packages = upserts.iter().map(|_upsert| PackageId::from_uuid(id())).collect();
         let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()) };
-        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, now))
+        let limit = self.quotas.packages;
+        let quota_exceeded = Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit };
+        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now))
             .await?
-            .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
+            .map_err(|errors| package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix))?;
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
         Ok(results)
     }
@@ -93,12 +96,13 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
     /// [`Error::AlreadyExists`] if another segment of the tenant has the new slug, [`Error::FailedPrecondition`]
-    /// (`DefaultSegment`) if the upsert would change the General segment's slug.
+    /// (`DefaultSegment`) if the upsert would change the General segment's slug, [`Error::QuotaExceeded`].
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
         let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
-        let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_segment_id, now)).await?;
-        outcome.map_err(|error| match error {
+        let limit = self.quotas.segments;
+        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, now);
+        retry_on_conflict(attempt).await?.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
                 let mut violations = Violations::default();
@@ -107,6 +111,7 @@ impl CatalogService {
             }
             SegmentUpsertError::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
             SegmentUpsertError::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
+            SegmentUpsertError::QuotaExceeded => Error::QuotaExceeded { tenant_id, resource: Resource::Segment, limit },
         })
     }
 
@@ -137,6 +142,7 @@ impl CatalogService {
 fn package_upsert_error(
     errors: &[(usize, PackageUpsertError)],
     upserts: &[PackageUpsert],
+    quota_exceeded: &Error,
     field_prefix: impl Fn(usize) -> String,
 ) -> Error {
     let mut violations = Violations::default();
@@ -167,6 +173,7 @@ fn package_upsert_error(
             PackageUpsertError::SegmentNotFound => {
                 Error::NotFound { resource: Resource::Segment, field: Some(field("segment_id")) }
             }
+            PackageUpsertError::QuotaExceeded => quota_exceeded.clone(),
             PackageUpsertError::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upsert.target.slug()),
         };
         first_error.get_or_insert(other_error);

@@ -20,7 +20,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
-            .fetch_optional(&mut self.acquire("find_slug").await?)
+            .fetch_optional(&mut self.acquire_for(tenant_id, "find_slug").await?)
             .await?
             .ok_or(Error::not_found(Resource::Tenant))
     }
@@ -108,7 +108,7 @@ impl Store {
             "#,
             tenant_id.as_uuid(),
         )
-        .fetch_all(&mut self.acquire("list_api_keys").await?)
+        .fetch_all(&mut self.acquire_for(tenant_id, "list_api_keys").await?)
         .await?;
         // A tenant without a key has one row, whose key is NULL.
         if keys.is_empty() {
@@ -138,7 +138,7 @@ impl Store {
             key.as_str(),
             tenant_id.as_uuid(),
         )
-        .fetch_optional(&mut self.acquire("revoke_api_key").await?)
+        .fetch_optional(&mut self.acquire_for(tenant_id, "revoke_api_key").await?)
         .await?
         .ok_or(Error::not_found(Resource::Tenant))?;
         key.map(|key| key.0).ok_or(Error::not_found(Resource::ApiKey))

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ApiKey, Package, Segment,
+        ApiKey, Package, Segment, TenantId,
         idempotency::{
             CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, RECORD_LIFETIME, SECRET_LIFETIME,
             Sha256Digest,
@@ -73,9 +73,11 @@ impl Store {
             .collect()
     }
 
-    /// Returns the record of this request id, with the current state of the key that its call created.
+    /// Returns the record of this request id, with the current state of the key that its call created. `tenant_id` is the
+    /// tenant of the repeated call, whose turn it uses.
     pub async fn find_rotation_record(
         &self,
+        tenant_id: TenantId,
         scope: &IdempotencyScope,
         request_hash: &Sha256Digest,
         now: OffsetDateTime,
@@ -93,7 +95,7 @@ impl Store {
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
         )
-        .fetch_optional(&mut self.acquire("find_rotation_record").await?)
+        .fetch_optional(&mut self.acquire_for(tenant_id, "find_rotation_record").await?)
         .await?;
         row.map(|row| {
             Ok(IdempotencyRecord {

@@ -25,7 +25,7 @@ struct FindingRow {
     tenant_id: Uuid,
     slug: Option<String>,
     kind: Option<String>,
-    /// The damaged package or the RPC of the idempotency record.
+    /// The damaged package, the RPC of the idempotency record, or what was counted wrongly.
     subject: Option<String>,
     /// Tenants in the chunk; only in the end row.
     checked_count: Option<i64>,
@@ -51,11 +51,16 @@ impl Store {
         ids: RangeInclusive<Uuid>,
     ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
         let (store, last) = (self.clone(), *ids.end());
+        let only = (ids.start() == ids.end()).then(|| TenantId::from_uuid(last));
         stream::try_unfold(Some(*ids.start()), move |next_id| {
             let store = store.clone();
             async move {
                 let Some(first) = next_id.filter(|id| *id <= last) else { return Ok(None) };
-                let connection = &mut store.acquire("check_integrity").await?;
+                let connection = match only {
+                    Some(tenant_id) => store.acquire_for(tenant_id, "check_integrity").await,
+                    None => store.acquire("check_integrity").await,
+                };
+                let connection = &mut connection?;
                 let rows = match subject {
                     IntegritySubject::Tenants => check_tenants(connection, first..=last).await?,
                     IntegritySubject::Owners => check_owners(connection, first..=last).await?,
@@ -98,6 +103,13 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
         ), foreign_segment AS MATERIALIZED (
             -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
             SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
+        ), actual AS MATERIALIZED (
+            -- The numbers of rows of the tenants that have counters.
+            SELECT id, slug, package_count, segment_count,
+                   (SELECT count(*) FROM packages WHERE tenant_id = chunk.id) AS packages,
+                   (SELECT count(*) FROM segments WHERE tenant_id = chunk.id) AS segments
+              FROM chunk
+              JOIN tenant_usage ON tenant_usage.tenant_id = chunk.id
         ), finding AS (
             SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
               FROM chunk
@@ -120,6 +132,12 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
                         ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
                    slug
               FROM package_without_own_segment
+            UNION ALL
+            -- A tenant without any package or segment has the finding NO_PACKAGE or NO_GENERAL_SEGMENT instead. Its repair
+            -- corrects the counters, too.
+            SELECT id, slug, 'WRONG_USAGE_COUNT', 'packages' FROM actual WHERE package_count <> packages AND packages > 0
+            UNION ALL
+            SELECT id, slug, 'WRONG_USAGE_COUNT', 'segments' FROM actual WHERE segment_count <> segments AND segments > 0
         )
         (SELECT id AS "tenant_id!", slug, kind, subject, NULL::int8 AS checked_count
            FROM finding

@@ -39,7 +39,7 @@ impl Store {
             owner.tenant_id.as_uuid(),
             owner.password_hash,
         )
-        .execute(&mut self.acquire("replace_password_hash").await?)
+        .execute(&mut self.acquire_for(owner.tenant_id, "replace_password_hash").await?)
         .await?;
         Ok(())
     }

@@ -89,6 +89,9 @@ impl Store {
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND EXISTS (SELECT FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
                 RETURNING id
+            ), new_usage AS (
+                UPDATE tenant_usage SET package_count = package_count - 1
+                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",

@@ -134,6 +134,9 @@ async fn insert(
               FROM to_insert
              CROSS JOIN unnest($25::text[], $26::text[], $27::text[], $28::int8[], $29::int4[]) WITH ORDINALITY
                    AS default_package (slug, name, description, base_price, grouping_order, position)
+        ), new_usage AS (
+            INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
+            SELECT tenant_id, cardinality($25::text[]), 1 FROM to_insert
         ), new_key AS (
             -- Only the hash of the secret is stored.
             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)

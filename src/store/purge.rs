@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use super::{Store, pool::PooledConnection};
 use crate::error::{Error, Result};
 
-/// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key then fails the
-/// statement; it is retried.
+/// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key or a deadlock then
+/// fails the statement; it is retried.
 const MAX_ATTEMPTS: usize = 3;
 
 impl Store {
@@ -35,7 +35,7 @@ impl Store {
     pub async fn purge_tenants(&self, before: OffsetDateTime, limit: i64) -> Result<u64> {
         for _ in 0..MAX_ATTEMPTS {
             match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
-                Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
+                Err(error) if error.as_database_error().is_some_and(has_lost_race) => {}
                 purged => return Ok(purged?),
             }
         }
@@ -43,9 +43,14 @@ impl Store {
     }
 }
 
+fn has_lost_race(error: &dyn DatabaseError) -> bool {
+    const DEADLOCK_DETECTED: &str = "40P01";
+    error.is_foreign_key_violation() || error.code().as_deref() == Some(DEADLOCK_DETECTED)
+}
+
 async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<u64> {
     // Foreign keys are checked at the end of the statement, so the order of the CTEs does not matter. Idempotency
-    // records are deleted with their tenant (ON DELETE CASCADE).
+    // records and usage counters are deleted with their tenant (ON DELETE CASCADE).
     let purged = sqlx::query_scalar!(
         r#"
         WITH purged AS (

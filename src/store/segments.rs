@@ -1,5 +1,7 @@
 //! Segments of one tenant. `domain/derived_slug.rs` chooses the slug of a segment without one.
 
+use std::num::NonZeroU32;
+
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -16,7 +18,7 @@ use crate::{
 };
 
 impl Store {
-    /// Creates or updates a segment.
+    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
@@ -26,10 +28,12 @@ impl Store {
         tenant_id: TenantId,
         upsert: &SegmentUpsert,
         new_id: SegmentId,
+        max_segments: NonZeroU32,
         now: OffsetDateTime,
     ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
-        let row = match upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await {
+        let row = upsert_row(transaction.connection(), tenant_id, upsert, new_id, max_segments, now).await;
+        let row = match row {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             row => row?,
         };
@@ -104,6 +108,9 @@ impl Store {
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND NOT EXISTS (SELECT FROM packages WHERE packages.tenant_id = $1 AND segment_id = $2)
                 RETURNING id
+            ), new_usage AS (
+                UPDATE tenant_usage SET segment_count = segment_count - 1
+                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    (SELECT slug FROM segments WHERE tenant_id = $1 AND id = $2) AS slug,
@@ -191,6 +198,7 @@ async fn upsert_row(
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
     new_id: SegmentId,
+    max_segments: NonZeroU32,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<UpsertRow>> {
     let generated_slug = match upsert.target.stem() {
@@ -205,6 +213,12 @@ async fn upsert_row(
             SELECT id, slug
               FROM segments
              WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
+        ), usage AS MATERIALIZED (
+            -- What the tenant has. The rows are counted only if it has no counters.
+            SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
+                   coalesce(segment_count, (SELECT count(*) FROM segments WHERE tenant_id = $1)) AS segment_count
+              FROM (SELECT) AS one_row
+              LEFT JOIN tenant_usage ON tenant_usage.tenant_id = $1
         ), validated_item AS MATERIALIZED (
             -- The target and the error; no row if the tenant does not exist.
             SELECT (SELECT id FROM target) AS target_id,
@@ -215,6 +229,8 @@ async fn upsert_row(
                        WHEN EXISTS (SELECT FROM segments, target
                                      WHERE segments.tenant_id = $1 AND segments.slug = $3
                                        AND segments.id <> target.id) THEN 'SLUG_TAKEN'
+                       WHEN NOT EXISTS (SELECT FROM target) AND (SELECT segment_count FROM usage) >= $13
+                           THEN 'QUOTA_EXCEEDED'
                    END AS error
               FROM tenants
              WHERE id = $1 AND deleted_at IS NULL
@@ -231,6 +247,11 @@ async fn upsert_row(
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
+        ), new_usage AS (
+            INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
+            SELECT $1, package_count, segment_count + 1 FROM usage WHERE EXISTS (SELECT FROM inserted)
+            ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
+               SET package_count = excluded.package_count, segment_count = excluded.segment_count
         ), updated AS (
             -- The changed segment. An update that changes nothing does not touch updated_at.
             UPDATE segments
@@ -270,6 +291,7 @@ async fn upsert_row(
         upsert.sort_order,
         upsert.active,
         now,
+        i64::from(max_segments.get()),
     )
     .fetch_optional(connection)
     .await

@@ -75,7 +75,11 @@ impl Store {
             id,
             slug,
         );
-        let row = row.fetch_optional(&mut self.acquire("get_tenant").await?).await?;
+        let connection = match identifier {
+            TenantIdentifier::Id(id) => self.acquire_for(*id, "get_tenant").await,
+            TenantIdentifier::Slug(_) => self.acquire("get_tenant").await,
+        };
+        let row = row.fetch_optional(&mut connection?).await?;
         row.map(|row| into_tenant!(row)).transpose()
     }
 
@@ -143,7 +147,7 @@ impl Store {
             columns.is_active,
             columns.is_deleted,
         );
-        let row = row.fetch_optional(&mut self.acquire("change_tenant").await?).await?;
+        let row = row.fetch_optional(&mut self.acquire_for(tenant_id, "change_tenant").await?).await?;
         let row = row.ok_or(Error::not_found(Resource::Tenant))?;
         into_tenant!(row)
     }

@@ -43,6 +43,7 @@ mod own_files;
 mod pgbouncer;
 mod plain_language;
 mod purge;
+mod quotas;
 mod redaction;
 mod request_id;
 mod revoke_api_key;

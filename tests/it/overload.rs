@@ -21,19 +21,20 @@ use tonic::{Code, transport::Channel};
 use turnkey::{
     config::ServerSettings,
     grpc::pb::{
-        GetTenantRequest, ListPackagesRequest, Verdict, VerifyApiKeyRequest, get_tenant_request::Identifier,
-        package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
+        BatchUpsertPackagesRequest, GetTenantRequest, ListPackagesRequest, PackageUpsert, Verdict,
+        VerifyApiKeyRequest, get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
+        tenant_provisioning_client::TenantProvisioningClient,
     },
 };
 
 use crate::support::{
     database::Cluster,
     faults::start_server,
-    fixture::{Fixture, channel},
+    fixture::{Fixture, channel, settings},
     http2::reset_streams,
     process::{Process, temp_folder},
     process_memory::memory_kib,
-    requests::{bella, named, unknown_secret_key, with_bearer},
+    requests::{bella, gold, named, rotation, unknown_secret_key, with_bearer},
     responses::reason,
     tokens::Tokens,
 };
@@ -152,6 +153,42 @@ async fn a_flood_of_made_up_keys_crowds_out_neither_services_nor_tenants_that_ar
         listed.unwrap();
     }
     flood.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hundred_batches_of_one_tenant_leave_connections_for_other_tenants() {
+    let fixture = Fixture::with_settings(ServerSettings { database_max_connections: 4, ..settings() }).await;
+    let (busy, other) = (fixture.tenant("busy").await, fixture.tenant("other").await);
+    // Holds the lock of the busy tenant, as a slow change would.
+    let mut holder = fixture.superuser_pool().await.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(('x' || right(replace($1, '-', ''), 16))::bit(64)::int8)")
+        .bind(&busy.id)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let package = PackageUpsert { name: Some("Gold".to_owned()), base_price: Some(1), ..Default::default() };
+    let batch = BatchUpsertPackagesRequest { tenant_id: busy.id, packages: vec![package; 5] };
+    let mut batches = JoinSet::new();
+    for _ in 0..100 {
+        let (mut client, batch) = (fixture.catalog.clone(), batch.clone());
+        batches.spawn(async move { client.batch_upsert_packages(batch).await });
+    }
+    while fixture.count("pg_locks WHERE NOT granted").await < 2 {}
+
+    for _ in 0..10 {
+        fixture.upsert_package(gold(&other)).await.unwrap();
+        fixture.package(&other, &other.package_ids[0]).await.unwrap();
+        fixture.get(Identifier::TenantId(other.id.clone())).await.unwrap();
+        fixture.try_rotate(rotation(&other.id, None)).await.unwrap();
+    }
+    holder.rollback().await.unwrap();
+    while let Some(response) = batches.join_next().await {
+        if let Err(error) = response.unwrap() {
+            // A batch waits for its turn, and then for the lock, for two seconds each.
+            assert!(["OVERLOADED", "DATABASE_UNAVAILABLE"].contains(&reason(&error).as_str()), "{error:?}");
+        }
+    }
+    fixture.upsert_package(gold(&other)).await.unwrap();
 }
 
 fn resident_kib(process: &Process) -> u64 {

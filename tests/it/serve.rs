@@ -119,6 +119,8 @@ fn all_invalid_settings_are_reported_together() {
         .env("TURNKEY_HASHING_WORKERS", "0")
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
+        .env("TURNKEY_MAX_PACKAGES_PER_TENANT", "0")
+        .env("TURNKEY_MAX_SEGMENTS_PER_TENANT", "many")
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
@@ -130,6 +132,8 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_LISTEN",
         "TURNKEY_KEY_ARGON2",
         "TURNKEY_DATABASE_MAX_CONNECTIONS",
+        "TURNKEY_MAX_PACKAGES_PER_TENANT",
+        "TURNKEY_MAX_SEGMENTS_PER_TENANT",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
         "TURNKEY_RATE_LIMIT_PER_CALLER",

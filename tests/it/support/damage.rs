@@ -35,6 +35,7 @@ pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
               WHERE slug = 'basic-package' AND tenant_id = $",
             Kind::PackageInForeignSegment,
         ),
+        ("wrong-count", "DELETE FROM packages WHERE slug = 'basic-package' AND tenant_id = $", Kind::WrongUsageCount),
     ] {
         let tenant = create_with_record(fixture, slug).await;
         let sql = sql.replace('$', &format!("'{}'", tenant.id)).replace('~', &format!("'{}'", sound.id));

@@ -14,7 +14,7 @@ use tonic::{Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use turnkey::{
     config::{Bounds, ServerSettings},
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     grpc::pb::{
         ApiKey, CheckIntegrityRequest, CreateFromSignupRequest, CreateFromSignupResponse,
         CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest, DeleteTenantRequest,
@@ -72,6 +72,7 @@ pub fn settings() -> ServerSettings {
         max_connections_per_address: 4_096,
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
+        quotas: Quotas::DEFAULT,
         hashing_queue: 64,
         hashing_workers: 2,
         key_mode: KeyMode::Live,
