@@ -10,6 +10,7 @@ mod convert;
 mod handler;
 pub mod health;
 pub mod layers;
+mod message_cost;
 mod package_catalog;
 pub mod status;
 mod tenant_provisioning;
@@ -17,6 +18,7 @@ mod tenant_provisioning;
 pub use auth::Authenticator;
 pub use call_tasks::CallTasks;
 pub use handler::Handler;
+pub use message_cost::{TooManyNestedMessages, check_nested_messages};
 
 /// The generated messages, clients and servers.
 #[expect(
