@@ -35,7 +35,7 @@ pub mod validation;
 pub use api_key::{ApiKey, KeyStatus, KeyVerdict};
 pub use argon2_params::Argon2Params;
 pub use booking_type::BookingType;
-pub use branding::Branding;
+pub use branding::{Branding, StoredBranding};
 pub use caller::{Caller, Role};
 pub use commission::CommissionPercent;
 pub use derived_slug::SlugStem;

@@ -1,7 +1,6 @@
 //! Idempotency records: finds those of repeated calls and deletes the expired ones. The statements in `provisioning.rs`
 //! and `api_keys.rs` write them.
 
-use serde_json::{Map, Value};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 

@@ -1,7 +1,6 @@
 //! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`]
 //! deletes them permanently.
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::Store;
@@ -23,7 +22,7 @@ macro_rules! select_tenants {
             $($with +)?
             r#"
             SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
-                   branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
+                   branding::text AS "branding!", is_active,
                    tenants.created_at, updated_at, deleted_at,
                    owners.email AS "owner_email?",
                    (SELECT public_key
@@ -50,7 +49,7 @@ macro_rules! into_tenant {
             api_key_public: $row.api_key_public.unwrap_or_default(),
             commission,
             is_active: $row.is_active,
-            branding: $row.branding.0,
+            branding: $crate::domain::StoredBranding::from_json($row.branding),
             owner_email: $row.owner_email,
             created_at: $row.created_at,
             updated_at: $row.updated_at,
@@ -123,13 +122,14 @@ impl Store {
                 UPDATE tenants
                    SET name = coalesce($3, name),
                        commission_percent = coalesce($4::int4 / 100.0, commission_percent),
-                       branding = coalesce($5, branding),
+                       branding = coalesce($5::text::jsonb, branding),
                        is_active = coalesce($6, is_active),
                        deleted_at = CASE WHEN $7 THEN coalesce(deleted_at, $1)
                                          WHEN NOT $7 THEN NULL
                                          ELSE deleted_at END,
-                       updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0 OR branding <> $5
-                                           OR is_active <> $6 OR (deleted_at IS NOT NULL) <> $7 THEN $1
+                       updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0
+                                           OR branding <> $5::text::jsonb OR is_active <> $6
+                                           OR (deleted_at IS NOT NULL) <> $7 THEN $1
                                          ELSE updated_at END
                  WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                 RETURNING *
@@ -139,7 +139,7 @@ impl Store {
             tenant_id.as_uuid(),
             columns.name,
             columns.commission.map(|commission| i32::from(commission.hundredths())),
-            columns.branding.map(sqlx::types::Json) as _,
+            columns.branding,
             columns.is_active,
             columns.is_deleted,
         );
@@ -154,7 +154,7 @@ impl Store {
 struct ChangedColumns<'a> {
     name: Option<&'a str>,
     commission: Option<CommissionPercent>,
-    branding: Option<&'a Map<String, Value>>,
+    branding: Option<&'a str>,
     is_active: Option<bool>,
     is_deleted: Option<bool>,
 }
@@ -166,7 +166,7 @@ impl<'a> From<&'a TenantChange> for ChangedColumns<'a> {
             TenantChange::Update(update) => Self {
                 name: update.name.as_ref().map(DisplayName::as_str),
                 commission: update.commission,
-                branding: update.branding.as_ref().map(Branding::as_object),
+                branding: update.branding.as_ref().map(Branding::as_json),
                 ..unchanged
             },
             TenantChange::Suspend => Self { is_active: Some(false), ..unchanged },
