@@ -8,7 +8,7 @@ use super::{
     branding::{Branding, StoredBranding},
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{ApproximateSize, Cursor, PageSize, PageTokenScope},
+    paging::{Cursor, PageSize, PageTokenScope},
     text::DisplayName,
     validation::InvalidValue,
 };
@@ -99,12 +99,6 @@ impl TenantFilter {
         let created_at = created_at.ok().filter(|&created_at| created_at >= OffsetDateTime::UNIX_EPOCH);
         let created_at = created_at.ok_or_else(PageTokenScope::invalid_page_token)?;
         Ok(Some(TenantCursor { created_at, id: cursor.id }))
-    }
-}
-
-impl ApproximateSize for Tenant {
-    fn approximate_size(&self) -> usize {
-        self.name.len() + self.branding.as_json().len()
     }
 }
 

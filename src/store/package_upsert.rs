@@ -204,7 +204,7 @@ async fn upsert(
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
                package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
-               validated_item.error AS "error?"
+               NULL::bool AS has_next, validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
          ORDER BY number

@@ -5,7 +5,10 @@ use time::OffsetDateTime;
 
 use super::Store;
 use crate::{
-    domain::{Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier},
+    domain::{
+        Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier,
+        paging::{ListRow, MAX_PAGE_BYTES},
+    },
     error::{Error, Resource, Result},
 };
 
@@ -79,19 +82,29 @@ impl Store {
     }
 
     /// Returns up to `limit` tenants in the order of their creation.
-    pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
+    pub async fn list_tenants(
+        &self,
+        list: &ListTenants,
+        limit: usize,
+        now: OffsetDateTime,
+    ) -> Result<Vec<ListRow<Tenant>>> {
         let prefix = list.filter.slug_prefix.as_str();
         let rows = select_tenants!(
-            from: "FROM (SELECT *
-                     FROM tenants
-                    WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
-                      AND ($4::bool IS NULL OR is_active = $4)
-                      AND ($5::bool OR deleted_at IS NULL)
-                      -- A range can use the index. `{` follows `z`, the last character of slugs.
-                      AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
-                    ORDER BY created_at, id
-                    LIMIT $7) AS tenants
+            columns: r#", has_next AS "has_next!""#,
+            from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
+                          lead(true) OVER list IS NOT NULL AS has_next
+                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
+                             FROM tenants
+                            WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
+                              AND ($4::bool IS NULL OR is_active = $4)
+                              AND ($5::bool OR deleted_at IS NULL)
+                              -- A range can use the index. `{` follows `z`, the last character of slugs.
+                              AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
+                            ORDER BY created_at, id
+                            LIMIT $7) AS candidate
+                   WINDOW list AS (ORDER BY created_at, id)) AS tenants
              LEFT JOIN owners ON owners.tenant_id = tenants.id
+            WHERE bytes_before < $8
             ORDER BY tenants.created_at, tenants.id",
             now,
             list.after.map(|after| after.created_at),
@@ -100,9 +113,10 @@ impl Store {
             list.filter.show_deleted,
             prefix,
             i64::try_from(limit).map_err(Error::internal)?,
+            MAX_PAGE_BYTES,
         );
         let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await?;
-        rows.into_iter().map(|row| into_tenant!(row)).collect()
+        rows.into_iter().map(|row| Ok(ListRow { has_next: row.has_next, item: into_tenant!(row)? })).collect()
     }
 
     /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to
