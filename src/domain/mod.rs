@@ -24,6 +24,7 @@ pub mod password;
 pub mod price;
 pub mod provisioning;
 pub mod request_id;
+pub mod response_size;
 pub mod segment;
 pub mod service_credentials;
 pub mod signup;

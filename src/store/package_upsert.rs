@@ -7,9 +7,10 @@ use super::{Store, column, error::is_constraint_violation, packages::PackageRow,
 use crate::{
     domain::{
         BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
-        catalog::{PackageUpsert, PackageUpsertOutcome, UpsertResult},
+        catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
         derived_slug::{SlugChooser, slug_prefixes},
+        response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
     },
     error::{Error, Resource, Result},
 };
@@ -248,5 +249,9 @@ fn outcome(rows: Vec<PackageRow>, tenant_id: TenantId, new_ids: &NewPackageIds) 
             results.push(UpsertResult { created: item.id == new_id, item });
         }
     }
-    Ok(if errors.is_empty() { Ok(results) } else { Err(errors) })
+    if !errors.is_empty() {
+        return Ok(Err(PackageUpsertFailure::Items(errors)));
+    }
+    let response_bytes = packages_response_bytes(results.iter().map(|result| &result.item));
+    Ok(if response_bytes <= MAX_RESPONSE_BYTES { Ok(results) } else { Err(PackageUpsertFailure::ResponseTooLarge) })
 }
