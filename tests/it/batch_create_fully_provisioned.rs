@@ -1,5 +1,6 @@
 //! `BatchCreateFullyProvisioned`: many tenants in one call, each of them atomic on its own.
 
+use prost::Message as _;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
@@ -216,4 +217,15 @@ async fn a_batch_whose_replays_would_exceed_the_message_limit_is_refused_and_cre
     let half = [vec![named("new")], requests[..20].to_vec()].concat();
     let results = batch_create(&fixture, half).await.unwrap();
     assert!(results[1..].iter().all(|result| created(result).replayed));
+}
+
+#[tokio::test]
+async fn the_response_to_a_batch_of_500_tenants_with_the_longest_names_fits_half_of_the_message_limit() {
+    let fixture = Fixture::start().await;
+    let slug = |number: u32| format!("{}-{number:03}", "s".repeat(59));
+    let item = |number| CreateFullyProvisionedRequest { name: "𝄞".repeat(200), ..named(&slug(number)) };
+    let request = BatchCreateFullyProvisionedRequest { requests: (0..500).map(item).collect() };
+    let response = fixture.provisioning.clone().batch_create_fully_provisioned(request).await.unwrap().into_inner();
+    assert_eq!(fixture.row_counts().await[0], 500);
+    assert!(response.encoded_len() < 2 * 1024 * 1024, "{} bytes", response.encoded_len());
 }
