@@ -191,7 +191,8 @@ mod tests {
     use super::*;
 
     fn reason(value: Value) -> Option<Reason> {
-        Branding::parse(value.to_string()).err().map(|invalid| invalid.reason)
+        let Value::Object(object) = value else { panic!("not an object") };
+        Branding::parse(Value::Object(object).to_string()).err().map(|invalid| invalid.reason)
     }
 
     fn nested(depth: usize) -> Value {
