@@ -169,7 +169,7 @@ async fn create_with_branding(fixture: &Fixture, count: usize, branding: Value) 
 }
 
 #[tokio::test]
-async fn a_branding_of_more_than_128_kib_cannot_be_stored_by_anybody() {
+async fn the_database_refuses_a_branding_of_more_than_128_kib_from_every_client() {
     let fixture = Fixture::start().await;
     fixture.tenant("bella").await;
     let set_branding = sqlx::query("UPDATE tenants SET branding = $1").bind(Json(json!({"a": "a".repeat(131_072)})));
