@@ -27,7 +27,7 @@ impl Store {
     /// Returns the records of these request ids, with the current state of what their calls created. A request id that
     /// is repeated has its record repeatedly, as the response does.
     ///
-    /// Returns `None` if there are several records, and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
+    /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
     /// more. With the other fields, and the tenants that the same batch creates, this leaves the response below 4 MiB.
     pub async fn find_tenant_records(
         &self,
@@ -37,7 +37,8 @@ impl Store {
     ) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            columns: r#", bytes_before + bytes AS "total_bytes!", request_hash, fingerprint, salt, record.created_at AS recorded_at,
+            columns: r#", bytes_before + bytes AS "total_bytes!",
+               request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
                    AS "api_key: Json<ApiKey>",
@@ -47,9 +48,18 @@ impl Store {
                   FROM packages
                  WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)) AS "packages: Json<Vec<Package>>"
             "#,
-            from: "FROM (SELECT *, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
-                     FROM (SELECT record.*, position,
-                                  octet_length(name) + branding_bytes
+            from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
+                     FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
+                    CROSS JOIN LATERAL (
+                           -- Without OFFSET 0 the planner may compare all records of the caller with every hash,
+                           -- instead of using the index.
+                           SELECT *
+                             FROM idempotency_records
+                            WHERE request_hash = hash AND caller = $3 AND rpc = $4 AND created_at > $5
+                           OFFSET 0) AS record
+                    CROSS JOIN LATERAL (
+                           -- OFFSET 0: measured once.
+                           SELECT octet_length(name) + branding_bytes
                                   + coalesce((SELECT octet_length(name) + octet_length(hero_title)
                                                      + octet_length(description)
                                                 FROM segments
@@ -58,10 +68,9 @@ impl Store {
                                                 FROM packages
                                                WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
                                   AS bytes
-                             FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
-                             JOIN idempotency_records AS record
-                               ON request_hash = hash AND caller = $3 AND rpc = $4 AND record.created_at > $5
-                             JOIN tenants ON tenants.id = record.tenant_id) AS measured) AS record
+                             FROM tenants
+                            WHERE id = record.tenant_id
+                           OFFSET 0) AS created) AS record
              JOIN tenants ON tenants.id = record.tenant_id
              LEFT JOIN owners ON owners.tenant_id = tenants.id
             WHERE bytes_before < $6",
