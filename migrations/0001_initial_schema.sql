@@ -20,10 +20,17 @@ CREATE TABLE tenants (
     -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
     -- lost clears it, because an owner cannot be created again.
     is_signup          boolean       NOT NULL DEFAULT false,
+    -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
+    -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
+    branding_bytes     integer       NOT NULL GENERATED ALWAYS AS
+                       (octet_length(branding::text)
+                        + 100 * (length(branding::text) - length(translate(branding::text, ',[{', '')))) STORED,
     CONSTRAINT tenants_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
     CONSTRAINT tenants_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
-    CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object')
+    CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
+    -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
+    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
 );
 -- ListTenants is ordered by creation time; purge selects tenants by deletion time.
 CREATE INDEX tenants_created_at_id_idx ON tenants (created_at, id);

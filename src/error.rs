@@ -37,6 +37,9 @@ pub enum Error {
     /// The message of the request is larger than its RPC permits.
     #[error("the message is larger than {max_bytes} bytes")]
     MessageTooLarge { max_bytes: usize },
+    /// The message would take too much memory once decoded.
+    #[error("the message contains too many nested messages")]
+    TooManyNestedMessages,
     /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
     #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },

@@ -83,8 +83,16 @@ pub struct UpsertResult<T> {
     pub item: T,
 }
 
-/// All packages of a batch, in order; or, if nothing was written, every item that prevented it, by its index.
-pub type PackageUpsertOutcome = Result<Vec<UpsertResult<Package>>, Vec<(usize, PackageUpsertError)>>;
+/// All packages of a batch, in order; or why nothing was written.
+pub type PackageUpsertOutcome = Result<Vec<UpsertResult<Package>>, PackageUpsertFailure>;
+
+/// Why a batch of packages was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackageUpsertFailure {
+    /// Every item that prevents it, by its index.
+    Items(Vec<(usize, PackageUpsertError)>),
+    ResponseTooLarge,
+}
 
 pub type SegmentUpsertOutcome = Result<UpsertResult<Segment>, SegmentUpsertError>;
 

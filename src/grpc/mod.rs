@@ -13,6 +13,7 @@ mod handler;
 pub mod health;
 mod health_service;
 pub mod layers;
+mod message_cost;
 mod package_catalog;
 pub mod status;
 mod tenant_provisioning;

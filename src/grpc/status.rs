@@ -106,7 +106,9 @@ impl From<Error> for RpcError {
             }
             Error::Overloaded => (Code::ResourceExhausted, retry_info("OVERLOADED", RETRY_OVERLOADED)),
             // gRPC itself would refuse it, and has no details for it.
-            Error::MessageTooLarge { .. } => (Code::ResourceExhausted, ErrorDetails::new()),
+            Error::MessageTooLarge { .. } | Error::TooManyNestedMessages => {
+                (Code::ResourceExhausted, ErrorDetails::new())
+            }
             Error::RateLimited { retry_after } => (Code::ResourceExhausted, retry_info("OVERLOADED", retry_after)),
             Error::QuotaExceeded { tenant_id, resource, .. } => {
                 (Code::ResourceExhausted, quota_exceeded(tenant_id, resource, &message))

@@ -4,6 +4,7 @@
 //! store's [`PackageUpsertError`] and [`SegmentUpsertError`].
 
 use super::{
+    batch::response_too_large,
     clock::Clock,
     ids::{new_id, system_rng},
     retry::retry_on_conflict,
@@ -12,8 +13,8 @@ use crate::{
     domain::{
         InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
-            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, SegmentUpsert, SegmentUpsertError,
-            UpsertResult,
+            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, PackageUpsertFailure, SegmentUpsert,
+            SegmentUpsertError, UpsertResult,
         },
         paging::{Cursor, Page},
     },
@@ -44,7 +45,8 @@ impl CatalogService {
     /// Creates or updates packages, all or none. A violation names its item, as in `packages[3].name`.
     ///
     /// # Errors
-    /// As [`Self::upsert_package`], and [`Error::InvalidRequest`] if two items have the same package as their target.
+    /// As [`Self::upsert_package`], and [`Error::InvalidRequest`] if two items have the same package as their target or
+    /// if the response would be too large.
     pub async fn batch_upsert_packages(
         &self,
         tenant_id: TenantId,
@@ -67,7 +69,12 @@ impl CatalogService {
         let quota_exceeded = Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit };
         let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now))
             .await?
-            .map_err(|errors| package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix))?;
+            .map_err(|failure| match failure {
+                PackageUpsertFailure::Items(errors) => {
+                    package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix)
+                }
+                PackageUpsertFailure::ResponseTooLarge => response_too_large("packages"),
+            })?;
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
         Ok(results)
     }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     TenantService,
+    batch::response_too_large,
     idempotency::replayed_secret,
     ids::{new_id, random_slug_suffix, system_rng},
     retry::retry_on_conflict,
@@ -174,7 +175,11 @@ impl TenantService {
         Ok(outcomes)
     }
 
-    async fn find_records<'a>(
+    /// Returns the records of the request ids of these tenants.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if there are several and what they refer to is too large for a response.
+    pub(super) async fn find_records<'a>(
         &self,
         scope: &IdempotencyScope,
         specs: impl Iterator<Item = &'a TenantSpec>,
@@ -183,7 +188,8 @@ impl TenantService {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
+        let records = self.store.find_tenant_records(scope, &hashes, self.clock.now()).await?;
+        records.ok_or_else(|| response_too_large("requests"))
     }
 
     /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the

@@ -13,6 +13,9 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
+/// Upper bound of the keys of a list, which has no pages.
+const MAX_LISTED: i64 = 500;
+
 impl Store {
     /// Finds the slug of a tenant that is not deleted, for the stem of a new key.
     ///
@@ -93,7 +96,7 @@ impl Store {
         Ok(key.map(|key| key.0))
     }
 
-    /// Lists all keys of a tenant, deleted or not, newest first.
+    /// Lists the newest keys of a tenant, deleted or not, newest first.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -105,8 +108,10 @@ impl Store {
               LEFT JOIN api_keys ON api_keys.tenant_id = tenants.id
              WHERE tenants.id = $1
              ORDER BY api_keys.created_at DESC, key_id DESC
+             LIMIT $2
             "#,
             tenant_id.as_uuid(),
+            MAX_LISTED,
         )
         .fetch_all(&mut self.acquire_for(tenant_id, "list_api_keys").await?)
         .await?;

@@ -19,6 +19,9 @@ use crate::{
 
 /// Tenants (or owners, or tenants with idempotency records) per statement.
 const CHUNK_SIZE: i64 = 1_000;
+/// Upper bound of the damaged packages, and of the dangling idempotency records, that are listed of each tenant. It bounds
+/// the findings of a chunk.
+const MAX_ROWS_PER_TENANT: i64 = 20;
 
 /// A finding, or the end of the chunk: a row without a kind, with the last id of the chunk.
 struct FindingRow {
@@ -94,12 +97,15 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
              ORDER BY id
              LIMIT $3
         ), package_without_own_segment AS MATERIALIZED (
-            -- Packages whose segment does not exist or belongs to another tenant.
-            SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
-              FROM chunk
-              JOIN packages ON packages.tenant_id = chunk.id
-              LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
-             WHERE segments.id IS NULL
+            -- The first packages of each tenant whose segment does not exist or belongs to another tenant.
+            SELECT *
+              FROM (SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id,
+                           row_number() OVER (PARTITION BY chunk.id ORDER BY packages.slug) AS number
+                      FROM chunk
+                      JOIN packages ON packages.tenant_id = chunk.id
+                      LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
+                     WHERE segments.id IS NULL) AS package
+             WHERE number <= $5
         ), foreign_segment AS MATERIALIZED (
             -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
             SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
@@ -150,6 +156,7 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
         ids.end(),
         CHUNK_SIZE,
         defaults::SEGMENT.slug,
+        MAX_ROWS_PER_TENANT,
     )
     .fetch_all(connection)
     .await
@@ -199,22 +206,26 @@ async fn check_idempotency_records(
              ORDER BY tenant_id
              LIMIT $3
         )
-        (SELECT chunk.tenant_id AS "tenant_id!", tenants.slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind,
-                rpc AS subject, NULL::int8 AS checked_count
-           FROM chunk
-           JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
-           LEFT JOIN tenants ON tenants.id = chunk.tenant_id
-          WHERE tenants.id IS NULL
-             -- A tenant without any key has the finding NO_API_KEY instead.
-             OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
-                 AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))
-          ORDER BY chunk.tenant_id, rpc)
+        (SELECT tenant_id AS "tenant_id!", slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind, rpc AS subject,
+                NULL::int8 AS checked_count
+           FROM (SELECT chunk.tenant_id, tenants.slug, rpc,
+                        row_number() OVER (PARTITION BY chunk.tenant_id ORDER BY rpc) AS number
+                   FROM chunk
+                   JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
+                   LEFT JOIN tenants ON tenants.id = chunk.tenant_id
+                  WHERE tenants.id IS NULL
+                     -- A tenant without any key has the finding NO_API_KEY instead.
+                     OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
+                         AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))) AS dangling
+          WHERE number <= $4
+          ORDER BY tenant_id, rpc)
         UNION ALL
         (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
         "#,
         ids.start(),
         ids.end(),
         CHUNK_SIZE,
+        MAX_ROWS_PER_TENANT,
     )
     .fetch_all(connection)
     .await

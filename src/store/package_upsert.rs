@@ -9,9 +9,10 @@ use super::{Store, column, error::is_constraint_violation, packages::PackageRow,
 use crate::{
     domain::{
         BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
-        catalog::{PackageUpsert, PackageUpsertOutcome, UpsertResult},
+        catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
         derived_slug::{SlugChooser, slug_prefixes},
+        response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
     },
     error::{Error, Resource, Result},
 };
@@ -234,7 +235,7 @@ async fn upsert(
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
                package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
-               validated_item.error AS "error?"
+               NULL::bool AS has_next, validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
          ORDER BY number
@@ -279,5 +280,9 @@ fn outcome(rows: Vec<PackageRow>, tenant_id: TenantId, new_ids: &NewPackageIds) 
             results.push(UpsertResult { created: item.id == new_id, item });
         }
     }
-    Ok(if errors.is_empty() { Ok(results) } else { Err(errors) })
+    if !errors.is_empty() {
+        return Ok(Err(PackageUpsertFailure::Items(errors)));
+    }
+    let response_bytes = packages_response_bytes(results.iter().map(|result| &result.item));
+    Ok(if response_bytes <= MAX_RESPONSE_BYTES { Ok(results) } else { Err(PackageUpsertFailure::ResponseTooLarge) })
 }

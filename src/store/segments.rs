@@ -13,6 +13,7 @@ use crate::{
         catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
         derived_slug::SlugChooser,
+        paging::{ListRow, MAX_PAGE_BYTES},
     },
     error::{Error, Precondition, Resource, Result},
 };
@@ -51,7 +52,8 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -66,7 +68,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant.
-    pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
+    pub async fn list_segments(
+        &self,
+        tenant_id: TenantId,
+        list: &ListSegments,
+        limit: usize,
+    ) -> Result<Vec<ListRow<Segment>>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         let rows = catalog_query!(
             self,
@@ -74,26 +81,31 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segment.*
+            SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at, has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
-                    SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
-                      FROM segments
-                     WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
-                     ORDER BY sort_order, id
-                     LIMIT $4
-                   ) AS segment ON true
+                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
+                      FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description) AS bytes
+                              FROM segments
+                             WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
+                             ORDER BY sort_order, id
+                             LIMIT $4) AS candidate
+                    WINDOW list AS (ORDER BY sort_order, id)
+                   ) AS segment ON bytes_before < $5
              ORDER BY sort_order, segment.id
             ",
             list.after.map(|after| after.order),
             list.after.map(|after| after.id),
             limit,
+            MAX_PAGE_BYTES,
         )
         .await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        Ok(rows.into_iter().filter_map(|row| row.into_segment(tenant_id)).collect())
+        let into_list_row =
+            |row: SegmentRow| Some(ListRow { has_next: row.has_next?, item: row.into_segment(tenant_id)? });
+        Ok(rows.into_iter().filter_map(into_list_row).collect())
     }
 
     /// # Errors
@@ -152,6 +164,8 @@ struct SegmentRow {
     active: Option<bool>,
     created_at: Option<OffsetDateTime>,
     updated_at: Option<OffsetDateTime>,
+    /// As in [`ListRow`]; only in lists.
+    has_next: Option<bool>,
 }
 
 impl SegmentRow {

@@ -1,6 +1,7 @@
 //! Floods, accidental or malicious: the excess is rejected, memory stays bounded, and other clients are served.
 
 use std::{
+    collections::HashSet,
     fs,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use tonic::{Code, transport::Channel};
 use turnkey::{
     config::ServerSettings,
     grpc::pb::{
-        BatchUpsertPackagesRequest, GetTenantRequest, ListPackagesRequest, PackageUpsert, Verdict,
+        BatchUpsertPackagesRequest, GetTenantRequest, ListPackagesRequest, ListTenantsRequest, PackageUpsert, Verdict,
         VerifyApiKeyRequest, get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
         tenant_provisioning_client::TenantProvisioningClient,
     },
@@ -253,4 +254,31 @@ async fn a_flood_of_reset_streams_is_stopped_and_memory_stays_bounded() {
     drop(client);
     assert!(process.wait().success());
     assert!(!process.log.iter().any(|line| line.contains("panic")), "{:?}", process.log);
+}
+
+/// The message of each of these brandings takes a megabyte in memory. The service would not accept them.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_tenants_whose_brandings_have_many_values_takes_little_memory() {
+    let folder = temp_folder();
+    let (process, address, database) = start_server(folder.path()).await;
+    let many = "INSERT INTO tenants
+                SELECT gen_random_uuid(), 'tenant-' || number, 'x', 10, branding, true, now(), now()
+                  FROM generate_series(1, 500) AS number,
+                       (SELECT jsonb_build_object('zeros', jsonb_agg(0)) AS branding FROM generate_series(1, 32000)) AS one";
+    database.execute_without_triggers(many).await;
+    let mut client = TenantProvisioningClient::new(channel(&address).await);
+    let mut request = ListTenantsRequest { page_size: 500, ..ListTenantsRequest::default() };
+    let before = resident_kib(&process);
+    let mut listed = Vec::new();
+    for _ in 0..5 {
+        let page = client.list_tenants(request.clone()).await.unwrap().into_inner();
+        assert!(!page.tenants.is_empty() && !page.next_page_token.is_empty());
+        listed.extend(page.tenants.into_iter().map(|tenant| tenant.id));
+        request.page_token = page.next_page_token;
+    }
+    let growth = memory_kib(process.pid(), "VmHWM").unwrap() - before;
+    println!("{growth} KiB for 5 pages of {} tenants", listed.len());
+    assert!(growth < 24 * 1024, "{growth} KiB");
+    assert_eq!(listed.iter().collect::<HashSet<_>>().len(), listed.len());
 }

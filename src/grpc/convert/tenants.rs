@@ -61,7 +61,7 @@ impl TryFrom<pb::UpdateTenantRequest> for (TenantId, TenantChange) {
         let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));
         let commission =
             fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
-        let branding = fields.check_optional("branding", request.branding, branding::parse);
+        let branding = fields.check_optional("branding", request.branding, |message| branding::parse(&message));
         fields.into_result(|| Some((tenant_id?, TenantChange::Update(TenantUpdate { name, commission, branding }))))
     }
 }
@@ -77,7 +77,7 @@ impl From<Tenant> for pb::Tenant {
             is_active: tenant.is_active,
             created_at: Some(timestamp(tenant.created_at)),
             updated_at: Some(timestamp(tenant.updated_at)),
-            branding: Some(branding::render(tenant.branding)),
+            branding: Some(branding::render(&tenant.branding)),
             owner_email: tenant.owner_email,
             deleted_at: tenant.deleted_at.map(timestamp),
         }

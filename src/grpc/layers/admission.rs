@@ -16,7 +16,7 @@ use super::{
     call_context::CallContext,
     held_response::ResponseHolder,
     middleware::{CallFuture, InnerService, Middleware},
-    request_message::MessageLimits,
+    request_message::{MessageLimits, PREFIX_BYTES},
 };
 use crate::{
     domain::Caller,
@@ -25,6 +25,7 @@ use crate::{
         auth::is_public,
         connection::{CallInProgress, Connection, PeerAddress},
         fair_limit::{FairLimit, Share},
+        message_cost::check_nested_messages,
         status,
     },
     telemetry::trace::TraceId,
@@ -112,6 +113,9 @@ async fn receive(
     max_bytes: usize,
 ) -> Result<Share<Payer>> {
     let (message, share) = limits.receive(std::mem::take(request.body_mut()), payer, max_bytes).await?;
+    if let Some(encoded) = message.get(PREFIX_BYTES..) {
+        check_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
+    }
     *request.body_mut() = Body::new(Full::new(message));
     Ok(share)
 }

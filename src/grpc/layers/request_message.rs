@@ -17,7 +17,7 @@ use crate::{
 use super::admission::Payer;
 
 /// Each gRPC message begins with a compression flag and its length ("gRPC over HTTP2", Length-Prefixed-Message).
-const PREFIX_BYTES: usize = 5;
+pub const PREFIX_BYTES: usize = 5;
 
 /// The limits on messages that are being received.
 #[derive(Debug, Clone)]
