@@ -5,7 +5,7 @@
 
 All attempts use the same request_id. Each attempt has a deadline, and the backoff between attempts grows exponentially
 with jitter. A real caller stores the request_id before the first attempt (for example, next to the order that the
-tenant belongs to), so that it can retry even after its own crash. The request_id is a secret for 24 hours. This example
+tenant belongs to), so that it can retry even after its own crash. The request_id is a secret, like the key. This example
 reads it from REQUEST_ID, or generates one.
 """
 

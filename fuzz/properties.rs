@@ -79,6 +79,7 @@ pub fn api_keys(data: &[u8]) {
     if let Some(key) = ParsedSecretKey::parse(&SecretString::from(text)) {
         let public = text.replacen("sk_", "pk_", 1);
         let (public, _random) = public.rsplit_once('_').expect("a key has parts");
+        assert_eq!(public, key.public_key);
         assert_eq!(PublicKey::parse(public).expect("both halves have the same format").key_id(), key.key_id);
     }
 }

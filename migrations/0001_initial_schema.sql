@@ -2,8 +2,8 @@
 -- reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
 -- are created before the migrations run (src/store/roles.sql).
 --
--- Deletes do not cascade, except to idempotency records: a transaction that deletes a tenant has to name every other
--- table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
+-- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
+-- name every other table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
 -- alphabetical order, and a search by prefix can use the index. No column has a business default; the defaults of a new
 -- tenant are in src/domain/defaults.rs.
 
@@ -20,10 +20,17 @@ CREATE TABLE tenants (
     -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
     -- lost clears it, because an owner cannot be created again.
     is_signup          boolean       NOT NULL DEFAULT false,
+    -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
+    -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
+    branding_bytes     integer       NOT NULL GENERATED ALWAYS AS
+                       (octet_length(branding::text)
+                        + 100 * (length(branding::text) - length(translate(branding::text, ',[{', '')))) STORED,
     CONSTRAINT tenants_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
     CONSTRAINT tenants_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
-    CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object')
+    CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
+    -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
+    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
 );
 -- ListTenants is ordered by creation time; purge selects tenants by deletion time.
 CREATE INDEX tenants_created_at_id_idx ON tenants (created_at, id);
@@ -90,22 +97,26 @@ CREATE INDEX api_keys_tenant_id_idx ON api_keys (tenant_id);
 
 -- The login of a tenant that was created by CreateFromSignup.
 CREATE TABLE owners (
-    tenant_id     uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
-                  CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
-    email         text NOT NULL,
-    password_hash text NOT NULL,
+    tenant_id       uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
+                    CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
+    email           text NOT NULL, -- as it is shown
+    -- The form in which addresses are compared: the part before the @ by Unicode case folding, the domain in its ASCII
+    -- form (src/domain/email.rs). Postgres has neither function, so the service writes both columns.
+    canonical_email text COLLATE "C" NOT NULL CONSTRAINT owners_email_key UNIQUE,
+    password_hash   text NOT NULL,
+    -- An administrator who changes an address has to change both columns. For ASCII addresses, Postgres can check that.
+    CONSTRAINT owners_canonical_email_matches_email
+        CHECK (canonical_email = lower(email COLLATE "C") OR octet_length(email) > length(email)),
     CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$'))
 );
--- lower() depends on the collation: a Turkish one maps I to ı. Under "C" it changes ASCII letters only; the service
--- lower-cases the others before it stores the address.
-CREATE UNIQUE INDEX owners_email_key ON owners (lower(email COLLATE "C"));
 
 -- Idempotency records: one for each call with a request_id. A repeated call finds the record and returns what the first
 -- call created, instead of creating it again. Records expire after 30 days.
 --
 -- The request_id itself is not stored, only its SHA-256 (request_hash). A new key's secret is derived from the
 -- request_id and the salt, and is not stored either. The salt is deleted after 24 hours; from then on the secret cannot
--- be derived, not even with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
+-- be derived from this database, not even with the request_id. It can be derived from an earlier dump that still contains
+-- the salt, together with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
 -- a repeated request_id with another fingerprint is an error.
 CREATE TABLE idempotency_records (
     caller       text        NOT NULL,
@@ -131,6 +142,16 @@ CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id
 -- idempotency_records_unsalted_idx.
 CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) WHERE salt IS NOT NULL;
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
+
+-- How many packages and segments a tenant has, so that a quota is checked without counting rows. Each statement of the
+-- service that inserts or deletes packages or segments also updates the counters; changes in psql do not, so a counter
+-- can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
+CREATE TABLE tenant_usage (
+    tenant_id     uuid    NOT NULL CONSTRAINT tenant_usage_pkey PRIMARY KEY
+                          CONSTRAINT tenant_usage_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    package_count integer NOT NULL,
+    segment_count integer NOT NULL
+);
 
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
@@ -228,16 +249,23 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, o
     TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
+-- No role deletes counters: they are deleted with their tenant.
+GRANT SELECT, INSERT, UPDATE ON tenant_usage TO turnkey_provisioner;
+GRANT SELECT, INSERT, UPDATE (package_count, segment_count) ON tenant_usage TO turnkey_catalog;
 
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE segments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE packages ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_usage ENABLE ROW LEVEL SECURITY;
 CREATE POLICY all_tenants ON tenants TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON segments TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON packages TO turnkey_provisioner USING (true);
+CREATE POLICY all_tenants ON tenant_usage TO turnkey_provisioner USING (true);
 CREATE POLICY one_tenant ON tenants TO turnkey_catalog
     USING (id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON segments TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON packages TO turnkey_catalog
+    USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
+CREATE POLICY one_tenant ON tenant_usage TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);

@@ -2,9 +2,9 @@
 //!
 //! It says what failed in terms of the domain. `grpc::status` alone maps it to gRPC codes, reasons and details.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::domain::Violations;
+use crate::domain::{TenantId, Violations};
 
 pub type Result<T> = std::result::Result<T, Error>;
 /// A cause. It is shared, because one failure can fail several calls.
@@ -34,14 +34,26 @@ pub enum Error {
     /// A queue or pool is full.
     #[error("the server is overloaded")]
     Overloaded,
+    /// The message of the request is larger than its RPC permits.
+    #[error("the message is larger than {max_bytes} bytes")]
+    MessageTooLarge { max_bytes: usize },
+    /// The message would take too much memory once decoded.
+    #[error("the message contains too many nested messages")]
+    TooManyNestedMessages,
     /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
     #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },
+    /// The tenant has, or would have, more of these resources than its quota. A retry does not help.
+    #[error("a tenant can have at most {limit} {resource}s")]
+    QuotaExceeded { tenant_id: TenantId, resource: Resource, limit: NonZeroU32 },
     /// The database is unreachable, read-only, not migrated or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Source),
     #[error("the deadline was exceeded")]
     DeadlineExceeded,
+    /// The caller disconnected or reset the call.
+    #[error("the caller cancelled the call")]
+    Cancelled,
     /// Every attempt conflicted with a concurrent call.
     #[error("conflicts with concurrent calls persisted after several attempts")]
     Conflict,

@@ -77,7 +77,8 @@ pub fn create_script(round: u64) -> String {
         format!("ARRAY[{key_id}]"),
         format!("ARRAY['pk_live_baseline_' || {key_id}]"),
         format!("ARRAY['{secret_hash}']"),
-        // Owner's e-mail address and password hash.
+        // Owner's e-mail address, as shown and canonical, and password hash.
+        "ARRAY[NULL]".to_owned(),
         "ARRAY[NULL]".to_owned(),
         "ARRAY[NULL]".to_owned(),
         // Request hash, fingerprint, salt.

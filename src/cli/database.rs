@@ -43,11 +43,13 @@ impl OpenDatabase {
         }
     }
 
-    /// Opens the database, and migrates it if it is embedded.
+    /// Opens the database. Migrates it if it is embedded; another one must be migrated.
     pub async fn open_migrated(database: Database) -> Result<Self, Error> {
         let database = Self::open(database).await?;
         if database.is_embedded() {
             database.migrate().await?;
+        } else {
+            store::check_migrated(&database.server).await?;
         }
         Ok(database)
     }
@@ -82,6 +84,14 @@ impl OpenDatabase {
     }
 }
 
+/// Whether another process uses the embedded Postgres.
+pub fn is_embedded_in_use(error: &Error) -> bool {
+    #[cfg(feature = "embedded")]
+    return matches!(error.downcast_ref(), Some(embedded_postgres::Error::AlreadyRunning { .. }));
+    #[cfg(not(feature = "embedded"))]
+    return embedded_disabled::is_in_use(error);
+}
+
 /// Replaces the crate `embedded_postgres` in builds without the feature `embedded`.
 #[cfg(not(feature = "embedded"))]
 mod embedded_disabled {
@@ -95,6 +105,10 @@ mod embedded_disabled {
         pub pg_bin: Option<PathBuf>,
         pub durable: bool,
         pub max_connections: u16,
+    }
+
+    pub const fn is_in_use(_error: &super::Error) -> bool {
+        false
     }
 
     /// Has no value: `start` always fails.

@@ -18,7 +18,12 @@ use futures_util::TryStreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Error, database::OpenDatabase, keys_file::KeysFile};
+use super::{
+    Error, counted,
+    database::OpenDatabase,
+    keys_file::{KeysFile, RecognizedKeysFile},
+    output::Stdout,
+};
 use crate::{
     config::DoctorSettings,
     domain::{
@@ -35,13 +40,14 @@ const MAX_TABLE_ROWS: usize = 1_000;
 
 #[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::CLI))]
 pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
+    let keys = settings.out.as_deref().map(KeysFile::recognize).transpose()?;
     let database = OpenDatabase::open_existing(settings.database).await?;
     let hashing =
         HashingSettings { key: settings.key_argon2, password: Argon2Params::PASSWORD, workers: 1, queue_length: 1 };
     let store = Store::for_batch_jobs(database.server.clone());
     let service =
         Arc::new(TenantService::new(store.clone(), Hasher::new(hashing)?, settings.key_mode, Clock::system()));
-    let keys = settings.out.as_deref().map(KeysFile::open).transpose()?;
+    let keys = keys.map(RecognizedKeysFile::open).transpose()?;
     let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), omitted: 0 } };
     let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
     let checked = doctor.check().await;
@@ -130,7 +136,7 @@ impl Report {
                 if let Some(outcome) = outcome {
                     object["outcome"] = outcome.into();
                 }
-                writeln!(io::stdout(), "{object}")
+                writeln!(Stdout, "{object}")
             }
             Self::Table { rows, omitted } => {
                 if rows.len() < MAX_TABLE_ROWS {
@@ -147,9 +153,9 @@ impl Report {
 
     fn finish(self, tenants: u64, unresolved: u64) -> io::Result<()> {
         let Self::Table { rows, omitted } = self else { return Ok(()) };
-        let mut out = io::stdout();
+        let mut out = Stdout;
         let Some(first) = rows.first() else {
-            return writeln!(out, "No findings in {tenants} tenants.");
+            return writeln!(out, "No findings in {}.", counted(tenants, "tenant"));
         };
         // Without --repair the rows have no outcome.
         let header = &["slug", "tenant id", "finding", "outcome"][..first.len()];
@@ -161,6 +167,7 @@ impl Report {
             writeln!(out, "and {omitted} more: --json shows them all")?;
         }
         let repaired = findings - unresolved;
-        writeln!(out, "{findings} findings in {tenants} tenants, {repaired} repaired, {unresolved} unresolved.")
+        let (findings, tenants) = (counted(findings, "finding"), counted(tenants, "tenant"));
+        writeln!(out, "{findings} in {tenants}, {repaired} repaired, {unresolved} unresolved.")
     }
 }

@@ -1,43 +1,33 @@
 //! The keys file: a CSV file with the columns `slug,tenant_id,public_key,secret_key`, to which `import` and `doctor`
-//! append the keys that they create. No other copy of the secrets exists. The import's journal uses the same file
-//! functions.
+//! append the keys that they create. No other copy of the secrets exists.
 
-use std::{
-    collections::HashSet,
-    fs::{File, OpenOptions, Permissions},
-    io::{self, Seek as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{collections::HashSet, path::Path};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::Error;
-use crate::domain::TenantId;
+use super::{
+    Error,
+    owned_file::AppendableFile,
+    row_file::{RecognizedRows, RowFormat},
+};
+use crate::domain::{ParsedSecretKey, PublicKey, TenantId};
 
 const HEADER: &str = "slug,tenant_id,public_key,secret_key";
 
 pub struct KeysFile {
-    file: File,
+    file: AppendableFile,
     slugs: HashSet<String>,
 }
 
+/// A keys file that has not been changed yet.
+pub struct RecognizedKeysFile(RecognizedRows);
+
 impl KeysFile {
-    /// Opens the file to append to it, and creates it if it does not exist.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = open_exclusive(path)?;
-        let text = Zeroizing::new(read_complete_lines(&mut file)?);
-        let mut lines = text.lines();
-        match lines.next() {
-            None => writeln!(file, "{HEADER}")?,
-            Some(HEADER) => {}
-            Some(_) => {
-                return Err(format!("{} is not a keys file: its first line is not `{HEADER}`", path.display()).into());
-            }
-        }
-        let slugs = lines.filter_map(|line| line.split(',').next()).map(str::to_owned).collect();
-        Ok(Self { file, slugs })
+    /// Reads the file if it exists, and changes nothing.
+    pub fn recognize(path: &Path) -> Result<RecognizedKeysFile, Error> {
+        let format = RowFormat { header: HEADER.to_owned(), is_row: is_complete_row, mismatch: "is not a keys file" };
+        RecognizedRows::read(path, format).map(RecognizedKeysFile)
     }
 
     /// Whether the file had this tenant's key when it was opened.
@@ -45,7 +35,7 @@ impl KeysFile {
         self.slugs.contains(slug)
     }
 
-    /// Appends a row in one write without a buffer, so that a kill cannot lose it. No field needs quotes.
+    /// Appends a row. No field needs quotes.
     pub fn write(
         &mut self,
         slug: &str,
@@ -54,62 +44,33 @@ impl KeysFile {
         secret_key: &SecretString,
     ) -> Result<(), Error> {
         let row = Zeroizing::new(format!("{slug},{tenant_id},{public_key},{}\n", secret_key.expose_secret()));
-        self.file.write_all(row.as_bytes())?;
-        Ok(())
+        self.file.append(row.as_bytes())
     }
 }
 
-/// Opens a file for reading and appending, and creates it with mode 0600 if it does not exist.
-pub(super) fn open_private(path: &Path) -> Result<File, Error> {
-    open(path).map_err(|error| cannot_write(path, &error))
-}
-
-/// Like [`open_private`], but also locks the file and sets mode 0600 on an existing one.
-pub(super) fn open_exclusive(path: &Path) -> Result<File, Error> {
-    let open_and_lock = || -> io::Result<File> {
-        let file = open(path)?;
-        file.try_lock()?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        Ok(file)
-    };
-    open_and_lock().map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => cannot_write(path, &"another process has it open"),
-        _ => cannot_write(path, &error),
-    })
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
-}
-
-fn cannot_write(path: &Path, reason: &dyn std::fmt::Display) -> Error {
-    format!("cannot write {}: {reason}", path.display()).into()
-}
-
-/// Returns the complete lines, and truncates the file after them: a killed process may have left an incomplete line.
-pub(super) fn read_complete_lines(file: &mut File) -> io::Result<String> {
-    let mut text = io::read_to_string(&mut *file)?;
-    let end = text.rfind('\n').map_or(0, |last| last + 1);
-    text.truncate(end);
-    file.set_len(u64::try_from(end).map_err(io::Error::other)?)?;
-    file.seek(io::SeekFrom::End(0))?;
-    Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_exclusively_opened_file_is_private_and_locked() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("keys.csv");
-        std::fs::write(&path, "").unwrap();
-        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let file = open_exclusive(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(open_exclusive(&path).unwrap_err().to_string().contains("another process has it open"));
-        drop(file);
-        assert!(open_exclusive(&path).is_ok());
+impl RecognizedKeysFile {
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
+
+    pub fn has_rows(&self) -> bool {
+        self.0.rows().next().is_some()
+    }
+
+    /// Opens the file to append to it, and creates it if it does not exist.
+    pub fn open(self) -> Result<KeysFile, Error> {
+        let slugs = self.0.rows().filter_map(|row| row.split(',').next()).map(str::to_owned).collect();
+        Ok(KeysFile { file: self.0.open()?, slugs })
+    }
+}
+
+/// The length and the checksum of a secret key reveal a row that was cut.
+fn is_complete_row(row: &str) -> bool {
+    let mut fields = row.split(',');
+    let row = (fields.next(), fields.next(), fields.next(), fields.next(), fields.next());
+    let (Some(slug), Some(tenant_id), Some(public_key), Some(secret_key), None) = row else { return false };
+    !slug.is_empty()
+        && TenantId::parse(tenant_id).is_ok()
+        && PublicKey::parse(public_key).is_ok()
+        && ParsedSecretKey::parse(&SecretString::from(secret_key)).is_some()
 }

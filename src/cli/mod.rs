@@ -6,13 +6,20 @@ mod healthcheck;
 pub mod import;
 mod keys_file;
 mod migrate;
+mod output;
+mod owned_file;
 mod purge;
+mod ready_file;
+mod row_file;
 mod serve;
 mod token;
 
 use std::{
-    io::IsTerminal as _,
-    process::{ExitCode, Termination},
+    env,
+    fmt::Display,
+    io::{self, IsTerminal as _},
+    os::unix::process::CommandExt as _,
+    process::{self, ExitCode, Termination},
 };
 
 use clap::{Parser, Subcommand};
@@ -26,6 +33,8 @@ use crate::{
     error::ErrorChain,
     telemetry,
 };
+
+const PGOPTIONS: &str = "PGOPTIONS";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -68,11 +77,27 @@ enum TokenCommand {
     Create(TokenArgs),
 }
 
+impl Command {
+    const fn database(&self) -> Option<&DatabaseArgs> {
+        match self {
+            Self::Serve(args) => Some(&args.database.0),
+            Self::Migrate(args) => Some(&args.0),
+            Self::Doctor(args) => Some(&args.database.0),
+            Self::Import(args) => Some(&args.database.0),
+            Self::Purge(args) => Some(&args.database.0),
+            Self::Token(_) | Self::Healthcheck(_) => None,
+        }
+    }
+}
+
 /// Runs the command of the process. Exit code 0: it succeeded; 1: it failed; 2: the command line or a setting is invalid.
 /// The doctor has codes of its own.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
+    if command.database().is_some_and(DatabaseArgs::is_embedded) && env::var_os(PGOPTIONS).is_some() {
+        return fail(&restart_without_pgoptions(), 1);
+    }
     let is_terminal = std::io::stderr().is_terminal();
     let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Purge(_));
     let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
@@ -85,6 +110,16 @@ pub fn run() -> ExitCode {
         Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
         Command::Healthcheck(args) => run_command(log, args.0.settings(), healthcheck::run, 1),
     }
+}
+
+/// Replaces this process by one without `PGOPTIONS`, and returns only if that fails. sqlx applies the variable to every
+/// session, also to those of the embedded Postgres, and removing a variable from a running process is unsafe.
+fn restart_without_pgoptions() -> io::Error {
+    let arguments = env::args_os().skip(1);
+    env::current_exe().map_or_else(
+        |error| error,
+        |program| process::Command::new(program).args(arguments).env_remove(PGOPTIONS).exec(),
+    )
 }
 
 /// `failure_code` is the exit code if the command returns an error.
@@ -135,8 +170,15 @@ fn run_in_runtime(
 
 /// Prints the error with its causes.
 fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    eprintln!("turnkey: {}", ErrorChain(error));
+    output::print_message(format_args!("turnkey: {}", ErrorChain(error)));
     ExitCode::from(code)
+}
+
+/// Returns the number with the noun in its singular or plural: "1 row", "2 rows".
+fn counted(count: impl Display, noun: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 #[cfg(test)]

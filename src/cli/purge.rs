@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Error, database::OpenDatabase};
+use super::{Error, database::OpenDatabase, output::Stdout};
 use crate::{config::PurgeSettings, domain::Caller, service::Clock, store::Store};
 
 /// Tenants per transaction.
@@ -29,7 +29,7 @@ pub async fn run(settings: PurgeSettings) -> Result<(), Error> {
 
 async fn purge(store: &Store, before: OffsetDateTime, yes: bool) -> Result<(), Error> {
     let (count, slugs) = store.list_purgeable(before, PREVIEW_ROWS).await?;
-    let mut out = io::stdout();
+    let mut out = Stdout;
     let date = before.format(&Rfc3339)?;
     if count == 0 {
         writeln!(out, "No tenant was deleted before {date}.")?;
@@ -56,8 +56,8 @@ fn is_confirmed() -> io::Result<bool> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Ok(false);
     }
-    print!("Delete these tenants permanently? They cannot be restored. [y/N] ");
-    io::stdout().flush()?;
+    write!(Stdout, "Delete these tenants permanently? They cannot be restored. [y/N] ")?;
+    Stdout.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

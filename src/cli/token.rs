@@ -8,12 +8,19 @@ use std::{
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use secrecy::ExposeSecret as _;
 
-use super::{Error, keys_file::open_private};
+use super::{
+    Error,
+    output::Stdout,
+    owned_file::{AppendableFile, ExistingFile, PRIVATE},
+};
 use crate::{
     config::{TokenSettings, service_credentials},
     domain::service_credentials::{ServiceToken, hash_token},
     secrets::mint_token,
 };
+
+/// Some hundred thousand entries.
+const MAX_TOKENS_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Prints the token, this one time, to standard output, and appends its entry to the file. Without a file it prints the
 /// entry to standard error, to be pasted.
@@ -23,21 +30,29 @@ pub async fn create(settings: TokenSettings) -> Result<(), Error> {
     let entry = service_credentials::entry(&ServiceToken { name, roles, sha256: hash_token(&token) });
     match tokens_file {
         Some(path) => append(&path, &entry)?,
-        None => eprint!("{entry}"),
+        None => write!(io::stderr(), "{entry}").map_err(|error| format!("cannot write to standard error: {error}"))?,
     }
-    writeln!(io::stdout(), "{}", token.expose_secret())?;
+    writeln!(Stdout, "{}", token.expose_secret())?;
     Ok(())
 }
 
 /// Appends in a single write, so that a server that reads the file at that moment sees the whole entry or none of it.
 fn append(path: &Path, entry: &str) -> Result<(), Error> {
-    if path.exists() {
-        // The server would reject an invalid file, and with it the new token.
-        service_credentials::read(path)?;
+    let Some(mut existing) = ExistingFile::open(path)? else {
+        return AppendableFile::create(path, PRIVATE, entry.as_bytes())?.sync();
+    };
+    let text = existing.read(MAX_TOKENS_FILE_BYTES + 1)?;
+    if text.len() as u64 > MAX_TOKENS_FILE_BYTES {
+        return Err(format!("{} is too large for a tokens file", path.display()).into());
     }
-    let mut file = open_private(path)?;
-    let separator = if file.metadata()?.len() == 0 { "" } else { "\n" };
-    file.write_all(format!("{separator}{entry}").as_bytes())?;
-    file.sync_all()?;
-    Ok(())
+    // The server would reject an invalid file, and with it the new token.
+    service_credentials::parse_file(path, &text)?;
+    let separator = match &text[..] {
+        [] => "",
+        [.., b'\n'] => "\n",
+        _ => "\n\n",
+    };
+    let mut file = existing.into_appendable()?;
+    file.append(format!("{separator}{entry}").as_bytes())?;
+    file.sync()
 }

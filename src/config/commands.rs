@@ -1,18 +1,19 @@
 //! The settings of the commands other than `serve`.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use secrecy::SecretString;
 
 use super::{
-    ConfigErrors, Database, DatabaseArgs, FlagsFirst, KeyArgs, TOKENS_FILE,
+    ConfigErrors, Database, DatabaseArgs, FlagsFirst, KeyArgs, ServerUrl, TOKENS_FILE,
     setting::{POSITIVE_FORMAT, Setting},
     variable,
 };
 use crate::domain::{Argon2Params, KeyMode, Role, service_credentials::ServiceName};
 
 const CONCURRENCY: Setting = Setting::flag("concurrency");
+const SERVER: Setting = Setting::flag("server");
 const OLDER_THAN: Setting = Setting::flag("older-than");
 const TOKEN: Setting = Setting::new("token", "TURNKEY_TOKEN");
 const NAME: Setting = Setting::flag("name");
@@ -23,7 +24,7 @@ const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 #[derive(Clone, Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
-    database: FlagsFirst<DatabaseArgs>,
+    pub database: FlagsFirst<DatabaseArgs>,
     /// Create what is missing from the defaults of a new tenant, move packages without a segment to General, and delete
     /// rows that refer to nothing; take a dump first
     #[arg(long)]
@@ -40,7 +41,7 @@ pub struct DoctorArgs {
 
 #[derive(Clone, Args)]
 pub struct ImportArgs {
-    /// CSV file of tenants, with the columns `slug`, `name` and optionally `commission_percent`
+    /// CSV file of tenants, with the columns `slug`, `name` and optionally `commission_percent`; `-` is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// File to write the keys to; with the file of an earlier run, the import continues it
@@ -53,13 +54,13 @@ pub struct ImportArgs {
     #[arg(long = CONCURRENCY.flag, value_name = "COUNT")]
     concurrency: Option<String>,
     /// Import through this server, such as `http://127.0.0.1:50051` [default: into the database]
-    #[arg(long, value_name = "URL")]
+    #[arg(long = SERVER.flag, value_name = "URL")]
     server: Option<String>,
     /// Service token for the server
     #[arg(long = TOKEN.flag, env = TOKEN.variable, hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     #[command(flatten)]
-    database: FlagsFirst<DatabaseArgs>,
+    pub database: FlagsFirst<DatabaseArgs>,
     #[command(flatten)]
     keys: KeyArgs,
 }
@@ -67,7 +68,7 @@ pub struct ImportArgs {
 #[derive(Clone, Args)]
 pub struct PurgeArgs {
     #[command(flatten)]
-    database: FlagsFirst<DatabaseArgs>,
+    pub database: FlagsFirst<DatabaseArgs>,
     /// Minimum time since the tenants were deleted, such as 30d, 12h or `1month 5days`
     #[arg(long = OLDER_THAN.flag, value_name = "DURATION")]
     older_than: String,
@@ -99,16 +100,30 @@ pub struct DoctorSettings {
 }
 
 pub struct ImportSettings {
-    pub file: PathBuf,
+    pub input: ImportInput,
     pub out: PathBuf,
     pub skip_invalid: bool,
     pub concurrency: NonZeroUsize,
     pub target: ImportTarget,
 }
 
+pub enum ImportInput {
+    File(PathBuf),
+    Stdin,
+}
+
+impl fmt::Display for ImportInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdin => f.write_str("standard input"),
+        }
+    }
+}
+
 pub enum ImportTarget {
     Database { database: Database, key_mode: KeyMode, key_argon2: Argon2Params },
-    Server { url: String, token: Option<SecretString> },
+    Server { url: ServerUrl, token: Option<SecretString> },
 }
 
 impl ImportTarget {
@@ -160,12 +175,18 @@ impl ImportArgs {
             errors.add(TOKEN, "needs --server");
         }
         let target = match &self.server {
-            Some(url) => Some(ImportTarget::Server { url: url.clone(), token: self.token.clone().map(Into::into) }),
+            Some(url) => errors
+                .check(SERVER, url.parse())
+                .map(|url| ImportTarget::Server { url, token: self.token.clone().map(Into::into) }),
             None => self.database_target(&mut errors),
         };
         errors.into_result(|| {
             Some(ImportSettings {
-                file: self.file.clone(),
+                input: if self.file.as_os_str() == "-" {
+                    ImportInput::Stdin
+                } else {
+                    ImportInput::File(self.file.clone())
+                },
                 out: self.out.clone(),
                 skip_invalid: self.skip_invalid,
                 concurrency: concurrency?,

@@ -4,11 +4,13 @@
 //! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that several
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
+mod bounds;
 mod commands;
 mod healthcheck;
 mod otel;
 mod precedence;
 mod serve;
+mod server_url;
 pub mod service_credentials;
 mod setting;
 mod tls;
@@ -25,15 +27,17 @@ use sqlx::postgres::PgConnectOptions;
 use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
+pub use bounds::Bounds;
 pub use commands::{
-    DoctorArgs, DoctorSettings, ImportArgs, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings, TokenArgs,
-    TokenSettings,
+    DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
+    TokenArgs, TokenSettings,
 };
 pub use healthcheck::{HealthcheckArgs, HealthcheckSettings};
 pub use otel::{ExporterSettings, OpenTelemetrySettings};
 use precedence::Alternatives;
 pub use precedence::FlagsFirst;
 pub use serve::{ServeArgs, ServeSettings, ServerSettings};
+pub use server_url::ServerUrl;
 pub use setting::ConfigErrors;
 use setting::Setting;
 pub use tls::{TlsFileError, TlsFiles, TlsSettings};
@@ -142,9 +146,17 @@ impl DatabaseArgs {
         errors.into_result(|| database)
     }
 
+    /// Whether the database is the embedded Postgres.
+    pub fn is_embedded(&self) -> bool {
+        self.url().is_none() && self.database_url_file.is_none()
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.database_url.as_deref().filter(|url| !url.is_empty())
+    }
+
     fn check(&self, errors: &mut ConfigErrors) -> Option<Database> {
-        let url = self.database_url.as_deref().filter(|url| !url.is_empty());
-        match (url, &self.database_url_file) {
+        match (self.url(), &self.database_url_file) {
             (Some(_), Some(_)) => {
                 errors.add(DATABASE_URL_FILE, "set only one of DATABASE_URL and DATABASE_URL_FILE");
                 None
@@ -174,7 +186,8 @@ impl DatabaseArgs {
 }
 
 fn parse_database_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<Database> {
-    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if !matches!(scheme.as_deref(), Some("postgres" | "postgresql")) {
         errors.add(setting, "must begin with postgres://");
         return None;
     }

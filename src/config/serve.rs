@@ -4,19 +4,20 @@ use std::{
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
+    thread::available_parallelism,
     time::Duration,
 };
 
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN, KeyArgs, LISTEN,
-    TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE, service_credentials,
+    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN, KeyArgs,
+    LISTEN, TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE, service_credentials,
     setting::{BOOL_FORMAT, POSITIVE_FORMAT, Setting, resolve},
     tls::TlsSettings,
 };
 use crate::{
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     error::ErrorChain,
 };
 
@@ -25,17 +26,29 @@ use crate::{
 const MIGRATE: Setting = Setting::new("migrate", "TURNKEY_MIGRATE");
 const ALLOW_UNAUTHENTICATED: Setting = Setting::new("allow-unauthenticated", "TURNKEY_ALLOW_UNAUTHENTICATED");
 const REFLECTION: Setting = Setting::new("reflection", "TURNKEY_REFLECTION");
-const MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
+const DATABASE_MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
 const MAX_CONCURRENT_CALLS: Setting = Setting::new("max-concurrent-calls", "TURNKEY_MAX_CONCURRENT_CALLS");
+const MAX_CONCURRENT_CALLS_PER_CALLER: Setting =
+    Setting::new("max-concurrent-calls-per-caller", "TURNKEY_MAX_CONCURRENT_CALLS_PER_CALLER");
+const MAX_CONNECTIONS: Setting = Setting::new("max-connections", "TURNKEY_MAX_CONNECTIONS");
+const MAX_CONNECTIONS_PER_ADDRESS: Setting =
+    Setting::new("max-connections-per-address", "TURNKEY_MAX_CONNECTIONS_PER_ADDRESS");
 const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_LIMIT_PER_CALLER");
 const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
+const MAX_PACKAGES: Setting = Setting::new("max-packages-per-tenant", "TURNKEY_MAX_PACKAGES_PER_TENANT");
+const MAX_SEGMENTS: Setting = Setting::new("max-segments-per-tenant", "TURNKEY_MAX_SEGMENTS_PER_TENANT");
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
+const HASHING_WORKERS: Setting = Setting::new("hashing-workers", "TURNKEY_HASHING_WORKERS");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
 const SHUTDOWN_DELAY: Setting = Setting::new("shutdown-delay", "TURNKEY_SHUTDOWN_DELAY");
 
-const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const DEFAULT_DATABASE_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 const DEFAULT_MAX_CONCURRENT_CALLS: NonZeroU16 = NonZeroU16::new(1_024).unwrap();
+const DEFAULT_MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(4_096).unwrap();
+const COUNT_FORMAT: &str = "an integer from 1 to 65535";
 const DEFAULT_HASHING_QUEUE: u16 = 64;
+/// More would only wait for each other.
+const MAX_HASHING_WORKERS: usize = 1_024;
 const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
 /// With a lower limit, clients would spend most of their time connecting.
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
@@ -45,7 +58,7 @@ const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    database: FlagsFirst<DatabaseArgs>,
+    pub database: FlagsFirst<DatabaseArgs>,
     /// Address of the service; port 0 selects a free port [default: 127.0.0.1:50051]
     #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -81,11 +94,22 @@ pub struct ServeArgs {
           require_equals = true, default_missing_value = "true")]
     reflection: Option<String>,
     /// Maximum number of database connections; the health probe uses one more [default: 16]
-    #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
+    #[arg(long = DATABASE_MAX_CONNECTIONS.flag, env = DATABASE_MAX_CONNECTIONS.variable, value_name = "COUNT")]
     database_max_connections: Option<String>,
     /// Maximum number of concurrent calls, excluding health checks; further calls are rejected [default: 1024]
     #[arg(long = MAX_CONCURRENT_CALLS.flag, env = MAX_CONCURRENT_CALLS.variable, value_name = "COUNT")]
     max_concurrent_calls: Option<String>,
+    /// The same for one caller. It has no effect if callers need no credential [default: a quarter of all]
+    #[arg(long = MAX_CONCURRENT_CALLS_PER_CALLER.flag, env = MAX_CONCURRENT_CALLS_PER_CALLER.variable,
+          value_name = "COUNT")]
+    max_concurrent_calls_per_caller: Option<String>,
+    /// Maximum number of client connections; further connections are closed at once [default: 4096]
+    #[arg(long = MAX_CONNECTIONS.flag, env = MAX_CONNECTIONS.variable, value_name = "COUNT")]
+    max_connections: Option<String>,
+    /// The same from one address; for IPv6, from one /64 network. Set it to that of all behind a load balancer that
+    /// connects from its own address [default: half of all]
+    #[arg(long = MAX_CONNECTIONS_PER_ADDRESS.flag, env = MAX_CONNECTIONS_PER_ADDRESS.variable, value_name = "COUNT")]
+    max_connections_per_address: Option<String>,
     /// Maximum calls per second of one caller, in each replica; a burst can use one second's calls [default: no limit]
     #[arg(long = RATE_LIMIT.flag, env = RATE_LIMIT.variable, value_name = "COUNT")]
     rate_limit_per_caller: Option<String>,
@@ -93,10 +117,20 @@ pub struct ServeArgs {
     /// find new replicas [default: 30m]
     #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
-    /// Maximum number of hashes that wait for a core, for keys and for passwords each; further calls are rejected
+    /// Maximum number of packages of one tenant [default: 1000]
+    #[arg(long = MAX_PACKAGES.flag, env = MAX_PACKAGES.variable, value_name = "COUNT")]
+    max_packages_per_tenant: Option<String>,
+    /// Maximum number of segments of one tenant, General included [default: 100]
+    #[arg(long = MAX_SEGMENTS.flag, env = MAX_SEGMENTS.variable, value_name = "COUNT")]
+    max_segments_per_tenant: Option<String>,
+    /// Maximum number of hashes that wait for a worker, for keys, sign-ups and log-ins each; further calls are rejected
     /// [default: 64]
     #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
     hashing_queue: Option<String>,
+    /// Maximum number of hashes at work, for keys and for passwords each; a password takes 19 MiB of memory
+    /// [default: the number of cores]
+    #[arg(long = HASHING_WORKERS.flag, env = HASHING_WORKERS.variable, value_name = "COUNT")]
+    hashing_workers: Option<String>,
     #[command(flatten)]
     keys: KeyArgs,
     /// Argon2id parameters for owners' passwords [default: m=19456,t=2,p=1]
@@ -126,14 +160,20 @@ pub struct ServerSettings {
     pub reflection: bool,
     pub database_max_connections: u32,
     pub max_concurrent_calls: usize,
+    pub max_concurrent_calls_per_caller: usize,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
     /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
+    pub quotas: Quotas,
     pub hashing_queue: usize,
+    pub hashing_workers: usize,
     pub key_mode: KeyMode,
     pub key_argon2: Argon2Params,
     pub password_argon2: Argon2Params,
     pub shutdown_delay: Duration,
+    pub bounds: Bounds,
 }
 
 impl ServeArgs {
@@ -161,19 +201,29 @@ impl ServeArgs {
         let health_listen = health_listen.and_then(|text| errors.check(HEALTH_LISTEN, resolve(text)));
         let tls = self.tls(errors);
         let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), on_loopback, BOOL_FORMAT);
-        let max_connections = self.database_max_connections.as_deref();
-        let max_connections = errors.parse(MAX_CONNECTIONS, max_connections, DEFAULT_MAX_CONNECTIONS, POSITIVE_FORMAT);
-        let max_concurrent_calls = errors.parse(
-            MAX_CONCURRENT_CALLS,
-            self.max_concurrent_calls.as_deref(),
-            DEFAULT_MAX_CONCURRENT_CALLS,
-            "an integer from 1 to 65535",
+        let database_max_connections = errors.parse(
+            DATABASE_MAX_CONNECTIONS,
+            self.database_max_connections.as_deref(),
+            DEFAULT_DATABASE_MAX_CONNECTIONS,
+            POSITIVE_FORMAT,
+        );
+        let (max_concurrent_calls, max_concurrent_calls_per_caller) = parse_counts(
+            errors,
+            (MAX_CONCURRENT_CALLS, self.max_concurrent_calls.as_deref(), DEFAULT_MAX_CONCURRENT_CALLS),
+            (MAX_CONCURRENT_CALLS_PER_CALLER, self.max_concurrent_calls_per_caller.as_deref(), |all| all / 4),
+        );
+        let (max_connections, max_connections_per_address) = parse_counts(
+            errors,
+            (MAX_CONNECTIONS, self.max_connections.as_deref(), DEFAULT_MAX_CONNECTIONS),
+            (MAX_CONNECTIONS_PER_ADDRESS, self.max_connections_per_address.as_deref(), |all| all / 2),
         );
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
+        let quotas = self.quotas(errors);
         let hashing_queue = self.hashing_queue.as_deref();
         let hashing_queue =
             errors.parse(HASHING_QUEUE, hashing_queue, DEFAULT_HASHING_QUEUE, "an integer from 0 to 65535");
+        let hashing_workers = self.hashing_workers(errors);
         let (key_mode, key_argon2) = self.keys.check(errors);
         let password_argon2 = self.password_argon2.as_deref();
         let password_argon2 = errors.parse(PASSWORD_ARGON2, password_argon2, Argon2Params::PASSWORD, ARGON2_FORMAT);
@@ -184,15 +234,21 @@ impl ServeArgs {
             tls,
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
-            database_max_connections: max_connections?.get(),
-            max_concurrent_calls: max_concurrent_calls?.get().into(),
+            database_max_connections: database_max_connections?.get(),
+            max_concurrent_calls: max_concurrent_calls?,
+            max_concurrent_calls_per_caller: max_concurrent_calls_per_caller?,
+            max_connections: max_connections?,
+            max_connections_per_address: max_connections_per_address?,
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
+            quotas: quotas?,
             hashing_queue: hashing_queue?.into(),
+            hashing_workers: hashing_workers?,
             key_mode: key_mode?,
             key_argon2: key_argon2?,
             password_argon2: password_argon2?,
             shutdown_delay: shutdown_delay?,
+            bounds: Bounds::default(),
         })
     }
 
@@ -234,11 +290,26 @@ impl ServeArgs {
         }
     }
 
+    fn hashing_workers(&self, errors: &mut ConfigErrors) -> Option<usize> {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let (text, expected) = (self.hashing_workers.as_deref(), "an integer from 1 to 1024");
+        errors.parse_with(HASHING_WORKERS, text, cores, expected, |text| {
+            text.parse().ok().filter(|workers| (1..=MAX_HASHING_WORKERS).contains(workers))
+        })
+    }
+
     fn max_connection_age(&self, errors: &mut ConfigErrors) -> Option<Duration> {
         let (text, expected) = (self.max_connection_age.as_deref(), "a duration of at least 1s, such as 30m");
         errors.parse_with(MAX_CONNECTION_AGE, text, DEFAULT_MAX_CONNECTION_AGE, expected, |text| {
             humantime::parse_duration(text).ok().filter(|&age| age >= MIN_CONNECTION_AGE)
         })
+    }
+
+    fn quotas(&self, errors: &mut ConfigErrors) -> Option<Quotas> {
+        let (packages, segments) = (self.max_packages_per_tenant.as_deref(), self.max_segments_per_tenant.as_deref());
+        let packages = errors.parse(MAX_PACKAGES, packages, Quotas::DEFAULT.packages, POSITIVE_FORMAT);
+        let segments = errors.parse(MAX_SEGMENTS, segments, Quotas::DEFAULT.segments, POSITIVE_FORMAT);
+        Some(Quotas { packages: packages?, segments: segments? })
     }
 
     fn shutdown_delay(&self, errors: &mut ConfigErrors, on_loopback: bool) -> Option<Duration> {
@@ -249,4 +320,15 @@ impl ServeArgs {
             text.parse().ok().filter(|&seconds| seconds <= MAX_SHUTDOWN_DELAY_SECONDS).map(Duration::from_secs)
         })
     }
+}
+
+/// Parses a number for all and the number for one of them, which is by default a part of the first.
+fn parse_counts(
+    errors: &mut ConfigErrors,
+    (all, all_text, default): (Setting, Option<&str>, NonZeroU16),
+    (one, one_text, default_part): (Setting, Option<&str>, fn(u16) -> u16),
+) -> (Option<usize>, Option<usize>) {
+    let all = errors.parse(all, all_text, default, COUNT_FORMAT).map(NonZeroU16::get);
+    let one = errors.parse_optional::<NonZeroU16>(one, one_text, COUNT_FORMAT).map(NonZeroU16::get);
+    (all.map(usize::from), all.map(|all| usize::from(one.unwrap_or_else(|| default_part(all).max(1)))))
 }

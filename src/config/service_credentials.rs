@@ -7,21 +7,21 @@
 //! sha256 = "…64 hex digits…"
 //!
 //! [[certificate]]
-//! san = "booking.internal"
+//! san = "DNS:booking.internal"   # or "URI:spiffe://…"
 //! name = "booking"
 //! roles = ["catalog"]
 //! ```
 //!
 //! `server/reload.rs` watches the file; `turnkey token create` writes to it.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use hex::FromHex as _;
 use serde::Deserialize;
 
 use crate::domain::{
     Role,
-    service_credentials::{ServiceCertificate, ServiceCredentials, ServiceName, ServiceToken},
+    service_credentials::{San, ServiceCertificate, ServiceCredentials, ServiceName, ServiceToken},
 };
 
 #[derive(Deserialize)]
@@ -60,9 +60,32 @@ pub enum TokensFileError {
 
 /// Reads the tokens file. An empty file is valid and means that no service may call.
 pub fn read(path: &Path) -> Result<ServiceCredentials, TokensFileError> {
-    let name = || path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| TokensFileError::Read { path: name(), source })?;
-    parse(&text).map_err(|reason| TokensFileError::Parse { path: name(), reason })
+    let text = fs::read(path).map_err(|source| TokensFileError::Read { path: path.display().to_string(), source })?;
+    parse_file(path, &text)
+}
+
+/// Parses the content of the tokens file at `path`, which only errors name.
+pub fn parse_file(path: &Path, content: &[u8]) -> Result<ServiceCredentials, TokensFileError> {
+    let text = str::from_utf8(content).map_err(|_invalid| "it is not UTF-8".to_owned());
+    let parse_error = |reason| TokensFileError::Parse { path: path.display().to_string(), reason };
+    text.and_then(parse).map_err(parse_error)
+}
+
+/// Returns why other users of the machine could change the file or replace it, and with it who may call. `None` if they
+/// cannot.
+pub fn writable_by_others(path: &Path) -> Option<String> {
+    const GROUP_OR_OTHERS: u32 = 0o022;
+    const OTHERS: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let mode = |path: &Path| Some(fs::metadata(path).ok()?.permissions().mode());
+    if mode(path)? & GROUP_OR_OTHERS != 0 {
+        return Some(format!("other users can write to {0}: run `chmod go-w {0}`", path.display()));
+    }
+    let absolute = std::path::absolute(path).ok()?;
+    let folder = absolute.parent()?;
+    // In a folder with the sticky bit, only its owner can replace a file.
+    (mode(folder)? & (OTHERS | STICKY) == OTHERS)
+        .then(|| format!("every user can replace files in {0}: run `chmod o-w {0}`", folder.display()))
 }
 
 /// Returns the entry of a token, to be appended to the file.
@@ -99,11 +122,7 @@ impl TokenEntry {
 
 impl CertificateEntry {
     fn parse(self) -> Result<ServiceCertificate, String> {
-        if self.san.is_empty() {
-            return Err("san must not be empty".to_owned());
-        }
-        // Only a URI contains a colon. DNS names are compared without regard to case (RFC 4343).
-        let san = if self.san.contains(':') { self.san } else { self.san.to_ascii_lowercase() };
+        let san = San::parse(&self.san).map_err(|invalid| format!("san {}", invalid.description))?;
         Ok(ServiceCertificate { name: parse_name(&self.name)?, roles: parse_roles(&self.roles)?, san })
     }
 }
@@ -118,6 +137,8 @@ fn parse_roles(texts: &[String]) -> Result<Vec<Role>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use secrecy::SecretString;
 
     use super::*;
@@ -145,11 +166,41 @@ mod tests {
             (format!("[[token]]\nname = 'A'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name"),
             (format!("[[token]]\nname = 'x'\nroles = ['king']\nsha256 = '{sha256}'\n"), "each role must be"),
             ("[[token]]\nname = 'x'\nroles = []\nsha256 = 'ab'\n".to_owned(), "64 hex digits"),
+            (format!("[[token]]\nname = 'cli'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name must not be"),
+            ("[[certificate]]\nsan = 'x'\nname = 'import'\nroles = []\n".to_owned(), "certificate 1: name must not be"),
+            ("[[certificate]]\nsan = 'spiffe://x'\nname = 'x'\nroles = []\n".to_owned(), "certificate 1: san must be"),
             ("[[tokens]]\n".to_owned(), "unknown field"),
             ("not toml".to_owned(), ""),
         ] {
             let reason = parse(&text).unwrap_err();
             assert!(reason.contains(expected) && !reason.contains(&sha256), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_tokens_file_that_others_can_write_or_replace_is_recognized() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokens.toml");
+        fs::write(&file, "").unwrap();
+        let advice = |folder_mode, file_mode| {
+            fs::set_permissions(folder.path(), Permissions::from_mode(folder_mode)).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
+            writable_by_others(&file).map(|advice| advice.split('`').nth(1).unwrap().to_owned())
+        };
+        let of_file = Some(format!("chmod go-w {}", file.display()));
+        let of_folder = Some(format!("chmod o-w {}", folder.path().display()));
+        for (folder_mode, file_mode, expected) in [
+            (0o700, 0o600, &None),
+            (0o755, 0o644, &None),
+            // As the volume of a Secret in Kubernetes.
+            (0o1777, 0o440, &None),
+            (0o700, 0o620, &of_file),
+            (0o700, 0o602, &of_file),
+            (0o1777, 0o666, &of_file),
+            (0o777, 0o600, &of_folder),
+            (0o703, 0o600, &of_folder),
+        ] {
+            assert_eq!(&advice(folder_mode, file_mode), expected, "{folder_mode:o} {file_mode:o}");
         }
     }
 }

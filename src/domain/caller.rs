@@ -42,6 +42,8 @@ impl Caller {
     pub const IMPORT: &str = "import";
     /// The name of every other command in the log.
     pub const CLI: &str = "cli";
+    /// Names that no service can have: idempotency records and logs would not distinguish it from Turnkey itself.
+    pub const RESERVED_NAMES: [&str; 3] = [Self::ANONYMOUS, Self::IMPORT, Self::CLI];
 
     /// Any caller of a server that requires no credential.
     pub fn anonymous() -> Self {

@@ -83,8 +83,16 @@ pub struct UpsertResult<T> {
     pub item: T,
 }
 
-/// All packages of a batch, in order; or, if nothing was written, every item that prevented it, by its index.
-pub type PackageUpsertOutcome = Result<Vec<UpsertResult<Package>>, Vec<(usize, PackageUpsertError)>>;
+/// All packages of a batch, in order; or why nothing was written.
+pub type PackageUpsertOutcome = Result<Vec<UpsertResult<Package>>, PackageUpsertFailure>;
+
+/// Why a batch of packages was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackageUpsertFailure {
+    /// Every item that prevents it, by its index.
+    Items(Vec<(usize, PackageUpsertError)>),
+    ResponseTooLarge,
+}
 
 pub type SegmentUpsertOutcome = Result<UpsertResult<Segment>, SegmentUpsertError>;
 
@@ -102,6 +110,8 @@ pub enum PackageUpsertError {
     SlugTaken,
     /// An earlier item has the same package as its target.
     Duplicate,
+    /// The tenant would have more packages than its quota.
+    QuotaExceeded,
 }
 
 /// Why a segment cannot be written. Parses from the name that the SQL statement gives it.
@@ -116,6 +126,8 @@ pub enum SegmentUpsertError {
     SlugTaken,
     /// The upsert would rename the General segment.
     DefaultSegment,
+    /// The tenant would have more segments than its quota.
+    QuotaExceeded,
 }
 
 /// Which packages to list, and after which position.

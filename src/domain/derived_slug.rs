@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     ops::Range,
 };
 
@@ -120,17 +121,6 @@ fn take_if_available(unavailable: &mut HashSet<String>, candidate: String) -> Op
 fn fold(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
     let mut pending_separator = false;
-    let mut push = |ch: char, folded: &mut String| {
-        if ch.is_ascii_alphanumeric() {
-            if pending_separator && !folded.is_empty() {
-                folded.push('-');
-            }
-            pending_separator = false;
-            folded.push(ch.to_ascii_lowercase());
-        } else if !is_apostrophe(ch) {
-            pending_separator = true;
-        }
-    };
     // NFKC converts full-width letters and ligatures to plain letters, and composes a letter and a combining accent
     // into one character. It also converts some apostrophes to a space and an accent, and some symbols to letters, so
     // remove these first.
@@ -138,17 +128,46 @@ fn fold(name: &str) -> String {
     let chars = chars.map(|ch| if is_letterlike_symbol(ch) { ' ' } else { ch });
     // Vowel signs are combining marks and alphabetic; they are kept.
     for ch in chars.nfkc().filter(|&ch| ch.is_alphanumeric() || !is_combining_mark(ch)) {
-        match deunicode::deunicode_char(ch) {
-            // Only letters and digits: deunicode also spells out emoji and symbols.
-            Some(ascii) if ch.is_alphanumeric() => ascii.chars().for_each(|ascii| push(ascii, &mut folded)),
-            _ => push(' ', &mut folded),
+        for ascii in transliterate(ch).unwrap_or(" ").chars() {
+            if ascii.is_ascii_alphanumeric() {
+                if mem::take(&mut pending_separator) && !folded.is_empty() {
+                    folded.push('-');
+                }
+                folded.push(ascii.to_ascii_lowercase());
+            } else if ascii == ' ' {
+                pending_separator = true;
+            }
+            // Drop signs that are a part of a letter, such as the apostrophe of `ь`.
         }
     }
     folded
 }
 
+/// Returns the ASCII spelling of a letter or digit, with a space at the end of an ideograph.
+fn transliterate(ch: char) -> Option<&'static str> {
+    match ch {
+        // Deunicode spells a schwa `@`.
+        'Ə' | 'ə' | 'ǝ' => Some("e"),
+        'Ә' | 'ә' | 'Ӛ' | 'ӛ' => Some("a"),
+        // Only letters and digits: deunicode also spells out emoji and symbols.
+        _ if ch.is_alphanumeric() => deunicode::deunicode_char(ch),
+        _ => None,
+    }
+}
+
+/// Whether the character is an apostrophe of some script, or one that is typed or transliterated as an apostrophe.
 const fn is_apostrophe(ch: char) -> bool {
-    matches!(ch, '\'' | '`' | '´' | '‘' | '’' | '‛' | 'ʹ' | 'ʻ' | 'ʼ' | 'ʽ' | '′' | '＇')
+    matches!(
+        ch,
+        '\'' | '`' | '´' | '＇' | '｀'
+            | '‘' | '’' | '‛' | '′' | '‵'
+            // Modifier letters: primes, turned and reversed commas, half rings, vertical line, acute and grave accent.
+            | '\u{2b9}'
+            ..='\u{2bf}' | '\u{2c8}' | '\u{2ca}' | '\u{2cb}' | '\u{2ee}'
+            // Greek tonos, koronis, psili, varia, oxia and dasia; Armenian; Hebrew geresh; N’Ko; saltillo.
+            | '\u{384}' | '\u{1fbd}' | '\u{1fbf}' | '\u{1fef}' | '\u{1ffd}' | '\u{1ffe}'
+            | '\u{559}' | '\u{55a}' | '\u{5f3}' | '\u{7f4}' | '\u{7f5}' | '\u{a78b}' | '\u{a78c}'
+    )
 }
 
 /// Whether the character is a trademark sign, a circled or squared letter or similar, by its Unicode block.
@@ -188,6 +207,11 @@ mod tests {
             ("Cafe\u{301} Zoe\u{308}", "cafe-zoe"),
             ("Straße Łódź Øre Æon", "strasse-lodz-ore-aeon"),
             ("Москва", "moskva"),
+            ("Большой Объект", "bolshoi-obekt"),
+            ("Gəncə Əliyev", "gence-eliyev"),
+            ("Әсел Ӛ", "asel-a"),
+            ("ԴՕՐԵ ՚ի Քար", "dore-i-kar"),
+            ("Rock n\u{55a} Roll", "rock-n-roll"),
             ("北京", "bei-jing"),
             ("Ｆｕｌｌ　ｗｉｄｔｈ ﬁt", "full-width-fit"),
             ("Rock&Roll", "rock-roll"),
@@ -202,6 +226,14 @@ mod tests {
             ("Admin", "admin"),
         ] {
             assert_eq!(stem(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn apostrophes_of_all_scripts_are_dropped() {
+        let apostrophes = "'`´＇｀‘’‛′‵ʹʻʼʽʾʿˈˊˋˮ\u{384}\u{1fbd}\u{1fbf}\u{1fef}\u{1ffd}\u{1ffe}ՙ՚׳ߴߵꞋꞌ";
+        for apostrophe in apostrophes.chars() {
+            assert_eq!(stem(&format!("O{apostrophe}Neill{apostrophe}s Café")), "oneills-cafe", "{apostrophe:?}");
         }
     }
 
@@ -288,6 +320,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_slug_of_short_words_ends_with_a_whole_word_also_with_a_suffix(words in vec("[b-y]{1,20}", 4..20)) {
+            let slug = words.join("-");
+            let whole: Vec<_> = (1..=words.len()).map(|count| words[..count].join("-")).collect();
+            let name = words.join(" ");
+            let first = choose(&name, &[]);
+            let second = choose(&name, &[&first]);
+            let tenth: Vec<String> = (2..=9).map(|number| format!("{}-{number}", second.trim_end_matches("-2"))).collect();
+            let tenth = choose(&name, &tenth.iter().map(String::as_str).chain([first.as_str()]).collect::<Vec<_>>());
+            prop_assert!(whole.contains(&first), "{first} {slug}");
+            prop_assert!(whole.iter().any(|stem| format!("{stem}-2") == second), "{second} {slug}");
+            prop_assert!(whole.iter().any(|stem| format!("{stem}-10") == tenth), "{tenth} {slug}");
+        }
+
         #[test]
         fn each_stem_takes_suffixes_and_the_smallest_available_one_is_chosen(
             stems in vec(any_stem(), 0..40),

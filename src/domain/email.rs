@@ -1,67 +1,119 @@
-//! E-mail addresses of owners: parsing and normalization. Whether an address exists is not checked.
+//! E-mail addresses of owners: parsing, and the form in which they are compared. Whether an address exists is not
+//! checked.
 
-use email_address::{EmailAddress, Options};
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::validation::{InvalidValue, Reason};
+use super::{
+    unicode::{fold_case, is_default_ignorable, is_visible, is_visible_mark},
+    validation::{InvalidValue, Reason},
+};
 
-/// The address with which an owner signed up: trimmed, the domain in lower case, at most 254 characters (RFC 5321,
-/// 4.5.3.1.3 with erratum 1690), and a domain of at least two labels.
+/// The address with which an owner signed up, in any script (RFC 6531).
 ///
-/// Non-ASCII letters before the `@` are lower-cased too, because the database ignores the case of ASCII letters only,
-/// which is the same in every locale.
+/// It is shown as it was entered: trimmed, in NFC, and its domain in lower case. [`Email::canonical`] is the form in
+/// which addresses are compared.
+///
+/// Quoted local parts are rejected. RFC 5321 (4.1.2) advises hosts not to use them, and many are another spelling of an
+/// address without quotes: `"bella"@example.com` is `bella@example.com`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Email(String);
+pub struct Email {
+    address: String,
+    canonical: String,
+}
 
 impl Email {
+    /// RFC 5321, 4.5.3.1.3 with erratum 1690.
     pub const MAX_LENGTH: usize = 254;
+    /// In bytes: RFC 5321, 4.5.3.1.1.
+    const MAX_LOCAL_PART_LENGTH: usize = 64;
 
     /// # Errors
-    /// `MISSING_FIELD`; `BAD_FORMAT`; `TOO_LONG` for more than 254 characters, or more than 64 bytes before the `@`.
+    /// `MISSING_FIELD`; `BAD_FORMAT`; `TOO_LONG` for more than 254 characters, also if the domain is written in ASCII,
+    /// or more than 64 bytes before the `@`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() {
             return Err(InvalidValue::missing());
         }
+        let too_long = |description: &'static str| Err(InvalidValue::new(Reason::TooLong, description));
+        let invalid = || InvalidValue::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
         // NFC, as RFC 6532 (3.1) recommends: an accented letter then has one encoding.
         let trimmed: String = text.trim().nfc().collect();
         if trimmed.chars().count() > Self::MAX_LENGTH {
-            return Err(InvalidValue::new(Reason::TooLong, "must have at most 254 characters"));
+            return too_long("must have at most 254 characters");
         }
-        let options = Options { minimum_sub_domains: 2, allow_domain_literal: false, allow_display_text: false };
-        let invalid = || InvalidValue::new(Reason::BadFormat, "must be an e-mail address, such as bella@example.com");
-        match EmailAddress::parse_with_options(&trimmed, options) {
-            Ok(_) if trimmed.chars().any(|ch| ch.is_control() || ch.is_whitespace()) => Err(invalid()),
-            Ok(address) if !is_host_name(address.domain()) => Err(invalid()),
-            Ok(address) => Ok(Self(normalized(address.local_part(), address.domain()))),
-            Err(email_address::Error::LocalPartTooLong) => {
-                Err(InvalidValue::new(Reason::TooLong, "must have at most 64 bytes before the @"))
-            }
-            Err(_) => Err(invalid()),
+        let (local_part, domain) = trimmed.rsplit_once('@').ok_or_else(invalid)?;
+        if !is_dot_atom(local_part) {
+            return Err(invalid());
         }
+        if local_part.len() > Self::MAX_LOCAL_PART_LENGTH {
+            return too_long("must have at most 64 bytes before the @");
+        }
+        let domain = Domain::parse(domain).ok_or_else(invalid)?;
+        let canonical = format!("{}@{}", canonical_local_part(local_part), domain.ascii);
+        if local_part.chars().count() + "@".len() + domain.ascii.len() > Self::MAX_LENGTH {
+            return too_long("must have at most 254 characters, with its domain in ASCII");
+        }
+        Ok(Self { address: format!("{local_part}@{}", domain.shown), canonical })
     }
 
+    /// Returns the address as it is shown.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.address
+    }
+
+    /// Returns the same text for all spellings of an address: the local part by Unicode case folding, the domain in
+    /// its ASCII form by UTS #46.
+    ///
+    /// Mail servers may treat the local part differently, so send mail to the address itself.
+    pub fn canonical(&self) -> &str {
+        &self.canonical
     }
 }
 
-/// Whether the domain has only characters of host names. The library also accepts those allowed before the `@`.
-fn is_host_name(domain: &str) -> bool {
-    domain.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '-' | '.'))
+/// A domain of at least two labels.
+struct Domain {
+    /// As entered, if it was entered in ASCII; otherwise in Unicode. In lower case.
+    shown: String,
+    ascii: String,
 }
 
-fn normalized(local_part: &str, domain: &str) -> String {
-    let mut address = String::with_capacity(local_part.len() + domain.len() + 1);
-    address.extend(local_part.chars().map(|ch| if ch.is_ascii() { ch } else { to_lowercase_single(ch) }));
-    address.push('@');
-    address.extend(domain.chars().map(to_lowercase_single));
-    address
+impl Domain {
+    fn parse(domain: &str) -> Option<Self> {
+        // Labels such as `r3---sn` exist, so only hyphens at the ends of a label are invalid.
+        let (deny_list, hyphens) = (AsciiDenyList::STD3, Hyphens::CheckFirstLast);
+        let uts46 = Uts46::new();
+        let ascii = uts46.to_ascii(domain.as_bytes(), deny_list, hyphens, DnsLength::Verify).ok()?.into_owned();
+        let shown = if domain.is_ascii() {
+            domain.to_ascii_lowercase()
+        } else {
+            uts46.to_unicode(domain.as_bytes(), deny_list, hyphens).0.into_owned()
+        };
+        ascii.contains('.').then_some(Self { shown, ascii })
+    }
 }
 
-/// Leaves a letter unchanged if its lower case has several characters (`İ`): the result would not be a valid address.
-fn to_lowercase_single(ch: char) -> char {
-    let mut lower = ch.to_lowercase();
-    lower.next().filter(|_| lower.next().is_none()).unwrap_or(ch)
+/// `Dot-string` of RFC 5321, 4.1.2, extended by RFC 6531 to the characters of all scripts.
+fn is_dot_atom(text: &str) -> bool {
+    text.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_character))
+}
+
+/// RFC 6531 allows every non-ASCII character. Those that are not shown are rejected, because two addresses could then
+/// look the same; only the joiners are parts of words (RFC 5892, A.1 and A.2). Unassigned characters are rejected,
+/// because their case folding is not known yet.
+fn is_atom_character(ch: char) -> bool {
+    const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
+    if ch.is_ascii() {
+        ch.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(ch)
+    } else {
+        is_visible(ch) || is_visible_mark(ch) || JOINERS.contains(&ch)
+    }
+}
+
+/// Joiners are left out, because they are not visible in most scripts.
+fn canonical_local_part(local_part: &str) -> String {
+    let visible: String = local_part.chars().filter(|&ch| !is_default_ignorable(ch)).collect();
+    fold_case(&visible)
 }
 
 #[cfg(test)]
@@ -76,11 +128,73 @@ mod tests {
             ("bella@example.com", "bella@example.com"),
             ("  Bella.Rossi+Spam@Example.COM\n", "Bella.Rossi+Spam@example.com"),
             ("o'neill@sub.example.co.uk", "o'neill@sub.example.co.uk"),
-            ("Ömer@BÜCHER.example", "ömer@bücher.example"),
+            ("Ömer@BÜCHER.example", "Ömer@bücher.example"),
+            ("anna@XN--BCHER-KVA.example", "anna@xn--bcher-kva.example"),
+            ("anna@ｂｕｃｈ。example", "anna@buch.example"),
             ("jose\u{301}@example.com", "josé@example.com"),
             ("İlke@example.com", "İlke@example.com"),
         ] {
             assert_eq!(Email::parse(text).unwrap().as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_differ_in_case_or_in_the_spelling_of_the_domain_are_the_same() {
+        for (one, other) in [
+            ("Bella@Example.com", "bella@EXAMPLE.COM"),
+            ("ΓΙΏΡΓΟΣ@example.com", "γιώργος@example.com"),
+            ("ΓΙΏΡΓΟΣ@example.com", "γιώργοσ@example.com"),
+            ("josé@example.com", "JOSE\u{301}@example.com"),
+            ("Straße@example.com", "STRASSE@example.com"),
+            ("ЮЛИЯ@example.com", "юлия@example.com"),
+            ("İlke@example.com", "i\u{307}lke@example.com"),
+            ("anna@bücher.example", "anna@xn--bcher-kva.example"),
+            ("anna@BÜCHER.example", "anna@bu\u{308}cher.example"),
+            ("anna@ｂücher．example", "anna@bücher.example"),
+            ("anna@bü\u{ad}cher.example", "anna@bücher.example"),
+            ("anna@faß.example", "anna@xn--fa-hia.example"),
+            ("می\u{200c}خواهم@example.com", "میخواهم@example.com"),
+        ] {
+            let canonical = |text: &str| Email::parse(text).unwrap().canonical().to_owned();
+            assert_eq!(canonical(one), canonical(other), "{one} {other}");
+        }
+        assert_eq!(Email::parse("Anna@Bücher.example").unwrap().canonical(), "anna@xn--bcher-kva.example");
+    }
+
+    #[test]
+    fn different_addresses_differ() {
+        for (one, other) in [
+            ("bella@example.com", "bella@example.org"),
+            ("jose@example.com", "josé@example.com"),
+            ("ılke@example.com", "ilke@example.com"),
+            // Compatibility characters are different mailboxes before the `@` (RFC 6532, 3.1).
+            ("ｂella@example.com", "bella@example.com"),
+            ("anna@faß.example", "anna@fass.example"),
+        ] {
+            let canonical = |text: &str| Email::parse(text).unwrap().canonical().to_owned();
+            assert_ne!(canonical(one), canonical(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_every_script_are_accepted() {
+        for text in [
+            "राम@मेल.भारत",
+            "हिन्दी@उदाहरण.परीक्षा",
+            "தமிழ்@உதாரணம்.பரிட்சை",
+            "อีเมล@ตัวอย่าง.ไทย",
+            "用户@例子.广告",
+            "ユーザー@例え.テスト",
+            "사용자@예시.테스트",
+            "مستخدم@مثال.إختبار",
+            "משתמש@דוגמה.טעסט",
+            "пользователь@пример.испытание",
+            "οδηγός@παράδειγμα.δοκιμή",
+            "օգտվող@օրինակ.հայ",
+            "მომხმარებელი@მაგალითი.გე",
+            "🎂@example.com",
+        ] {
+            assert_eq!(Email::parse(text).unwrap().as_str(), text);
         }
     }
 
@@ -90,6 +204,9 @@ mod tests {
         let longest = format!("{}@{domain}", "a".repeat(64));
         assert_eq!((longest.len(), Email::parse(&longest).unwrap().as_str()), (Email::MAX_LENGTH, longest.as_str()));
         assert_eq!(Email::parse(&format!("{longest}d")).unwrap_err().reason, Reason::TooLong);
+        // `xn--…` is longer than the label.
+        let in_unicode = format!("{}@{}.{}.ü{}", "a".repeat(64), "b".repeat(63), "c".repeat(63), "d".repeat(55));
+        assert_eq!((in_unicode.chars().count(), Email::parse(&in_unicode).unwrap_err().reason), (249, Reason::TooLong));
     }
 
     #[test]
@@ -103,14 +220,28 @@ mod tests {
             ("bella@localhost", Reason::BadFormat),
             ("bella@[127.0.0.1]", Reason::BadFormat),
             ("bella@@example.com", Reason::BadFormat),
+            ("bella＠example.com", Reason::BadFormat),
             ("bella@example..com", Reason::BadFormat),
+            ("bella@example.com.", Reason::BadFormat),
             ("bella@-example.com", Reason::BadFormat),
+            ("bella@my_host.example", Reason::BadFormat),
+            ("bella@xn--a.example", Reason::BadFormat),
+            (&format!("bella@{}.example", "b".repeat(64)), Reason::BadFormat),
             ("bella..rossi@example.com", Reason::BadFormat),
+            (".bella@example.com", Reason::BadFormat),
             ("bella@exa!mple.com", Reason::BadFormat),
             ("bella@x{y}.z", Reason::BadFormat),
             ("bella rossi@example.com", Reason::BadFormat),
-            ("\"bella rossi\"@example.com", Reason::BadFormat),
+            ("bella\u{a0}rossi@example.com", Reason::BadFormat),
+            ("bel\u{200b}la@example.com", Reason::BadFormat),
+            ("bel\u{202e}la@example.com", Reason::BadFormat),
+            ("bel\u{e000}la@example.com", Reason::BadFormat),
+            ("bel\u{378}la@example.com", Reason::BadFormat),
             ("bel\0la@example.com", Reason::BadFormat),
+            ("\"bella\"@example.com", Reason::BadFormat),
+            ("\"bella rossi\"@example.com", Reason::BadFormat),
+            ("\"bella@work\"@example.com", Reason::BadFormat),
+            ("bella(work)@example.com", Reason::BadFormat),
             ("Bella <bella@example.com>", Reason::BadFormat),
             ("bella@example.com, omer@example.com", Reason::BadFormat),
             (&format!("{}@example.com", "a".repeat(65)), Reason::TooLong),
@@ -125,6 +256,29 @@ mod tests {
         fn a_normalized_email_address_parses_to_itself(text in "\\PC{1,12}@\\PC{1,12}\\.\\PC{1,4}") {
             if let Ok(email) = Email::parse(&text) {
                 prop_assert_eq!(Email::parse(email.as_str()), Ok(email.clone()));
+            }
+        }
+
+        #[test]
+        fn a_canonical_address_is_its_own_canonical_form(
+            local in "[\\p{L}\\p{M}\\p{N}.]{1,12}",
+            domain in "\\p{L}{1,8}\\.\\p{L}{2,4}",
+        ) {
+            if let Ok(email) = Email::parse(&format!("{local}@{domain}")) {
+                // Folding can make the local part longer than an address allows.
+                if let Ok(canonical) = Email::parse(email.canonical()) {
+                    prop_assert_eq!(canonical.canonical(), email.canonical());
+                }
+            }
+        }
+
+        /// The constraint `owners_canonical_email_matches_email` checks it, too.
+        #[test]
+        fn the_canonical_form_of_an_address_that_is_shown_in_ascii_is_its_lower_case(
+            text in "[0-z]{1,12}@[0-zｂ]{1,12}\\.[a-zA-Zſ]{1,4}",
+        ) {
+            if let Some(email) = Email::parse(&text).ok().filter(|email| email.as_str().is_ascii()) {
+                prop_assert_eq!(email.canonical(), email.as_str().to_ascii_lowercase());
             }
         }
     }

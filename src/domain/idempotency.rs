@@ -10,7 +10,8 @@ use super::{
     api_key::ApiKey, caller::Caller, package::Package, request_id::RequestId, segment::Segment, tenant::Tenant,
 };
 
-/// How long a repeated call returns the secret. Until then, treat the request id as a secret too.
+/// How long a repeated call returns the secret. A dump of the database from within this time contains the salt, so that
+/// the request id stays a secret for as long as such a dump exists.
 pub const SECRET_LIFETIME: Duration = Duration::hours(24);
 /// How long a repeated call is recognized.
 pub const RECORD_LIFETIME: Duration = Duration::days(30);

@@ -40,11 +40,13 @@ pub enum FindingKind {
     OwnerWithoutTenant,
     SignupWithoutOwner,
     DanglingIdempotencyRecord,
+    /// A usage counter of the tenant differs from the number of its rows.
+    WrongUsageCount,
 }
 
 impl FindingKind {
-    /// Describes the defect in a sentence. `subject` is the package's slug or the RPC of the idempotency record; the
-    /// other kinds ignore it.
+    /// Describes the defect in a sentence. `subject` is the package's slug, the RPC of the idempotency record, or the
+    /// plural of what was counted wrongly; the other kinds ignore it.
     pub fn detail(self, subject: &str) -> String {
         match self {
             Self::NoGeneralSegment => "The tenant has no General segment.".to_owned(),
@@ -60,6 +62,9 @@ impl FindingKind {
             }
             Self::DanglingIdempotencyRecord => {
                 format!("An idempotency record of {subject} refers to a tenant or key that does not exist.")
+            }
+            Self::WrongUsageCount => {
+                format!("The stored number of the tenant's {subject} differs from the actual number.")
             }
         }
     }

@@ -63,6 +63,8 @@ impl PublicKey {
 #[derive(Debug)]
 pub struct ParsedSecretKey {
     pub key_id: String,
+    /// The public half that belongs to the secret key, with its mode and stem.
+    pub public_key: String,
     /// `<random>`, checksum included: the text that is hashed.
     pub random_part: SecretString,
 }
@@ -79,8 +81,11 @@ impl ParsedSecretKey {
             return None;
         }
         let (body, checksum_digits) = text.split_at(text.len() - CHECKSUM_LENGTH);
-        (checksum_digits == checksum(body))
-            .then(|| Self { key_id: key_id.to_owned(), random_part: SecretString::from(random_part) })
+        (checksum_digits == checksum(body)).then(|| Self {
+            key_id: key_id.to_owned(),
+            public_key: format!("{PUBLIC_PREFIX}{name}"),
+            random_part: SecretString::from(random_part),
+        })
     }
 }
 
@@ -147,7 +152,7 @@ mod tests {
     #[test]
     fn changing_any_character_invalidates_a_secret_key() {
         let secret = with_checksum(&"x7B".repeat(15)[..U256_DIGITS]);
-        assert!(parse(&secret).is_some());
+        assert_eq!(parse(&secret).unwrap().public_key, PUBLIC_KEY);
         for position in 0..secret.len() {
             let mut mistyped = secret.as_bytes().to_vec();
             mistyped[position] = if mistyped[position] == b'a' { b'b' } else { b'a' };

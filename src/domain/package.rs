@@ -6,7 +6,6 @@ use time::{OffsetDateTime, serde::rfc3339};
 use super::{
     booking_type::BookingType,
     ids::{PackageId, SegmentId, TenantId},
-    paging::ApproximateSize,
 };
 
 /// An offer that a customer can book. It always belongs to a segment of its own tenant.
@@ -29,10 +28,4 @@ pub struct Package {
     pub created_at: OffsetDateTime,
     #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
-}
-
-impl ApproximateSize for Package {
-    fn approximate_size(&self) -> usize {
-        self.name.len() + self.description.len()
-    }
 }

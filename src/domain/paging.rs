@@ -97,13 +97,17 @@ impl PageTokenScope {
     }
 }
 
-/// Half of the 4 MiB that gRPC clients accept by default.
-const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// A page ends with the row that reaches this many bytes. Half of the 4 MiB that gRPC clients accept by default, and little
+/// enough for many pages in memory at once. The database measures the rows, so that no more are ever in memory; only texts
+/// of variable length count.
+pub const MAX_PAGE_BYTES: i64 = 2 * 1024 * 1024;
 
-/// A row whose size in a response can be estimated.
-pub trait ApproximateSize {
-    /// Returns the size in bytes. Only texts of variable length count; the other fields are small.
-    fn approximate_size(&self) -> usize;
+/// A row of a list, as the database returns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRow<T> {
+    pub item: T,
+    /// Whether another row of the list follows, on this page or the next.
+    pub has_next: bool,
 }
 
 /// One page, and the token of the next page; the last page has an empty token.
@@ -113,21 +117,18 @@ pub struct Page<T> {
     pub next_page_token: String,
 }
 
-impl<T: ApproximateSize> Page<T> {
-    /// Builds a page from up to `size + 1` rows; the extra row signals a next page. The page is cut short if it would
-    /// exceed the message size limit, but has at least one row.
-    pub fn from_rows(mut rows: Vec<T>, size: PageSize, scope: &PageTokenScope, cursor: impl Fn(&T) -> Cursor) -> Self {
-        let mut bytes = 0;
-        let fitting = rows.iter().take(size.get()).take_while(|row| {
-            bytes += row.approximate_size();
-            bytes <= MAX_PAGE_BYTES
-        });
-        let count = fitting.count().max(1);
-        let has_more = rows.len() > count;
-        rows.truncate(count);
-        let last = rows.last().filter(|_| has_more);
-        let next_page_token = last.map(|last| scope.encode(cursor(last))).unwrap_or_default();
-        Self { items: rows, next_page_token }
+impl<T> Page<T> {
+    /// Builds a page from the rows that the database returned, which may be more than `size`.
+    pub fn from_rows(
+        mut rows: Vec<ListRow<T>>,
+        size: PageSize,
+        scope: &PageTokenScope,
+        cursor: impl Fn(&T) -> Cursor,
+    ) -> Self {
+        rows.truncate(size.get());
+        let last = rows.last().filter(|row| row.has_next);
+        let next_page_token = last.map(|row| scope.encode(cursor(&row.item))).unwrap_or_default();
+        Self { items: rows.into_iter().map(|row| row.item).collect(), next_page_token }
     }
 }
 
@@ -146,37 +147,19 @@ mod tests {
         }
     }
 
-    impl ApproximateSize for i64 {
-        fn approximate_size(&self) -> usize {
-            usize::try_from(*self).unwrap()
-        }
-    }
-
-    fn cursor(order: i64) -> Cursor {
-        Cursor { order, id: Uuid::nil() }
-    }
-
-    fn page(rows: Vec<i64>, size: i32) -> Page<i64> {
-        let size = PageSize::parse(size).unwrap();
-        Page::from_rows(rows, size, &PageTokenScope::new("numbers"), |&order| cursor(order))
-    }
-
-    #[test]
-    fn a_page_of_large_rows_is_cut_short_but_not_empty() {
-        let (large, half) = (3_000_000, 1_000_000);
-        let cut_short = page(vec![half, half, half], 10);
-        assert_eq!((cut_short.items.len(), cut_short.next_page_token.is_empty()), (2, false));
-        let one_row = page(vec![large, 1], 10);
-        assert_eq!((one_row.items.as_slice(), one_row.next_page_token.is_empty()), ([large].as_slice(), false));
-        assert_eq!(page(Vec::new(), 10).next_page_token, "");
-    }
-
     #[test]
     fn a_page_has_a_next_page_token_only_if_more_rows_follow() {
-        assert_eq!(page(vec![1, 2], 2).next_page_token, "");
-        let first = page(vec![1, 2, 3], 2);
-        assert_eq!(first.items, [1, 2]);
-        assert_eq!(PageTokenScope::new("numbers").decode(&first.next_page_token).unwrap(), Some(cursor(2)));
+        let page = |has_next: &[bool], size| {
+            let rows = (1..).zip(has_next).map(|(item, &has_next)| ListRow { item, has_next }).collect();
+            let cursor = |&order: &i64| Cursor { order, id: Uuid::nil() };
+            let page = Page::from_rows(rows, PageSize::parse(size).unwrap(), &PageTokenScope::new("numbers"), cursor);
+            let next = PageTokenScope::new("numbers").decode(&page.next_page_token).unwrap();
+            (page.items, next.map(|cursor| cursor.order))
+        };
+        assert_eq!(page(&[], 2), (vec![], None));
+        assert_eq!(page(&[true, false], 2), (vec![1, 2], None));
+        assert_eq!(page(&[true, true, false], 2), (vec![1, 2], Some(2)));
+        assert_eq!(page(&[true], 2), (vec![1], Some(1)), "the database ended the page");
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! The creation of a tenant: the request, what is inserted, and the result. Sign-ups are parsed in [`super::signup`].
 
 use secrecy::SecretString;
-use serde_json::Map;
 use strum::IntoStaticStr;
 use time::OffsetDateTime;
 
 use super::{
+    branding::StoredBranding,
     commission::CommissionPercent,
     defaults,
     email::Email,
@@ -145,7 +145,7 @@ impl NewTenant {
             api_key_public,
             commission: self.commission,
             is_active: true,
-            branding: Map::new(),
+            branding: StoredBranding::empty(),
             owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
             created_at: self.created_at,
             updated_at: self.created_at,

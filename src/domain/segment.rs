@@ -3,10 +3,7 @@
 use serde::Deserialize;
 use time::{OffsetDateTime, serde::rfc3339};
 
-use super::{
-    ids::{SegmentId, TenantId},
-    paging::ApproximateSize,
-};
+use super::ids::{SegmentId, TenantId};
 
 /// A group of packages on a tenant's storefront.
 ///
@@ -25,10 +22,4 @@ pub struct Segment {
     pub created_at: OffsetDateTime,
     #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
-}
-
-impl ApproximateSize for Segment {
-    fn approximate_size(&self) -> usize {
-        self.name.len() + self.hero_title.len() + self.description.len()
-    }
 }

@@ -14,21 +14,27 @@ use super::{
 
 pub const TOKEN_PREFIX: &str = "svc_";
 
-/// The name of a service, as it appears in its tokens and in spans: 1–63 characters of `a-z`, `0-9` and `-`.
+/// The name of a service, as it appears in its tokens and in spans: 1–63 characters of `a-z`, `0-9` and `-`, and not one
+/// of [`Caller::RESERVED_NAMES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceName(String);
 
 impl ServiceName {
     /// # Errors
-    /// `BAD_FORMAT`.
+    /// `BAD_FORMAT`, `RESERVED`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let is_well_formed =
             (1..=63).contains(&text.len()) && text.bytes().all(|ch| matches!(ch, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if is_well_formed {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidValue::new(Reason::BadFormat, "must have 1 to 63 characters of a-z, 0-9 and -"))
+        if !is_well_formed {
+            return Err(InvalidValue::new(Reason::BadFormat, "must have 1 to 63 characters of a-z, 0-9 and -"));
         }
+        if Caller::RESERVED_NAMES.contains(&text) {
+            return Err(InvalidValue::new(
+                Reason::Reserved,
+                "must not be anonymous, import or cli: these are reserved",
+            ));
+        }
+        Ok(Self(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -44,11 +50,49 @@ pub struct ServiceToken {
     pub sha256: [u8; 32],
 }
 
+/// A subject alternative name of a certificate. Names of different kinds are never equal, whatever their text: a CA that
+/// lets a client choose its DNS names does not thereby let it choose a URI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum San {
+    /// In lower case; [`San::dns`] creates it.
+    Dns(String),
+    Uri(String),
+}
+
+impl San {
+    /// DNS names are compared without regard to case (RFC 4343).
+    pub fn dns(name: &str) -> Self {
+        Self::Dns(name.to_ascii_lowercase())
+    }
+
+    /// Parses `DNS:<name>` and `URI:<uri>`, the form that openssl prints, and a bare DNS name.
+    ///
+    /// # Errors
+    /// `MISSING_FIELD`, `BAD_FORMAT`.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        const EXPECTED: &str = "must be a DNS name, with or without the prefix DNS:, or a URI with the prefix URI:, such \
+                                as URI:spiffe://platform/booking";
+        let bad_format = || InvalidValue::new(Reason::BadFormat, EXPECTED);
+        if text.is_empty() {
+            return Err(InvalidValue::missing());
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(bad_format());
+        }
+        match text.split_once(':') {
+            None => Ok(Self::dns(text)),
+            Some(("DNS", name)) if !name.is_empty() && !name.contains(':') => Ok(Self::dns(name)),
+            // Every URI has a scheme.
+            Some(("URI", uri)) if uri.contains(':') => Ok(Self::Uri(uri.to_owned())),
+            Some(_) => Err(bad_format()),
+        }
+    }
+}
+
 /// A client certificate in force, identified by one of its subject alternative names.
 #[derive(Debug, Clone)]
 pub struct ServiceCertificate {
-    /// A DNS name in lower case, or a URI.
-    pub san: String,
+    pub san: San,
     pub name: ServiceName,
     pub roles: Vec<Role>,
 }
@@ -66,7 +110,7 @@ impl ServiceCredentials {
     }
 
     /// Returns the service whose certificate has one of these subject alternative names.
-    pub fn by_certificate(&self, sans: &[String]) -> Option<Caller> {
+    pub fn by_certificate(&self, sans: &[San]) -> Option<Caller> {
         let certificate = self.certificates.iter().find(|certificate| sans.contains(&certificate.san))?;
         Some(Caller::service(certificate.name.as_str(), &certificate.roles))
     }
@@ -121,6 +165,52 @@ mod tests {
             assert_eq!(credentials.by_token(&SecretString::from(malformed)), None, "{malformed}");
         }
         assert_eq!(ServiceCredentials::default().by_token(&token("booking", "a")), None, "no service may call");
+    }
+
+    #[test]
+    fn a_san_is_a_dns_name_or_a_uri_and_neither_matches_the_other() {
+        let uri = |text: &str| San::Uri(text.to_owned());
+        for (text, expected) in [
+            ("booking.internal", San::dns("booking.internal")),
+            ("DNS:Booking.Internal", San::dns("booking.internal")),
+            ("URI:spiffe://platform/Booking", uri("spiffe://platform/Booking")),
+            ("URI:DNS:booking.internal", uri("DNS:booking.internal")),
+        ] {
+            assert_eq!(San::parse(text), Ok(expected), "{text}");
+        }
+        for invalid in [
+            "spiffe://platform/booking",
+            "dns:booking.internal",
+            "IP:10.0.0.1",
+            "DNS:",
+            "URI:",
+            "URI:booking.internal",
+            "DNS:URI:spiffe://platform/booking",
+            "booking internal",
+        ] {
+            assert!(San::parse(invalid).unwrap_err().description.contains("prefix URI:"), "{invalid}");
+        }
+        assert_eq!(San::parse("").unwrap_err().reason, Reason::MissingField);
+
+        let certificate =
+            |san| ServiceCertificate { san, name: ServiceName::parse("booking").unwrap(), roles: vec![Role::Catalog] };
+        let text = "spiffe://platform/booking";
+        let credentials = ServiceCredentials::new(Vec::new(), vec![certificate(uri(text))]);
+        assert!(credentials.by_certificate(&[San::dns("other"), uri(text)]).is_some());
+        assert_eq!(credentials.by_certificate(&[San::dns(text)]), None);
+        assert_eq!(credentials.by_certificate(&[]), None);
+    }
+
+    #[test]
+    fn a_service_cannot_have_the_name_of_another_kind_of_caller() {
+        let import = Caller::import();
+        for name in [Caller::ANONYMOUS, import.name(), "cli"] {
+            assert_eq!(ServiceName::parse(name).unwrap_err().reason, Reason::Reserved, "{name}");
+        }
+        for name in ["tenant:0197", ":", "cli:", "tenant 0197"] {
+            assert_eq!(ServiceName::parse(name).unwrap_err().reason, Reason::BadFormat, "{name}");
+        }
+        assert!(ServiceName::parse("importer").is_ok());
     }
 
     #[test]

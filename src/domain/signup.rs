@@ -78,14 +78,18 @@ impl SignupForm {
 }
 
 impl CreateFromSignup {
-    /// Covers the business name, e-mail address and requested slug. A derived slug follows from the name. The password
-    /// is left out (see [`Fingerprint`]): a replay verifies it against the stored hash.
+    /// Covers the business name, the canonical e-mail address and the requested slug. A derived slug follows from the
+    /// name. The password is left out (see [`Fingerprint`]): a replay verifies it against the stored hash.
     pub fn fingerprint(&self) -> Fingerprint {
         let slug = match &self.slug {
             SignupSlug::Requested(slug) => slug.as_str(),
             SignupSlug::Derived(_) => "",
         };
-        Fingerprint::compute(&[self.business_name.as_str().as_bytes(), self.email.as_str().as_bytes(), slug.as_bytes()])
+        Fingerprint::compute(&[
+            self.business_name.as_str().as_bytes(),
+            self.email.canonical().as_bytes(),
+            slug.as_bytes(),
+        ])
     }
 }
 

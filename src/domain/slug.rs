@@ -85,7 +85,7 @@ pub fn is_reserved(slug: &str) -> bool {
 }
 
 /// Sorted, as the binary search requires.
-const RESERVED: [&str; 34] = [
+const RESERVED: [&str; 42] = [
     "abuse",
     "account",
     "accounts",
@@ -98,6 +98,8 @@ const RESERVED: [&str; 34] = [
     "billing",
     "cdn",
     "dashboard",
+    "demo",
+    "dev",
     "graphql",
     "grpc",
     "health",
@@ -110,15 +112,21 @@ const RESERVED: [&str; 34] = [
     "metrics",
     "oauth",
     "postmaster",
+    "private",
+    "production",
+    "public",
     "root",
     "security",
     "signup",
+    "staging",
     "static",
     "status",
     "support",
     "system",
+    "test",
     "turnkey",
     "webmaster",
+    "widget",
     "www",
 ];
 
@@ -157,6 +165,15 @@ mod tests {
             ("a0eebc999c0b4ef8bb6d6bb9bd380a11", Some(Reason::BadFormat)),
             ("admin", Some(Reason::Reserved)),
             ("turnkey", Some(Reason::Reserved)),
+            ("cdn", Some(Reason::Reserved)),
+            ("widget", Some(Reason::Reserved)),
+            ("public", Some(Reason::Reserved)),
+            ("private", Some(Reason::Reserved)),
+            ("test", Some(Reason::Reserved)),
+            ("staging", Some(Reason::Reserved)),
+            ("production", Some(Reason::Reserved)),
+            ("dev", Some(Reason::Reserved)),
+            ("demo", Some(Reason::Reserved)),
             ("admins", None),
         ] {
             assert_eq!(reason(text), expected, "{text:?}");

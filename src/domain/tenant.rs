@@ -1,15 +1,14 @@
 //! A tenant, its changes and the list of tenants. How a tenant is created is in [`super::provisioning`] and
 //! [`super::signup`].
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    branding::Branding,
+    branding::{Branding, StoredBranding},
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{ApproximateSize, Cursor, PageSize, PageTokenScope},
+    paging::{Cursor, PageSize, PageTokenScope},
     text::DisplayName,
     validation::InvalidValue,
 };
@@ -25,7 +24,7 @@ pub struct Tenant {
     pub commission: CommissionPercent,
     pub is_active: bool,
     /// Free-form settings of the storefront, written by the platform's front end.
-    pub branding: Map<String, Value>,
+    pub branding: StoredBranding,
     pub owner_email: Option<String>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
@@ -101,28 +100,6 @@ impl TenantFilter {
         let created_at = created_at.ok_or_else(PageTokenScope::invalid_page_token)?;
         Ok(Some(TenantCursor { created_at, id: cursor.id }))
     }
-}
-
-impl ApproximateSize for Tenant {
-    fn approximate_size(&self) -> usize {
-        self.name.len() + json_size(self.branding.iter())
-    }
-}
-
-/// Returns the approximate size of a JSON object's members in a protobuf message, in bytes.
-fn json_size<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> usize {
-    fn value_size(value: &Value) -> usize {
-        /// Tags and lengths around a `google.protobuf.Value`.
-        const OVERHEAD: usize = 12;
-        OVERHEAD
-            + match value {
-                Value::String(text) => text.len(),
-                Value::Array(items) => items.iter().map(value_size).sum(),
-                Value::Object(object) => json_size(object.iter()),
-                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            }
-    }
-    members.map(|(key, value)| key.len() + value_size(value)).sum()
 }
 
 impl Tenant {

@@ -1,8 +1,14 @@
 //! Text shown to people: names, titles and descriptions.
 
-use super::validation::{InvalidValue, Reason};
+use std::borrow::Cow;
 
-/// A name or title: trimmed, 1–200 characters (Unicode scalar values), no control characters.
+use super::{
+    unicode::is_visible,
+    validation::{InvalidValue, Reason},
+};
+
+/// A name or title: trimmed, 1–200 characters (Unicode scalar values), at least one visible character, no control
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DisplayName(String);
 
@@ -23,6 +29,9 @@ impl DisplayName {
         if trimmed.chars().any(char::is_control) {
             return Err(InvalidValue::new(Reason::BadFormat, "must not contain control characters"));
         }
+        if !trimmed.chars().any(is_visible) {
+            return Err(InvalidValue::new(Reason::BadFormat, "must contain a visible character"));
+        }
         Ok(Self(trimmed.to_owned()))
     }
 
@@ -36,7 +45,7 @@ impl DisplayName {
 }
 
 /// A description: up to 2,000 characters, no control characters except newline and tab. It may be empty and is not
-/// trimmed.
+/// trimmed. CRLF and CR, which web forms send, become LF, and a line break counts as one character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(String);
 
@@ -44,6 +53,7 @@ impl Description {
     pub const MAX_LENGTH: usize = 2_000;
 
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let text = with_unix_line_breaks(text);
         if text.chars().count() > Self::MAX_LENGTH {
             return Err(InvalidValue::new(Reason::TooLong, "must have at most 2,000 characters"));
         }
@@ -53,12 +63,16 @@ impl Description {
                 "must not contain control characters except newline and tab",
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into_owned()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn with_unix_line_breaks(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
 }
 
 #[cfg(test)]
@@ -84,6 +98,15 @@ mod tests {
             ("Bella\0", Some(Reason::BadFormat)),
             ("Bella\nWeddings", Some(Reason::BadFormat)),
             ("Bella\u{85}Weddings", Some(Reason::BadFormat)),
+            ("?", None),
+            ("\u{200b}B\u{200b}", None),
+            ("\u{200b}", Some(Reason::BadFormat)),
+            ("\u{3164}", Some(Reason::BadFormat)),
+            ("\u{115f}\u{1160}", Some(Reason::BadFormat)),
+            ("\u{2800}\u{2800}", Some(Reason::BadFormat)),
+            ("\u{200d} \u{ad}\u{feff}", Some(Reason::BadFormat)),
+            ("\u{301}", Some(Reason::BadFormat)),
+            ("\u{e000}", Some(Reason::BadFormat)),
         ] {
             assert_eq!(reason(text), expected, "{text:?}");
         }
@@ -96,8 +119,16 @@ mod tests {
         assert_eq!(reason("One\n\ttwo"), None);
         assert_eq!(reason(&"é".repeat(2_000)), None);
         assert_eq!(reason(&"é".repeat(2_001)), Some(Reason::TooLong));
-        assert_eq!(reason("One\r\ntwo"), Some(Reason::BadFormat));
         assert_eq!(reason("\0"), Some(Reason::BadFormat));
+        assert_eq!(reason("One\u{85}two"), Some(Reason::BadFormat));
+    }
+
+    #[test]
+    fn every_line_break_of_a_description_becomes_one_newline() {
+        let parsed = |text: &str| Description::parse(text).unwrap().as_str().to_owned();
+        assert_eq!(parsed("One\r\ntwo\rthree\nfour\r\n\r\nfive\r"), "One\ntwo\nthree\nfour\n\nfive\n");
+        assert_eq!(parsed(&"\r\n".repeat(2_000)), "\n".repeat(2_000));
+        assert_eq!(parsed("\n\r"), "\n\n");
     }
 
     proptest! {
@@ -107,6 +138,24 @@ mod tests {
                 prop_assert_eq!(name.as_str(), text.trim());
                 prop_assert_eq!(DisplayName::parse(name.as_str()), Ok(name.clone()));
             }
+        }
+
+        #[test]
+        fn a_name_with_a_letter_is_accepted_and_one_of_invisible_characters_is_not(
+            letter in "\\p{Ll}",
+            invisible in "[\u{ad}\u{115f}\u{200b}-\u{200f}\u{2060}-\u{2064}\u{2800}\u{3164}\u{feff}\u{ffa0}]{1,9}",
+        ) {
+            prop_assert!(DisplayName::parse(&invisible).is_err());
+            let visible = format!("{invisible}{letter}{invisible}");
+            prop_assert!(DisplayName::parse(&visible).is_ok());
+        }
+
+        #[test]
+        fn a_parsed_description_has_no_carriage_return_and_parses_to_itself(text in "[a\r\n]{0,30}") {
+            let description = Description::parse(&text).unwrap();
+            prop_assert!(!description.as_str().contains('\r'));
+            prop_assert_eq!(Description::parse(description.as_str()), Ok(description.clone()));
+            prop_assert!(description.as_str().lines().eq(text.replace("\r\n", "\n").split_terminator(['\n', '\r'])));
         }
     }
 }

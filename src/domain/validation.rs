@@ -36,6 +36,11 @@ impl InvalidValue {
     pub fn missing() -> Self {
         Self::new(Reason::MissingField, "is required")
     }
+
+    /// Returns the violation of an optional field for which a parser reports that the value is missing.
+    fn of_optional_field(self) -> Self {
+        if self == Self::missing() { Self::new(self.reason, "must not be empty") } else { self }
+    }
 }
 
 /// An [`InvalidValue`] with the path of its field, e.g. `packages[3].name`.
@@ -59,15 +64,16 @@ impl Violations {
         parsed.map_err(|invalid| self.add(field, invalid)).ok()
     }
 
-    /// Parses a field that may be absent. `None` means that it is absent, or that it is invalid and its violation was
-    /// added. [`Violations::into_result`] fails in the latter case, so its closure need not distinguish the two.
+    /// Parses a field that may be absent, but not empty if the parser requires a value. `None` means that it is absent,
+    /// or that it is invalid and its violation was added. [`Violations::into_result`] fails in the latter case, so its
+    /// closure need not distinguish the two.
     pub fn check_optional<V, T>(
         &mut self,
         field: impl Into<String>,
         value: Option<V>,
         parse: impl FnOnce(V) -> Result<T, InvalidValue>,
     ) -> Option<T> {
-        value.and_then(|value| self.check(field, parse(value)))
+        value.and_then(|value| self.check(field, parse(value).map_err(InvalidValue::of_optional_field)))
     }
 
     /// Returns the parsed message, or adds its violations with `path` in front of their fields and returns `None`.
@@ -120,7 +126,8 @@ mod tests {
         assert_eq!(fields.check_optional("name", Some("bella"), parse), Some(5));
         assert_eq!(fields.clone().into_result(|| Some(())), Ok(()));
         assert_eq!(fields.check_optional("name", Some(""), parse), None);
-        assert_eq!(fields.into_result(|| Some(())).unwrap_err().to_string(), "name is required");
+        assert_eq!(fields.as_slice()[0].invalid.reason, Reason::MissingField);
+        assert_eq!(fields.into_result(|| Some(())).unwrap_err().to_string(), "name must not be empty");
     }
 
     #[test]

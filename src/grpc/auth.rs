@@ -3,19 +3,20 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, header::AUTHORIZATION};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
+use tonic::transport::CertificateDer;
 
 use crate::{
     domain::{
         Caller, KeyStatus, KeyVerdict,
         caller::Role::{self, Catalog, Provisioner, Verifier},
         key_format::SECRET_PREFIX,
-        service_credentials::ServiceCredentials,
+        service_credentials::{San, ServiceCredentials},
     },
     error::{Error, Result},
-    grpc::{CallTasks, layers::concurrency_limit::CallPermit},
+    grpc::{CallTasks, verification_slots::VerificationSlots},
     service::TenantService,
 };
 
@@ -73,60 +74,61 @@ pub struct Authenticator {
     credentials: watch::Receiver<Arc<ServiceCredentials>>,
     service: Arc<TenantService>,
     tasks: CallTasks,
+    slots: VerificationSlots,
 }
 
 impl Authenticator {
-    pub const fn new(
+    pub fn new(
         credentials: watch::Receiver<Arc<ServiceCredentials>>,
         service: Arc<TenantService>,
         tasks: CallTasks,
     ) -> Self {
-        Self { credentials, service, tasks }
+        Self { credentials, service, tasks, slots: VerificationSlots::new() }
     }
 
     /// Returns the caller if it may call the RPC. Queries the database only for a tenant key, and only if the RPC permits
-    /// tenant keys. `sans` are the names in the client's verified certificate.
+    /// tenant keys. `sans` are the names in the client's verified certificate, which counts only without an
+    /// `authorization` header: a header that is present decides, whether or not it can be used.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`].
-    pub async fn authenticate(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        sans: &[String],
-        permit: Option<CallPermit>,
-    ) -> Result<Caller> {
+    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; [`Error::Overloaded`] if too many
+    /// tenant keys are being verified.
+    pub async fn authenticate(&self, path: &str, headers: &HeaderMap, sans: &[San]) -> Result<Caller> {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
         let roles = required_roles(path).map(|(_, roles)| roles);
-        let caller = match bearer_token(headers) {
+        let caller = match bearer_token(headers)? {
             None => self.credentials.borrow().by_certificate(sans),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
                 let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
-                return self.authenticate_tenant_key(secret_key, permits_tenants, permit).await;
+                return self.authenticate_tenant_key(secret_key, permits_tenants).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token),
         };
         authorize(caller.ok_or(Error::Unauthenticated)?, roles)
     }
 
-    async fn authenticate_tenant_key(
-        &self,
-        secret_key: SecretString,
-        permits_tenants: bool,
-        permit: Option<CallPermit>,
-    ) -> Result<Caller> {
+    async fn authenticate_tenant_key(&self, secret_key: SecretString, permits_tenants: bool) -> Result<Caller> {
+        if !self.service.has_key_format(&secret_key) {
+            return Err(Error::Unauthenticated);
+        }
         if !permits_tenants {
             // Tenant keys never grant access to this RPC, so do not look the key up.
-            let is_key = self.service.has_key_format(&secret_key);
-            return Err(if is_key { Error::PermissionDenied } else { Error::Unauthenticated });
+            return Err(Error::PermissionDenied);
         }
+        let slot = self.slots.acquire(&secret_key).await?;
         let service = Arc::clone(&self.service);
-        match self.tasks.run(permit, async move { service.verify_api_key(secret_key).await }).await? {
-            KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Ok(Caller::tenant(tenant_id)),
-            _ => Err(Error::Unauthenticated),
-        }
+        let verification = async move {
+            let verdict = service.verify_api_key(secret_key).await?;
+            let valid = match verdict {
+                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Some(tenant_id),
+                _ => None,
+            };
+            slot.record(valid);
+            Ok(valid)
+        };
+        self.tasks.run(None, verification).await?.map(Caller::tenant).ok_or(Error::Unauthenticated)
     }
 }
 
@@ -138,12 +140,28 @@ fn authorize(caller: Caller, roles: Option<&[Role]>) -> Result<Caller> {
     }
 }
 
-/// Returns the bearer token, or `None` if there is more than one `authorization` header: the choice would be ambiguous.
-fn bearer_token(headers: &HeaderMap) -> Option<SecretString> {
-    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
-    let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
-    let (scheme, credential) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| SecretString::from(credential.trim()))
+/// Returns the bearer token, or `None` without an `authorization` header.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] for a header of another scheme or format, and for more than one header: the choice would be
+/// ambiguous.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<SecretString>> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let credential = value.to_str().ok().and_then(|text| text.split_once(' ')).filter(|_| values.next().is_none());
+    match credential {
+        Some((scheme, credential)) if scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(Some(SecretString::from(credential.trim())))
+        }
+        _ => Err(Error::Unauthenticated),
+    }
+}
+
+/// Returns the names in a client's verified certificate.
+pub fn certificate_sans(certificate: &CertificateDer<'_>) -> Vec<San> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let dns_names = certificate.valid_dns_names().map(San::dns);
+    dns_names.chain(certificate.valid_uri_names().map(|uri| San::Uri(uri.to_owned()))).collect()
 }
 
 #[cfg(test)]
@@ -168,16 +186,33 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme() {
-        let token = |value: &str| {
-            let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value.parse().unwrap())]);
-            bearer_token(&headers).map(|credential| credential.expose_secret().to_owned())
+    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme_and_other_credentials_are_refused() {
+        let token = |values: &[&str]| {
+            let headers: HeaderMap = values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect();
+            bearer_token(&headers).map(|token| token.map(|token| token.expose_secret().to_owned()))
         };
-        assert_eq!(token("Bearer svc_x").as_deref(), Some("svc_x"));
-        assert_eq!(token("bearer  svc_x ").as_deref(), Some("svc_x"));
-        for invalid in ["svc_x", "Basic svc_x", ""] {
-            assert_eq!(token(invalid), None, "{invalid}");
+        assert_eq!(token(&["Bearer svc_x"]).unwrap().as_deref(), Some("svc_x"));
+        assert_eq!(token(&["bearer  svc_x "]).unwrap().as_deref(), Some("svc_x"));
+        assert_eq!(token(&[]).unwrap(), None);
+        for invalid in [&["svc_x"][..], &["Basic svc_x"], &[""], &["Bearer"], &["Bearer svc_x", "Bearer svc_x"]] {
+            assert!(matches!(token(invalid), Err(Error::Unauthenticated)), "{invalid:?}");
         }
-        assert!(bearer_token(&HeaderMap::new()).is_none());
+        let not_text = http::HeaderValue::from_bytes(b"Bearer \xff").unwrap();
+        assert!(bearer_token(&HeaderMap::from_iter([(AUTHORIZATION, not_text)])).is_err());
+    }
+
+    #[test]
+    fn the_names_of_a_certificate_keep_their_kinds() {
+        let mut params = rcgen::CertificateParams::default();
+        let text = "spiffe://platform/booking";
+        params.subject_alt_names = vec![
+            rcgen::SanType::URI(text.try_into().unwrap()),
+            rcgen::SanType::DnsName("Booking.Internal".try_into().unwrap()),
+            rcgen::SanType::Rfc822Name("booking@internal".try_into().unwrap()),
+        ];
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let expected = [San::dns("booking.internal"), San::Uri(text.to_owned())];
+        assert_eq!(certificate_sans(certificate.der()), expected);
+        assert_eq!(certificate_sans(&CertificateDer::from(vec![0x30, 0x00])), []);
     }
 }

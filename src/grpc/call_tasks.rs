@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use super::layers::concurrency_limit::CallPermit;
+use super::layers::admission::CallPermit;
 use crate::error::{Error, Result};
 
 /// The tasks of all calls. Cheap to clone.

@@ -1,8 +1,11 @@
-//! A client of `TenantProvisioning`, with the two RPCs that `turnkey import` needs.
+//! A client of `TenantProvisioning`, with the RPCs that `turnkey import` needs.
 
 use std::time::Duration;
 
+use http::{Uri, uri::Scheme};
+use prost_types::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
+use time::OffsetDateTime;
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -13,7 +16,7 @@ use super::{
     pb::{self, tenant_provisioning_client::TenantProvisioningClient},
     status::code_name,
 };
-use crate::domain::{CreateFullyProvisioned, TenantId, api_key::RotateApiKey};
+use crate::domain::{ApiKey, CreateFullyProvisioned, TenantId, api_key::RotateApiKey};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,10 +75,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(url: &str, token: Option<SecretString>) -> Result<Self, ClientError> {
-        let mut endpoint =
-            Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
-        if url.starts_with("https://") {
+    /// Connects to a URL with the scheme `http`, in plaintext, or `https`.
+    pub async fn connect(url: Uri, token: Option<SecretString>) -> Result<Self, ClientError> {
+        let is_plaintext = url.scheme() == Some(&Scheme::HTTP);
+        let mut endpoint = Endpoint::from(url).connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+        if !is_plaintext {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
         }
         let authorization = token.map(|token| {
@@ -134,6 +138,13 @@ impl Client {
         tenant_key(&key.tenant_id, key.public_key, response.secret_key)
     }
 
+    /// Returns the tenant's newest keys, newest first.
+    pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ClientError> {
+        let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string() };
+        let response = self.provisioning.clone().list_api_keys(self.authorized(request)).await?;
+        response.into_inner().api_keys.into_iter().map(|key| api_key(tenant_id, key)).collect()
+    }
+
     fn authorized<Message>(&self, message: Message) -> Request<Message> {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
@@ -146,4 +157,15 @@ impl Client {
 fn tenant_key(tenant_id: &str, public_key: String, secret_key: String) -> Result<TenantKey, ClientError> {
     let tenant_id = TenantId::parse(tenant_id).map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
     Ok(TenantKey { tenant_id, public_key, secret_key: (!secret_key.is_empty()).then(|| secret_key.into()) })
+}
+
+fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ClientError> {
+    let created_at = key.created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
+    let (expires_at, revoked_at) = (key.expires_at.map(time).transpose()?, key.revoked_at.map(time).transpose()?);
+    Ok(ApiKey { public_key: key.public_key, tenant_id, created_at, expires_at, revoked_at })
+}
+
+fn time(timestamp: Timestamp) -> Result<OffsetDateTime, ClientError> {
+    let nanos = i128::from(timestamp.seconds) * 1_000_000_000 + i128::from(timestamp.nanos);
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_range| ClientError::InvalidResponse("an invalid time"))
 }

@@ -6,17 +6,25 @@
 mod auth;
 mod call_tasks;
 pub mod client;
+mod connection;
 mod convert;
+mod fair_limit;
 mod handler;
 pub mod health;
+mod health_service;
 pub mod layers;
+mod message_cost;
 mod package_catalog;
 pub mod status;
 mod tenant_provisioning;
+mod verification_slots;
 
-pub use auth::Authenticator;
+pub use auth::{Authenticator, certificate_sans};
 pub use call_tasks::CallTasks;
+pub use connection::{Connection, PeerAddress, STREAM_ABORT};
+pub use fair_limit::FairLimit;
 pub use handler::Handler;
+pub use health_service::HealthService;
 
 /// The generated messages, clients and servers.
 #[expect(

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 
 use crate::{
-    domain::{Violation, Violations},
+    domain::{TenantId, Violation, Violations},
     error::{Error, ErrorChain, Precondition, Resource, UniqueField},
     telemetry::trace::TraceId,
 };
@@ -67,6 +67,10 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     if failure.code == Code::Internal {
         failure.message = format!("{}; report it with the trace id {trace_id}", failure.message);
     }
+    // What gRPC itself would refuse has gRPC's code alone.
+    if failure.reason().is_empty() {
+        return Status::new(failure.code, failure.message);
+    }
     Status::with_error_details(failure.code, failure.message, failure.details)
 }
 
@@ -101,9 +105,17 @@ impl From<Error> for RpcError {
                 return Self { code: Code::Unimplemented, message: String::new(), details: ErrorDetails::new() };
             }
             Error::Overloaded => (Code::ResourceExhausted, retry_info("OVERLOADED", RETRY_OVERLOADED)),
+            // gRPC itself would refuse it, and has no details for it.
+            Error::MessageTooLarge { .. } | Error::TooManyNestedMessages => {
+                (Code::ResourceExhausted, ErrorDetails::new())
+            }
             Error::RateLimited { retry_after } => (Code::ResourceExhausted, retry_info("OVERLOADED", retry_after)),
+            Error::QuotaExceeded { tenant_id, resource, .. } => {
+                (Code::ResourceExhausted, quota_exceeded(tenant_id, resource, &message))
+            }
             Error::DatabaseUnavailable(_) => (Code::Unavailable, retry_info("DATABASE_UNAVAILABLE", RETRY_UNAVAILABLE)),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED")),
+            Error::Cancelled => (Code::Cancelled, error_info("CANCELLED")),
             Error::Conflict => (Code::Aborted, retry_info("CONFLICT", RETRY_CONFLICT)),
             Error::Internal(_) => (Code::Internal, error_info("INTERNAL")),
         };
@@ -149,6 +161,14 @@ fn not_found(resource: Resource, field: Option<&str>, message: &str) -> RpcError
     let mut details = error_info(reason);
     details.set_resource_info(resource_type(resource), "", "", description);
     RpcError { code: Code::NotFound, message, details }
+}
+
+/// Has no `RetryInfo`: waiting does not help.
+fn quota_exceeded(tenant_id: TenantId, resource: Resource, message: &str) -> ErrorDetails {
+    let mut details = error_info("QUOTA_EXCEEDED");
+    let description = format!("{message}. Delete {resource}s that the tenant no longer needs.");
+    details.add_quota_failure_violation(format!("tenant:{tenant_id}"), description);
+    details
 }
 
 fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetails {

@@ -1,7 +1,8 @@
 //! Hashes and verifies keys and passwords on bounded pools, off the async runtime.
 //!
-//! Keys and passwords have separate parameters and separate [`HashingPool`]s, so that a sign-up never delays a key.
-//! Salts come from the generator that the caller passes.
+//! Keys and passwords have separate parameters and separate workers, so that a sign-up never delays a key. Sign-ups and
+//! log-ins share their workers, which bounds the memory, but each have a queue, so that a flood of one does not reject the
+//! other. Salts come from the generator that the caller passes.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use secrecy::SecretString;
 
 use super::{
     argon2id::{ParsedHash, SALT_BYTES, compute, cost, equalizing_params, hash, to_crate_params, to_domain_params},
-    hashing_pool::HashingPool,
+    hashing_pool::{HashingPool, HashingWorkers},
     password_strength,
 };
 use crate::{
@@ -31,17 +32,25 @@ const MIN_CHUNK_LEN: usize = 4;
 pub struct HashingSettings {
     pub key: Argon2Params,
     pub password: Argon2Params,
-    /// Hashes that run at a time, in each pool.
+    /// Hashes of keys, and hashes of passwords, that run at a time.
     pub workers: usize,
     /// Hashes that may wait for a worker, in each pool.
     pub queue_length: usize,
+}
+
+/// What a password is hashed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordUse {
+    SignUp,
+    LogIn,
 }
 
 /// Computes and verifies hashes. Clones are cheap and share the pools.
 #[derive(Debug, Clone)]
 pub struct Hasher {
     keys: HashProfile,
-    passwords: HashProfile,
+    sign_ups: HashProfile,
+    log_ins: HashProfile,
     workers: usize,
 }
 
@@ -79,21 +88,25 @@ impl Hasher {
     /// # Errors
     /// [`Error::Internal`] if Argon2 rejects the parameters.
     pub fn new(settings: HashingSettings) -> Result<Self> {
-        let profile = |name, params| {
-            let params = to_crate_params(params)?;
-            let pool = HashingPool::new(name, settings.workers, settings.queue_length, params.block_count());
-            Ok::<_, Error>(HashProfile { params, pool })
+        let HashingSettings { key, password, workers, queue_length } = settings;
+        let profile = |name, params: &Params, workers: &Arc<HashingWorkers>| {
+            let pool = Arc::new(HashingPool::new(name, queue_length, Arc::clone(workers)));
+            HashProfile { params: params.clone(), pool }
         };
+        let (key, password) = (to_crate_params(key)?, to_crate_params(password)?);
+        let key_workers = HashingWorkers::new(workers, key.block_count());
+        let password_workers = HashingWorkers::new(workers, password.block_count());
         Ok(Self {
-            keys: profile("key", settings.key)?,
-            passwords: profile("password", settings.password)?,
-            workers: settings.workers,
+            keys: profile("key", &key, &key_workers),
+            sign_ups: profile("signup", &password, &password_workers),
+            log_ins: profile("login", &password, &password_workers),
+            workers,
         })
     }
 
     /// Returns the length and limit of each queue.
     pub fn stats(&self) -> Vec<QueueStats> {
-        [&self.keys, &self.passwords].into_iter().map(|profile| profile.pool.stats()).collect()
+        [&self.keys, &self.sign_ups, &self.log_ins].into_iter().map(|profile| profile.pool.stats()).collect()
     }
 
     /// Hashes the random part of a key.
@@ -129,27 +142,44 @@ impl Hasher {
 
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
-    pub async fn hash_password(&self, password: Password, rng: &mut impl CryptoRng) -> Result<String> {
-        self.passwords.hash_one(SaltedSecret::new(password.into_secret(), rng)).await
+    pub async fn hash_password(
+        &self,
+        purpose: PasswordUse,
+        password: Password,
+        rng: &mut impl CryptoRng,
+    ) -> Result<String> {
+        self.passwords(purpose).hash_one(SaltedSecret::new(password.into_secret(), rng)).await
     }
 
     /// Compares the password with the stored hash. If either is missing it does the same work and finds no match.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
-    pub async fn verify_password(&self, password: Option<Password>, stored: Option<String>) -> Result<Verification> {
+    pub async fn verify_password(
+        &self,
+        purpose: PasswordUse,
+        password: Option<Password>,
+        stored: Option<String>,
+    ) -> Result<Verification> {
         let stored = stored.filter(|_| password.is_some());
         let secret = password.map(Password::into_secret).unwrap_or_default();
-        self.passwords.verify(secret, stored).await
+        self.passwords(purpose).verify(secret, stored).await
     }
 
-    /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the password pool,
+    /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the pool of sign-ups,
     /// because some passwords take as long as hashing.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
     pub async fn is_guessable(&self, password: Password, user_inputs: Vec<String>) -> Result<bool> {
-        self.passwords.pool.run(move |_memory| password_strength::is_guessable(&password, &user_inputs)).await
+        self.sign_ups.pool.run(move |_memory| password_strength::is_guessable(&password, &user_inputs)).await
+    }
+
+    const fn passwords(&self, purpose: PasswordUse) -> &HashProfile {
+        match purpose {
+            PasswordUse::SignUp => &self.sign_ups,
+            PasswordUse::LogIn => &self.log_ins,
+        }
     }
 }
 
@@ -205,7 +235,10 @@ mod tests {
     use argon2::{Argon2, PasswordVerifier, password_hash::phc::PasswordHash};
     use rand::{SeedableRng, rngs::StdRng};
 
-    use super::*;
+    use super::{
+        PasswordUse::{LogIn, SignUp},
+        *,
+    };
 
     const CHEAP: Argon2Params = Argon2Params { memory_kib: 8, passes: 1, lanes: 1 };
 
@@ -226,7 +259,7 @@ mod tests {
         let hasher = hasher(Argon2Params::PASSWORD);
         for (phc, params) in [
             (hasher.hash_key(SecretString::from("random part"), &mut rng()).await.unwrap(), "m=64,t=1,p=1"),
-            (hasher.hash_password(password("random part"), &mut rng()).await.unwrap(), "m=19456,t=2,p=1"),
+            (hasher.hash_password(SignUp, password("random part"), &mut rng()).await.unwrap(), "m=19456,t=2,p=1"),
         ] {
             assert!(phc.starts_with(&format!("$argon2id$v=19${params}$")), "{phc}");
             let parsed = PasswordHash::new(&phc).unwrap();
@@ -246,24 +279,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_stored_hash_is_verified_with_its_own_parameters() {
-        let stored = hasher(CHEAP).hash_password(password("correct horse"), &mut rng()).await.unwrap();
+        let stored = hasher(CHEAP).hash_password(SignUp, password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 16, ..CHEAP });
-        let verified =
-            async |text: &str| current.verify_password(Some(password(text)), Some(stored.clone())).await.unwrap();
+        let verified = async |text: &str| {
+            current.verify_password(LogIn, Some(password(text)), Some(stored.clone())).await.unwrap()
+        };
         assert_eq!(verified("correct horse").await, Verification { matches: true, needs_rehash: true });
         assert_eq!(verified("correct house").await, Verification { matches: false, needs_rehash: true });
-        let same = hasher(CHEAP).verify_password(Some(password("correct horse")), Some(stored)).await.unwrap();
+        let same = hasher(CHEAP).verify_password(LogIn, Some(password("correct horse")), Some(stored)).await.unwrap();
         assert_eq!(same, Verification { matches: true, needs_rehash: false });
     }
 
     /// The size of the scratch memory shows how much work was done.
     #[tokio::test]
     async fn a_wrong_password_for_a_cheap_hash_costs_as_much_as_one_without_a_hash() {
-        let stored = hasher(CHEAP).hash_password(password("correct horse"), &mut rng()).await.unwrap();
+        let stored = hasher(CHEAP).hash_password(SignUp, password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 32, ..CHEAP });
         let used_kib = async |text: &str| {
-            current.verify_password(Some(password(text)), Some(stored.clone())).await.unwrap();
-            current.passwords.pool.run(|memory| memory.len()).await.unwrap()
+            current.verify_password(LogIn, Some(password(text)), Some(stored.clone())).await.unwrap();
+            current.log_ins.pool.run(|memory| memory.len()).await.unwrap()
         };
         assert_eq!(used_kib("correct horse").await, 8);
         assert_eq!(used_kib("correct house").await, 32 - 8);
@@ -277,7 +311,7 @@ mod tests {
             assert!(!hasher.verify_key(SecretString::default(), Some(stored.to_owned())).await.unwrap(), "{stored}");
         }
         assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
-        assert!(!hasher.verify_password(None, Some(valid.clone())).await.unwrap().matches, "no password");
+        assert!(!hasher.verify_password(LogIn, None, Some(valid.clone())).await.unwrap().matches, "no password");
         for foreign in [valid.replace("$argon2id$", "$argon2i$"), valid.replace("$v=19$", "$v=16$")] {
             assert!(!hasher.verify_key(SecretString::default(), Some(foreign.clone())).await.unwrap(), "{foreign}");
         }

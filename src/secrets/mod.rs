@@ -12,6 +12,6 @@ mod password_strength;
 mod service_token;
 
 pub use derivation::derive_secret;
-pub use hasher::{Hasher, HashingSettings};
+pub use hasher::{Hasher, HashingSettings, PasswordUse};
 pub use key_minting::{KeyEntropy, MintedKey, assemble_secret_key, mint_key, random_secret};
 pub use service_token::mint_token;

@@ -2,33 +2,31 @@
 //!
 //! Settings are parsed in [`crate::config`], and signals are handled in [`crate::cli`].
 
-mod accept;
+mod client_stream;
+mod connection;
 mod health;
-mod preface;
+mod limits;
+mod listener;
 mod reload;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{oneshot, watch},
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{service::Routes, transport::Server as TonicServer};
-use tonic_health::{pb::health_server::HealthServer, server::HealthService};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
 
-use self::{health::Health, preface::PrefacedStream};
+pub use self::listener::BoundListener;
+use self::{connection::ConnectionTimes, health::Health, listener::Acceptor};
 use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
     grpc::{
         Authenticator, CallTasks, Handler,
         layers::{
-            MiddlewareLayer, call_context::CallContextMiddleware, concurrency_limit::ConcurrencyLimit,
+            InnerService, MiddlewareLayer, call_context::CallContextMiddleware, grpc_only::GrpcOnly,
             rate_limit::CallerRateLimiter,
         },
         pb,
@@ -40,12 +38,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// These bound the cost of one connection. tonic and hyper leave most of them unlimited.
-const MAX_CONCURRENT_STREAMS: u32 = 256;
-const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 256;
-const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The messages of a reflection client are names of symbols.
+const MAX_REFLECTION_MESSAGE_BYTES: usize = 4 * 1024;
 
 const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -69,28 +63,14 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// A bound socket. Clients can connect already; they wait until a server takes the connections.
-#[derive(Debug)]
-pub struct BoundListener {
-    listener: TcpListener,
-    pub address: SocketAddr,
-}
-
 /// Binds the address of the server and logs it.
 ///
 /// # Errors
 /// [`StartError::Listen`].
-pub async fn bind(address: SocketAddr) -> Result<BoundListener, StartError> {
-    let bound = listen_on(address).await?;
+pub fn bind(address: SocketAddr) -> Result<BoundListener, StartError> {
+    let bound = BoundListener::bind(address)?;
     tracing::info!(address = %bound.address, "Turnkey listens on {}", bound.address);
     Ok(bound)
-}
-
-async fn listen_on(address: SocketAddr) -> Result<BoundListener, StartError> {
-    let listen_error = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
-    Ok(BoundListener { listener, address })
 }
 
 /// A running server. Dropping it without [`Server::stop`] leaves it running.
@@ -101,8 +81,8 @@ pub struct Server {
     health: Health,
     shutdown_delay: Duration,
     background: Vec<JoinHandle<()>>,
-    stop: oneshot::Sender<()>,
-    serve_task: JoinHandle<Result<(), tonic::transport::Error>>,
+    stop: CancellationToken,
+    serve_task: JoinHandle<()>,
 }
 
 /// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
@@ -113,56 +93,79 @@ pub async fn start(
     settings: &ServerSettings,
     clock: Clock,
 ) -> Result<Server, StartError> {
-    let health_bound = match settings.health_listen {
-        Some(address) => Some(listen_on(address).await?),
-        None => None,
-    };
+    let health_bound = settings.health_listen.map(BoundListener::bind).transpose()?;
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
-    let catalog = Arc::new(CatalogService::new(store.clone(), clock));
+    let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
     let calls = CallTasks::default();
     let authenticator = authenticator(settings, &tenants, &calls)?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
+    let stop = CancellationToken::new();
+    let acceptor = acceptor(settings, tls, clock, stop.clone());
 
-    let health = Health::start(database, store.clone()).await;
+    let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
-    background.extend(health_bound.map(|bound| tokio::spawn(serve_health(bound, health.service()))));
+    if let Some(bound) = health_bound {
+        tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
+        let service = layered(Routes::new(health.service()), settings, None, None);
+        let plaintext = Acceptor { tls: None, ..acceptor.clone() };
+        background.push(tokio::spawn(plaintext.serve(bound, service)));
+    }
     register_gauges(&health, &store, &tenants);
 
     let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, calls.clone())))
         .add_service(PackageCatalogServer::new(Handler::new(catalog, calls.clone())))
         .add_service(health.service());
     if settings.reflection {
-        routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+        routes = routes
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES));
     }
-    let server = transport()
-        // GOAWAY at this age; calls in flight finish. A grace period would cut them off.
-        .max_connection_age(settings.max_connection_age)
-        .layer(MiddlewareLayer(CallContextMiddleware))
-        .layer(MiddlewareLayer(ConcurrencyLimit::new(settings.max_concurrent_calls)))
+    let address = bound.address;
+    let service = layered(routes, settings, authenticator, rate_limiter);
+    let serve_task = tokio::spawn(acceptor.serve(bound, service));
+    Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
+}
+
+/// Puts the layers around the routes of one address. Its limits on calls are its own.
+fn layered(
+    routes: Routes,
+    settings: &ServerSettings,
+    authenticator: Option<Authenticator>,
+    rate_limiter: Option<CallerRateLimiter>,
+) -> impl InnerService {
+    ServiceBuilder::new()
+        .layer(MiddlewareLayer(GrpcOnly))
+        .layer(MiddlewareLayer(CallContextMiddleware::default()))
         .layer(MiddlewareLayer(authenticator))
         .layer(MiddlewareLayer(rate_limiter))
-        .add_routes(routes);
-    let (stop, stopped) = oneshot::channel();
-    // A dropped sender stops the server too.
-    let stopped = async { drop(stopped.await) };
-    let address = bound.address;
-    let serve_task = match tls {
-        None => tokio::spawn(server.serve_with_incoming_shutdown(plaintext(bound), stopped)),
-        Some(config) => {
-            let connections = accept::incoming(bound.listener, tls::handshake(config));
-            tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped))
-        }
+        .layer(MiddlewareLayer(limits::admission(settings)))
+        .service(routes.prepare())
+}
+
+fn acceptor(
+    settings: &ServerSettings,
+    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    clock: Clock,
+    stop: CancellationToken,
+) -> Acceptor {
+    let bounds = &settings.bounds;
+    let times = ConnectionTimes {
+        max_age: settings.max_connection_age,
+        grace: bounds.connection_grace,
+        idle_timeout: bounds.connection_idle_timeout,
+        response_timeout: bounds.response_timeout,
+        expires_in: None,
     };
-    Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
+    Acceptor { connections: limits::connections(settings), tls, times, clock, stop }
 }
 
 fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
     let hasher = Hasher::new(HashingSettings {
         key: settings.key_argon2,
         password: settings.password_argon2,
-        workers: available_parallelism().map_or(1, usize::from),
+        workers: settings.hashing_workers,
         queue_length: settings.hashing_queue,
     })?;
     Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))
@@ -182,26 +185,6 @@ fn authenticator(
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {
     let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(tenants));
     metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
-}
-
-async fn serve_health(bound: BoundListener, health: HealthServer<HealthService>) {
-    tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
-    if let Err(error) = transport().add_service(health).serve_with_incoming(plaintext(bound)).await {
-        tracing::warn!(%error, "The server of the health address ended with an error");
-    }
-}
-
-fn plaintext(bound: BoundListener) -> ReceiverStream<io::Result<PrefacedStream<TcpStream>>> {
-    accept::incoming(bound.listener, |connection| std::future::ready(Ok(connection)))
-}
-
-fn transport() -> TonicServer {
-    TonicServer::builder()
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
-        .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -236,13 +219,11 @@ impl Server {
     pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.shutdown_delay).await;
-        self.health.unregister_all().await;
         self.background.iter().for_each(JoinHandle::abort);
-        let _ = self.stop.send(());
+        self.stop.cancel();
         let abort = self.serve_task.abort_handle();
         match timeout(DRAIN_TIMEOUT, self.serve_task).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "The server ended with an error"),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "The server task panicked"),
             Err(_elapsed) => {
                 abort.abort();

@@ -44,7 +44,7 @@ impl TenantService {
     async fn replay_rotation(&self, scope: &IdempotencyScope, rotation: &RotateApiKey) -> Result<KeyRotation> {
         let now = self.clock.now();
         let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
-        let record = self.store.find_rotation_record(scope, &request_id.hash(), now).await?;
+        let record = self.store.find_rotation_record(rotation.tenant_id, scope, &request_id.hash(), now).await?;
         let record = record.ok_or(Error::not_found(Resource::Tenant))?;
         let secret_key = replayed_secret(scope.rpc, &record, request_id, rotation.fingerprint(), now)?;
         let api_key = record.key.ok_or(Error::not_found(Resource::ApiKey))?;
@@ -95,7 +95,9 @@ impl TenantService {
     /// whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let Some(parsed) = ParsedSecretKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
-        let mut stored = self.store.find_api_key(parsed.key_id).await?;
+        let found = self.store.find_api_key(parsed.key_id).await?;
+        // The key's id alone does not make it the same key: its mode and stem have to match, too.
+        let mut stored = found.filter(|stored| stored.key.public_key == parsed.public_key);
         let stored_hash = stored.as_mut().map(|stored| std::mem::take(&mut stored.secret_hash));
         let matches = self.hasher.verify_key(parsed.random_part, stored_hash).await?;
         Ok(stored.filter(|_| matches).map_or(KeyVerdict::Invalid, |stored| stored.verdict(self.clock.now())))

@@ -9,6 +9,7 @@ use crate::{
         Caller, CreateFullyProvisioned, ProvisioningSource, RequestId, TenantSlug, Violations,
         idempotency::{IdempotencyScope, IdempotentRpc},
         provisioning::CreateOutcome,
+        response_size,
     },
     error::{Error, Precondition, Result},
 };
@@ -27,7 +28,8 @@ impl TenantService {
     /// already exists, or it is a replay.
     ///
     /// # Errors
-    /// Only errors that affect all items. The error of a single item is its outcome.
+    /// Only errors that affect all items, such as [`Error::InvalidRequest`] if the response would be too large. The error
+    /// of a single item is its outcome.
     pub async fn batch_create_fully_provisioned(
         &self,
         caller: Caller,
@@ -46,6 +48,8 @@ impl TenantService {
                 Err(violations) => Some(Err(violations.into())),
             });
         }
+        // Fails before anything is created if this batch has too many large replays for a response.
+        self.find_records(&scope, pending.iter().map(|item| &item.spec)).await?;
         let mut used_slugs = HashSet::new();
         while !pending.is_empty() {
             let (round, deferred) = next_conflict_free_round(pending, &used_slugs);
@@ -63,6 +67,13 @@ impl TenantService {
         let no_outcome = || Err(Error::internal("an item of the batch has no outcome"));
         Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(no_outcome)).collect())
     }
+}
+
+/// Returns the error of a batch in this field whose response would be too large.
+pub(super) fn response_too_large(field: &str) -> Error {
+    let mut violations = Violations::default();
+    violations.add(field, response_size::response_too_large());
+    violations.into()
 }
 
 /// Splits pending items into one conflict-free round (the first of each slug and request id, sorted by slug to avoid

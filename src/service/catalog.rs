@@ -4,6 +4,7 @@
 //! store's [`PackageUpsertError`] and [`SegmentUpsertError`].
 
 use super::{
+    batch::response_too_large,
     change_log,
     clock::Clock,
     ids::{new_id, system_rng},
@@ -11,10 +12,10 @@ use super::{
 };
 use crate::{
     domain::{
-        InvalidValue, Package, PackageId, Reason, Segment, SegmentId, TenantId, Violations,
+        InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
-            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, SegmentUpsert, SegmentUpsertError,
-            UpsertResult,
+            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, PackageUpsertFailure, SegmentUpsert,
+            SegmentUpsertError, UpsertResult,
         },
         paging::{Cursor, Page},
     },
@@ -26,16 +27,17 @@ use crate::{
 pub struct CatalogService {
     store: Store,
     clock: Clock,
+    quotas: Quotas,
 }
 
 impl CatalogService {
-    pub const fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    pub const fn new(store: Store, clock: Clock, quotas: Quotas) -> Self {
+        Self { store, clock, quotas }
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
-    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug.
+    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::QuotaExceeded`].
     pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
         let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
         results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))
@@ -44,7 +46,8 @@ impl CatalogService {
     /// Creates or updates packages, all or none. A violation names its item, as in `packages[3].name`.
     ///
     /// # Errors
-    /// As [`Self::upsert_package`], and [`Error::InvalidRequest`] if two items have the same package as their target.
+    /// As [`Self::upsert_package`], and [`Error::InvalidRequest`] if two items have the same package as their target or
+    /// if the response would be too large.
     pub async fn batch_upsert_packages(
         &self,
         tenant_id: TenantId,
@@ -63,9 +66,16 @@ impl CatalogService {
         let id = || new_id(now, &mut system_rng());
         let packages = upserts.iter().map(|_upsert| PackageId::from_uuid(id())).collect();
         let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()) };
-        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, now))
+        let limit = self.quotas.packages;
+        let quota_exceeded = Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit };
+        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now))
             .await?
-            .map_err(|errors| package_upsert_error(&errors, upserts, field_prefix))?;
+            .map_err(|failure| match failure {
+                PackageUpsertFailure::Items(errors) => {
+                    package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix)
+                }
+                PackageUpsertFailure::ResponseTooLarge => response_too_large("packages"),
+            })?;
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
         for result in &results {
             change_log::package_upserted(result, now);
@@ -99,12 +109,13 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
     /// [`Error::AlreadyExists`] if another segment of the tenant has the new slug, [`Error::FailedPrecondition`]
-    /// (`DefaultSegment`) if the upsert would change the General segment's slug.
+    /// (`DefaultSegment`) if the upsert would change the General segment's slug, [`Error::QuotaExceeded`].
     pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
         let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
-        let outcome = retry_on_conflict(|| self.store.upsert_segment(tenant_id, &upsert, new_segment_id, now)).await?;
-        let result = outcome.map_err(|error| match error {
+        let limit = self.quotas.segments;
+        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, now);
+        let result = retry_on_conflict(attempt).await?.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
                 let mut violations = Violations::default();
@@ -113,6 +124,7 @@ impl CatalogService {
             }
             SegmentUpsertError::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
             SegmentUpsertError::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
+            SegmentUpsertError::QuotaExceeded => Error::QuotaExceeded { tenant_id, resource: Resource::Segment, limit },
         })?;
         change_log::segment_upserted(&result, now);
         Ok(result)
@@ -147,6 +159,7 @@ impl CatalogService {
 fn package_upsert_error(
     errors: &[(usize, PackageUpsertError)],
     upserts: &[PackageUpsert],
+    quota_exceeded: &Error,
     field_prefix: impl Fn(usize) -> String,
 ) -> Error {
     let mut violations = Violations::default();
@@ -177,6 +190,7 @@ fn package_upsert_error(
             PackageUpsertError::SegmentNotFound => {
                 Error::NotFound { resource: Resource::Segment, field: Some(field("segment_id")) }
             }
+            PackageUpsertError::QuotaExceeded => quota_exceeded.clone(),
             PackageUpsertError::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upsert.target.slug()),
         };
         first_error.get_or_insert(other_error);

@@ -94,7 +94,7 @@ impl TenantService {
             },
             api_key: api_key.zip(secret_key),
         };
-        log_repair(&report, result.packages_moved);
+        log_repair(&report, result.packages_moved, result.has_corrected_usage);
         Ok(report)
     }
 
@@ -106,10 +106,10 @@ impl TenantService {
     }
 }
 
-fn log_repair(report: &RepairReport, packages_moved: i64) {
+fn log_repair(report: &RepairReport, packages_moved: i64, corrected_usage: bool) {
     let created_segment = report.segment.is_some();
     let created_api_key = report.api_key.is_some();
-    if created_segment || created_api_key || !report.packages.is_empty() || packages_moved > 0 {
+    if created_segment || created_api_key || !report.packages.is_empty() || packages_moved > 0 || corrected_usage {
         tracing::warn!(
             tenant_id = %report.tenant.id,
             slug = report.tenant.slug,
@@ -117,6 +117,7 @@ fn log_repair(report: &RepairReport, packages_moved: i64) {
             packages_created = report.packages.len(),
             packages_moved,
             created_api_key,
+            corrected_usage,
             "Repaired a damaged tenant"
         );
         change_log::tenant_repaired(report.tenant.id);

@@ -4,6 +4,7 @@ use super::{TenantService, ids::system_rng};
 use crate::{
     domain::{Email, Password, TenantId},
     error::{ErrorChain, Result},
+    secrets::PasswordUse,
     store::Owner,
 };
 
@@ -17,7 +18,7 @@ impl TenantService {
             None => None,
         };
         let stored_hash = owner.as_ref().map(|owner| owner.password_hash.clone());
-        let verification = self.hasher.verify_password(password.clone(), stored_hash).await?;
+        let verification = self.hasher.verify_password(PasswordUse::LogIn, password.clone(), stored_hash).await?;
         let Some((owner, password)) = owner.zip(password).filter(|_| verification.matches) else { return Ok(None) };
         if verification.needs_rehash {
             self.rehash(&owner, password).await;
@@ -28,7 +29,7 @@ impl TenantService {
     /// The password is known only during a login. A failure does not fail the login; the next login retries.
     async fn rehash(&self, owner: &Owner, password: Password) {
         let replaced = async {
-            let new_hash = self.hasher.hash_password(password, &mut system_rng()).await?;
+            let new_hash = self.hasher.hash_password(PasswordUse::LogIn, password, &mut system_rng()).await?;
             self.store.replace_password_hash(owner, &new_hash).await
         };
         match replaced.await {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     TenantService,
+    batch::response_too_large,
     idempotency::replayed_secret,
     ids::{new_id, random_slug_suffix, system_rng},
     retry::retry_on_conflict,
@@ -20,7 +21,7 @@ use crate::{
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
     },
     error::{Error, Precondition, Result, UniqueField},
-    secrets::{MintedKey, mint_key},
+    secrets::{MintedKey, PasswordUse, mint_key},
     telemetry::metrics,
 };
 
@@ -87,7 +88,7 @@ impl TenantService {
         let signup = form.validate(is_guessable)?;
         let fingerprint = signup.fingerprint();
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
-        let password_hash = self.hasher.hash_password(password.clone(), &mut system_rng()).await?;
+        let password_hash = self.hasher.hash_password(PasswordUse::SignUp, password.clone(), &mut system_rng()).await?;
         let owner = NewOwner { email, password_hash };
         let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
         for attempt in 0..MAX_SLUG_ATTEMPTS {
@@ -106,7 +107,8 @@ impl TenantService {
                 Ok(CreateOutcome::Replayed(replay)) => {
                     // The fingerprint does not cover the password, so verify it against the stored hash.
                     let stored_hash = replay.created.password_hash.clone();
-                    let verification = self.hasher.verify_password(Some(password), stored_hash).await?;
+                    let verification =
+                        self.hasher.verify_password(PasswordUse::SignUp, Some(password), stored_hash).await?;
                     let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
                     return if verification.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }
@@ -173,7 +175,11 @@ impl TenantService {
         Ok(outcomes)
     }
 
-    async fn find_records<'a>(
+    /// Returns the records of the request ids of these tenants.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if there are several and what they refer to is too large for a response.
+    pub(super) async fn find_records<'a>(
         &self,
         scope: &IdempotencyScope,
         specs: impl Iterator<Item = &'a TenantSpec>,
@@ -182,7 +188,8 @@ impl TenantService {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        self.store.find_tenant_records(scope, &hashes, self.clock.now()).await
+        let records = self.store.find_tenant_records(scope, &hashes, self.clock.now()).await?;
+        records.ok_or_else(|| response_too_large("requests"))
     }
 
     /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the

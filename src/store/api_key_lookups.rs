@@ -41,7 +41,9 @@ impl Store {
             sender
         });
         let (reply, result) = oneshot::channel();
-        // The limit on concurrent calls bounds the queue.
+        // The callers bound the queue: those that present a key as their credential by `grpc::verification_slots` (272
+        // lookups, at most 16 of them for keys that were not valid recently), the calls of `VerifyApiKey` by the limit on
+        // concurrent calls.
         queue.send(Lookup { key_id, span: Span::current(), reply }).map_err(Error::internal)?;
         result.await.map_err(Error::internal)?
     }

@@ -13,6 +13,9 @@ use crate::{
     error::{Error, Resource, Result},
 };
 
+/// Upper bound of the keys of a list, which has no pages.
+const MAX_LISTED: i64 = 500;
+
 impl Store {
     /// Finds the slug of a tenant that is not deleted, for the stem of a new key.
     ///
@@ -20,7 +23,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn find_slug(&self, tenant_id: TenantId) -> Result<String> {
         sqlx::query_scalar!("SELECT slug FROM tenants WHERE id = $1 AND deleted_at IS NULL", tenant_id.as_uuid())
-            .fetch_optional(&mut self.acquire("find_slug").await?)
+            .fetch_optional(&mut self.acquire_for(tenant_id, "find_slug").await?)
             .await?
             .ok_or(Error::not_found(Resource::Tenant))
     }
@@ -93,7 +96,7 @@ impl Store {
         Ok(key.map(|key| key.0))
     }
 
-    /// Lists all keys of a tenant, deleted or not, newest first.
+    /// Lists the newest keys of a tenant, deleted or not, newest first.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -105,10 +108,12 @@ impl Store {
               LEFT JOIN api_keys ON api_keys.tenant_id = tenants.id
              WHERE tenants.id = $1
              ORDER BY api_keys.created_at DESC, key_id DESC
+             LIMIT $2
             "#,
             tenant_id.as_uuid(),
+            MAX_LISTED,
         )
-        .fetch_all(&mut self.acquire("list_api_keys").await?)
+        .fetch_all(&mut self.acquire_for(tenant_id, "list_api_keys").await?)
         .await?;
         // A tenant without a key has one row, whose key is NULL.
         if keys.is_empty() {
@@ -138,7 +143,7 @@ impl Store {
             key.as_str(),
             tenant_id.as_uuid(),
         )
-        .fetch_optional(&mut self.acquire("revoke_api_key").await?)
+        .fetch_optional(&mut self.acquire_for(tenant_id, "revoke_api_key").await?)
         .await?
         .ok_or(Error::not_found(Resource::Tenant))?;
         key.map(|key| key.0).ok_or(Error::not_found(Resource::ApiKey))

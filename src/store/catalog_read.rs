@@ -73,7 +73,7 @@ impl Store {
     where
         Row: for<'row> FromRow<'row, PgRow> + Send + Unpin,
     {
-        let mut connection = self.acquire(operation).await?;
+        let mut connection = self.acquire_for(tenant_id, operation).await?;
         let rows = fetch(&mut connection, operation, tenant_id, sql, &arguments).await;
         Ok(rows?.iter().map(Row::from_row).collect::<sqlx::Result<_>>()?)
     }

@@ -41,6 +41,7 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
     ) || matches!(
         code,
         "25006" // read_only_sql_transaction: a standby, or a primary that is being replaced
+            | "22P05" // untranslatable_character: the database's encoding is not UTF8
             | "25P03" // idle_in_transaction_session_timeout
             | "3D000" // invalid_catalog_name: the database does not exist
             | "42P01" // undefined_table: not migrated yet

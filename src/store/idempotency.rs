@@ -1,7 +1,6 @@
 //! Idempotency records: finds those of repeated calls and deletes the expired ones. The statements in `provisioning.rs`
 //! and `api_keys.rs` write them.
 
-use serde_json::{Map, Value};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
@@ -11,11 +10,12 @@ use super::{
 };
 use crate::{
     domain::{
-        ApiKey, Package, Segment,
+        ApiKey, Package, Segment, TenantId,
         idempotency::{
             CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, RECORD_LIFETIME, SECRET_LIFETIME,
             Sha256Digest,
         },
+        paging::MAX_PAGE_BYTES,
     },
     error::{Error, Result},
 };
@@ -24,16 +24,21 @@ use crate::{
 const CLEANUP_LOCK_KEY: i64 = 0x63_6c_61_69_6d_73;
 
 impl Store {
-    /// Returns the records of these request ids, with the current state of what their calls created.
+    /// Returns the records of these request ids, with the current state of what their calls created. A request id that
+    /// is repeated has its record repeatedly, as the response does.
+    ///
+    /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
+    /// more. With the other fields, and the tenants that the same batch creates, this leaves the response below 4 MiB.
     pub async fn find_tenant_records(
         &self,
         scope: &IdempotencyScope,
         request_hashes: &[Sha256Digest],
         now: OffsetDateTime,
-    ) -> Result<Vec<IdempotencyRecord<CreatedTenant>>> {
+    ) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            columns: r#", request_hash, fingerprint, salt, record.created_at AS recorded_at,
+            columns: r#", bytes_before + bytes AS "total_bytes!",
+               request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
                    AS "api_key: Json<ApiKey>",
@@ -43,17 +48,43 @@ impl Store {
                   FROM packages
                  WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)) AS "packages: Json<Vec<Package>>"
             "#,
-            from: "FROM idempotency_records AS record
+            from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
+                     FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
+                    CROSS JOIN LATERAL (
+                           -- Without OFFSET 0 the planner may compare all records of the caller with every hash,
+                           -- instead of using the index.
+                           SELECT *
+                             FROM idempotency_records
+                            WHERE request_hash = hash AND caller = $3 AND rpc = $4 AND created_at > $5
+                           OFFSET 0) AS record
+                    CROSS JOIN LATERAL (
+                           -- OFFSET 0: measured once.
+                           SELECT octet_length(name) + branding_bytes
+                                  + coalesce((SELECT octet_length(name) + octet_length(hero_title)
+                                                     + octet_length(description)
+                                                FROM segments
+                                               WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
+                                  + coalesce((SELECT sum(octet_length(name) + octet_length(description))::int4
+                                                FROM packages
+                                               WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
+                                  AS bytes
+                             FROM tenants
+                            WHERE id = record.tenant_id
+                           OFFSET 0) AS created) AS record
              JOIN tenants ON tenants.id = record.tenant_id
              LEFT JOIN owners ON owners.tenant_id = tenants.id
-            WHERE record.request_hash = ANY ($2) AND record.caller = $3 AND record.rpc = $4 AND record.created_at > $5",
+            WHERE bytes_before < $6",
             now,
             &hashes as _,
             scope.caller.name(),
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
+            MAX_PAGE_BYTES,
         );
         let rows = rows.fetch_all(&mut self.acquire("find_tenant_records").await?).await?;
+        if rows.len() > 1 && rows.iter().any(|row| row.total_bytes >= MAX_PAGE_BYTES) {
+            return Ok(None);
+        }
         rows.into_iter()
             .map(|row| {
                 Ok(IdempotencyRecord {
@@ -70,12 +101,15 @@ impl Store {
                     },
                 })
             })
-            .collect()
+            .collect::<Result<_>>()
+            .map(Some)
     }
 
-    /// Returns the record of this request id, with the current state of the key that its call created.
+    /// Returns the record of this request id, with the current state of the key that its call created. `tenant_id` is the
+    /// tenant of the repeated call, whose turn it uses.
     pub async fn find_rotation_record(
         &self,
+        tenant_id: TenantId,
         scope: &IdempotencyScope,
         request_hash: &Sha256Digest,
         now: OffsetDateTime,
@@ -93,7 +127,7 @@ impl Store {
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
         )
-        .fetch_optional(&mut self.acquire("find_rotation_record").await?)
+        .fetch_optional(&mut self.acquire_for(tenant_id, "find_rotation_record").await?)
         .await?;
         row.map(|row| {
             Ok(IdempotencyRecord {

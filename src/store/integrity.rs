@@ -19,13 +19,16 @@ use crate::{
 
 /// Tenants (or owners, or tenants with idempotency records) per statement.
 const CHUNK_SIZE: i64 = 1_000;
+/// Upper bound of the damaged packages, and of the dangling idempotency records, that are listed of each tenant. It bounds
+/// the findings of a chunk.
+const MAX_ROWS_PER_TENANT: i64 = 20;
 
 /// A finding, or the end of the chunk: a row without a kind, with the last id of the chunk.
 struct FindingRow {
     tenant_id: Uuid,
     slug: Option<String>,
     kind: Option<String>,
-    /// The damaged package or the RPC of the idempotency record.
+    /// The damaged package, the RPC of the idempotency record, or what was counted wrongly.
     subject: Option<String>,
     /// Tenants in the chunk; only in the end row.
     checked_count: Option<i64>,
@@ -51,11 +54,16 @@ impl Store {
         ids: RangeInclusive<Uuid>,
     ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
         let (store, last) = (self.clone(), *ids.end());
+        let only = (ids.start() == ids.end()).then(|| TenantId::from_uuid(last));
         stream::try_unfold(Some(*ids.start()), move |next_id| {
             let store = store.clone();
             async move {
                 let Some(first) = next_id.filter(|id| *id <= last) else { return Ok(None) };
-                let connection = &mut store.acquire("check_integrity").await?;
+                let connection = match only {
+                    Some(tenant_id) => store.acquire_for(tenant_id, "check_integrity").await,
+                    None => store.acquire("check_integrity").await,
+                };
+                let connection = &mut connection?;
                 let rows = match subject {
                     IntegritySubject::Tenants => check_tenants(connection, first..=last).await?,
                     IntegritySubject::Owners => check_owners(connection, first..=last).await?,
@@ -89,15 +97,25 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
              ORDER BY id
              LIMIT $3
         ), package_without_own_segment AS MATERIALIZED (
-            -- Packages whose segment does not exist or belongs to another tenant.
-            SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id
-              FROM chunk
-              JOIN packages ON packages.tenant_id = chunk.id
-              LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
-             WHERE segments.id IS NULL
+            -- The first packages of each tenant whose segment does not exist or belongs to another tenant.
+            SELECT *
+              FROM (SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id,
+                           row_number() OVER (PARTITION BY chunk.id ORDER BY packages.slug) AS number
+                      FROM chunk
+                      JOIN packages ON packages.tenant_id = chunk.id
+                      LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
+                     WHERE segments.id IS NULL) AS package
+             WHERE number <= $5
         ), foreign_segment AS MATERIALIZED (
             -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
             SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
+        ), actual AS MATERIALIZED (
+            -- The numbers of rows of the tenants that have counters.
+            SELECT id, slug, package_count, segment_count,
+                   (SELECT count(*) FROM packages WHERE tenant_id = chunk.id) AS packages,
+                   (SELECT count(*) FROM segments WHERE tenant_id = chunk.id) AS segments
+              FROM chunk
+              JOIN tenant_usage ON tenant_usage.tenant_id = chunk.id
         ), finding AS (
             SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
               FROM chunk
@@ -120,6 +138,12 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
                         ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
                    slug
               FROM package_without_own_segment
+            UNION ALL
+            -- A tenant without any package or segment has the finding NO_PACKAGE or NO_GENERAL_SEGMENT instead. Its repair
+            -- corrects the counters, too.
+            SELECT id, slug, 'WRONG_USAGE_COUNT', 'packages' FROM actual WHERE package_count <> packages AND packages > 0
+            UNION ALL
+            SELECT id, slug, 'WRONG_USAGE_COUNT', 'segments' FROM actual WHERE segment_count <> segments AND segments > 0
         )
         (SELECT id AS "tenant_id!", slug, kind, subject, NULL::int8 AS checked_count
            FROM finding
@@ -132,6 +156,7 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
         ids.end(),
         CHUNK_SIZE,
         defaults::SEGMENT.slug,
+        MAX_ROWS_PER_TENANT,
     )
     .fetch_all(connection)
     .await
@@ -181,22 +206,26 @@ async fn check_idempotency_records(
              ORDER BY tenant_id
              LIMIT $3
         )
-        (SELECT chunk.tenant_id AS "tenant_id!", tenants.slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind,
-                rpc AS subject, NULL::int8 AS checked_count
-           FROM chunk
-           JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
-           LEFT JOIN tenants ON tenants.id = chunk.tenant_id
-          WHERE tenants.id IS NULL
-             -- A tenant without any key has the finding NO_API_KEY instead.
-             OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
-                 AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))
-          ORDER BY chunk.tenant_id, rpc)
+        (SELECT tenant_id AS "tenant_id!", slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind, rpc AS subject,
+                NULL::int8 AS checked_count
+           FROM (SELECT chunk.tenant_id, tenants.slug, rpc,
+                        row_number() OVER (PARTITION BY chunk.tenant_id ORDER BY rpc) AS number
+                   FROM chunk
+                   JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
+                   LEFT JOIN tenants ON tenants.id = chunk.tenant_id
+                  WHERE tenants.id IS NULL
+                     -- A tenant without any key has the finding NO_API_KEY instead.
+                     OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
+                         AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))) AS dangling
+          WHERE number <= $4
+          ORDER BY tenant_id, rpc)
         UNION ALL
         (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
         "#,
         ids.start(),
         ids.end(),
         CHUNK_SIZE,
+        MAX_ROWS_PER_TENANT,
     )
     .fetch_all(connection)
     .await

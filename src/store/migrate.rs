@@ -21,6 +21,11 @@ pub enum MigrateError {
          GRANT turnkey_catalog TO turnkey_provisioner;\n\nthen migrate again"
     )]
     RolesMissing(#[source] sqlx::Error),
+    #[error(
+        "the database has the encoding {0}, and Turnkey needs UTF8: create another database with \
+         `CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0`"
+    )]
+    Encoding(String),
     #[error("cannot create the roles of the service")]
     Roles(#[source] sqlx::Error),
     #[error("cannot migrate the schema")]
@@ -35,6 +40,7 @@ pub enum MigrateError {
 /// [`MigrateError::RolesMissing`] has the SQL for an administrator if the owner may not create roles.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
     let mut connection = options.connect().await.map_err(MigrateError::Connect)?;
+    require_utf8(&mut connection).await?;
     lock(&mut connection).await?;
     ensure_roles(&mut connection).await?;
     // sqlx's own lock waits inside a query. CREATE INDEX CONCURRENTLY would wait for that query to end: a deadlock. A
@@ -45,6 +51,15 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
     sqlx::raw_sql("GRANT SELECT ON _sqlx_migrations TO turnkey_provisioner").execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
+}
+
+/// Other encodings cannot store every name.
+async fn require_utf8(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let encoding = sqlx::query_scalar!(r#"SELECT current_setting('server_encoding') AS "encoding!""#);
+    match encoding.fetch_one(connection).await? {
+        encoding if encoding == "UTF8" => Ok(()),
+        encoding => Err(MigrateError::Encoding(encoding)),
+    }
 }
 
 /// Makes this login role a member of `turnkey_provisioner`, as which it can serve.

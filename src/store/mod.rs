@@ -8,6 +8,7 @@ mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
 mod error;
+mod excess_privileges;
 mod executor;
 mod idempotency;
 mod integrity;
@@ -21,6 +22,7 @@ mod provisioning;
 mod purge;
 mod repair;
 mod segments;
+mod tenant_queue;
 mod tenant_transaction;
 mod tenants;
 
@@ -31,15 +33,16 @@ use sqlx::postgres::PgConnectOptions;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewPackageIds;
-pub use probe::{NotReady, Probe};
+pub use probe::{NotReady, Probe, check_migrated};
 pub use repair::RepairPlan;
 
 use self::{
     api_key_lookups::KeyLookupQueue,
     executor::STATEMENT_RESPONSE_TIMEOUT,
     pool::{ConnectionPool, PooledConnection},
+    tenant_queue::TenantQueues,
 };
-use crate::{error::Result, telemetry::metrics::PoolStats};
+use crate::{domain::TenantId, error::Result, telemetry::metrics::PoolStats};
 
 const STATEMENT_TIMEOUT_MS: &str = "4000";
 
@@ -48,6 +51,7 @@ const STATEMENT_TIMEOUT_MS: &str = "4000";
 pub struct Store {
     pool: ConnectionPool,
     lookups: Arc<KeyLookupQueue>,
+    tenant_queues: Arc<TenantQueues>,
 }
 
 impl Store {
@@ -60,13 +64,14 @@ impl Store {
                 Some(STATEMENT_RESPONSE_TIMEOUT),
             ),
             lookups: Arc::default(),
+            tenant_queues: Arc::default(),
         }
     }
 
     /// Creates a store for commands that no caller waits for: one connection, without a statement timeout.
     pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
         let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
-        Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default() }
+        Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default(), tenant_queues: Arc::default() }
     }
 
     /// Records the last result of the probe. It distinguishes an exhausted pool from an unreachable database.
@@ -87,9 +92,22 @@ impl Store {
         self.pool.close().await;
     }
 
-    /// Returns a connection for one statement or one transaction. `operation` names the method in spans and metrics.
+    /// Returns a connection for one statement or one transaction that concerns no tenant, or several. `operation` names
+    /// the method in spans and metrics.
     async fn acquire(&self, operation: &'static str) -> Result<PooledConnection> {
         self.pool.acquire(operation).await
+    }
+
+    /// Returns a connection for one statement or one transaction for this tenant, when it is the call's turn among those
+    /// of the tenant. A method must not hold two such connections: all its tenant's turns could be used by such methods.
+    ///
+    /// # Errors
+    /// As [`ConnectionPool::acquire`].
+    async fn acquire_for(&self, tenant_id: TenantId, operation: &'static str) -> Result<PooledConnection> {
+        let turn = self.tenant_queues.wait_for_turn(tenant_id).await.ok_or_else(|| self.pool.wait_timed_out())?;
+        let mut connection = self.pool.acquire(operation).await?;
+        connection.keep_turn(turn);
+        Ok(connection)
     }
 }
 

@@ -15,16 +15,16 @@ pub struct Owner {
 }
 
 impl Store {
-    /// Finds the owner with this address, ignoring the case of ASCII letters. Skips owners of deleted tenants.
+    /// Finds the owner with this address by its canonical form. Skips owners of deleted tenants.
     pub async fn find_owner(&self, email: &Email) -> Result<Option<Owner>> {
         let row = sqlx::query!(
             r#"
             SELECT tenant_id, password_hash
               FROM owners
               JOIN tenants ON tenants.id = owners.tenant_id AND tenants.deleted_at IS NULL
-             WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")
+             WHERE canonical_email = $1
             "#,
-            email.as_str(),
+            email.canonical(),
         )
         .fetch_optional(&mut self.acquire("find_owner").await?)
         .await?;
@@ -39,7 +39,7 @@ impl Store {
             owner.tenant_id.as_uuid(),
             owner.password_hash,
         )
-        .execute(&mut self.acquire("replace_password_hash").await?)
+        .execute(&mut self.acquire_for(owner.tenant_id, "replace_password_hash").await?)
         .await?;
         Ok(())
     }

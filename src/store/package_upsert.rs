@@ -1,15 +1,18 @@
 //! Creates and updates packages, one or many, all or none. `domain/derived_slug.rs` chooses the slugs of items without
 //! one; `packages.rs` reads and deletes packages.
 
+use std::num::NonZeroU32;
+
 use time::OffsetDateTime;
 
 use super::{Store, column, error::is_constraint_violation, packages::PackageRow, pool::PooledConnection};
 use crate::{
     domain::{
         BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
-        catalog::{PackageUpsert, PackageUpsertOutcome, UpsertResult},
+        catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
         derived_slug::{SlugChooser, slug_prefixes},
+        response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
     },
     error::{Error, Resource, Result},
 };
@@ -24,7 +27,8 @@ pub struct NewPackageIds {
 }
 
 impl Store {
-    /// Creates or updates packages, all or none.
+    /// Creates or updates packages, all or none. No item creates a package if the tenant would then have more than
+    /// `max_packages`.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
@@ -34,12 +38,14 @@ impl Store {
         tenant_id: TenantId,
         items: &[PackageUpsert],
         new_ids: &NewPackageIds,
+        max_packages: NonZeroU32,
         now: OffsetDateTime,
     ) -> Result<PackageUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
         let connection = transaction.connection();
         let generated_slugs = generate_slugs(connection, tenant_id, items).await?;
-        let rows = match upsert(connection, tenant_id, items, &generated_slugs, new_ids, now).await {
+        let rows = upsert(connection, tenant_id, items, &generated_slugs, new_ids, max_packages, now).await;
+        let rows = match rows {
             Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
             rows => rows?,
         };
@@ -96,6 +102,7 @@ async fn upsert(
     items: &[PackageUpsert],
     generated_slugs: &[Option<Slug>],
     new_ids: &NewPackageIds,
+    max_packages: NonZeroU32,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<PackageRow>> {
     let general = &defaults::SEGMENT;
@@ -118,7 +125,13 @@ async fn upsert(
               LEFT JOIN packages AS by_id ON by_id.tenant_id = $1 AND by_id.id = item.package_id
               LEFT JOIN packages AS by_slug
                      ON by_slug.tenant_id = $1 AND by_slug.slug = item.slug AND item.package_id IS NULL
-        ), validated_item AS MATERIALIZED (
+        ), usage AS MATERIALIZED (
+            -- What the tenant has. The rows are counted only if it has no counters.
+            SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
+                   coalesce(segment_count, (SELECT count(*) FROM segments WHERE tenant_id = $1)) AS segment_count
+              FROM (SELECT) AS one_row
+              LEFT JOIN tenant_usage ON tenant_usage.tenant_id = $1
+        ), checked_item AS (
             -- The items with their targets and errors; no rows if the tenant does not exist.
             SELECT item.*, target.id AS target_id,
                    CASE
@@ -132,12 +145,23 @@ async fn upsert(
                        WHEN EXISTS (SELECT FROM packages AS other
                                      WHERE other.tenant_id = $1 AND other.slug = item.slug
                                        AND other.id <> target.id) THEN 'SLUG_TAKEN'
-                   END AS error
+                   END AS item_error
               FROM item
               JOIN target ON target.number = item.number
              WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+        ), validated_item AS MATERIALIZED (
+            -- The same items. If there are too many new packages, each of them has an error.
+            SELECT checked_item.*,
+                   CASE
+                       WHEN item_error IS NULL AND target_id IS NULL
+                            AND package_count + count(*) FILTER (WHERE item_error IS NULL AND target_id IS NULL) OVER ()
+                                > $21 THEN 'QUOTA_EXCEEDED'
+                       ELSE item_error
+                   END AS error
+              FROM checked_item
+             CROSS JOIN usage
         ), new_general AS (
-            -- The General segment, if a new package belongs to it and it is missing.
+            -- The General segment, if a new package belongs to it and it is missing. It is exempt from the quota.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                   created_at, updated_at)
             SELECT $1, $13, $14, $15, $16, $17, $18, true, $19, $19
@@ -164,6 +188,13 @@ async fn upsert(
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
+        ), new_usage AS (
+            INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
+            SELECT $1, package_count + (SELECT count(*) FROM inserted), segment_count + (SELECT count(*) FROM new_general)
+              FROM usage
+             WHERE EXISTS (SELECT FROM inserted)
+            ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
+               SET package_count = excluded.package_count, segment_count = excluded.segment_count
         ), updated AS (
             -- The changed packages. An update that changes nothing does not touch updated_at.
             UPDATE packages
@@ -204,7 +235,7 @@ async fn upsert(
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
                package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
-               validated_item.error AS "error?"
+               NULL::bool AS has_next, validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
          ORDER BY number
@@ -229,6 +260,7 @@ async fn upsert(
         general.sort_order,
         now,
         defaults::BOOKING_TYPE.as_str(),
+        i64::from(max_packages.get()),
     )
     .fetch_all(connection)
     .await
@@ -248,5 +280,9 @@ fn outcome(rows: Vec<PackageRow>, tenant_id: TenantId, new_ids: &NewPackageIds) 
             results.push(UpsertResult { created: item.id == new_id, item });
         }
     }
-    Ok(if errors.is_empty() { Ok(results) } else { Err(errors) })
+    if !errors.is_empty() {
+        return Ok(Err(PackageUpsertFailure::Items(errors)));
+    }
+    let response_bytes = packages_response_bytes(results.iter().map(|result| &result.item));
+    Ok(if response_bytes <= MAX_RESPONSE_BYTES { Ok(results) } else { Err(PackageUpsertFailure::ResponseTooLarge) })
 }

@@ -5,7 +5,11 @@ use uuid::Uuid;
 
 use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
 use crate::{
-    domain::{Package, PackageId, SegmentId, TenantId, catalog::ListPackages},
+    domain::{
+        Package, PackageId, SegmentId, TenantId,
+        catalog::ListPackages,
+        paging::{ListRow, MAX_PAGE_BYTES},
+    },
     error::{Error, Precondition, Resource, Result},
 };
 
@@ -20,7 +24,7 @@ impl Store {
             PackageRow,
             "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
-                   created_at, updated_at, NULL AS error
+                   created_at, updated_at, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
             ",
@@ -35,7 +39,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the filter's segment.
-    pub async fn list_packages(&self, tenant_id: TenantId, list: &ListPackages, limit: usize) -> Result<Vec<Package>> {
+    pub async fn list_packages(
+        &self,
+        tenant_id: TenantId,
+        list: &ListPackages,
+        limit: usize,
+    ) -> Result<Vec<ListRow<Package>>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         let rows = catalog_query!(
             self,
@@ -43,7 +52,8 @@ impl Store {
             tenant_id,
             PackageRow,
             "
-            SELECT package.*,
+            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+                   created_at, updated_at, has_next,
                    CASE
                        WHEN $2::uuid IS NOT NULL
                             AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
@@ -51,16 +61,17 @@ impl Store {
                    END AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
-                    SELECT id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
-                           created_at, updated_at
-                      FROM packages
-                     WHERE tenant_id = $1
-                       AND ($2::uuid IS NULL OR segment_id = $2)
-                       AND ($3::bool IS NULL OR active = $3)
-                       AND ($4::int8 IS NULL OR (grouping_order, id) > ($4, $5::uuid))
-                     ORDER BY grouping_order, id
-                     LIMIT $6
-                   ) AS package ON true
+                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
+                      FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
+                              FROM packages
+                             WHERE tenant_id = $1
+                               AND ($2::uuid IS NULL OR segment_id = $2)
+                               AND ($3::bool IS NULL OR active = $3)
+                               AND ($4::int8 IS NULL OR (grouping_order, id) > ($4, $5::uuid))
+                             ORDER BY grouping_order, id
+                             LIMIT $6) AS candidate
+                    WINDOW list AS (ORDER BY grouping_order, id)
+                   ) AS package ON bytes_before < $7
              ORDER BY grouping_order, package.id
             ",
             list.filter.segment_id.map(SegmentId::as_uuid),
@@ -68,13 +79,16 @@ impl Store {
             list.after.map(|after| after.order),
             list.after.map(|after| after.id),
             limit,
+            MAX_PAGE_BYTES,
         )
         .await?;
         let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
         if first.error.is_some() {
             return Err(Error::not_found(Resource::Segment));
         }
-        Ok(rows.into_iter().filter_map(|row| row.into_package(tenant_id)).collect())
+        let into_list_row =
+            |row: PackageRow| Some(ListRow { has_next: row.has_next?, item: row.into_package(tenant_id)? });
+        Ok(rows.into_iter().filter_map(into_list_row).collect())
     }
 
     /// # Errors
@@ -89,6 +103,9 @@ impl Store {
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND EXISTS (SELECT FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
                 RETURNING id
+            ), new_usage AS (
+                UPDATE tenant_usage SET package_count = package_count - 1
+                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
@@ -130,6 +147,8 @@ pub(super) struct PackageRow {
     pub(super) active: Option<bool>,
     pub(super) created_at: Option<OffsetDateTime>,
     pub(super) updated_at: Option<OffsetDateTime>,
+    /// As in [`ListRow`]; only in lists.
+    pub(super) has_next: Option<bool>,
     /// Why there is no package, where the statement checks more than its existence.
     pub(super) error: Option<String>,
 }

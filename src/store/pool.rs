@@ -17,6 +17,7 @@ use sqlx::{
 };
 use tokio::{sync::watch, time::timeout};
 
+use super::tenant_queue::TenantTurn;
 use crate::{
     error::{Error, Result},
     telemetry::metrics::PoolStats,
@@ -150,10 +151,14 @@ impl ConnectionPool {
             Ok(Ok(object)) => object,
             Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
             Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed.into()),
-            Ok(Err(_)) | Err(_) if self.is_reachable() => return Err(Error::Overloaded),
-            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(Err(_)) | Err(_) => return Err(self.wait_timed_out()),
         };
-        Ok(PooledConnection { object: Some(object), is_reusable: true, pool: self.clone(), operation })
+        Ok(PooledConnection { object: Some(object), is_reusable: true, pool: self.clone(), operation, turn: None })
+    }
+
+    /// Returns the error of a call that has waited too long for a connection, or for its turn.
+    pub fn wait_timed_out(&self) -> Error {
+        if self.is_reachable() { Error::Overloaded } else { sqlx::Error::PoolTimedOut.into() }
     }
 }
 
@@ -166,9 +171,16 @@ pub(super) struct PooledConnection {
     pub pool: ConnectionPool,
     /// The store method that uses the connection; the name of its statements in spans and metrics.
     pub operation: &'static str,
+    /// The tenant's turn in which the connection is used. The last field: it ends after the connection has returned.
+    turn: Option<TenantTurn>,
 }
 
 impl PooledConnection {
+    /// Ends the turn when the connection is dropped.
+    pub fn keep_turn(&mut self, turn: TenantTurn) {
+        self.turn = Some(turn);
+    }
+
     pub fn set_operation(&mut self, operation: &'static str) {
         self.operation = operation;
     }

@@ -22,6 +22,10 @@ pub enum NotReady {
     Unresponsive,
     #[error("the database is read-only")]
     ReadOnly,
+    #[error(
+        "the database has the encoding {0}, and Turnkey needs UTF8: move its data to a database with that encoding"
+    )]
+    Encoding(String),
     #[error("the database is not migrated: run `turnkey migrate`")]
     NotMigrated,
     #[error("the role {0} cannot serve: run `GRANT turnkey_provisioner TO {0}`")]
@@ -45,7 +49,7 @@ impl NotReady {
 
 /// Checks the database over one connection, and reconnects after each failure.
 pub struct Probe {
-    options: PgConnectOptions,
+    pub(super) options: PgConnectOptions,
     connection: Option<PgConnection>,
 }
 
@@ -102,27 +106,6 @@ impl Probe {
             result => Ok(result.map(drop)?),
         }
     }
-
-    /// Returns the privileges of the serving role that the service does not need, as the end of a sentence ("is a
-    /// superuser, may create roles"); `None` if there are none.
-    pub async fn excess_privilege(&self) -> Result<Option<String>, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
-        sqlx::query_scalar!(
-            r#"
-            SELECT nullif(concat_ws(', ',
-                       CASE WHEN rolsuper THEN 'is a superuser' END,
-                       CASE WHEN rolbypassrls THEN 'bypasses row-level security' END,
-                       CASE WHEN rolcreaterole THEN 'may create roles' END,
-                       CASE WHEN EXISTS (SELECT FROM pg_class
-                                          WHERE oid = 'tenants'::regclass AND relowner = pg_roles.oid)
-                            THEN 'owns the tables' END), '')
-              FROM pg_roles
-             WHERE rolname = current_user
-            "#
-        )
-        .fetch_one(&mut connection)
-        .await
-    }
 }
 
 fn connect_error(error: sqlx::Error) -> NotReady {
@@ -152,11 +135,25 @@ async fn missing_settings(
     Ok((rows.first().map(|row| row.role.clone()).unwrap_or_default(), missing))
 }
 
-/// Checks the schema's version and the role's membership, which do not change while a connection is open.
+/// Checks whether a command can use the database.
+///
+/// # Errors
+/// [`NotReady`], with what to do.
+pub async fn check_migrated(options: &PgConnectOptions) -> Result<(), NotReady> {
+    let check = async {
+        let mut connection = options.connect().await?;
+        check_schema_and_role(&mut connection).await?;
+        Ok(connection.close().await?)
+    };
+    timeout(CONNECT_TIMEOUT, check).await.map_err(|_elapsed| NotReady::Unresponsive)?
+}
+
+/// Checks the encoding, the schema's version and the role's membership, which do not change while a connection is open.
 async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotReady> {
     let server = sqlx::query!(
         r#"
         SELECT current_user::text AS "role!",
+               current_setting('server_encoding') AS "encoding!",
                to_regclass('_sqlx_migrations') IS NOT NULL AS "is_migrated!",
                EXISTS (SELECT FROM pg_roles
                         WHERE rolname = 'turnkey_provisioner' AND pg_has_role(oid, 'MEMBER')) AS "is_member!"
@@ -164,6 +161,9 @@ async fn check_schema_and_role(connection: &mut PgConnection) -> Result<(), NotR
     )
     .fetch_one(&mut *connection)
     .await?;
+    if server.encoding != "UTF8" {
+        return Err(NotReady::Encoding(server.encoding));
+    }
     if !server.is_migrated {
         return Err(NotReady::NotMigrated);
     }

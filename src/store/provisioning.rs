@@ -83,15 +83,16 @@ async fn insert(
         WITH input AS (
             -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
             -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
-            -- Of the package ids, each tenant gets the group at its ordinal; a group is as long as $24.
+            -- Of the package ids, each tenant gets the group at its ordinal; a group is as long as $25.
             SELECT tenant.*,
-                   ($14::uuid[])[(ordinal - 1) * cardinality($24::text[]) + 1 : ordinal * cardinality($24::text[])]
+                   ($15::uuid[])[(ordinal - 1) * cardinality($25::text[]) + 1 : ordinal * cardinality($25::text[])]
                        AS package_ids
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
-                          $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])
+                          $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[],
+                          $13::bytea[], $14::bytea[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
-                                              public_key, secret_hash, owner_email, password_hash, request_hash,
-                                              fingerprint, salt, ordinal)
+                                              public_key, secret_hash, owner_email, canonical_email, password_hash,
+                                              request_hash, fingerprint, salt, ordinal)
         ), available AS MATERIALIZED (
             -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
@@ -100,7 +101,7 @@ async fn insert(
             -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
             INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
                                                        key_id, segment_id, package_ids, created_at)
-            SELECT $16, $17, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $15
+            SELECT $17, $18, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $16
               FROM available
              WHERE request_hash IS NOT NULL
              ORDER BY request_hash
@@ -108,7 +109,7 @@ async fn insert(
                SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                    key_id = excluded.key_id, segment_id = excluded.segment_id,
                    package_ids = excluded.package_ids, created_at = excluded.created_at
-             WHERE record.created_at <= $18
+             WHERE record.created_at <= $19
             RETURNING tenant_id
         ), to_insert AS MATERIALIZED (
             -- The tenants to create: those without a request id and those whose record was just written.
@@ -117,30 +118,33 @@ async fn insert(
             -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
                                  is_signup)
-            SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $15, $15,
+            SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $16, $16,
                    owner_email IS NOT NULL FROM to_insert
         ), new_segment AS (
             -- The General segment.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                   created_at, updated_at)
-            SELECT tenant_id, segment_id, $19, $20, $21, $22, $23, true, $15, $15 FROM to_insert
+            SELECT tenant_id, segment_id, $20, $21, $22, $23, $24, true, $16, $16 FROM to_insert
         ), new_package AS (
             -- All default packages for each tenant.
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                   grouping_order, active, created_at, updated_at)
             SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
-                   default_package.name, description, base_price, $29, grouping_order, true, $15, $15
+                   default_package.name, description, base_price, $30, grouping_order, true, $16, $16
               FROM to_insert
-             CROSS JOIN unnest($24::text[], $25::text[], $26::text[], $27::int8[], $28::int4[]) WITH ORDINALITY
+             CROSS JOIN unnest($25::text[], $26::text[], $27::text[], $28::int8[], $29::int4[]) WITH ORDINALITY
                    AS default_package (slug, name, description, base_price, grouping_order, position)
+        ), new_usage AS (
+            INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
+            SELECT tenant_id, cardinality($25::text[]), 1 FROM to_insert
         ), new_key AS (
             -- Only the hash of the secret is stored.
             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-            SELECT key_id, tenant_id, public_key, secret_hash, $15 FROM to_insert
+            SELECT key_id, tenant_id, public_key, secret_hash, $16 FROM to_insert
         ), new_owner AS (
             -- Sign-ups only.
-            INSERT INTO owners (tenant_id, email, password_hash)
-            SELECT tenant_id, owner_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
+            INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
+            SELECT tenant_id, owner_email, canonical_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
         )
         SELECT ordinal AS "ordinal!" FROM to_insert
         "#,
@@ -153,6 +157,7 @@ async fn insert(
         &column(tenants, |item| item.key.public_key.as_str()) as _,
         &column(tenants, |item| item.key.secret_hash.as_str()) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.as_str())) as _,
+        &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.canonical())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.password_hash.as_str())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.request_hash.as_slice())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.fingerprint.0.as_slice())) as _,

@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key then fails the
-/// statement; it is retried.
+/// A concurrent call that read the tenant before its deletion may still insert a row. The foreign key or a deadlock then
+/// fails the statement; it is retried.
 const MAX_ATTEMPTS: usize = 3;
 
 impl Store {
@@ -40,7 +40,7 @@ impl Store {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         for _ in 0..MAX_ATTEMPTS {
             match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
-                Err(error) if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) => {}
+                Err(error) if error.as_database_error().is_some_and(has_lost_race) => {}
                 purged => return Ok(purged?.into_iter().map(TenantId::from_uuid).collect()),
             }
         }
@@ -48,9 +48,14 @@ impl Store {
     }
 }
 
+fn has_lost_race(error: &dyn DatabaseError) -> bool {
+    const DEADLOCK_DETECTED: &str = "40P01";
+    error.is_foreign_key_violation() || error.code().as_deref() == Some(DEADLOCK_DETECTED)
+}
+
 async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<Vec<Uuid>> {
     // Foreign keys are checked at the end of the statement, so the order of the CTEs does not matter. Idempotency
-    // records are deleted with their tenant (ON DELETE CASCADE).
+    // records and usage counters are deleted with their tenant (ON DELETE CASCADE).
     sqlx::query_scalar!(
         "
         WITH purged AS (

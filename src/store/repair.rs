@@ -21,6 +21,7 @@ pub struct RepairPlan {
 
 /// What a repair created and changed.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a row whose columns do not depend on each other")]
 pub struct RepairResult {
     /// The General segment, existing or new.
     pub general_id: Uuid,
@@ -29,10 +30,11 @@ pub struct RepairResult {
     pub has_new_key: bool,
     /// Packages that were not in a segment of the tenant and were moved to General.
     pub packages_moved: i64,
+    pub has_corrected_usage: bool,
 }
 
 impl Store {
-    /// Creates what the tenant lacks, in one transaction under the tenant's lock, so that two concurrent repairs create
+    /// Creates what the tenant lacks and corrects its counters, in one transaction under the tenant's lock, so that two concurrent repairs create
     /// the missing parts once. Returns `None` if the tenant does not exist.
     pub async fn repair_tenant(
         &self,
@@ -82,6 +84,17 @@ impl Store {
                        AS new (id, slug, name, description, base_price, grouping_order)
                  WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
                 RETURNING 1
+            ), corrected_usage AS (
+                -- Wrong counters, and those of the rows created above, which a subquery on the table does not see.
+                UPDATE tenant_usage
+                   SET package_count = actual.package_count, segment_count = actual.segment_count
+                  FROM (SELECT (SELECT count(*) FROM packages WHERE tenant_id = $1) + (SELECT count(*) FROM new_package),
+                               (SELECT count(*) FROM segments WHERE tenant_id = $1) + (SELECT count(*) FROM new_segment)
+                       ) AS actual (package_count, segment_count)
+                 WHERE tenant_id = $1
+                   AND (tenant_usage.package_count, tenant_usage.segment_count)
+                       IS DISTINCT FROM (actual.package_count, actual.segment_count)
+                RETURNING 1
             ), new_key AS (
                 -- Only if the plan has a key and the tenant has none, not even an expired or revoked one.
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
@@ -99,7 +112,8 @@ impl Store {
                    EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
                    EXISTS (SELECT FROM new_package) AS "has_new_packages!",
                    EXISTS (SELECT FROM new_key) AS "has_new_key!",
-                   (SELECT count(*) FROM moved_package) AS "packages_moved!"
+                   (SELECT count(*) FROM moved_package) AS "packages_moved!",
+                   EXISTS (SELECT FROM corrected_usage) AS "has_corrected_usage!"
               FROM target_segment
             "#,
             tenant_id.as_uuid(),
@@ -138,7 +152,7 @@ impl Store {
             DELETE FROM idempotency_records AS record USING missing_tenant WHERE record.tenant_id = missing_tenant.id",
             tenant_id.as_uuid(),
         )
-        .execute(&mut self.acquire("delete_dangling_rows").await?)
+        .execute(&mut self.acquire_for(tenant_id, "delete_dangling_rows").await?)
         .await?;
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Segments of one tenant. `domain/derived_slug.rs` chooses the slug of a segment without one.
 
+use std::num::NonZeroU32;
+
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -11,12 +13,13 @@ use crate::{
         catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
         derived_slug::SlugChooser,
+        paging::{ListRow, MAX_PAGE_BYTES},
     },
     error::{Error, Precondition, Resource, Result},
 };
 
 impl Store {
-    /// Creates or updates a segment.
+    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
@@ -26,10 +29,12 @@ impl Store {
         tenant_id: TenantId,
         upsert: &SegmentUpsert,
         new_id: SegmentId,
+        max_segments: NonZeroU32,
         now: OffsetDateTime,
     ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
-        let row = match upsert_row(transaction.connection(), tenant_id, upsert, new_id, now).await {
+        let row = upsert_row(transaction.connection(), tenant_id, upsert, new_id, max_segments, now).await;
+        let row = match row {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             row => row?,
         };
@@ -47,7 +52,8 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -62,7 +68,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant.
-    pub async fn list_segments(&self, tenant_id: TenantId, list: &ListSegments, limit: usize) -> Result<Vec<Segment>> {
+    pub async fn list_segments(
+        &self,
+        tenant_id: TenantId,
+        list: &ListSegments,
+        limit: usize,
+    ) -> Result<Vec<ListRow<Segment>>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         let rows = catalog_query!(
             self,
@@ -70,26 +81,31 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segment.*
+            SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at, has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
-                    SELECT id, slug, name, hero_title, description, sort_order, active, created_at, updated_at
-                      FROM segments
-                     WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
-                     ORDER BY sort_order, id
-                     LIMIT $4
-                   ) AS segment ON true
+                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
+                      FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description) AS bytes
+                              FROM segments
+                             WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
+                             ORDER BY sort_order, id
+                             LIMIT $4) AS candidate
+                    WINDOW list AS (ORDER BY sort_order, id)
+                   ) AS segment ON bytes_before < $5
              ORDER BY sort_order, segment.id
             ",
             list.after.map(|after| after.order),
             list.after.map(|after| after.id),
             limit,
+            MAX_PAGE_BYTES,
         )
         .await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        Ok(rows.into_iter().filter_map(|row| row.into_segment(tenant_id)).collect())
+        let into_list_row =
+            |row: SegmentRow| Some(ListRow { has_next: row.has_next?, item: row.into_segment(tenant_id)? });
+        Ok(rows.into_iter().filter_map(into_list_row).collect())
     }
 
     /// # Errors
@@ -104,6 +120,9 @@ impl Store {
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND NOT EXISTS (SELECT FROM packages WHERE packages.tenant_id = $1 AND segment_id = $2)
                 RETURNING id
+            ), new_usage AS (
+                UPDATE tenant_usage SET segment_count = segment_count - 1
+                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    (SELECT slug FROM segments WHERE tenant_id = $1 AND id = $2) AS slug,
@@ -145,6 +164,8 @@ struct SegmentRow {
     active: Option<bool>,
     created_at: Option<OffsetDateTime>,
     updated_at: Option<OffsetDateTime>,
+    /// As in [`ListRow`]; only in lists.
+    has_next: Option<bool>,
 }
 
 impl SegmentRow {
@@ -191,6 +212,7 @@ async fn upsert_row(
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
     new_id: SegmentId,
+    max_segments: NonZeroU32,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<UpsertRow>> {
     let generated_slug = match upsert.target.stem() {
@@ -205,6 +227,12 @@ async fn upsert_row(
             SELECT id, slug
               FROM segments
              WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
+        ), usage AS MATERIALIZED (
+            -- What the tenant has. The rows are counted only if it has no counters.
+            SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
+                   coalesce(segment_count, (SELECT count(*) FROM segments WHERE tenant_id = $1)) AS segment_count
+              FROM (SELECT) AS one_row
+              LEFT JOIN tenant_usage ON tenant_usage.tenant_id = $1
         ), validated_item AS MATERIALIZED (
             -- The target and the error; no row if the tenant does not exist.
             SELECT (SELECT id FROM target) AS target_id,
@@ -215,6 +243,8 @@ async fn upsert_row(
                        WHEN EXISTS (SELECT FROM segments, target
                                      WHERE segments.tenant_id = $1 AND segments.slug = $3
                                        AND segments.id <> target.id) THEN 'SLUG_TAKEN'
+                       WHEN NOT EXISTS (SELECT FROM target) AND (SELECT segment_count FROM usage) >= $13
+                           THEN 'QUOTA_EXCEEDED'
                    END AS error
               FROM tenants
              WHERE id = $1 AND deleted_at IS NULL
@@ -231,6 +261,11 @@ async fn upsert_row(
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
+        ), new_usage AS (
+            INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
+            SELECT $1, package_count, segment_count + 1 FROM usage WHERE EXISTS (SELECT FROM inserted)
+            ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
+               SET package_count = excluded.package_count, segment_count = excluded.segment_count
         ), updated AS (
             -- The changed segment. An update that changes nothing does not touch updated_at.
             UPDATE segments
@@ -270,6 +305,7 @@ async fn upsert_row(
         upsert.sort_order,
         upsert.active,
         now,
+        i64::from(max_segments.get()),
     )
     .fetch_optional(connection)
     .await

@@ -45,7 +45,7 @@ impl Store {
     /// package, generated slugs, order) hold only if transactions read and write one after the other. The lock precedes
     /// the statement that reads: inside that statement it would be taken after the snapshot.
     async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
-        let connection = self.acquire("BEGIN").await?;
+        let connection = self.acquire_for(tenant_id, "BEGIN").await?;
         let mut transaction = TenantTransaction { connection, has_ended: false };
         let lock = lock_key(tenant_id);
         // A query of several statements cannot have parameters. A UUID and a number need no escaping.

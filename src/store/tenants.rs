@@ -1,12 +1,14 @@
 //! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`]
 //! deletes them permanently.
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::Store;
 use crate::{
-    domain::{Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier},
+    domain::{
+        Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier,
+        paging::{ListRow, MAX_PAGE_BYTES},
+    },
     error::{Error, Resource, Result},
 };
 
@@ -23,7 +25,7 @@ macro_rules! select_tenants {
             $($with +)?
             r#"
             SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
-                   branding AS "branding: sqlx::types::Json<Map<String, Value>>", is_active,
+                   branding::text AS "branding!", is_active,
                    tenants.created_at, updated_at, deleted_at,
                    owners.email AS "owner_email?",
                    (SELECT public_key
@@ -50,7 +52,7 @@ macro_rules! into_tenant {
             api_key_public: $row.api_key_public.unwrap_or_default(),
             commission,
             is_active: $row.is_active,
-            branding: $row.branding.0,
+            branding: $crate::domain::StoredBranding::from_json($row.branding),
             owner_email: $row.owner_email,
             created_at: $row.created_at,
             updated_at: $row.updated_at,
@@ -75,24 +77,38 @@ impl Store {
             id,
             slug,
         );
-        let row = row.fetch_optional(&mut self.acquire("get_tenant").await?).await?;
+        let connection = match identifier {
+            TenantIdentifier::Id(id) => self.acquire_for(*id, "get_tenant").await,
+            TenantIdentifier::Slug(_) => self.acquire("get_tenant").await,
+        };
+        let row = row.fetch_optional(&mut connection?).await?;
         row.map(|row| into_tenant!(row)).transpose()
     }
 
     /// Returns up to `limit` tenants in the order of their creation.
-    pub async fn list_tenants(&self, list: &ListTenants, limit: usize, now: OffsetDateTime) -> Result<Vec<Tenant>> {
+    pub async fn list_tenants(
+        &self,
+        list: &ListTenants,
+        limit: usize,
+        now: OffsetDateTime,
+    ) -> Result<Vec<ListRow<Tenant>>> {
         let prefix = list.filter.slug_prefix.as_str();
         let rows = select_tenants!(
-            from: "FROM (SELECT *
-                     FROM tenants
-                    WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
-                      AND ($4::bool IS NULL OR is_active = $4)
-                      AND ($5::bool OR deleted_at IS NULL)
-                      -- A range can use the index. `{` follows `z`, the last character of slugs.
-                      AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
-                    ORDER BY created_at, id
-                    LIMIT $7) AS tenants
+            columns: r#", has_next AS "has_next!""#,
+            from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
+                          lead(true) OVER list IS NOT NULL AS has_next
+                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
+                             FROM tenants
+                            WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
+                              AND ($4::bool IS NULL OR is_active = $4)
+                              AND ($5::bool OR deleted_at IS NULL)
+                              -- A range can use the index. `{` follows `z`, the last character of slugs.
+                              AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
+                            ORDER BY created_at, id
+                            LIMIT $7) AS candidate
+                   WINDOW list AS (ORDER BY created_at, id)) AS tenants
              LEFT JOIN owners ON owners.tenant_id = tenants.id
+            WHERE bytes_before < $8
             ORDER BY tenants.created_at, tenants.id",
             now,
             list.after.map(|after| after.created_at),
@@ -101,9 +117,10 @@ impl Store {
             list.filter.show_deleted,
             prefix,
             i64::try_from(limit).map_err(Error::internal)?,
+            MAX_PAGE_BYTES,
         );
         let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await?;
-        rows.into_iter().map(|row| into_tenant!(row)).collect()
+        rows.into_iter().map(|row| Ok(ListRow { has_next: row.has_next, item: into_tenant!(row)? })).collect()
     }
 
     /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to
@@ -123,13 +140,14 @@ impl Store {
                 UPDATE tenants
                    SET name = coalesce($3, name),
                        commission_percent = coalesce($4::int4 / 100.0, commission_percent),
-                       branding = coalesce($5, branding),
+                       branding = coalesce($5::text::jsonb, branding),
                        is_active = coalesce($6, is_active),
                        deleted_at = CASE WHEN $7 THEN coalesce(deleted_at, $1)
                                          WHEN NOT $7 THEN NULL
                                          ELSE deleted_at END,
-                       updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0 OR branding <> $5
-                                           OR is_active <> $6 OR (deleted_at IS NOT NULL) <> $7 THEN $1
+                       updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0
+                                           OR branding <> $5::text::jsonb OR is_active <> $6
+                                           OR (deleted_at IS NOT NULL) <> $7 THEN $1
                                          ELSE updated_at END
                  WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                 RETURNING *
@@ -139,11 +157,11 @@ impl Store {
             tenant_id.as_uuid(),
             columns.name,
             columns.commission.map(|commission| i32::from(commission.hundredths())),
-            columns.branding.map(sqlx::types::Json) as _,
+            columns.branding,
             columns.is_active,
             columns.is_deleted,
         );
-        let row = row.fetch_optional(&mut self.acquire("change_tenant").await?).await?;
+        let row = row.fetch_optional(&mut self.acquire_for(tenant_id, "change_tenant").await?).await?;
         let row = row.ok_or(Error::not_found(Resource::Tenant))?;
         into_tenant!(row)
     }
@@ -154,7 +172,7 @@ impl Store {
 struct ChangedColumns<'a> {
     name: Option<&'a str>,
     commission: Option<CommissionPercent>,
-    branding: Option<&'a Map<String, Value>>,
+    branding: Option<&'a str>,
     is_active: Option<bool>,
     is_deleted: Option<bool>,
 }
@@ -166,7 +184,7 @@ impl<'a> From<&'a TenantChange> for ChangedColumns<'a> {
             TenantChange::Update(update) => Self {
                 name: update.name.as_ref().map(DisplayName::as_str),
                 commission: update.commission,
-                branding: update.branding.as_ref().map(Branding::as_object),
+                branding: update.branding.as_ref().map(Branding::as_json),
                 ..unchanged
             },
             TenantChange::Suspend => Self { is_active: Some(false), ..unchanged },

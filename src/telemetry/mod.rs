@@ -4,6 +4,7 @@
 //! The instruments are in [`metrics`], and the spans are created by the code that they describe.
 
 mod export;
+mod log_limiter;
 pub mod metrics;
 pub mod trace;
 mod uncached_filter;
@@ -13,7 +14,7 @@ use std::{sync::mpsc, time::Duration};
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _};
 
-pub use self::export::ExportError;
+pub use self::{export::ExportError, log_limiter::LogLimiter};
 use self::{export::Providers, uncached_filter::Uncached};
 use crate::config::{LogFormat, LogSettings, OpenTelemetrySettings};
 

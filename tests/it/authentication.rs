@@ -204,10 +204,13 @@ async fn token_create_prints_the_token_to_stdout_and_its_entry_to_stderr_or_to_a
     fs::write(&file, "broken").unwrap();
     assert_eq!(run(&["--tokens-file", "new.toml"]).status.code(), Some(1));
     assert_eq!(fs::read_to_string(&file).unwrap(), "broken");
-    let output = turnkey(folder.path()).args(["token", "create", "--name", "A_B", "--role", "king"]).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr.contains("--name") && stderr.contains("--role"), "{stderr}");
+    for name in ["A_B", "import", "anonymous", "cli", "tenant:bella"] {
+        let output =
+            turnkey(folder.path()).args(["token", "create", "--name", name, "--role", "king"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(stderr.contains("--name") && stderr.contains("--role"), "{stderr}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,10 +226,26 @@ async fn a_tokens_file_permits_any_listen_address_and_an_unreadable_one_is_repor
     };
     let mut process = Process::start(&mut serve_with("tokens.toml"));
     process.wait_for("Callers need a service token");
+    let line = process.wait_for("in plaintext");
+    assert!(line.contains("WARN") && line.contains("--tls-cert"), "{line}");
     drop(process);
     let output = serve_with("missing.toml").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("TURNKEY_TOKENS_FILE: cannot read missing.toml"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokens_file_that_others_can_write_is_reported_at_start_and_a_private_one_on_loopback_is_not() {
+    let tokens = Tokens::new();
+    let database = Cluster::get().migrated().await;
+    let start = || Process::start(serve(tokens.folder(), &database.server).args(["--tokens-file", "tokens.toml"]));
+    let mut process = start();
+    process.address();
+    assert!(!process.log.iter().any(|line| line.contains("WARN")), "{:?}", process.log);
+    drop(process);
+    fs::set_permissions(tokens.file(), fs::Permissions::from_mode(0o664)).unwrap();
+    let line = start().wait_for("The tokens file decides who may call");
+    assert!(line.contains("WARN") && line.contains("chmod go-w tokens.toml"), "{line}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `BatchCreateFullyProvisioned`: many tenants in one call, each of them atomic on its own.
 
+use prost::Message as _;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
@@ -195,4 +196,36 @@ async fn a_batch_has_between_1_and_500_items() {
         assert_eq!((error.code(), reason(&error).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
         assert_eq!(violations(&error), [("requests".to_owned(), why.to_owned())]);
     }
+}
+
+#[tokio::test]
+async fn a_batch_whose_replays_would_exceed_the_message_limit_is_refused_and_creates_nothing() {
+    let fixture = Fixture::start().await;
+    let requests: Vec<_> = (0..40).map(|number| with_request_id(&format!("tenant-{number}"), number)).collect();
+    batch_create(&fixture, requests.clone()).await.unwrap();
+    let large = "UPDATE tenants SET branding = jsonb_build_object('a', repeat('a', 65000))";
+    fixture.database.execute(large).await;
+
+    // Each replay counts, also those of one request id.
+    for replays in [requests.clone(), vec![requests[0].clone(); 40]] {
+        let batch = [vec![named("new")], replays].concat();
+        let error = batch_create(&fixture, batch).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
+        assert_eq!(violations(&error), [("requests".to_owned(), "TOO_LONG".to_owned())]);
+        assert_eq!(fixture.row_counts().await[0], 40);
+    }
+    let half = [vec![named("new")], requests[..20].to_vec()].concat();
+    let results = batch_create(&fixture, half).await.unwrap();
+    assert!(results[1..].iter().all(|result| created(result).replayed));
+}
+
+#[tokio::test]
+async fn the_response_to_a_batch_of_500_tenants_with_the_longest_names_fits_half_of_the_message_limit() {
+    let fixture = Fixture::start().await;
+    let slug = |number: u32| format!("{}-{number:03}", "s".repeat(59));
+    let item = |number| CreateFullyProvisionedRequest { name: "𝄞".repeat(200), ..named(&slug(number)) };
+    let request = BatchCreateFullyProvisionedRequest { requests: (0..500).map(item).collect() };
+    let response = fixture.provisioning.clone().batch_create_fully_provisioned(request).await.unwrap().into_inner();
+    assert_eq!(fixture.row_counts().await[0], 500);
+    assert!(response.encoded_len() < 2 * 1024 * 1024, "{} bytes", response.encoded_len());
 }

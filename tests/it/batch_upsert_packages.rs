@@ -165,3 +165,30 @@ async fn the_error_of_500_invalid_items_is_small_enough_for_clients() {
     let (count, bytes) = (violations.len(), error.details().len());
     assert!(count <= 50 && bytes <= 6 * 1024, "{count} violations, {bytes} bytes");
 }
+
+/// 500 updates of packages with the longest texts: a request of 30 KB and a response of 4.5 MB.
+#[tokio::test]
+async fn a_batch_whose_response_would_exceed_4_mib_is_refused_and_changes_nothing() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let large = "INSERT INTO packages
+                 SELECT tenant_id, gen_random_uuid(), segment_id, 'large-' || n, repeat('𝄞', 200), repeat('𝄞', 2000), 0,
+                        'DATE', n, true, now(), now()
+                   FROM packages, generate_series(1, 500) AS n WHERE slug = 'basic-package'";
+    fixture.database.execute(large).await;
+    let update = |number: i32| PackageUpsert {
+        slug: Some(format!("large-{number}")),
+        base_price: Some(7),
+        ..PackageUpsert::default()
+    };
+    let mut items = vec![named("New")];
+    items.extend((1..500).map(update));
+    let error = batch_upsert(&fixture, &tenant, items).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
+    assert_eq!(violations(&error), [("packages".to_owned(), "TOO_LONG".to_owned())]);
+    assert_eq!(fixture.count("packages").await, 503);
+    assert_eq!(fixture.count("packages WHERE base_price = 7").await, 0);
+
+    // Half of it fits.
+    assert_eq!(batch_upsert(&fixture, &tenant, (1..=250).map(update).collect()).await.unwrap().len(), 250);
+}

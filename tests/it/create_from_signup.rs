@@ -72,6 +72,11 @@ async fn the_owner_is_stored_with_a_normalized_address_and_an_argon2id_hash() {
             .await
             .unwrap();
     assert_eq!((tenant_id, email.as_str()), (created.id, "Bella.Rossi@example.com"));
+    let canonical: String = sqlx::query_scalar("SELECT canonical_email FROM owners")
+        .fetch_one(&fixture.superuser_pool().await)
+        .await
+        .unwrap();
+    assert_eq!(canonical, "bella.rossi@example.com");
     assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
     let hash = PasswordHash::new(&hash).unwrap();
     assert!(Argon2::default().verify_password(b"fine tulips lamp", &hash).is_ok());
@@ -84,6 +89,8 @@ async fn a_signup_without_a_slug_derives_it_from_the_business_name() {
         ("Bella Weddings & Co. Photography", "bella-weddings-co-photography"),
         ("Ömer's Café", "omers-cafe"),
         ("123 Go", "s-123-go"),
+        ("Գեղեցիկ՚ս", "geghetsiks"),
+        ("Gəncə", "gence"),
         (&"a".repeat(150), &"a".repeat(63)),
     ]
     .into_iter()
@@ -132,10 +139,12 @@ async fn a_requested_slug_is_never_replaced_by_another() {
         |slug: &str| CreateFromSignupRequest { slug: Some(slug.to_owned()), ..signup("Bella", "bella@example.com") };
     let error = fixture.sign_up(with_slug("bella")).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "SLUG_TAKEN"));
-    for (slug, why) in [("admin", "RESERVED"), ("B", "BAD_FORMAT"), ("", "MISSING_FIELD")] {
+    for (slug, why) in [("admin", "RESERVED"), ("demo", "RESERVED"), ("B", "BAD_FORMAT"), ("", "MISSING_FIELD")] {
         let error = fixture.sign_up(with_slug(slug)).await.unwrap_err();
         assert_eq!(violations(&error), [("slug".to_owned(), why.to_owned())]);
     }
+    let error = fixture.sign_up(with_slug("")).await.unwrap_err();
+    assert_eq!(error.message(), "slug must not be empty", "an optional field is not required");
     assert_eq!(fixture.count("owners").await, 0);
 }
 
@@ -151,6 +160,37 @@ async fn an_email_address_has_one_owner_regardless_of_case_and_of_a_deleted_tena
         assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{existing}");
     }
     assert_eq!(fixture.row_counts().await, before);
+}
+
+#[tokio::test]
+async fn an_address_in_any_script_has_one_owner_regardless_of_case_and_of_the_spelling_of_its_domain() {
+    let fixture = Fixture::start().await;
+    for (shown, others) in [
+        ("γιώργος@example.com", ["ΓΙΏΡΓΟΣ@example.com", "γιώργοσ@EXAMPLE.com"]),
+        ("anna@bücher.example", ["anna@xn--bcher-kva.example", "ANNA@BÜCHER.EXAMPLE"]),
+        ("anna@xn--mnchen-3ya.example", ["anna@münchen.example", "anna@mu\u{308}nchen.example"]),
+        ("राम@मेल.भारत", [" राम@मेल.भारत ", "राम@xn--r2bi6d.xn--h2brj9c"]),
+        ("தமிழ்@example.com", ["தமிழ்@Example.com", "தமிழ்@ｅxample.com"]),
+    ] {
+        let created = fixture.sign_up(signup("Bella", shown)).await.unwrap().tenant.unwrap();
+        assert_eq!(created.owner_email.as_deref(), Some(shown));
+        for other in others {
+            let error = fixture.sign_up(signup("Another Business", other)).await.unwrap_err();
+            assert_eq!((error.code(), reason(&error).as_str()), (Code::AlreadyExists, "EMAIL_TAKEN"), "{other}");
+        }
+    }
+    assert_eq!(fixture.count("owners").await, 5);
+}
+
+#[tokio::test]
+async fn the_database_rejects_an_ascii_address_whose_canonical_form_is_another() {
+    let fixture = Fixture::start().await;
+    fixture.sign_up(signup("Bella", "Bella@example.com")).await.unwrap();
+    let pool = fixture.superuser_pool().await;
+    let error = sqlx::query("UPDATE owners SET email = 'omer@example.com'").execute(&pool).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().constraint(), Some("owners_canonical_email_matches_email"));
+    let both = "UPDATE owners SET email = 'Omer@example.com', canonical_email = 'omer@example.com'";
+    sqlx::query(both).execute(&pool).await.unwrap();
 }
 
 #[tokio::test]
@@ -175,7 +215,7 @@ async fn all_violations_of_a_signup_are_reported_together_a_weak_password_includ
     let fixture = Fixture::start().await;
     let request = CreateFromSignupRequest {
         business_name: "🎂🎂".to_owned(),
-        email: "bella".to_owned(),
+        email: "\"bella\"@example.com".to_owned(),
         password: "password1".to_owned(),
         slug: None,
         request_id: Some("again".to_owned()),

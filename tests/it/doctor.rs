@@ -53,12 +53,12 @@ async fn doctor_reports_exactly_the_damage_and_repairs_it() {
     let output = doctor.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("The tenant has no API key at all."), "{}", stdout(&output));
-    assert!(stdout(&output).contains("9 findings in 8 tenants, 0 repaired, 9 unresolved."), "{}", stdout(&output));
+    assert!(stdout(&output).contains("10 findings in 9 tenants, 0 repaired, 10 unresolved."), "{}", stdout(&output));
 
     let output = doctor.run(&["--repair"]);
     assert_eq!(output.status.code(), Some(1), "a created key needs a file");
     assert!(
-        stdout(&output).contains("requires --out") && stdout(&output).contains("7 repaired, 1 unresolved."),
+        stdout(&output).contains("requires --out") && stdout(&output).contains("8 repaired, 1 unresolved."),
         "{}",
         stdout(&output)
     );
@@ -84,7 +84,7 @@ async fn doctor_reports_exactly_the_damage_and_repairs_it() {
 
     let output = doctor.run(&["--json"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
-    assert_eq!(stdout(&doctor.run(&[])), "No findings in 8 tenants.\n");
+    assert_eq!(stdout(&doctor.run(&[])), "No findings in 9 tenants.\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,11 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-use crate::support::database::{Cluster, pg_bin, postgres_bin_dir, postmaster_pid};
+use crate::support::{
+    database::{Cluster, pg_bin, postgres_bin_dir, postmaster_pid},
+    process::{Process, temp_folder, turnkey},
+    requests::bella,
+};
 
 /// Passes the folder to the ignored test.
 const ROOT_VARIABLE: &str = "TURNKEY_TEST_EMBEDDED_ROOT";
@@ -90,11 +94,16 @@ async fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
 
 /// Starts this test binary as a program with an embedded Postgres, and waits until Postgres runs.
 async fn start_program(root: &Path) -> Child {
+    start_program_with(root, &[]).await
+}
+
+async fn start_program_with(root: &Path, environment: &[(&str, &str)]) -> Child {
     let (_, module) = module_path!().split_once("::").unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact"])
         .arg(format!("{module}::runs_an_embedded_postgres_until_it_is_killed"))
         .env(ROOT_VARIABLE, root)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -173,6 +182,48 @@ async fn a_killed_program_leaves_no_postgres_processes() {
     program.wait().unwrap();
     eventually("all processes are gone", || group(shell).is_empty()).await;
     assert_eq!(postmaster_pid(folder.path()), None, "Postgres stopped cleanly");
+}
+
+/// Variables that change Postgres, its programs or its clients.
+const HOSTILE_VARIABLES: [(&str, &str); 9] = [
+    ("PGDATA", "/nowhere"),
+    ("PGPORT", "1"),
+    ("PGHOST", "/nowhere"),
+    ("PGUSER", "other"),
+    ("PGDATABASE", "nothing"),
+    ("PGDATESTYLE", "German"),
+    ("PGTZ", "Asia/Tokyo"),
+    ("LD_PRELOAD", "/nowhere/library.so"),
+    ("LANG", "de_DE.UTF-8"),
+];
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_embedded_postgres_has_a_clean_environment() {
+    let folder = private_folder();
+    let mut program = start_program_with(folder.path(), &HOSTILE_VARIABLES).await;
+    let postmaster = postmaster_pid(folder.path()).unwrap();
+    for process in [postmaster, parent(postmaster)] {
+        let environment = String::from_utf8(fs::read(format!("/proc/{process}/environ")).unwrap()).unwrap();
+        let names = environment.split_terminator('\0').map(|variable| variable.split_once('=').unwrap().0);
+        // The shell adds PWD and OLDPWD.
+        let allowed = ["PATH", "TZ", "LC_ALL", "HOME", "PG_GRANDPARENT_PID", "PWD", "OLDPWD"];
+        let others: Vec<&str> = names.filter(|name| !allowed.contains(name)).collect();
+        assert_eq!(others, Vec::<&str>::new(), "{environment:?}");
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_environment_does_not_change_the_embedded_postgres() {
+    let folder = temp_folder();
+    let mut command = turnkey(folder.path());
+    // Without the library, which the loader reports for `turnkey` itself.
+    command.envs(HOSTILE_VARIABLES.into_iter().filter(|(name, _)| *name != "LD_PRELOAD"));
+    command.env("PGOPTIONS", "-c default_transaction_read_only=on -c search_path=nowhere");
+    let mut server = Process::start(command.args(["serve", "--listen", "127.0.0.1:0"]));
+    server.provisioning().await.create_fully_provisioned(bella()).await.unwrap();
 }
 
 #[tokio::test]
@@ -257,6 +308,16 @@ async fn a_cluster_of_another_major_version_is_not_changed() {
     fs::write(cluster.join("PG_VERSION"), "999\n").unwrap();
     let error = EmbeddedPostgres::start(settings(folder.path().to_path_buf())).await.unwrap_err();
     assert!(matches!(&error, Error::MajorVersionMismatch { major: 999, .. }), "{error}");
+    let bin_dir = postgres_bin_dir(&Cluster::get().superuser()).await;
+    let with_pg_bin = Settings { pg_bin: Some(bin_dir.clone()), ..settings(folder.path().to_path_buf()) };
+    for error in [error, EmbeddedPostgres::start(with_pg_bin).await.unwrap_err()] {
+        let message = error.to_string();
+        for path in [&cluster, &bin_dir] {
+            assert_eq!(message.matches(&format!("{}", path.display())).count(), 1, "{message}");
+        }
+        assert!(message.starts_with("Postgres 999 created the database in the directory "), "{message}");
+        assert!(message.contains("Install Postgres 999, or set PG_BIN"), "{message}");
+    }
     assert_eq!(fs::read_dir(&cluster).unwrap().count(), 1);
 }
 

@@ -50,6 +50,21 @@ async fn every_health_name_is_serving_with_a_database() {
 }
 
 #[tokio::test]
+async fn a_watch_of_an_unknown_name_reports_it_and_stays_open_until_the_server_stops() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.health().await;
+    let unknown = HealthCheckRequest { service: "unknown".to_owned() };
+    let mut changes = client.watch(unknown).await.unwrap().into_inner();
+    assert_eq!(changes.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    let mut live = client.watch(HealthCheckRequest { service: "live".to_owned() }).await.unwrap().into_inner();
+    assert_eq!(live.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    fixture.server.stop().await;
+    for stream in [&mut changes, &mut live] {
+        assert_eq!(stream.message().await.unwrap(), None, "the server ends the stream");
+    }
+}
+
+#[tokio::test]
 async fn readiness_follows_a_database_that_stops_and_starts_again() {
     let root = temp_folder();
     let start = || {

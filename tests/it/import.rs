@@ -23,19 +23,19 @@ use crate::support::{
 };
 
 /// A folder with a CSV file of tenants.
-struct Import<'a> {
-    fixture: &'a Fixture,
+pub struct Import<'a> {
+    pub fixture: &'a Fixture,
     folder: TempDir,
 }
 
 impl<'a> Import<'a> {
-    fn new(fixture: &'a Fixture, tenants: &str) -> Self {
+    pub fn new(fixture: &'a Fixture, tenants: &str) -> Self {
         let folder = temp_folder();
         fs::write(folder.path().join("tenants.csv"), tenants).unwrap();
         Self { fixture, folder }
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
@@ -49,12 +49,12 @@ impl<'a> Import<'a> {
     }
 
     /// Blocks the thread. The server of the fixture needs another one.
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// The keys file: slug → (tenant id, public key, secret key).
-    fn keys(&self) -> HashMap<String, (String, String, String)> {
+    pub fn keys(&self) -> HashMap<String, (String, String, String)> {
         let text = fs::read_to_string(self.path("keys.csv")).unwrap();
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some("slug,tenant_id,public_key,secret_key"));
@@ -68,7 +68,7 @@ impl<'a> Import<'a> {
         keys
     }
 
-    async fn assert_all_keys_work(&self, expected: usize) {
+    pub async fn assert_all_keys_work(&self, expected: usize) {
         let keys = self.keys();
         assert_eq!(keys.len(), expected);
         let secrets: HashSet<_> = keys.values().map(|(_, _, secret)| secret).collect();
@@ -81,7 +81,7 @@ impl<'a> Import<'a> {
     }
 }
 
-fn tenants(count: u32) -> String {
+pub fn tenants(count: u32) -> String {
     let mut csv = "slug,name,commission_percent\n".to_owned();
     for number in 0..count {
         writeln!(csv, "tenant-{number},\"Tenant, Number {number}\",12.5").unwrap();
@@ -89,7 +89,7 @@ fn tenants(count: u32) -> String {
     csv
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 

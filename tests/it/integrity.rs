@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{
-    CheckIntegrityRequest, CreateFromSignupRequest, RepairTenantRequest, RepairTenantResponse, Verdict,
+    CheckIntegrityRequest, CreateFromSignupRequest, FindingKind, RepairTenantRequest, RepairTenantResponse, Verdict,
 };
 
 use crate::support::{
@@ -44,6 +44,30 @@ async fn an_undamaged_database_has_no_findings() {
         )
         .await;
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
+    assert_eq!(fixture.check_integrity(Some(&tenant.id)).await.unwrap(), []);
+}
+
+/// Both tenants are found, and a repair moves all packages.
+#[tokio::test]
+async fn of_one_tenant_at_most_20_damaged_packages_and_20_dangling_records_are_listed() {
+    let fixture = Fixture::start().await;
+    let (tenant, other) = (fixture.tenant("many").await, fixture.tenant("other").await);
+    let damage = format!(
+        "INSERT INTO packages
+         SELECT tenant_id, gen_random_uuid(), gen_random_uuid(), 'lost-' || n, 'P', '', 0, 'DATE', n, true, now(), now()
+           FROM packages, generate_series(1, 100) AS n WHERE slug = 'basic-package' AND tenant_id = '{0}';
+         UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = '{1}';
+         INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+         SELECT 'anonymous', 'CreateFullyProvisioned', sha256(n::text::bytea), sha256('y'), '{0}', 'x', now()
+           FROM generate_series(1, 100) AS n",
+        tenant.id, other.id
+    );
+    fixture.database.execute_without_triggers(&damage).await;
+    let findings = fixture.check_integrity(None).await.unwrap();
+    let of_kind = |kind| findings.iter().filter(|finding| finding.kind() == kind).count();
+    assert_eq!(of_kind(FindingKind::PackageWithoutSegment), 21);
+    assert_eq!(of_kind(FindingKind::DanglingIdempotencyRecord), 20);
+    repair(&fixture, &tenant.id).await.unwrap();
     assert_eq!(fixture.check_integrity(Some(&tenant.id)).await.unwrap(), []);
 }
 

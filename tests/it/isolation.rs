@@ -22,7 +22,7 @@ async fn all_rows(fixture: &Fixture) -> Vec<String> {
 async fn rows(connection: &mut PgConnection) -> Vec<String> {
     let sql = "SELECT tenants::text FROM tenants UNION ALL SELECT segments::text FROM segments
                UNION ALL SELECT packages::text FROM packages UNION ALL SELECT api_keys::text FROM api_keys
-               UNION ALL SELECT owners::text FROM owners ORDER BY 1";
+               UNION ALL SELECT owners::text FROM owners UNION ALL SELECT tenant_usage::text FROM tenant_usage ORDER BY 1";
     sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
 }
 
@@ -51,12 +51,13 @@ async fn begin_without_tenant(connection: &mut PgConnection) {
 /// The tenant of each row that a query without a tenant condition sees.
 async fn visible_tenants(connection: &mut PgConnection) -> Vec<String> {
     let sql = "SELECT tenant_id::text FROM packages UNION ALL SELECT tenant_id::text FROM segments
-               UNION ALL (SELECT id::text FROM tenants ORDER BY deleted_at)";
+               UNION ALL (SELECT id::text FROM tenants ORDER BY deleted_at)
+               UNION ALL SELECT tenant_id::text FROM tenant_usage";
     sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
 }
 
 /// Statements that would move rows of the first tenant to the second, or change rows of the second.
-fn intrusions(other: &NewTenant) -> [String; 5] {
+fn intrusions(other: &NewTenant) -> [String; 7] {
     let NewTenant { id, general_id, package_ids, .. } = other;
     let package = format!(
         "INSERT INTO packages VALUES ('{id}', '{}', '{general_id}', 'basic-package', 'Mine', '', 0, 'DATE', 1, true,
@@ -71,6 +72,10 @@ fn intrusions(other: &NewTenant) -> [String; 5] {
         format!("{package} ON CONFLICT (tenant_id, id) DO UPDATE SET name = 'Mine'"),
         format!("UPDATE packages SET tenant_id = '{id}', segment_id = '{general_id}'"),
         format!("UPDATE segments SET tenant_id = '{id}' WHERE slug = 'empty'"),
+        format!("INSERT INTO tenant_usage VALUES ('{id}', 0, 0)"),
+        format!(
+            "INSERT INTO tenant_usage VALUES ('{id}', 0, 0) ON CONFLICT (tenant_id) DO UPDATE SET package_count = 0"
+        ),
     ]
 }
 
@@ -88,7 +93,7 @@ async fn start() -> (Fixture, NewTenant, NewTenant, Vec<PgConnection>) {
         let mut connection = fixture.database.server.connect().await.unwrap();
         for end in transactions {
             begin(&mut connection, &other).await;
-            assert_eq!(visible_tenants(&mut connection).await, vec![other.id.clone(); 5]);
+            assert_eq!(visible_tenants(&mut connection).await, vec![other.id.clone(); 6]);
             run(&mut connection, *end).await.unwrap();
         }
         connections.push(connection);
@@ -101,7 +106,7 @@ async fn a_query_without_a_tenant_condition_sees_only_the_rows_of_its_tenant() {
     let (_fixture, tenant, _other, connections) = start().await;
     for mut connection in connections {
         begin(&mut connection, &tenant).await;
-        assert_eq!(visible_tenants(&mut connection).await, vec![tenant.id.clone(); 6]);
+        assert_eq!(visible_tenants(&mut connection).await, vec![tenant.id.clone(); 7]);
     }
 }
 
@@ -117,6 +122,7 @@ async fn a_change_without_a_tenant_condition_changes_only_the_rows_of_its_tenant
             begin(&mut connection, &tenant).await;
             assert_eq!(run(&mut connection, packages).await, Ok(3));
             assert_eq!(run(&mut connection, segments).await, Ok(2));
+            assert_eq!(run(&mut connection, "UPDATE tenant_usage SET package_count = 0").await, Ok(1));
             // The login role sees all rows, and in this transaction also the changes.
             run(&mut connection, "RESET ROLE").await.unwrap();
             let after = rows(&mut connection).await;
@@ -153,7 +159,12 @@ async fn without_the_tenant_setting_no_row_is_visible() {
             .unwrap();
         assert_eq!(setting.as_deref(), if transactions.is_empty() { None } else { Some("") });
         assert!(visible_tenants(&mut connection).await.is_empty());
-        for sql in ["UPDATE packages SET name = 'X'", "DELETE FROM packages", "DELETE FROM segments"] {
+        for sql in [
+            "UPDATE packages SET name = 'X'",
+            "DELETE FROM packages",
+            "DELETE FROM segments",
+            "UPDATE tenant_usage SET segment_count = 0",
+        ] {
             assert_eq!(run(&mut connection, sql).await, Ok(0), "{sql}");
         }
         run(&mut connection, "COMMIT").await.unwrap();
@@ -184,6 +195,9 @@ async fn the_catalog_role_has_no_right_on_other_tables_and_columns() {
         "TRUNCATE tenants CASCADE",
         "TRUNCATE packages",
         "TRUNCATE segments CASCADE",
+        "UPDATE tenant_usage SET tenant_id = tenant_id",
+        "DELETE FROM tenant_usage",
+        "TRUNCATE tenant_usage",
         "ALTER TABLE packages DISABLE ROW LEVEL SECURITY",
         "CREATE TABLE mine ()",
     ]
@@ -193,10 +207,11 @@ async fn the_catalog_role_has_no_right_on_other_tables_and_columns() {
                     WHERE attrelid = 'tenants'::regclass AND attnum > 0 AND attname NOT IN ('id', 'deleted_at')";
     for column in names(&superuser, columns).await {
         forbidden.push(format!("SELECT {column} FROM tenants"));
-        forbidden.push(format!("UPDATE tenants SET {column} = {column}"));
+        // DEFAULT is the only value that every column can be set to, generated ones included.
+        forbidden.push(format!("UPDATE tenants SET {column} = DEFAULT"));
     }
     let tables = "SELECT tablename::text FROM pg_tables
-                   WHERE schemaname = 'public' AND tablename NOT IN ('tenants', 'segments', 'packages')";
+                   WHERE schemaname = 'public' AND tablename NOT IN ('tenants', 'segments', 'packages', 'tenant_usage')";
     let tables = names(&superuser, tables).await;
     assert!(["api_keys", "owners", "_sqlx_migrations"].iter().all(|known| tables.iter().any(|table| table == known)));
     for table in tables {

@@ -37,7 +37,7 @@ const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
     ("governor", &["grpc"]),
     ("argon2", &["secrets"]),
     ("rustls", &["server", "config"]),
-    ("webpki", &["grpc"]),
+    ("webpki", &["grpc", "server"]),
 ];
 
 /// Clocks and sources of randomness, and the modules that may use them outside tests. Other modules get the time and the
@@ -168,6 +168,16 @@ fn libraries_are_used_only_by_their_modules() {
         for (library, modules) in LIBRARY_USED_ONLY_BY {
             let is_used = code.contains(&format!("use {library};")) || contains_name(&code, &format!("{library}::"));
             assert!(!is_used || modules.contains(&module.as_str()), "src/{} may not use {library}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_one_file_opens_files_for_writing() {
+    for source in sources().iter().filter(|source| source.path != Path::new("cli/owned_file.rs")) {
+        for name in ["OpenOptions", "File::create", "fs::write", "fs::copy", "set_permissions", "set_len"] {
+            let is_used = contains_name(source.code_without_tests(), name);
+            assert!(!is_used, "src/{} may not use {name}", source.path.display());
         }
     }
 }

@@ -43,3 +43,18 @@ async fn the_list_of_a_tenant_without_keys_is_empty() {
     fixture.database.execute_without_triggers("DELETE FROM api_keys").await;
     assert_eq!(fixture.keys(&tenant.id).await, []);
 }
+
+#[tokio::test]
+async fn the_newest_500_keys_are_listed() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let more = "INSERT INTO api_keys
+                SELECT key_id, tenant_id, 'pk_live_x_' || key_id, secret_hash, created_at + n * interval '1 second'
+                  FROM (SELECT n, lpad(n::text, 16, '0') AS key_id, tenant_id, secret_hash, created_at
+                          FROM api_keys, generate_series(1, 600) AS n) AS key";
+    fixture.database.execute(more).await;
+    let keys = fixture.keys(&tenant.id).await;
+    assert_eq!(keys.len(), 500);
+    let ends = [&keys[0].public_key, &keys[499].public_key];
+    assert_eq!(ends, ["pk_live_x_0000000000000600", "pk_live_x_0000000000000101"]);
+}

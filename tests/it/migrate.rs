@@ -53,6 +53,26 @@ async fn migrate_exits_with_1_if_the_database_is_unreachable() {
     assert!(String::from_utf8_lossy(&error.stderr).contains("cannot reach the database"));
 }
 
+#[tokio::test]
+async fn a_database_that_is_not_in_utf8_is_refused() {
+    let superuser = Cluster::get().superuser();
+    execute(&superuser, "CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'").await;
+    let url = database_url(&superuser.database("latin1"));
+    let folder = temp_folder();
+    let output = turnkey(folder.path()).arg("migrate").env("DATABASE_URL", &url).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "the database has the encoding LATIN1, and Turnkey needs UTF8";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(expected), "{output:?}");
+    let output = turnkey(folder.path())
+        .args(["serve", "--migrate", "--listen", "127.0.0.1:0"])
+        .env("DATABASE_URL", &url)
+        .output();
+    assert!(String::from_utf8_lossy(&output.unwrap().stderr).contains(expected));
+    let mut server =
+        Process::start(turnkey(folder.path()).args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", &url));
+    server.wait_for(expected);
+}
+
 /// Roles belong to the cluster, so this test needs a cluster without them.
 #[tokio::test]
 async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_run() {

@@ -103,9 +103,10 @@ async fn a_complete_tenant_can_be_deleted_table_by_table_in_one_transaction() {
     let superuser = fixture.superuser_pool().await;
     let all = "DELETE FROM packages; DELETE FROM segments; DELETE FROM api_keys; DELETE FROM tenants;";
     assert_eq!(commit(&superuser, all).await, Ok(()));
-    for all in
-        ["TRUNCATE tenants, segments, packages, api_keys, owners, idempotency_records;", "TRUNCATE tenants CASCADE;"]
-    {
+    for all in [
+        "TRUNCATE tenants, segments, packages, api_keys, owners, idempotency_records, tenant_usage;",
+        "TRUNCATE tenants CASCADE;",
+    ] {
         assert_eq!(commit(&superuser, all).await, Ok(()), "{all}");
     }
 }

@@ -1,6 +1,13 @@
 //! Floods, accidental or malicious: the excess is rejected, memory stays bounded, and other clients are served.
 
-use std::fs;
+use std::{
+    collections::HashSet,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -11,19 +18,26 @@ use tokio::{
     net::TcpStream,
     task::{JoinSet, yield_now},
 };
-use tonic::Code;
-use turnkey::grpc::pb::{
-    ListPackagesRequest, Verdict, VerifyApiKeyRequest, tenant_provisioning_client::TenantProvisioningClient,
+use tonic::{Code, transport::Channel};
+use turnkey::{
+    config::ServerSettings,
+    grpc::pb::{
+        BatchUpsertPackagesRequest, GetTenantRequest, ListPackagesRequest, ListTenantsRequest, PackageUpsert, Verdict,
+        VerifyApiKeyRequest, get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
+        tenant_provisioning_client::TenantProvisioningClient,
+    },
 };
 
 use crate::support::{
+    database::Cluster,
     faults::start_server,
-    fixture::{Fixture, channel},
+    fixture::{Fixture, channel, settings},
     http2::reset_streams,
     process::{Process, temp_folder},
     process_memory::memory_kib,
-    requests::{bella, named, unknown_secret_key},
+    requests::{bella, gold, named, rotation, unknown_secret_key, with_bearer},
     responses::reason,
+    tokens::Tokens,
 };
 
 #[tokio::test]
@@ -57,6 +71,125 @@ async fn other_callers_are_served_during_a_flood_of_wrong_keys() {
     }
     assert!(listed > 0, "other callers are served");
     fixture.catalog.clone().list_packages(packages).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_keys_that_wait_for_the_database_do_not_use_up_the_concurrent_calls() {
+    let tokens = Tokens::new();
+    let token = tokens.create("booking", &["catalog"]);
+    // More than may wait, and fewer than the flood has.
+    let settings = ServerSettings { max_concurrent_calls: 280, ..tokens.settings() };
+    let fixture = Fixture::with_settings(settings).await;
+    let superuser = fixture.superuser_pool().await;
+    let mut holder = superuser.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys").execute(&mut *holder).await.unwrap();
+    let mut flood = JoinSet::new();
+    for _ in 0..2 {
+        let catalog = PackageCatalogClient::new(channel(&fixture.server.address.to_string()).await);
+        for _ in 0..200 {
+            let (mut catalog, key) = (catalog.clone(), unknown_secret_key("pk_live_bella_0123456789abcdef"));
+            flood.spawn(async move {
+                catalog.list_packages(with_bearer(ListPackagesRequest::default(), Some(&key))).await.unwrap_err()
+            });
+        }
+    }
+    assert_eq!(reason(&flood.join_next().await.unwrap().unwrap()), "OVERLOADED", "the first are refused at once");
+    let request = ListPackagesRequest { tenant_id: uuid::Uuid::new_v4().to_string(), ..Default::default() };
+    let error = fixture.catalog.clone().list_packages(with_bearer(request, Some(&token))).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound, "the call of a service is served");
+    holder.rollback().await.unwrap();
+    flood.shutdown().await;
+}
+
+/// The keys have right checksums, so each costs a lookup and a hash unless it is refused before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_made_up_keys_crowds_out_neither_services_nor_tenants_that_are_known() {
+    let tokens = Tokens::new();
+    let (provisioner, verifier) =
+        (tokens.create("admin-ui", &["provisioner"]), tokens.create("gateway", &["verifier"]));
+    let database = Cluster::get().migrated().await;
+    let bella = Fixture::start_on(database.clone()).await.tenant("bella").await;
+    // Fewer calls than the flood has.
+    let settings = ServerSettings { max_concurrent_calls: 320, ..tokens.settings() };
+    let fixture = Fixture::start_with(database, settings).await;
+    let list = async |catalog: &PackageCatalogClient<Channel>, key: &str| {
+        let request = ListPackagesRequest { tenant_id: bella.id.clone(), ..Default::default() };
+        catalog.clone().list_packages(with_bearer(request, Some(key))).await.map(drop)
+    };
+    list(&fixture.catalog, &bella.secret_key).await.unwrap();
+
+    let (mut flood, refused) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
+    for _ in 0..2 {
+        let catalog = PackageCatalogClient::new(channel(&fixture.server.address.to_string()).await);
+        for _ in 0..256 {
+            let (mut catalog, refused, public_key) = (catalog.clone(), Arc::clone(&refused), bella.public_key.clone());
+            flood.spawn(async move {
+                loop {
+                    let key = unknown_secret_key(&public_key);
+                    let request = with_bearer(ListPackagesRequest::default(), Some(&key));
+                    let error = catalog.list_packages(request).await.unwrap_err();
+                    match error.code() {
+                        Code::Unauthenticated => {}
+                        Code::ResourceExhausted => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                        other => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    }
+    while refused.load(Ordering::Relaxed) == 0 {
+        yield_now().await;
+    }
+    for _ in 0..10 {
+        let get = GetTenantRequest { identifier: Some(Identifier::TenantId(bella.id.clone())) };
+        let verify = VerifyApiKeyRequest { secret_key: bella.secret_key.clone() };
+        let (mut service, mut gateway) = (fixture.provisioning.clone(), fixture.provisioning.clone());
+        let (found, verdict, listed) = tokio::join!(
+            service.get_tenant(with_bearer(get, Some(&provisioner))),
+            gateway.verify_api_key(with_bearer(verify, Some(&verifier))),
+            list(&fixture.catalog, &bella.secret_key),
+        );
+        found.unwrap();
+        assert_eq!(verdict.unwrap().into_inner().verdict(), Verdict::Valid);
+        listed.unwrap();
+    }
+    flood.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hundred_batches_of_one_tenant_leave_connections_for_other_tenants() {
+    let fixture = Fixture::with_settings(ServerSettings { database_max_connections: 4, ..settings() }).await;
+    let (busy, other) = (fixture.tenant("busy").await, fixture.tenant("other").await);
+    // Holds the lock of the busy tenant, as a slow change would.
+    let mut holder = fixture.superuser_pool().await.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(('x' || right(replace($1, '-', ''), 16))::bit(64)::int8)")
+        .bind(&busy.id)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let package = PackageUpsert { name: Some("Gold".to_owned()), base_price: Some(1), ..Default::default() };
+    let batch = BatchUpsertPackagesRequest { tenant_id: busy.id, packages: vec![package; 5] };
+    let mut batches = JoinSet::new();
+    for _ in 0..100 {
+        let (mut client, batch) = (fixture.catalog.clone(), batch.clone());
+        batches.spawn(async move { client.batch_upsert_packages(batch).await });
+    }
+    while fixture.count("pg_locks WHERE NOT granted").await < 2 {}
+
+    for _ in 0..10 {
+        fixture.upsert_package(gold(&other)).await.unwrap();
+        fixture.package(&other, &other.package_ids[0]).await.unwrap();
+        fixture.get(Identifier::TenantId(other.id.clone())).await.unwrap();
+        fixture.try_rotate(rotation(&other.id, None)).await.unwrap();
+    }
+    holder.rollback().await.unwrap();
+    while let Some(response) = batches.join_next().await {
+        if let Err(error) = response.unwrap() {
+            // A batch waits for its turn, and then for the lock, for two seconds each.
+            assert!(["OVERLOADED", "DATABASE_UNAVAILABLE"].contains(&reason(&error).as_str()), "{error:?}");
+        }
+    }
+    fixture.upsert_package(gold(&other)).await.unwrap();
 }
 
 fn resident_kib(process: &Process) -> u64 {
@@ -121,4 +254,31 @@ async fn a_flood_of_reset_streams_is_stopped_and_memory_stays_bounded() {
     drop(client);
     assert!(process.wait().success());
     assert!(!process.log.iter().any(|line| line.contains("panic")), "{:?}", process.log);
+}
+
+/// The message of each of these brandings takes a megabyte in memory. The service would not accept them.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_tenants_whose_brandings_have_many_values_takes_little_memory() {
+    let folder = temp_folder();
+    let (process, address, database) = start_server(folder.path()).await;
+    let many = "INSERT INTO tenants
+                SELECT gen_random_uuid(), 'tenant-' || number, 'x', 10, branding, true, now(), now()
+                  FROM generate_series(1, 500) AS number,
+                       (SELECT jsonb_build_object('zeros', jsonb_agg(0)) AS branding FROM generate_series(1, 32000)) AS one";
+    database.execute_without_triggers(many).await;
+    let mut client = TenantProvisioningClient::new(channel(&address).await);
+    let mut request = ListTenantsRequest { page_size: 500, ..ListTenantsRequest::default() };
+    let before = resident_kib(&process);
+    let mut listed = Vec::new();
+    for _ in 0..5 {
+        let page = client.list_tenants(request.clone()).await.unwrap().into_inner();
+        assert!(!page.tenants.is_empty() && !page.next_page_token.is_empty());
+        listed.extend(page.tenants.into_iter().map(|tenant| tenant.id));
+        request.page_token = page.next_page_token;
+    }
+    let growth = memory_kib(process.pid(), "VmHWM").unwrap() - before;
+    println!("{growth} KiB for 5 pages of {} tenants", listed.len());
+    assert!(growth < 24 * 1024, "{growth} KiB");
+    assert_eq!(listed.iter().collect::<HashSet<_>>().len(), listed.len());
 }

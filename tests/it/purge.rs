@@ -75,6 +75,7 @@ async fn purge_with_yes_removes_only_the_listed_tenants_and_frees_their_slugs_an
     create_deleted(&fixture, &["recent"], 29).await;
     assert!(stdout(&purge(&fixture, &["--older-than", "30d", "--yes"])).contains("Tenants deleted permanently: 1"));
     assert_eq!((fixture.row_counts().await, fixture.count("owners").await), ([2, 2, 6, 2], 0));
+    assert_eq!(fixture.count("tenant_usage").await, 2);
     let error = fixture.get(Identifier::Slug("bella".to_owned())).await.unwrap_err();
     assert_eq!(reason(&error), "TENANT_NOT_FOUND");
     assert!(fixture.get(Identifier::Slug("recent".to_owned())).await.is_ok());

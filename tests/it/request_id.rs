@@ -54,6 +54,8 @@ async fn a_repeated_signup_returns_the_same_tenant_and_derives_no_second_slug() 
         (&repeated.tenant, &repeated.secret_key, &repeated.packages),
         (&first.tenant, &first.secret_key, &first.packages)
     );
+    let equivalent = CreateFromSignupRequest { email: " BELLA@Example.com".to_owned(), ..signup_with_request_id() };
+    assert!(fixture.sign_up(equivalent).await.unwrap().replayed, "it is the same address");
     assert_eq!(fixture.count("tenants").await, 2);
 }
 

@@ -47,6 +47,35 @@ async fn a_new_segment_gets_a_slug_from_its_name_and_the_last_position() {
 }
 
 #[tokio::test]
+async fn an_empty_text_that_identifies_or_names_a_segment_counts_as_absent() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let empty = || Some(String::new());
+    let request = UpsertSegmentRequest { segment_id: empty(), slug: empty(), hero_title: empty(), ..weddings(&tenant) };
+    let created = fixture.upsert_segment(request.clone()).await.unwrap().segment.unwrap();
+    assert_eq!((created.slug.as_str(), created.hero_title.as_str()), ("weddings", "Weddings"));
+
+    let update = UpsertSegmentRequest { segment_id: Some(created.id.clone()), name: empty(), ..request.clone() };
+    assert_eq!(fixture.upsert_segment(update).await.unwrap().segment.unwrap(), created);
+    let nameless = UpsertSegmentRequest { name: empty(), ..request };
+    let error = fixture.upsert_segment(nameless).await.unwrap_err();
+    assert_eq!(violations(&error), [("name".to_owned(), "MISSING_FIELD".to_owned())]);
+}
+
+#[tokio::test]
+async fn texts_of_a_segment_are_visible_and_the_line_breaks_of_its_description_are_newlines() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let invisible = Some("\u{200b}\u{3164}".to_owned());
+    let request = UpsertSegmentRequest { slug: Some("gold".to_owned()), name: invisible.clone(), ..weddings(&tenant) };
+    let error = fixture.upsert_segment(UpsertSegmentRequest { hero_title: invisible, ..request }).await.unwrap_err();
+    let expected = ["name", "hero_title"].map(|field| (field.to_owned(), "BAD_FORMAT".to_owned()));
+    assert_eq!(violations(&error), expected);
+    let request = UpsertSegmentRequest { description: Some("One\r\ntwo".to_owned()), ..weddings(&tenant) };
+    assert_eq!(fixture.upsert_segment(request).await.unwrap().segment.unwrap().description, "One\ntwo");
+}
+
+#[tokio::test]
 async fn a_new_segment_without_a_name_is_rejected() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;

@@ -116,8 +116,11 @@ async fn reflects(address: &str) -> bool {
 fn all_invalid_settings_are_reported_together() {
     let error = turnkey(temp_folder().path())
         .args(["serve", "--listen", "here", "--key-argon2", "m=1,t=1,p=1", "--rate-limit-per-caller", "0"])
+        .env("TURNKEY_HASHING_WORKERS", "0")
         .env("TURNKEY_MAX_CONNECTION_AGE", "10ms")
         .env("TURNKEY_DATABASE_MAX_CONNECTIONS", "0")
+        .env("TURNKEY_MAX_PACKAGES_PER_TENANT", "0")
+        .env("TURNKEY_MAX_SEGMENTS_PER_TENANT", "many")
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
@@ -133,10 +136,13 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_LISTEN",
         "TURNKEY_KEY_ARGON2",
         "TURNKEY_DATABASE_MAX_CONNECTIONS",
+        "TURNKEY_MAX_PACKAGES_PER_TENANT",
+        "TURNKEY_MAX_SEGMENTS_PER_TENANT",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
         "TURNKEY_RATE_LIMIT_PER_CALLER",
         "TURNKEY_MAX_CONNECTION_AGE",
+        "TURNKEY_HASHING_WORKERS",
         "DATABASE_URL",
         "TURNKEY_TLS_CERT: cannot read cert.pem",
         "TURNKEY_TLS_KEY: cannot read key.pem",

@@ -1,13 +1,23 @@
 //! TLS: certificates, their renewal in operation, and client certificates in place of tokens.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::{
+    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    version::{TLS12, TLS13},
+};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::{
-    Code,
+    Code, Request,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
 };
 use turnkey::grpc::pb::{
@@ -185,8 +195,13 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         roles = ["catalog"]
 
         [[certificate]]
-        san = "spiffe://platform/gateway"
+        san = "URI:spiffe://platform/gateway"
         name = "gateway"
+        roles = ["verifier"]
+
+        [[certificate]]
+        san = "DNS:admin.internal"
+        name = "admin-ui"
         roles = ["verifier"]
     "#;
     fs::write(files.path("tokens.toml"), known).unwrap();
@@ -203,6 +218,11 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();
     assert_eq!((list(&gateway).await, verify(&gateway).await), (Code::PermissionDenied, Ok(())));
+    let admin = connect(&address, &authority, Some(clients.sign(dns("admin.internal")))).await.unwrap();
+    assert_eq!(verify(&admin).await, Ok(()));
+    let uri_like_dns = vec![SanType::URI("admin.internal".try_into().unwrap())];
+    let other_kind = connect(&address, &authority, Some(clients.sign(uri_like_dns))).await.unwrap();
+    assert_eq!(verify(&other_kind).await, Err(Code::Unauthenticated), "a URI is not a DNS name");
     let unknown = connect(&address, &authority, Some(clients.sign(dns("unknown.internal")))).await.unwrap();
     assert_eq!(verify(&unknown).await, Err(Code::Unauthenticated));
     let without_certificate = connect(&address, &authority, None).await.unwrap();
@@ -213,6 +233,83 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         // With TLS 1.3 the client learns of the rejection at its first read.
         Ok(channel) => verify(&channel).await.is_err(),
     });
+}
+
+/// Connects with these settings, which keep the sessions that the server offers, until the server's first response has
+/// arrived: with TLS 1.3 the offers precede it.
+async fn handshake_kind(address: &str, config: &Arc<ClientConfig>) -> HandshakeKind {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(Arc::clone(config));
+    let mut connection = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    connection.read_u8().await.unwrap();
+    connection.get_ref().1.handshake_kind().unwrap()
+}
+
+fn resuming_client(
+    version: &'static SupportedProtocolVersion,
+    trusted: &Authority,
+    identity: &(String, String),
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.pem.as_bytes()).unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(identity.0.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.1.as_bytes()).unwrap();
+    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
+    let builder = builder.with_protocol_versions(&[version]).unwrap().with_root_certificates(roots);
+    let mut config = builder.with_client_auth_cert(vec![certificate], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_resumed_only_where_no_client_certificates_are_verified() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &clients.pem).unwrap();
+    fs::write(files.path("tokens.toml"), "").unwrap();
+    let mut without_ca = files.serve(&[]).await;
+    let mut with_ca = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let servers = [(without_ca.address(), HandshakeKind::Resumed), (with_ca.address(), HandshakeKind::Full)];
+    let identity = clients.sign(dns("booking.internal"));
+    for version in [&TLS12, &TLS13] {
+        for (address, second) in &servers {
+            let client = resuming_client(version, &authority, &identity);
+            assert_eq!(handshake_kind(address, &client).await, HandshakeKind::Full);
+            assert_eq!(handshake_kind(address, &client).await, *second, "{version:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusable_authorization_header_is_unauthenticated_although_the_client_has_a_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &clients.pem).unwrap();
+    let known = "[[certificate]]\nsan = 'gateway.internal'\nname = 'gateway'\nroles = ['verifier']\n";
+    fs::write(files.path("tokens.toml"), known).unwrap();
+    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let identity = clients.sign(dns("gateway.internal"));
+    let channel = connect(&process.address(), &authority, Some(identity)).await.unwrap();
+    assert_eq!(verify(&channel).await, Ok(()));
+    let unknown = format!("Bearer svc_gateway_{}", "0".repeat(43));
+    for headers in [
+        &[""][..],
+        &["Bearer"],
+        &["Bearer "],
+        &["Basic Z2F0ZXdheTo="],
+        &["svc_gateway"],
+        &["Bearer sk_live_bella"],
+        &[&unknown],
+        &[&unknown, &unknown],
+    ] {
+        let mut request = Request::new(VerifyApiKeyRequest { secret_key: String::new() });
+        for header in headers {
+            request.metadata_mut().append("authorization", header.parse().unwrap());
+        }
+        let error = TenantProvisioningClient::new(channel.clone()).verify_api_key(request).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unauthenticated, "{headers:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

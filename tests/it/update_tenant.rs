@@ -104,9 +104,15 @@ async fn branding_is_limited_in_size_and_depth_and_to_what_json_can_represent() 
         |depth: usize| (1..depth).fold(Struct::default(), |inner, _| object([("in", Kind::StructValue(inner))]));
     assert!(update(&fixture, with(nested(16))).await.is_ok());
     assert!(update(&fixture, with(object([("a", text(&"x".repeat(65_536 - 8)))]))).await.is_ok());
+    let list_of = |length| {
+        let zeros = ListValue { values: vec![Value { kind: Some(Kind::NumberValue(0.0)) }; length] };
+        object([("a", Kind::ListValue(zeros))])
+    };
+    assert!(update(&fixture, with(list_of(1_999))).await.is_ok());
     for (branding, why) in [
         (nested(17), "OUT_OF_RANGE"),
         (object([("a", text(&"x".repeat(65_536 - 7)))]), "TOO_LONG"),
+        (list_of(2_000), "TOO_LONG"),
         (object([("a", text("\0"))]), "BAD_FORMAT"),
         (object([("\0", text("a"))]), "BAD_FORMAT"),
         (object([("a", Kind::NumberValue(f64::NAN))]), "BAD_FORMAT"),
@@ -127,6 +133,11 @@ async fn an_update_without_fields_or_with_invalid_fields_is_rejected() {
     let error = update(&fixture, invalid).await.unwrap_err();
     let expected = [("tenant_id", "BAD_FORMAT"), ("name", "MISSING_FIELD"), ("commission_percent", "BAD_FORMAT")];
     assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
+    let empty = UpdateTenantRequest { name: Some(String::new()), ..request(&id) };
+    assert_eq!(update(&fixture, empty).await.unwrap_err().message(), "name must not be empty");
+    let invisible = UpdateTenantRequest { name: Some("\u{200b}".to_owned()), ..request(&id) };
+    let error = update(&fixture, invisible).await.unwrap_err();
+    assert_eq!(violations(&error), [("name".to_owned(), "BAD_FORMAT".to_owned())]);
 }
 
 #[tokio::test]

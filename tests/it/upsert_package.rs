@@ -85,6 +85,7 @@ async fn a_package_slug_is_derived_from_the_name_by_the_documented_rule() {
         ("Q", "q-2"),
         ("Q", "q-3"),
         ("🎂 Cake", "cake"),
+        ("Gəncə", "gence"),
         (long.as_str(), &long[..63]),
         (long.as_str(), &format!("{}-2", &long[..61])),
     ] {
@@ -156,6 +157,62 @@ async fn deprecated_field_names_are_accepted_and_the_new_names_take_precedence()
 }
 
 #[tokio::test]
+async fn an_empty_text_that_identifies_or_names_a_package_counts_as_absent() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let empty = || Some(String::new());
+    #[expect(deprecated, reason = "agents send the deprecated title, and every field")]
+    let request = |title: &str| UpsertPackageRequest {
+        tenant_id: tenant.id.clone(),
+        package_id: empty(),
+        slug: empty(),
+        name: empty(),
+        title: Some(title.to_owned()),
+        base_price: Some(100),
+        segment_id: empty(),
+        ..UpsertPackageRequest::default()
+    };
+    let created = fixture.upsert_package(request("Elopement")).await.unwrap().package.unwrap();
+    assert_eq!((created.slug.as_str(), created.name.as_str()), ("elopement", "Elopement"));
+    assert_eq!(created.segment_id, tenant.general_id);
+
+    let update = UpsertPackageRequest { package_id: Some(created.id.clone()), ..request("") };
+    assert_eq!(fixture.upsert_package(update).await.unwrap().package.unwrap(), created);
+    let error = fixture.upsert_package(request("")).await.unwrap_err();
+    assert_eq!(violations(&error), [("name".to_owned(), "MISSING_FIELD".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_name_of_a_package_is_visible_and_the_line_breaks_of_its_description_are_newlines() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    for name in ["\u{200b}", "\u{3164}", "\u{2800}"] {
+        let request =
+            UpsertPackageRequest { slug: Some("gold".to_owned()), name: Some(name.to_owned()), ..gold(&tenant) };
+        let error = fixture.upsert_package(request).await.unwrap_err();
+        assert_eq!(violations(&error), [("name".to_owned(), "BAD_FORMAT".to_owned())]);
+    }
+    let request = UpsertPackageRequest { description: Some("One\r\ntwo\rthree\n".to_owned()), ..gold(&tenant) };
+    let package = fixture.upsert_package(request).await.unwrap().package.unwrap();
+    assert_eq!(package.description, "One\ntwo\nthree\n");
+}
+
+#[tokio::test]
+async fn a_package_slug_with_a_number_ends_with_a_whole_word_before_it() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let name = "Intimate Elopement Ceremony With Photography And Champagne Toas";
+    let request = || UpsertPackageRequest { name: Some(name.to_owned()), ..gold(&tenant) };
+    for slug in [
+        "intimate-elopement-ceremony-with-photography-and-champagne-toas",
+        "intimate-elopement-ceremony-with-photography-and-champagne-2",
+        "intimate-elopement-ceremony-with-photography-and-champagne-3",
+    ] {
+        assert_eq!(fixture.upsert_package(request()).await.unwrap().package.unwrap().slug, slug);
+    }
+}
+
+#[tokio::test]
 async fn a_new_package_without_name_and_price_gets_both_violations() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
@@ -185,7 +242,7 @@ async fn all_violations_of_a_package_upsert_are_reported_together() {
             description: Some("d".repeat(2_001)),
             base_price: Some(1_000_000_000_001),
             booking_type: 7,
-            segment_id: Some(String::new()),
+            segment_id: Some("x".to_owned()),
             ..UpsertPackageRequest::default()
         })
         .await
@@ -198,7 +255,7 @@ async fn all_violations_of_a_package_upsert_are_reported_together() {
         ("description", "TOO_LONG"),
         ("base_price", "OUT_OF_RANGE"),
         ("booking_type", "BAD_FORMAT"),
-        ("segment_id", "MISSING_FIELD"),
+        ("segment_id", "BAD_FORMAT"),
     ];
     assert_eq!(violations(&error), expected.map(|(field, why)| (field.to_owned(), why.to_owned())));
 }

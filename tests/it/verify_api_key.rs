@@ -77,6 +77,23 @@ async fn empty_malformed_unknown_and_wrong_keys_get_the_same_invalid_response() 
     }
 }
 
+/// The checksum alone does not prevent this: it has 32 bits, so another stem with the same checksum can be found.
+#[tokio::test]
+async fn a_correct_secret_with_another_stem_or_mode_than_the_stored_public_half_is_invalid() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let key_id = tenant.public_key.rsplit('_').next().unwrap();
+    for (name, verdict) in [
+        ("live_omers", invalid()),
+        ("live_bell", invalid()),
+        ("test_bella", invalid()),
+        ("live_bella", authentic(&tenant, Verdict::Valid)),
+    ] {
+        fixture.database.execute(format!("UPDATE api_keys SET public_key = 'pk_{name}_{key_id}'")).await;
+        assert_eq!(fixture.verify(&tenant.secret_key).await, verdict, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_key_is_expired_from_the_moment_of_its_expiry() {
     let fixture = Fixture::start().await;

@@ -3,14 +3,14 @@
 //! It does not install Postgres; the error names the command that does.
 
 use std::{
+    collections::HashSet,
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use nix::unistd::Uid;
 
-use crate::Error;
+use crate::{Error, process::clean_command};
 
 /// The oldest major version that the migrations are tested with.
 pub(crate) const MIN_MAJOR: u16 = 15;
@@ -33,8 +33,12 @@ impl Binaries {
                 (Some(directory), _) if rejected.is_empty() => Error::InvalidPgBin {
                     reason: format!("{} does not contain `initdb`, `postgres` and `pg_ctl`", directory.display()),
                 },
-                (Some(_), _) => Error::InvalidPgBin { reason: found },
-                (None, Some(major)) => Error::MajorVersionMismatch { data_dir: data_dir.to_path_buf(), major, found },
+                (Some(_), None) => Error::InvalidPgBin { reason: found },
+                (_, Some(major)) => {
+                    let place = if pg_bin.is_some() { "PG_BIN is" } else { "found:" };
+                    let found = format!("{place} {found}");
+                    Error::MajorVersionMismatch { data_dir: data_dir.to_path_buf(), major, found }
+                }
                 (None, None) => Error::NotInstalled { found, remedy: install_command() },
             }
         })
@@ -45,20 +49,26 @@ impl Binaries {
     }
 }
 
-/// Returns the first usable candidate, or the reason why each one with a Postgres is not usable.
+/// Returns the first usable candidate, or the reason why each one with a Postgres is not usable: its version, if another
+/// one created the cluster.
 fn choose(
     candidates: Vec<PathBuf>,
     cluster_major: Option<u16>,
     installed_version: impl Fn(&Path) -> Option<Result<u16, String>>,
 ) -> Result<Binaries, Vec<String>> {
     let mut rejected = Vec::new();
+    let mut examined = HashSet::new();
     for directory in candidates {
+        // Several entries of `PATH` can lead to one directory.
+        if !examined.insert(directory.clone()) {
+            continue;
+        }
         let reason = match (installed_version(&directory), cluster_major) {
             (None, _) => continue,
             (Some(Err(reason)), _) => reason,
             (Some(Ok(major)), _) if major < MIN_MAJOR => format!("Postgres {major} is older than {MIN_MAJOR}"),
             (Some(Ok(major)), Some(creator)) if major != creator => {
-                format!("Postgres {major} cannot run a cluster of Postgres {creator}")
+                format!("Postgres {major}")
             }
             (Some(Ok(major)), _) => return Ok(Binaries { directory, major }),
         };
@@ -71,7 +81,7 @@ fn choose(
 fn installed_version(directory: &Path) -> Option<Result<u16, String>> {
     let is_complete = ["initdb", "postgres", "pg_ctl"].iter().all(|program| directory.join(program).is_file());
     is_complete.then(|| {
-        let output = Command::new(directory.join("postgres"))
+        let output = clean_command(directory.join("postgres"))
             .arg("--version")
             .output()
             .map_err(|error| format!("cannot run `postgres --version`: {error}"))?;
@@ -184,12 +194,8 @@ mod tests {
 
     #[test]
     fn every_rejected_postgres_is_listed_with_its_reason() {
-        let rejected = choose_from(&["/empty", "/old", "/broken", "/17"], Some(15));
-        let expected = [
-            "/old: Postgres 13 is older than 15",
-            "/broken: cannot be run",
-            "/17: Postgres 17 cannot run a cluster of Postgres 15",
-        ];
+        let rejected = choose_from(&["/empty", "/old", "/broken", "/17", "/old", "/17"], Some(15));
+        let expected = ["/old: Postgres 13 is older than 15", "/broken: cannot be run", "/17: Postgres 17"];
         assert_eq!(rejected, Err(expected.map(str::to_owned).to_vec()));
     }
 }

@@ -17,8 +17,9 @@ pub enum Error {
     #[error("PG_BIN must name the directory of a Postgres {MIN_MAJOR} or newer: {reason}")]
     InvalidPgBin { reason: String },
     #[error(
-        "the data in {} was created by Postgres {major}, which is not installed (found: {found}). Install Postgres \
-         {major}, or delete that directory to start with an empty database",
+        "Postgres {major} created the database in the directory {}, and no other version can run it ({found}). \
+         Install Postgres {major}, or set PG_BIN to the directory of its programs. To start with an empty database \
+         instead, delete that directory",
         data_dir.display()
     )]
     MajorVersionMismatch { data_dir: PathBuf, major: u16, found: String },

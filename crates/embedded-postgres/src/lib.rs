@@ -13,13 +13,14 @@ mod server;
 
 use std::{
     env,
-    fs::{self, DirBuilder, File, TryLockError},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Instant,
 };
 
+use nix::fcntl::OFlag;
 use sqlx::{
     ConnectOptions as _, Connection as _,
     postgres::{PgConnectOptions, PgSslMode},
@@ -162,16 +163,25 @@ fn lock_data_dir(root: &Path) -> Result<DirLock, Error> {
     DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|source| Error::file(root, source))?;
     let path = root.join("lock");
     let cannot_lock = |source| Error::file(&path, source);
-    let file = File::create(&path).map_err(cannot_lock)?;
+    let file = open_own(&path).map_err(cannot_lock)?;
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => Error::AlreadyRunning { root: root.to_path_buf() },
         TryLockError::Error(source) => cannot_lock(source),
     })?;
     let ignore = root.join(".gitignore");
-    if !ignore.exists() {
-        fs::write(&ignore, "*\n").map_err(|source| Error::file(&ignore, source))?;
+    let created = OpenOptions::new().write(true).create_new(true).open(&ignore);
+    match created.and_then(|mut file| file.write_all(b"*\n")) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::file(&ignore, error)),
+        _ => Ok(DirLock(file)),
     }
-    Ok(DirLock(file))
+}
+
+/// Opens the lock or the log to append to it, and creates it if missing. It does not follow a symbolic link out of the
+/// directory, does not wait for the other end of a FIFO, and changes nothing.
+fn open_own(path: &Path) -> io::Result<File> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 async fn create_database(maintenance_options: &PgConnectOptions) -> Result<(), Error> {

@@ -3,7 +3,9 @@
 //! [`crate::server`] decides what to run, when, and what a failure means.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    env,
+    ffi::OsStr,
+    fs::{self, File},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown},
     path::{Path, PathBuf},
@@ -13,7 +15,7 @@ use std::{
 use nix::unistd::{Uid, User};
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::Error;
+use crate::{Error, open_own};
 
 /// Runs `program -D directory …` and waits for it. Standard input is a pipe to which this program never writes: end of
 /// file means that this program has ended, for any reason, and the script then interrupts its child. For Postgres, that
@@ -80,15 +82,13 @@ impl Launcher {
     /// the database to finish its calls.
     pub fn run(&self, program: &Path, arguments: &[String], data_dir: &Path) -> Result<Process, Error> {
         let cannot_log = |source| Error::file(&self.log, source);
-        let stdout = OpenOptions::new().create(true).append(true).open(&self.log).map_err(cannot_log)?;
+        let stdout = open_own(&self.log).map_err(cannot_log)?;
         let stderr = stdout.try_clone().map_err(cannot_log)?;
         let mut child = shell(self.user)
             .args(["-c", WATCHDOG_SCRIPT, "sh", DATA_DIR])
             .arg(program)
             .args(arguments)
             .current_dir(data_dir)
-            // English messages, which this crate searches, and no locale threads on macOS.
-            .env("LC_ALL", "C")
             .env("PG_GRANDPARENT_PID", stale_pid(data_dir).unwrap_or_else(std::process::id).to_string())
             .process_group(0)
             .stdin(Stdio::piped())
@@ -151,12 +151,24 @@ fn unprivileged_user() -> Result<UserIds, Error> {
         .ok_or(Error::NoUnprivilegedUser)
 }
 
+/// Returns a command with a clean environment. The variables of this program are for the program and for the clients of
+/// other servers: `PGDATA`, `PGPORT`, `PGOPTIONS` and more would change the private Postgres, `LD_PRELOAD` the programs,
+/// and `LANG` the messages. `PATH` finds `setpriv` and the programs of `initdb`, `TZ` is the time zone of a new cluster.
+pub(crate) fn clean_command(program: impl AsRef<OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    command.env_clear();
+    command.envs(["PATH", "TZ"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
+    // English messages, which this crate searches, and no locale threads on macOS.
+    command.env("LC_ALL", "C").env("HOME", "/");
+    command
+}
+
 /// Drops root by setpriv, which starts in the data directory: `Command::uid` would drop root before entering it.
 fn shell(user: Option<UserIds>) -> Command {
     let Some(UserIds { uid, gid }) = user else {
-        return Command::new("/bin/sh");
+        return clean_command("/bin/sh").into();
     };
-    let mut command = Command::new("setpriv");
+    let mut command = Command::from(clean_command("setpriv"));
     command.args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "/bin/sh"]);
     command
 }

@@ -1,74 +1,125 @@
 //! The journal of an import: the request id of every row. It is beside the keys file and as secret as that: for 24 hours
-//! its ids can be used to obtain the keys.
+//! its ids can be used to obtain the keys, and later together with a dump of the database from within those hours.
 //!
-//! Which rows are done is not here but in the keys file.
+//! Which rows are done is not here but in the keys file. A line is `slug,id`, or `slug,id,rotation` for the rotation of
+//! a key whose secret is lost ([`super::lost_keys`]).
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{cell::RefCell, collections::HashMap, path::PathBuf};
 
 use super::{Error, rows::Row};
 use crate::{
-    cli::keys_file::{open_exclusive, read_complete_lines},
+    cli::{
+        keys_file::RecognizedKeysFile,
+        owned_file::AppendableFile,
+        row_file::{RecognizedRows, RowFormat},
+    },
     domain::RequestId,
 };
 
 const FORMAT_HEADER: &str = "turnkey import journal 1";
+const ROTATION: &str = "rotation";
+
+#[derive(Default)]
+struct RequestIds {
+    creations: HashMap<String, RequestId>,
+    rotations: HashMap<String, RequestId>,
+}
+
+/// A journal that has not been changed yet.
+pub struct RecognizedJournal(RecognizedRows);
 
 pub struct Journal {
-    request_ids: HashMap<String, String>,
+    creations: HashMap<String, RequestId>,
+    rotations: RefCell<Rotations>,
+}
+
+struct Rotations {
+    request_ids: HashMap<String, RequestId>,
     /// Locked while the import runs.
-    _file: File,
+    file: AppendableFile,
 }
 
 impl Journal {
-    /// Opens or creates the journal of the import into `out`, and adds an id for every row that has none.
+    /// Reads the journal of the import into `keys` if it exists, and changes nothing.
     ///
     /// The journal names its kind of target, because request ids are scoped to the caller: a server would not find those of
     /// an import into its database.
-    pub fn open(out: &Path, target: &str, rows: &[Row]) -> Result<Self, Error> {
-        let path = journal_path(out);
-        let mut file = open_exclusive(&path)?;
-        let text = read_complete_lines(&mut file)?;
-        if text.is_empty() && out.exists() {
-            let (out, path) = (out.display(), path.display());
+    pub fn recognize(keys: &RecognizedKeysFile, target: &str) -> Result<RecognizedJournal, Error> {
+        let mut path = keys.path().as_os_str().to_owned();
+        path.push(".journal");
+        let path = PathBuf::from(path);
+        let format = RowFormat {
+            header: format!("{FORMAT_HEADER} {target}"),
+            is_row: |line| parse(line).is_some(),
+            mismatch: "belongs to another import (choose another --out file)",
+        };
+        let journal = RecognizedRows::read(&path, format)?;
+        if journal.is_new() && keys.has_rows() {
+            let (out, path) = (keys.path().display(), path.display());
             return Err(format!("cannot continue {out} without its journal {path}; choose another --out file").into());
         }
-        let header = format!("{FORMAT_HEADER} {target}");
-        let mut lines = text.lines();
-        if lines.next().is_some_and(|first| first != header) {
-            let (path, remedy) = (path.display(), "choose another --out file");
-            return Err(format!("{path} belongs to another import: its first line is not {header:?}; {remedy}").into());
-        }
-        let split = |line: &str| line.split_once(',').map(|(slug, id)| (slug.to_owned(), id.to_owned()));
-        let mut request_ids: HashMap<String, String> = lines.filter_map(split).collect();
-
-        let mut added = if text.is_empty() { format!("{header}\n") } else { String::new() };
-        for row in rows {
-            let slug = row.slug.as_str();
-            if !request_ids.contains_key(slug) {
-                let id = uuid::Uuid::new_v4().to_string();
-                added.extend([slug, ",", &id, "\n"]);
-                request_ids.insert(slug.to_owned(), id);
-            }
-        }
-        file.write_all(added.as_bytes())?;
-        file.sync_all()?;
-        Ok(Self { request_ids, _file: file })
+        Ok(RecognizedJournal(journal))
     }
 
     pub fn request_id(&self, slug: &str) -> Result<RequestId, Error> {
-        let id = self.request_ids.get(slug).ok_or_else(|| format!("the journal has no request id for {slug}"))?;
-        RequestId::parse(id)
-            .map_err(|invalid| format!("the journal's request id for {slug} {}", invalid.description).into())
+        self.creations.get(slug).cloned().ok_or_else(|| format!("the journal has no request id for {slug}").into())
+    }
+
+    /// Returns the request id of the tenant's last rotation by this import.
+    pub fn rotation_id(&self, slug: &str) -> Option<RequestId> {
+        self.rotations.borrow().request_ids.get(slug).cloned()
+    }
+
+    /// Records a rotation before it is sent, so that a killed import repeats it instead of losing another key.
+    pub fn add_rotation(&self, slug: &str) -> Result<RequestId, Error> {
+        let (line, id) = new_line(slug, Some(ROTATION))?;
+        let mut rotations = self.rotations.borrow_mut();
+        rotations.file.append(line.as_bytes())?;
+        rotations.file.sync()?;
+        rotations.request_ids.insert(slug.to_owned(), id.clone());
+        Ok(id)
     }
 }
 
-fn journal_path(out: &Path) -> PathBuf {
-    let mut path = out.as_os_str().to_owned();
-    path.push(".journal");
-    path.into()
+impl RecognizedJournal {
+    /// Opens or creates the journal, and adds an id for every row that has none.
+    pub fn open(self, rows: &[Row]) -> Result<Journal, Error> {
+        let mut ids = RequestIds::default();
+        for (slug, id, is_rotation) in self.0.rows().filter_map(parse) {
+            let ids = if is_rotation { &mut ids.rotations } else { &mut ids.creations };
+            ids.insert(slug.to_owned(), id);
+        }
+        let mut added = String::new();
+        for row in rows {
+            let slug = row.slug.as_str();
+            if !ids.creations.contains_key(slug) {
+                let (line, id) = new_line(slug, None)?;
+                added.push_str(&line);
+                ids.creations.insert(slug.to_owned(), id);
+            }
+        }
+        let mut file = self.0.open()?;
+        file.append(added.as_bytes())?;
+        file.sync()?;
+        let rotations = RefCell::new(Rotations { request_ids: ids.rotations, file });
+        Ok(Journal { creations: ids.creations, rotations })
+    }
+}
+
+fn new_line(slug: &str, kind: Option<&str>) -> Result<(String, RequestId), Error> {
+    let text = uuid::Uuid::new_v4().to_string();
+    let id = RequestId::parse(&text).map_err(|invalid| format!("a new request id {}", invalid.description))?;
+    let suffix = kind.map(|kind| format!(",{kind}")).unwrap_or_default();
+    Ok((format!("{slug},{text}{suffix}\n"), id))
+}
+
+/// Returns the slug, the id and whether it is that of a rotation, or `None` for an incomplete line.
+fn parse(line: &str) -> Option<(&str, RequestId, bool)> {
+    let (slug, rest) = line.split_once(',')?;
+    let (id, is_rotation) = match rest.split_once(',') {
+        None => (rest, false),
+        Some((id, ROTATION)) => (id, true),
+        Some(_) => return None,
+    };
+    Some((slug, RequestId::parse(id).ok()?, is_rotation))
 }

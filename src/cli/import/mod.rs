@@ -5,8 +5,11 @@
 //! - Before anything is sent, every row is read and its request id is in the journal ([`journal`]).
 //! - A row is done when its line in the keys file is complete ([`super::keys_file`]). Every other row is sent again, and
 //!   its request id makes the server replay the tenant if it exists.
+//! - A key that can no longer be replayed is rotated ([`lost_keys`]).
 
 mod journal;
+mod lost_keys;
+mod quotes;
 pub mod rows;
 mod target;
 
@@ -20,7 +23,7 @@ use self::{
     rows::{Row, Rows},
     target::{ImportedTenant, Target},
 };
-use super::{Error, keys_file::KeysFile};
+use super::{Error, counted, keys_file::KeysFile, output::print_message};
 use crate::{config::ImportSettings, domain::Caller};
 
 /// Rows per call: many enough for speed, few enough for a cheap retry.
@@ -31,25 +34,34 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 #[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::IMPORT))]
 pub async fn run(settings: ImportSettings) -> Result<(), Error> {
-    let Rows { valid, errors } = rows::read(&settings.file)?;
+    let Rows { valid, errors } = rows::read(&settings.input)?;
     for error in &errors {
-        eprintln!("{error}");
+        print_message(error);
     }
     if !errors.is_empty() && !settings.skip_invalid {
-        let count = errors.len();
-        let remedy = "Correct them, or pass --skip-invalid to import only the valid rows";
-        return Err(format!("{count} invalid rows, so nothing was imported. {remedy}").into());
+        let count = counted(errors.len(), "invalid row");
+        let remedy = "Correct the input, or pass --skip-invalid to import only the valid rows";
+        return Err(format!("{count}, so nothing was imported. {remedy}").into());
     }
-    let journal = Journal::open(&settings.out, settings.target.name(), &valid)?;
-    let keys = KeysFile::open(&settings.out)?;
+    // Nothing is written until both files are recognized and the target is open: a refused import leaves no files behind.
+    let keys = KeysFile::recognize(&settings.out)?;
+    let journal = Journal::recognize(&keys, settings.target.name())?;
     let target = Target::open(settings.target, settings.concurrency).await?;
-    let imported = import(&target, &journal, keys, valid, settings.concurrency.get()).await;
+    let imported = async {
+        let journal = journal.open(&valid)?;
+        import(&target, &journal, keys.open()?, valid, settings.concurrency.get()).await
+    };
+    let imported = imported.await;
     target.close().await?;
     let rejected = imported?;
     for error in &rejected {
-        eprintln!("{error}");
+        print_message(error);
     }
-    if rejected.is_empty() { Ok(()) } else { Err(format!("{} rows were rejected", rejected.len()).into()) }
+    match rejected.len() {
+        0 => Ok(()),
+        1 => Err("1 row was rejected".into()),
+        count => Err(format!("{count} rows were rejected").into()),
+    }
 }
 
 /// Returns a message for every rejected row.
@@ -89,7 +101,7 @@ async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Resul
     let mut backoff = INITIAL_BACKOFF;
     let mut attempt = 1;
     loop {
-        match target.create(&requests).await {
+        match target.create(&requests, journal).await {
             Ok(results) => return Ok(batch.iter().zip(results).collect()),
             Err(error) if !error.retryable => return Err(error.cause),
             Err(error) if attempt == MAX_ATTEMPTS => {
@@ -119,7 +131,10 @@ impl Progress {
         bar.set_position(done.try_into()?);
         bar.reset_eta();
         if done > 0 {
-            bar.suspend(|| eprintln!("{done} of {total} rows are already imported"));
+            bar.suspend(|| {
+                let verb = if done == 1 { "is" } else { "are" };
+                print_message(format_args!("{done} of {} {verb} already imported", counted(total, "row")));
+            });
         }
         Ok(Self { bar, is_terminal })
     }
@@ -130,13 +145,18 @@ impl Progress {
         let is_milestone = position % (total / 50).max(1) == 0;
         if !self.is_terminal && is_milestone {
             let (rate, left) = (self.bar.per_sec(), self.bar.eta().as_secs());
-            eprintln!("processed {position} of {total} rows ({rate:.0} per second, {left} s left)");
+            let total = counted(total, "row");
+            print_message(format_args!("processed {position} of {total} ({rate:.0} per second, {left} s left)"));
         }
     }
 
     fn finish(&self, rejected: usize) {
         self.bar.finish_and_clear();
         let total = self.bar.position();
-        eprintln!("{total} rows: {} imported, {rejected} rejected", total - rejected as u64);
+        print_message(format_args!(
+            "{}: {} imported, {rejected} rejected",
+            counted(total, "row"),
+            total - rejected as u64
+        ));
     }
 }

@@ -1,13 +1,24 @@
 //! Reads and checks the CSV file of an import. The whole file is checked before anything is imported.
 
-use std::{collections::HashMap, fs::File, io::Read, path::Path};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+};
 
 use csv::{ReaderBuilder, StringRecord, Trim};
 
-use super::{Error, journal::Journal};
-use crate::domain::{
-    CommissionPercent, CreateFullyProvisioned, DisplayName, InvalidValue, Reason, TenantSlug, Violations, defaults,
+use super::{Error, journal::Journal, quotes};
+use crate::{
+    cli::counted,
+    config::ImportInput,
+    domain::{
+        CommissionPercent, CreateFullyProvisioned, DisplayName, InvalidValue, Reason, TenantSlug, Violations, defaults,
+    },
 };
+
+/// Some 1.5 million rows. All rows are in memory, so that nothing is imported from a file with invalid ones.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 const SLUG: &str = "slug";
 const NAME: &str = "name";
@@ -40,17 +51,33 @@ impl Row {
     }
 }
 
-pub fn read(path: &Path) -> Result<Rows, Error> {
-    read_from(File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+/// Reads the input. Errors name it.
+pub fn read(input: &ImportInput) -> Result<Rows, Error> {
+    let rows = match input {
+        ImportInput::File(path) => {
+            let cannot_read = |error: io::Error| format!("cannot read {}: {error}", path.display());
+            read_from(File::open(path).map_err(cannot_read)?)
+        }
+        ImportInput::Stdin => read_from(io::stdin().lock()),
+    };
+    rows.map_err(|error| format!("{input}: {error}").into())
 }
 
 /// Reads the columns `slug`, `name` and optionally `commission_percent`, in any order.
 ///
 /// # Errors
-/// If the header is missing or invalid. Invalid rows are in [`Rows::errors`].
-pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
+/// If the header is missing or invalid, if the quotes of the file violate the rules, or if it is not UTF-8 but UTF-16.
+/// Invalid rows are in [`Rows::errors`].
+pub fn read_from(file: impl Read) -> Result<Rows, Error> {
     let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("is larger than {} MiB: split it", MAX_BYTES / 1024 / 1024).into());
+    }
+    if is_utf16(&text) {
+        return Err("is in UTF-16: save it as UTF-8, in Excel as \"CSV UTF-8\"".into());
+    }
+    quotes::check(&text)?;
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text.as_slice());
     let columns = Columns::find(reader.headers()?)?;
     let mut rows = Rows { valid: Vec::new(), errors: Vec::new() };
@@ -76,6 +103,11 @@ pub fn read_from(mut file: impl Read) -> Result<Rows, Error> {
     }
 }
 
+/// Whether the text begins with a byte order mark of UTF-16, or its first character has a zero byte.
+fn is_utf16(text: &[u8]) -> bool {
+    matches!(text, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..])
+}
+
 /// Returns the line on which the next record starts. The reader's position precedes the line terminators that it is about
 /// to skip: empty lines, or the rest of `\r\n`.
 fn first_line(text: &[u8], position: &csv::Position) -> u64 {
@@ -95,7 +127,7 @@ fn split<'a>(text: &'a [u8], position: &csv::Position) -> (&'a [u8], &'a [u8]) {
     text.split_at(length.min(text.len()))
 }
 
-/// Shows where an unclosed quote has swallowed the rows after it.
+/// Shows which lines a row with line breaks in quotes has.
 fn line_range(first: u64, last: u64) -> String {
     if first < last { format!("lines {first} to {last}") } else { format!("line {first}") }
 }
@@ -111,7 +143,7 @@ fn violations_message(violations: &Violations) -> String {
 fn csv_error_message(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("has {len} fields, but the header has {expected_len}")
+            format!("has {}, but the header has {expected_len}", counted(*len, "field"))
         }
         csv::ErrorKind::Utf8 { err, .. } => format!("is not UTF-8 in field {}", err.field() + 1),
         _ => error.to_string(),
@@ -129,6 +161,9 @@ impl Columns {
         if let Some(unknown) = headers.iter().find(|header| ![SLUG, NAME, COMMISSION].contains(header)) {
             let expected = format!("expected {SLUG}, {NAME} and optionally {COMMISSION}");
             return Err(format!("unknown column {unknown:?}: {expected}").into());
+        }
+        if let Some(repeated) = [SLUG, NAME, COMMISSION].into_iter().find(|name| count(headers, name) > 1) {
+            return Err(format!("the column {repeated} occurs {} times", count(headers, repeated)).into());
         }
         let position = |name| headers.iter().position(|header| header == name);
         let needed = |name| position(name).ok_or_else(|| format!("the column {name} is missing"));
@@ -153,6 +188,10 @@ impl Columns {
             Some(Row { line, slug: slug?, name: name?, commission })
         })
     }
+}
+
+fn count(headers: &StringRecord, name: &str) -> usize {
+    headers.iter().filter(|header| *header == name).count()
 }
 
 #[cfg(test)]
@@ -210,19 +249,56 @@ mod tests {
             assert!(reserved.starts_with("lines 4 to 5: slug is reserved"), "{reserved}");
             assert_eq!(
                 (duplicate.as_str(), short.as_str()),
-                ("line 7: slug is already in line 3", "line 8: has 1 fields, but the header has 2")
+                ("line 7: slug is already in line 3", "line 8: has 1 field, but the header has 2")
             );
         }
-        let swallowed = read_text(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n").unwrap();
-        assert_eq!(slugs(&swallowed), ["bella"]);
-        assert!(swallowed.errors[0].starts_with("lines 3 to 5: "), "{}", swallowed.errors[0]);
+    }
+
+    fn refusal(text: &[u8]) -> String {
+        match read_text(text) {
+            Err(error) => error.to_string(),
+            Ok(rows) => panic!("{:?} was read as {:?}", String::from_utf8_lossy(text), slugs(&rows)),
+        }
     }
 
     #[test]
-    fn a_missing_or_misspelled_column_is_reported() {
-        for (header, message) in
-            [("slug", "name is missing"), ("slug,name,commision", "\"commision\""), ("", "slug is missing")]
-        {
+    fn a_file_with_a_stray_quote_is_refused_whole() {
+        let message = refusal(b"slug,name\nbella,Bella\nomer,\"Omer\nzoe,Zoe,\nmax,Max,\n");
+        assert!(message.starts_with("line 3: "), "{message}");
+        let mut rows = "slug,name\nbella,\"Bella\n".to_owned();
+        rows.extend((0..291).map(|number| format!("tenant-{number},Tenant {number}\n")));
+        assert!(refusal(rows.as_bytes()).starts_with("line 2: "));
+        rows.push_str("omer,\"Omer, Inc.\"\n");
+        assert!(refusal(rows.as_bytes()).starts_with("lines 2 to 294: "));
+    }
+
+    #[test]
+    fn a_file_in_utf_16_is_refused_with_advice() {
+        let text = "slug,name\nbella,Bella\n";
+        let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let with_mark = |mark: &[u8], text: &[u8]| [mark, text].concat();
+        for text in [with_mark(b"\xff\xfe", &little), with_mark(b"\xfe\xff", &big), little, big] {
+            assert!(refusal(&text).contains("save it as UTF-8"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let Err(error) = read_from(io::repeat(b'a')) else { panic!("it has no end") };
+        assert!(error.to_string().contains("larger than 64 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_misspelled_or_repeated_column_is_reported() {
+        for (header, message) in [
+            ("slug", "name is missing"),
+            ("slug,name,commision", "\"commision\""),
+            ("", "slug is missing"),
+            ("slug,name,name\nbella,Bella,Other", "the column name occurs 2 times"),
+            ("slug,slug,name", "the column slug occurs 2 times"),
+            ("slug,name, name ", "the column name occurs 2 times"),
+        ] {
             let Err(error) = read_text(header.as_bytes()) else { panic!("{header}") };
             assert!(error.to_string().contains(message), "{error}");
         }

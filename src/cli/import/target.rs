@@ -3,14 +3,13 @@
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
 use secrecy::SecretString;
-use time::Duration;
 
-use super::Error;
+use super::{Error, journal::Journal, lost_keys};
 use crate::{
-    cli::database::OpenDatabase,
+    cli::database::{OpenDatabase, is_embedded_in_use},
     config::ImportTarget,
     domain::{
-        Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
+        ApiKey, Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
         provisioning::CreateOutcome,
     },
     error,
@@ -46,9 +45,14 @@ pub enum Target {
 impl Target {
     pub async fn open(target: ImportTarget, concurrency: NonZeroUsize) -> Result<Self, Error> {
         match target {
-            ImportTarget::Server { url, token } => Ok(Self::Server(Client::connect(&url, token).await?)),
+            ImportTarget::Server { url, token } => {
+                if url.is_exposed() {
+                    tracing::warn!("The connection is not encrypted: others can read the keys. Use an https:// URL");
+                }
+                Ok(Self::Server(Client::connect(url.into(), token).await?))
+            }
             ImportTarget::Database { database, key_mode, key_argon2 } => {
-                let database = OpenDatabase::open_migrated(database).await?;
+                let database = OpenDatabase::open_migrated(database).await.map_err(suggest_server)?;
                 // Each of the concurrent batches hashes its keys in at most `workers` jobs, so the queue has room for
                 // all of them. An import hashes no passwords; the password parameters are not used.
                 let workers = available_parallelism().map_or(1, NonZeroUsize::get);
@@ -69,53 +73,54 @@ impl Target {
     pub async fn create(
         &self,
         requests: &[CreateFullyProvisioned],
+        journal: &Journal,
     ) -> Result<Vec<Result<ImportedTenant, String>>, ImportError> {
-        let mut results = Vec::with_capacity(requests.len());
-        match self {
+        let created = match self {
             Self::Database { service, .. } => {
                 let items = requests.iter().cloned().map(Ok).collect();
-                for outcome in
-                    service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?
-                {
-                    results.push(match outcome {
-                        Ok(outcome) => fail_batch_if_retryable(self.rotate_if_secret_lost(outcome.into()).await)?,
-                        Err(error) => {
-                            let rpc_error = status::report(error);
-                            Err(format!("{}: {}", rpc_error.reason(), rpc_error.message))
-                        }
-                    });
-                }
+                let outcomes =
+                    service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?;
+                let rejection = |error| {
+                    let rpc_error = status::report(error);
+                    format!("{}: {}", rpc_error.reason(), rpc_error.message)
+                };
+                outcomes.into_iter().map(|outcome| outcome.map(TenantKey::from).map_err(rejection)).collect()
             }
-            Self::Server(client) => {
-                for result in client.batch_create_fully_provisioned(requests).await? {
-                    results.push(match result {
-                        Ok(key) => fail_batch_if_retryable(self.rotate_if_secret_lost(key).await)?,
-                        Err(message) => Err(message),
-                    });
+            Self::Server(client) => client.batch_create_fully_provisioned(requests).await?,
+        };
+        let mut results = Vec::with_capacity(requests.len());
+        for (request, created) in requests.iter().zip(created) {
+            results.push(match created {
+                Ok(TenantKey { tenant_id, public_key, secret_key: Some(secret_key) }) => {
+                    Ok(ImportedTenant { tenant_id, public_key, secret_key })
                 }
-            }
+                Ok(TenantKey { tenant_id, secret_key: None, .. }) => {
+                    let replaced = lost_keys::replace(self, journal, request.slug.as_str(), tenant_id).await;
+                    fail_batch_if_retryable(replaced)?
+                }
+                Err(message) => Err(message),
+            });
         }
         Ok(results)
     }
 
-    /// Returns the tenant with a secret. Rotates the key if it comes from a replay without the secret, for example
-    /// after 24 hours. That secret is lost: it is not in the keys file, because rows with a key in the file are not
-    /// sent again. All other keys of the tenant expire immediately.
-    async fn rotate_if_secret_lost(&self, key: TenantKey) -> Result<ImportedTenant, ImportError> {
-        let TenantKey { tenant_id, public_key, secret_key } = key;
-        if let Some(secret_key) = secret_key {
-            return Ok(ImportedTenant { tenant_id, public_key, secret_key });
-        }
-        let rotation = RotateApiKey { tenant_id, overlap: Duration::ZERO, request_id: None };
-        let TenantKey { public_key, secret_key, .. } = match self {
+    pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<TenantKey, ImportError> {
+        match self {
             Self::Database { service, .. } => {
+                let tenant_id = rotation.tenant_id;
                 let rotation = service.rotate_api_key(Caller::import(), rotation).await?;
-                TenantKey { tenant_id, public_key: rotation.api_key.public_key, secret_key: rotation.secret_key }
+                Ok(TenantKey { tenant_id, public_key: rotation.api_key.public_key, secret_key: rotation.secret_key })
             }
-            Self::Server(client) => client.rotate_api_key(&rotation).await?,
-        };
-        let secret_key = secret_key.ok_or_else(|| error::Error::internal("the rotation returned no secret"))?;
-        Ok(ImportedTenant { tenant_id, public_key, secret_key })
+            Self::Server(client) => Ok(client.rotate_api_key(&rotation).await?),
+        }
+    }
+
+    /// Returns the tenant's keys, newest first.
+    pub async fn list_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ImportError> {
+        match self {
+            Self::Database { service, .. } => Ok(service.list_api_keys(tenant_id).await?),
+            Self::Server(client) => Ok(client.list_api_keys(tenant_id).await?),
+        }
     }
 
     pub async fn close(self) -> Result<(), Error> {
@@ -137,6 +142,18 @@ impl From<CreateOutcome> for TenantKey {
     }
 }
 
+/// Adds to the error what to do if a running server uses the embedded Postgres.
+fn suggest_server(error: Error) -> Error {
+    if is_embedded_in_use(&error) {
+        format!(
+            "{error}. To import through the running server, pass --server with its URL, such as http://127.0.0.1:50051"
+        )
+        .into()
+    } else {
+        error
+    }
+}
+
 /// Turns a permanent error into the row's result. Returns a retryable one, so that the batch is sent again.
 fn fail_batch_if_retryable(
     result: Result<ImportedTenant, ImportError>,
@@ -145,6 +162,12 @@ fn fail_batch_if_retryable(
         Ok(tenant) => Ok(Ok(tenant)),
         Err(error) if error.retryable => Err(error),
         Err(error) => Ok(Err(error.cause.to_string())),
+    }
+}
+
+impl ImportError {
+    pub fn permanent(cause: impl Into<Error>) -> Self {
+        Self { retryable: false, cause: cause.into() }
     }
 }
 

@@ -68,3 +68,20 @@ impl From<FieldViolation> for pb::FieldViolation {
         Self { field: violation.field, reason: violation.reason, description: violation.description }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{Quotas, TenantId},
+        error::Resource,
+    };
+
+    #[test]
+    fn an_exceeded_quota_is_the_error_of_an_item_like_any_other() {
+        let (tenant_id, limit) = (TenantId::from_uuid(uuid::Uuid::nil()), Quotas::DEFAULT.packages);
+        let error = item_error(Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit });
+        assert_eq!((error.code.as_str(), error.reason.as_str()), ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"));
+        assert_eq!(error.message, "a tenant can have at most 1000 packages");
+    }
+}

@@ -1,4 +1,7 @@
 //! Messages of `PackageCatalog`. The deprecated field names `title` and `price_cents` are known only here.
+//!
+//! Some clients send every field, so an empty text in an optional field that identifies or names something means that the
+//! field is absent. An empty description is a value.
 
 use std::collections::HashSet;
 
@@ -76,23 +79,24 @@ impl TryFrom<pb::PackageUpsert> for PackageUpsert {
 
     fn try_from(item: pb::PackageUpsert) -> Result<Self, Violations> {
         #[expect(deprecated, reason = "the old names remain accepted")]
-        let (title, price_cents) = (item.title, item.price_cents);
+        let (title, price_cents) = (non_empty(item.title), item.price_cents);
+        let name = non_empty(item.name);
         count_deprecated("title", title.is_some());
         count_deprecated("price_cents", price_cents.is_some());
-        let name_field = if item.name.is_none() && title.is_some() { "title" } else { "name" };
+        let name_field = if name.is_none() && title.is_some() { "title" } else { "name" };
         let price_field = if item.base_price.is_none() && price_cents.is_some() { "price_cents" } else { "base_price" };
         let base_price = item.base_price.or(price_cents);
 
         let mut fields = Violations::default();
-        let package_id = item.package_id.map(|id| fields.check("package_id", PackageId::parse(&id)));
-        let slug = item.slug.map(|slug| fields.check("slug", Slug::parse(&slug)));
-        let name = item.name.or(title).map(|name| fields.check(name_field, DisplayName::parse(&name)));
+        let package_id = non_empty(item.package_id).map(|id| fields.check("package_id", PackageId::parse(&id)));
+        let slug = non_empty(item.slug).map(|slug| fields.check("slug", Slug::parse(&slug)));
+        let name = name.or(title).map(|name| fields.check(name_field, DisplayName::parse(&name)));
         let description = fields.check_optional("description", item.description, |text| Description::parse(&text));
         let can_only_create = package_id.is_none() && slug.as_ref().is_none_or(Option::is_none);
         let is_price_missing = can_only_create && base_price.is_none();
         let base_price = fields.check_optional(price_field, base_price, Price::parse);
         let booking_type = fields.check("booking_type", booking_type(item.booking_type));
-        let segment_id = fields.check_optional("segment_id", item.segment_id, |id| SegmentId::parse(&id));
+        let segment_id = fields.check_optional("segment_id", non_empty(item.segment_id), |id| SegmentId::parse(&id));
         let target = target(&mut fields, name_field, package_id, slug, name.as_ref());
         if is_price_missing {
             fields.add("base_price", InvalidValue::missing());
@@ -119,7 +123,7 @@ impl TryFrom<pb::ListPackagesRequest> for (TenantId, ListPackages) {
         let mut fields = Violations::default();
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
-        let segment_id = request.segment_id.map(|id| SegmentId::parse(&id)).transpose();
+        let segment_id = non_empty(request.segment_id).map(|id| SegmentId::parse(&id)).transpose();
         let filter = fields
             .check("segment_id", segment_id)
             .map(|segment_id| PackageFilter { segment_id, active: request.active });
@@ -137,10 +141,11 @@ impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, SegmentUpsert) {
     fn try_from(request: pb::UpsertSegmentRequest) -> Result<Self, Violations> {
         let mut fields = Violations::default();
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
-        let segment_id = request.segment_id.map(|id| fields.check("segment_id", SegmentId::parse(&id)));
-        let slug = request.slug.map(|slug| fields.check("slug", Slug::parse(&slug)));
-        let name = request.name.map(|name| fields.check("name", DisplayName::parse(&name)));
-        let hero_title = fields.check_optional("hero_title", request.hero_title, |title| DisplayName::parse(&title));
+        let segment_id = non_empty(request.segment_id).map(|id| fields.check("segment_id", SegmentId::parse(&id)));
+        let slug = non_empty(request.slug).map(|slug| fields.check("slug", Slug::parse(&slug)));
+        let name = non_empty(request.name).map(|name| fields.check("name", DisplayName::parse(&name)));
+        let hero_title = non_empty(request.hero_title);
+        let hero_title = fields.check_optional("hero_title", hero_title, |title| DisplayName::parse(&title));
         let description = fields.check_optional("description", request.description, |text| Description::parse(&text));
         let target = target(&mut fields, "name", segment_id, slug, name.as_ref());
         fields.into_result(|| {
@@ -193,6 +198,11 @@ fn target<Id>(
         // The violation is the invalid slug, whatever slug the name would give.
         (None, Some(None), Some(_)) => None,
     }
+}
+
+/// An empty text counts as absent.
+fn non_empty(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 fn booking_type(number: i32) -> Result<Option<BookingType>, InvalidValue> {

@@ -58,6 +58,7 @@ impl From<FindingKind> for pb::FindingKind {
             FindingKind::OwnerWithoutTenant => Self::OwnerWithoutTenant,
             FindingKind::SignupWithoutOwner => Self::SignupWithoutOwner,
             FindingKind::DanglingIdempotencyRecord => Self::DanglingIdempotencyRecord,
+            FindingKind::WrongUsageCount => Self::WrongUsageCount,
         }
     }
 }

@@ -161,3 +161,37 @@ fn timestamp(time: OffsetDateTime) -> Timestamp {
     // Nanoseconds within a second are below 2^30.
     Timestamp { seconds: time.unix_timestamp(), nanos: time.nanosecond().cast_signed() }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::response_size::packages_response_bytes;
+
+    #[test]
+    fn the_estimated_size_of_a_batch_response_is_an_upper_bound() {
+        let year_9999 = OffsetDateTime::from_unix_timestamp_nanos(253_402_300_799_999_999_999).unwrap();
+        for text_length in [0, 200, 8_000] {
+            let package = Package {
+                id: PackageId::from_uuid(Uuid::max()),
+                tenant_id: TenantId::from_uuid(Uuid::max()),
+                segment_id: SegmentId::from_uuid(Uuid::max()),
+                slug: "s".repeat(63),
+                name: "n".repeat(text_length.min(800)),
+                description: "d".repeat(text_length),
+                base_price: i64::MAX,
+                booking_type: BookingType::Timeslot,
+                grouping_order: i32::MIN,
+                active: true,
+                created_at: year_9999,
+                updated_at: year_9999,
+            };
+            let results = vec![UpsertResult { created: true, item: package }; 500];
+            let bound = packages_response_bytes(results.iter().map(|result| &result.item));
+            let actual = pb::BatchUpsertPackagesResponse::from(results).encoded_len();
+            assert!(actual <= bound && bound < actual + 500 * 150, "{actual} bytes, bound {bound}");
+        }
+    }
+}

@@ -92,7 +92,9 @@ impl TryFrom<pb::CreateFromSignupRequest> for SignupForm {
         let mut violations = Violations::default();
         let business_name = violations.check("business_name", DisplayName::parse(&request.business_name));
         let slug = match (request.slug, &business_name) {
-            (Some(slug), _) => violations.check("slug", TenantSlug::parse(&slug)).map(SignupSlug::Requested),
+            (Some(slug), _) => violations
+                .check_optional("slug", Some(slug), |slug| TenantSlug::parse(&slug))
+                .map(SignupSlug::Requested),
             (None, Some(name)) => {
                 violations.check("business_name", SlugStem::from_name(name.as_str())).map(SignupSlug::Derived)
             }

@@ -17,8 +17,12 @@ impl TryFrom<pb::GetTenantRequest> for TenantIdentifier {
 
         let mut fields = Violations::default();
         let identifier = match request.identifier {
-            Some(Identifier::TenantId(id)) => fields.check("tenant_id", TenantId::parse(&id)).map(Self::Id),
-            Some(Identifier::Slug(slug)) => fields.check("slug", Slug::parse(&slug)).map(Self::Slug),
+            Some(Identifier::TenantId(id)) => {
+                fields.check_optional("tenant_id", Some(id), |id| TenantId::parse(&id)).map(Self::Id)
+            }
+            Some(Identifier::Slug(slug)) => {
+                fields.check_optional("slug", Some(slug), |slug| Slug::parse(&slug)).map(Self::Slug)
+            }
             None => {
                 let invalid = InvalidValue::new(Reason::MissingField, "is required: set tenant_id or slug");
                 fields.check("identifier", Err(invalid))
@@ -57,7 +61,7 @@ impl TryFrom<pb::UpdateTenantRequest> for (TenantId, TenantChange) {
         let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));
         let commission =
             fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
-        let branding = fields.check_optional("branding", request.branding, branding::parse);
+        let branding = fields.check_optional("branding", request.branding, |message| branding::parse(&message));
         fields.into_result(|| Some((tenant_id?, TenantChange::Update(TenantUpdate { name, commission, branding }))))
     }
 }
@@ -73,7 +77,7 @@ impl From<Tenant> for pb::Tenant {
             is_active: tenant.is_active,
             created_at: Some(timestamp(tenant.created_at)),
             updated_at: Some(timestamp(tenant.updated_at)),
-            branding: Some(branding::render(tenant.branding)),
+            branding: Some(branding::render(&tenant.branding)),
             owner_email: tenant.owner_email,
             deleted_at: tenant.deleted_at.map(timestamp),
         }

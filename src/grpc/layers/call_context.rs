@@ -8,14 +8,15 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::Either};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request};
 use tonic::body::Body;
 use tracing::{Instrument as _, Span};
 
 use super::{
+    admission::CallPermit,
     call_metrics::CallMetrics,
-    concurrency_limit::CallPermit,
     middleware::{CallFuture, InnerService, Middleware},
+    refusal_log::RefusalLog,
 };
 use crate::{
     domain::Caller,
@@ -27,8 +28,9 @@ use crate::{
     telemetry::trace::{TraceId, set_remote_parent},
 };
 
-/// Upper bound on a call's duration, whatever deadline the client sets. It also covers a request body that never ends,
-/// which would hold its permit forever.
+/// In the log of refused calls, the calls without a span.
+const HEALTH_OR_REFLECTION: &str = "health or reflection";
+/// Upper bound on the time until a call's response, whatever deadline the client sets.
 const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
 /// `rpc.method` of an unknown path (<https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>).
@@ -57,8 +59,10 @@ impl CallContext {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct CallContextMiddleware;
+#[derive(Debug, Clone, Default)]
+pub struct CallContextMiddleware {
+    refusals: RefusalLog,
+}
 
 impl Middleware for CallContextMiddleware {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
@@ -76,15 +80,19 @@ impl Middleware for CallContextMiddleware {
         let expired = tokio::time::sleep(timeout.unwrap_or(MAX_CALL_DURATION).min(MAX_CALL_DURATION));
         // Unwind-safe: the state of the call is dropped with it.
         let response = AssertUnwindSafe(span.in_scope(|| inner.call(request))).catch_unwind();
-        let observe = move |response| match metrics {
-            Some(metrics) => metrics.observe_response(response),
-            None => response,
+        let (refusals, logged_rpc) = (self.refusals.clone(), rpc.unwrap_or(HEALTH_OR_REFLECTION));
+        let observe = move |response| {
+            refusals.observe(logged_rpc, &response);
+            match metrics {
+                Some(metrics) => metrics.observe_response(response),
+                None => response,
+            }
         };
         let call = async move {
             let error = tokio::select! {
                 biased;
                 response = response => match response {
-                    Ok(Ok(response)) => return Ok(observe(map_message_too_large(response))),
+                    Ok(Ok(response)) => return Ok(observe(response)),
                     Err(panic) => Error::internal(panic_message(&*panic)),
                 },
                 () = expired => Error::DeadlineExceeded,
@@ -93,15 +101,6 @@ impl Middleware for CallContextMiddleware {
         };
         Either::Right(Box::pin(call.instrument(span)))
     }
-}
-
-/// tonic returns `OUT_OF_RANGE` for a message that is too large; the specification and all other implementations return
-/// `RESOURCE_EXHAUSTED` (<https://grpc.io/docs/guides/status-codes/>). No RPC of this service returns the former itself.
-fn map_message_too_large(mut response: Response<Body>) -> Response<Body> {
-    if let Some(status) = response.headers_mut().get_mut("grpc-status").filter(|status| *status == "11") {
-        *status = HeaderValue::from_static("8");
-    }
-    response
 }
 
 /// At error level, so that error logs have trace ids even if nothing else is logged.
@@ -158,6 +157,7 @@ fn parse_grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use http::Response;
     use tower::{Layer as _, Service as _};
 
     use super::{super::MiddlewareLayer, *};
@@ -172,7 +172,7 @@ mod tests {
             request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
         }
         let inner = tower::service_fn(move |_request: Request<Body>| inner());
-        let mut service = MiddlewareLayer(CallContextMiddleware).layer(inner);
+        let mut service = MiddlewareLayer(CallContextMiddleware::default()).layer(inner);
         let response = service.call(request).await.unwrap();
         tonic::Status::from_header_map(response.headers()).unwrap().code()
     }

@@ -1,11 +1,16 @@
-//! The tower layers around every call, from the outside in: `call_context` (with `call_metrics`), `concurrency_limit`,
-//! `authentication`, `rate_limit`. They run before the request is decoded.
+//! The tower layers around every call, from the outside in: `grpc_only`, `call_context` (with `call_metrics` and
+//! `refusal_log`), `authentication`, `rate_limit`, `admission` (with `request_message` and `held_response`). They run before
+//! the request is decoded.
 
+pub mod admission;
 mod authentication;
 pub mod call_context;
 mod call_metrics;
-pub mod concurrency_limit;
+pub mod grpc_only;
+mod held_response;
 mod middleware;
 pub mod rate_limit;
+pub mod refusal_log;
+pub mod request_message;
 
-pub use middleware::MiddlewareLayer;
+pub use middleware::{InnerService, MiddlewareLayer};

@@ -23,11 +23,11 @@ const NAMES: [&str; 9] = [
     "Basic Package",
     "A day that begins with breakfast, ends with dinner and is full of photographs",
 ];
-const INVALID_NAMES: [&str; 2] = [" ", "Gold\tSilver"];
+const INVALID_NAMES: [&str; 3] = [" ", "Gold\tSilver", "\u{200b}"];
 const PACKAGE_SLUGS: [&str; 6] = ["gold", "gold-2", "q-2", "omers-cafe", "general", "basic-package"];
 const SEGMENT_SLUGS: [&str; 4] = ["gold", "gold-2", "q-2", "general"];
 const INVALID_SLUGS: [&str; 3] = ["ab", "Gold", "gold-"];
-const TEXTS: [&str; 3] = ["", "One\n\ttwo", " 🎂 "];
+const TEXTS: [&str; 4] = ["", "One\n\ttwo", "One\r\ntwo\r", " 🎂 "];
 const ORDERS: [i32; 7] = [i32::MIN, -1, 0, 1, 2, 5, i32::MAX];
 const SIZES: [i32; 6] = [1, 1, 2, 3, 0, 501];
 
@@ -80,6 +80,7 @@ pub enum Ref {
     Foreign(Index),
     Deleted(Index),
     Malformed,
+    Empty,
 }
 
 /// An upsert whose ids are not resolved yet.
@@ -108,6 +109,7 @@ impl Ref {
             Self::Foreign(index) => pick((tenant + 1) % model.tenants.len(), index),
             Self::Deleted(index) => index.get(&model.deleted_ids).clone(),
             Self::Malformed => "0192B1A0-7C3E-7DEF-8123-456789ABCDEF".to_owned(),
+            Self::Empty => String::new(),
         }
     }
 }
@@ -184,6 +186,7 @@ fn reference() -> impl Strategy<Value = Ref> {
         2 => any::<Index>().prop_map(Ref::Foreign),
         2 => any::<Index>().prop_map(Ref::Deleted),
         1 => Just(Ref::Malformed),
+        1 => Just(Ref::Empty),
     ]
 }
 
@@ -236,15 +239,17 @@ fn segment() -> impl Strategy<Value = SegmentSpec> {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![40 => select(NAMES.to_vec()), 1 => select(INVALID_NAMES.to_vec())].prop_map(str::to_owned)
+    prop_oneof![40 => select(NAMES.to_vec()), 1 => select(INVALID_NAMES.to_vec()), 2 => Just("")]
+        .prop_map(str::to_owned)
 }
 
 fn slug(valid: &[&'static str]) -> impl Strategy<Value = String> + use<> {
-    prop_oneof![30 => select(valid.to_vec()), 1 => select(INVALID_SLUGS.to_vec())].prop_map(str::to_owned)
+    prop_oneof![30 => select(valid.to_vec()), 1 => select(INVALID_SLUGS.to_vec()), 2 => Just("")]
+        .prop_map(str::to_owned)
 }
 
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![30 => select(TEXTS.to_vec()), 1 => Just("One\r\ntwo")].prop_map(str::to_owned)
+    prop_oneof![30 => select(TEXTS.to_vec()), 1 => Just("One\u{7}two")].prop_map(str::to_owned)
 }
 
 fn rarely_invalid<T: Clone + Debug + 'static>(valid: &[T], invalid: T) -> impl Strategy<Value = T> + use<T> {

@@ -20,7 +20,7 @@ use turnkey::grpc::pb::{
 use self::{
     calls::{Call, Step, single, steps},
     model::{CatalogEntity, List, Model, Position, Tenant, Token, UpsertResult},
-    rules::{Expectation, Violations, id_violation},
+    rules::{Expectation, Violations, clear_empty, id_violation},
 };
 use crate::support::{
     fixture::Fixture,
@@ -196,12 +196,14 @@ impl Harness<'_> {
     }
 
     /// Reads page after page, until the end or an error.
-    async fn list(&mut self, list: List, page_size: i32, mut page_token: String) -> TestCaseResult {
+    async fn list(&mut self, mut list: List, page_size: i32, mut page_token: String) -> TestCaseResult {
+        let sent_segment_id = list.segment_id.clone();
+        clear_empty(&mut [&mut list.segment_id]);
         loop {
             let tenant_id = list.tenant_id.clone();
             let next = if list.of_packages {
                 let expected = self.model.list_packages(&list, page_size, &page_token);
-                let (segment_id, active) = (list.segment_id.clone(), list.active);
+                let (segment_id, active) = (sent_segment_id.clone(), list.active);
                 let request = ListPackagesRequest { tenant_id, page_size, page_token, segment_id, active };
                 let result = self.catalog.list_packages(request).await;
                 let Some((page, response)) = self.compare("ListPackages", expected, result)? else { break };

@@ -7,9 +7,9 @@ use turnkey::grpc::pb::{BookingType, Package, PackageUpsert, Segment, UpsertSegm
 
 use super::rules::{
     DEFAULT_SEGMENT, Expectation, LAST_PACKAGE, NO_PACKAGE, NO_SEGMENT, NO_TENANT, PACKAGE_SLUG_TAKEN, Rejection,
-    SEGMENT_NOT_EMPTY, SEGMENT_SLUG_TAKEN, Violations, description_violation, expect_rejection_or_success, free_slug,
-    id_violation, item_violations, name_field, name_violation, name_violation_in_upsert, note, price_field,
-    slug_violation,
+    SEGMENT_NOT_EMPTY, SEGMENT_SLUG_TAKEN, Violations, clear_empty, description_violation, expect_rejection_or_success,
+    free_slug, id_violation, item_violations, name_field, name_violation, name_violation_in_upsert, note, price_field,
+    slug_violation, stored_description, without_empty_texts,
 };
 
 /// An entity before and after an upsert. A new one lacks its id and its times, which only the service knows. A changed one
@@ -124,6 +124,7 @@ impl Model {
         items: &[PackageUpsert],
         path: fn(usize) -> String,
     ) -> Expectation<Vec<UpsertResult<Package>>> {
+        let items = &items.iter().map(without_empty_texts).collect::<Vec<_>>();
         let (mut must, mut may) = (Violations::new(), Violations::new());
         note(&mut must, "tenant_id", id_violation(tenant_id));
         note(&mut must, "packages", items.is_empty().then_some("MISSING_FIELD"));
@@ -147,6 +148,9 @@ impl Model {
     }
 
     pub fn upsert_segment(&self, request: &UpsertSegmentRequest) -> Expectation<UpsertResult<Segment>> {
+        let mut request = request.clone();
+        let UpsertSegmentRequest { segment_id, slug, name, hero_title, .. } = &mut request;
+        clear_empty(&mut [segment_id, slug, name, hero_title]);
         let mut must = Violations::new();
         let (id, slug, name) = (request.segment_id.as_deref(), request.slug.as_deref(), request.name.as_deref());
         note(&mut must, "tenant_id", id_violation(&request.tenant_id));
@@ -186,7 +190,7 @@ impl Model {
         set(&mut after.slug, slug.map(str::to_owned));
         set(&mut after.name, name.map(|name| name.trim().to_owned()));
         set(&mut after.hero_title, request.hero_title.as_deref().map(|title| title.trim().to_owned()));
-        set(&mut after.description, request.description.clone());
+        set(&mut after.description, request.description.as_deref().map(stored_description));
         set(&mut after.sort_order, request.sort_order);
         set(&mut after.active, request.active);
         Ok(UpsertResult { before: target, after })
@@ -348,7 +352,7 @@ impl Tenant {
             });
             set(&mut after.slug, item.slug.clone());
             set(&mut after.name, name);
-            set(&mut after.description, item.description.clone());
+            set(&mut after.description, item.description.as_deref().map(stored_description));
             set(&mut after.base_price, price_field(item).1.map(Some));
             set(&mut after.booking_type, Some(item.booking_type).filter(|&number| number != 0));
             set(&mut after.active, item.active);

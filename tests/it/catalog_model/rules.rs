@@ -64,6 +64,21 @@ pub fn expect_rejection_or_success(
     if rejections.is_empty() { Ok(()) } else { Err(rejections) }
 }
 
+/// An empty text that identifies or names something counts as absent.
+pub fn clear_empty(fields: &mut [&mut Option<String>]) {
+    for field in fields.iter_mut().filter(|field| field.as_deref() == Some("")) {
+        **field = None;
+    }
+}
+
+#[expect(deprecated, reason = "the deprecated name is still accepted")]
+pub fn without_empty_texts(item: &PackageUpsert) -> PackageUpsert {
+    let mut item = item.clone();
+    let PackageUpsert { package_id, slug, name, title, segment_id, .. } = &mut item;
+    clear_empty(&mut [package_id, slug, name, title, segment_id]);
+    item
+}
+
 /// The violations of an item that do not depend on the tenant.
 pub fn item_violations(item: &PackageUpsert, path: &str) -> Violations {
     let mut violations_by_item = Violations::new();
@@ -109,7 +124,7 @@ pub fn price_field(item: &PackageUpsert) -> (&'static str, Option<i64>) {
 
 pub fn id_violation(id: &str) -> Option<&'static str> {
     let is_id = uuid::Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id);
-    (!is_id).then_some("BAD_FORMAT")
+    (!is_id).then_some(if id.is_empty() { "MISSING_FIELD" } else { "BAD_FORMAT" })
 }
 
 pub fn slug_violation(slug: &str) -> Option<&'static str> {
@@ -129,7 +144,7 @@ pub fn slug_violation(slug: &str) -> Option<&'static str> {
 pub fn name_violation(name: &str) -> Option<&'static str> {
     match name.trim().chars().count() {
         0 => Some("TOO_SHORT"),
-        1..=200 => name.trim().chars().any(char::is_control).then_some("BAD_FORMAT"),
+        1..=200 => (name.trim().chars().any(char::is_control) || name == "\u{200b}").then_some("BAD_FORMAT"),
         _ => Some("TOO_LONG"),
     }
 }
@@ -145,7 +160,11 @@ pub fn description_violation(text: &str) -> Option<&'static str> {
     if text.chars().count() > 2_000 {
         return Some("TOO_LONG");
     }
-    text.chars().any(|char| char.is_control() && !matches!(char, '\n' | '\t')).then_some("BAD_FORMAT")
+    text.chars().any(|char| char.is_control() && !matches!(char, '\r' | '\n' | '\t')).then_some("BAD_FORMAT")
+}
+
+pub fn stored_description(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// The slug derived from a name: its stem, or the stem with the first suffix of `-2`, `-3`, … that gives a free slug.

@@ -35,6 +35,7 @@ pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
               WHERE slug = 'basic-package' AND tenant_id = $",
             Kind::PackageInForeignSegment,
         ),
+        ("wrong-count", "DELETE FROM packages WHERE slug = 'basic-package' AND tenant_id = $", Kind::WrongUsageCount),
     ] {
         let tenant = create_with_record(fixture, slug).await;
         let sql = sql.replace('$', &format!("'{}'", tenant.id)).replace('~', &format!("'{}'", sound.id));
@@ -57,7 +58,7 @@ pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
     expected.push(("dangling-record".to_owned(), Kind::DanglingIdempotencyRecord));
 
     let rows_without_tenant = format!(
-        "INSERT INTO owners VALUES ('{UNKNOWN_TENANT}', 'nobody@example.com', '$argon2id$');
+        "INSERT INTO owners VALUES ('{UNKNOWN_TENANT}', 'nobody@example.com', 'nobody@example.com', '$argon2id$');
          INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
          VALUES ('anonymous', 'CreateFullyProvisioned', sha256('x'), sha256('y'), '{UNKNOWN_TENANT}', 'x', now())"
     );

@@ -13,8 +13,8 @@ use time::Duration as SignedDuration;
 use tonic::{Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use turnkey::{
-    config::ServerSettings,
-    domain::{Argon2Params, KeyMode},
+    config::{Bounds, ServerSettings},
+    domain::{Argon2Params, KeyMode, Quotas},
     grpc::pb::{
         ApiKey, CheckIntegrityRequest, CreateFromSignupRequest, CreateFromSignupResponse,
         CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest, DeleteTenantRequest,
@@ -67,13 +67,19 @@ pub fn settings() -> ServerSettings {
         reflection: true,
         database_max_connections: 16,
         max_concurrent_calls: 1_024,
+        max_concurrent_calls_per_caller: 256,
+        max_connections: 4_096,
+        max_connections_per_address: 4_096,
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
+        quotas: Quotas::DEFAULT,
         hashing_queue: 64,
+        hashing_workers: 2,
         key_mode: KeyMode::Live,
         key_argon2: Argon2Params::KEY,
         password_argon2: Argon2Params::PASSWORD,
         shutdown_delay: Duration::ZERO,
+        bounds: Bounds::default(),
     }
 }
 
@@ -108,7 +114,7 @@ impl Fixture {
     }
 
     pub async fn start_with(database: TestDatabase, settings: ServerSettings) -> Self {
-        let listener = server::bind(settings.listen).await.unwrap();
+        let listener = server::bind(settings.listen).unwrap();
         let clock_offset_us = Arc::new(AtomicI64::new(0));
         let offset = Arc::clone(&clock_offset_us);
         let system = Clock::system();

@@ -1,0 +1,149 @@
+//! Admits calls, within limits in all and for each caller. A call is admitted once its message has arrived in full, and
+//! holds its permit until its work has ended and the last byte of its response has been written. Calls beyond a limit fail
+//! at once instead of waiting.
+//!
+//! Health and reflection have limits of their own and are charged to the client's address: a flood of them affects no
+//! other call, and a busy server is not considered dead.
+
+use std::sync::Arc;
+
+use futures_util::future::Either;
+use http::Request;
+use http_body_util::Full;
+use tonic::body::Body;
+
+use super::{
+    call_context::CallContext,
+    held_response::ResponseHolder,
+    middleware::{CallFuture, InnerService, Middleware},
+    request_message::{MessageLimits, PREFIX_BYTES},
+};
+use crate::{
+    domain::Caller,
+    error::{Error, Result},
+    grpc::{
+        auth::is_public,
+        connection::{CallInProgress, Connection, PeerAddress},
+        fair_limit::{FairLimit, Share},
+        message_cost::check_nested_messages,
+        status,
+    },
+    telemetry::trace::TraceId,
+};
+
+const HEALTH: &str = "/grpc.health.v1.Health/";
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+pub const MAX_HEALTH_MESSAGE_BYTES: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+const MAX_BATCH_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// What a call reserves for its response before it begins, so that a caller who does not read its responses is refused
+/// before any work is done.
+const RESERVED_RESPONSE_BYTES: usize = 4 * 1024;
+const RESERVED_BATCH_RESPONSE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Whom a call is charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Payer {
+    Caller(Arc<str>),
+    Address(PeerAddress),
+}
+
+/// What a call occupies, until its work has ended and its response has been written.
+#[derive(Debug)]
+pub struct HeldByCall {
+    _permit: Option<Share<Payer>>,
+    _message: Option<Share<Payer>>,
+    _call: CallInProgress,
+}
+
+/// Held by the call's task, which may outlive it, and by its response. The last clone ends it.
+pub type CallPermit = Arc<HeldByCall>;
+
+/// All limits on the calls of one address of the server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    pub messages: MessageLimits,
+    pub calls: FairLimit<Payer>,
+    pub response_bytes: FairLimit<Payer>,
+    pub health_messages: MessageLimits,
+    pub health_watches: FairLimit<Payer>,
+    pub reflection_streams: FairLimit<Payer>,
+}
+
+impl Admission {
+    /// Waits for the message of the call and reserves what the call needs.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<ResponseHolder> {
+        let extensions = request.extensions();
+        let missing_layer = || Error::internal("the call did not pass the layers before admission");
+        let connection = Arc::clone(extensions.get::<Arc<Connection>>().ok_or_else(missing_layer)?);
+        let address = Payer::Address(connection.peer);
+        let path = request.uri().path();
+        let overloaded = || Error::Overloaded;
+        let (permit, message, response_bytes) = if path.starts_with(HEALTH) {
+            let is_watch = path == HEALTH_WATCH;
+            let message = receive(&self.health_messages, request, &address, MAX_HEALTH_MESSAGE_BYTES).await?;
+            let watch = is_watch.then(|| self.health_watches.try_acquire(&address, 1).ok_or_else(overloaded));
+            (watch.transpose()?, Some(message), None)
+        } else if is_public(path) {
+            (Some(self.reflection_streams.try_acquire(&address, 1).ok_or_else(overloaded)?), None, None)
+        } else {
+            let caller = extensions.get::<CallContext>().and_then(|context| context.caller.as_ref());
+            let payer = Payer::Caller(caller.map(Caller::name).ok_or_else(missing_layer)?.into());
+            let (max_message_bytes, reserved_bytes) = if is_batch(path) {
+                (MAX_BATCH_MESSAGE_BYTES, RESERVED_BATCH_RESPONSE_BYTES)
+            } else {
+                (MAX_MESSAGE_BYTES, RESERVED_RESPONSE_BYTES)
+            };
+            let message = receive(&self.messages, request, &payer, max_message_bytes).await?;
+            let response_bytes = self.response_bytes.try_acquire(&payer, reserved_bytes).ok_or_else(overloaded)?;
+            (Some(self.calls.try_acquire(&payer, 1).ok_or_else(overloaded)?), Some(message), Some(response_bytes))
+        };
+        let call = connection.begin_call();
+        let permit = Arc::new(HeldByCall { _permit: permit, _message: message, _call: call });
+        request.extensions_mut().get_or_insert_default::<CallContext>().permit = Some(Arc::clone(&permit));
+        Ok(ResponseHolder { permit, connection, bytes: response_bytes })
+    }
+}
+
+/// Replaces the body of the request, which is still arriving, with the complete message.
+async fn receive(
+    limits: &MessageLimits,
+    request: &mut Request<Body>,
+    payer: &Payer,
+    max_bytes: usize,
+) -> Result<Share<Payer>> {
+    let (message, share) = limits.receive(std::mem::take(request.body_mut()), payer, max_bytes).await?;
+    if let Some(encoded) = message.get(PREFIX_BYTES..) {
+        check_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
+    }
+    *request.body_mut() = Body::new(Full::new(message));
+    Ok(share)
+}
+
+fn is_batch(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|rpc| rpc.starts_with("Batch"))
+}
+
+/// Whether a call of this RPC changes nothing, and can be refused after its work is done.
+fn is_read(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|rpc| rpc.starts_with("Get") || rpc.starts_with("List"))
+}
+
+impl Middleware for Admission {
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+        let admission = self.clone();
+        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
+        let clone = inner.clone();
+        let mut inner = std::mem::replace(inner, clone);
+        Either::Right(Box::pin(async move {
+            let trace_id =
+                request.extensions().get::<CallContext>().map_or(TraceId::INVALID, |context| context.trace_id);
+            let is_read = is_read(request.uri().path());
+            let result = match admission.admit(&mut request).await {
+                Ok(holder) => holder.hold(inner.call(request).await?, is_read),
+                Err(error) => Err(error),
+            };
+            Ok(result.unwrap_or_else(|error| status::from_error(error, trace_id).into_http()))
+        }))
+    }
+}
