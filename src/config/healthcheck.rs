@@ -7,11 +7,11 @@ use std::{
 };
 
 use clap::Args;
-use http::{Uri, uri::Scheme};
 use rustls::pki_types::ServerName;
 
 use super::{
-    Alternatives, ConfigErrors, DEFAULT_LISTEN, HEALTH_LISTEN, LISTEN, setting::Setting, tls::read_certificates,
+    Alternatives, ConfigErrors, DEFAULT_LISTEN, HEALTH_LISTEN, LISTEN, ServerUrl, setting::Setting,
+    tls::read_certificates,
 };
 use crate::error::ErrorChain;
 
@@ -58,7 +58,8 @@ struct Target {
     /// Without the brackets of an IPv6 address.
     host: String,
     port: u16,
-    scheme: Option<Scheme>,
+    /// `None` if the address has no scheme.
+    is_tls: Option<bool>,
 }
 
 impl Alternatives for HealthcheckArgs {
@@ -83,10 +84,9 @@ impl HealthcheckArgs {
         });
         let has_tls_setting = self.tls_ca.is_some() || self.tls_server_name.is_some();
         errors.into_result(|| {
-            let Target { host, port, scheme } = target?;
+            let Target { host, port, is_tls } = target?;
             // `serve` has no TLS on its health address.
-            let is_tls =
-                scheme.map_or(has_tls_setting && self.health_listen.is_none(), |scheme| scheme == Scheme::HTTPS);
+            let is_tls = is_tls.unwrap_or(has_tls_setting && self.health_listen.is_none());
             let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             let tls = is_tls.then(|| HealthcheckTls { ca, server_name: server_name.unwrap_or(host) });
             Some(HealthcheckSettings { address: authority, tls })
@@ -96,18 +96,12 @@ impl HealthcheckArgs {
 
 impl Target {
     fn parse(text: &str) -> Option<Self> {
-        let uri: Uri = text.parse().ok()?;
-        let scheme = uri.scheme().cloned();
-        let has_known_scheme = scheme.as_ref().is_none_or(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
-        let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        if !has_known_scheme || has_path || host.is_empty() {
-            return None;
-        }
-        let is_unspecified = host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
-        let host = if is_unspecified { Ipv4Addr::LOCALHOST.to_string() } else { host.to_owned() };
-        Some(Self { host, port: authority.port_u16()?, scheme })
+        let has_scheme = text.contains("://");
+        let url = if has_scheme { text.parse() } else { format!("http://{text}").parse() };
+        let url: ServerUrl = url.ok()?;
+        let is_unspecified = url.host().parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        let host = if is_unspecified { Ipv4Addr::LOCALHOST.to_string() } else { url.host().to_owned() };
+        Some(Self { host, port: url.port()?, is_tls: has_scheme.then(|| url.is_tls()) })
     }
 }
 

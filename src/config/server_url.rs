@@ -29,19 +29,36 @@ impl FromStr for ServerUrl {
         if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
             return Err(format!("{FORMAT}; it must not have a path"));
         }
-        Ok(Self(uri))
+        let url = Self(uri);
+        if url.host().is_empty() {
+            return Err(format!("{FORMAT}; it has no host"));
+        }
+        Ok(url)
     }
 }
 
 impl ServerUrl {
+    /// Without the brackets of an IPv6 address.
+    pub fn host(&self) -> &str {
+        self.0.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        self.0.port_u16()
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
     /// Whether others may read what is sent: without TLS to another machine.
     pub fn is_exposed(&self) -> bool {
-        let host = self.0.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let host = self.host();
         let is_loopback = match host.parse::<std::net::IpAddr>() {
             Ok(address) => address.is_loopback(),
             Err(_) => host.eq_ignore_ascii_case("localhost"),
         };
-        self.0.scheme() == Some(&Scheme::HTTP) && !is_loopback
+        !self.is_tls() && !is_loopback
     }
 }
 
@@ -79,6 +96,7 @@ mod tests {
             ("turnkey.example.com", "it has no scheme"),
             ("https:/turnkey.example.com", "must be http:// or https://"),
             ("https://", "must be http:// or https://"),
+            ("https://:443", "must be http:// or https://"),
             ("", "must be http:// or https://"),
             ("https://example.com/api", "must not have a path"),
             ("https://example.com/?a=b", "must not have a path"),
