@@ -63,7 +63,7 @@ async fn serve(
             () = &mut stopped => return Ok(()),
         }
     }
-    let server = server::start(bound, database.server.clone(), settings, Clock::system()).await?;
+    let server = server::start(bound, database.server.clone(), settings, Clock::system())?;
     let ended = tokio::select! {
         () = &mut stopped => Ok(()),
         Err(error) = write_ready_file(&server, ready_file) => Err(error),

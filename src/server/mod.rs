@@ -86,8 +86,8 @@ pub struct Server {
 }
 
 /// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
-/// UNAVAILABLE.
-pub async fn start(
+/// UNAVAILABLE. It must be called within a runtime.
+pub fn start(
     bound: BoundListener,
     database: PgConnectOptions,
     settings: &ServerSettings,
