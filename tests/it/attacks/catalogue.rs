@@ -50,16 +50,16 @@ pub fn unfinished_health_checks(target: &Target) -> RunningAttack {
     RunningAttack::of_calls(on_both_ports(target, |port| calls(port, 1, 100, vec![check.clone()])))
 }
 
-/// `Health/Check` on both ports without a message, 20,480 streams together.
-pub fn health_checks_without_a_message(target: &Target) -> RunningAttack {
+/// `Health/Check` without a message in 256 streams of so many connections to each port.
+pub fn health_checks_without_a_message<const CONNECTIONS: usize>(target: &Target) -> RunningAttack {
     let check = Call::new(HEALTH_CHECK, None, Message::Absent);
-    RunningAttack::of_calls(on_both_ports(target, |port| calls(port, 40, 256, vec![check.clone()])))
+    RunningAttack::of_calls(on_both_ports(target, |port| calls(port, CONNECTIONS, 256, vec![check.clone()])))
 }
 
-/// `Health/Watch` on both ports: 40,960 streams together.
-pub fn health_watches(target: &Target) -> RunningAttack {
+/// `Health/Watch` in 256 streams of so many connections to each port.
+pub fn health_watches<const CONNECTIONS: usize>(target: &Target) -> RunningAttack {
     let watch = Call::complete(HEALTH_WATCH, None, &[]);
-    RunningAttack::of_calls(on_both_ports(target, |port| calls(port, 80, 256, vec![watch.clone()])))
+    RunningAttack::of_calls(on_both_ports(target, |port| calls(port, CONNECTIONS, 256, vec![watch.clone()])))
 }
 
 /// 120 × `UpsertPackage` with 4 MiB announced, the last byte never sent.
@@ -87,7 +87,7 @@ pub fn calls_without_a_message(target: &Target) -> RunningAttack {
 /// The same with 12 KiB of headers each.
 pub fn large_headers_without_a_message(target: &Target) -> RunningAttack {
     let list = Call { padding: 12 * 1024, ..Call::new(LIST_PACKAGES, key(target), Message::Absent) };
-    RunningAttack::of_calls([calls(&target.service, 16, 256, vec![list])])
+    RunningAttack::of_calls([calls(&target.service, 4, 256, vec![list])])
 }
 
 /// Messages that arrive one byte at a time.
@@ -154,12 +154,12 @@ pub fn invented_keys(target: &Target) -> RunningAttack {
         Call::complete(LIST_PACKAGES, Some(&secret_key), &request)
     };
     let invented = (0..256).map(invented).collect();
-    RunningAttack::of_calls([Calls { repetitions_per_second: 20_000, ..calls(&target.service, 16, 256, invented) }])
+    RunningAttack::of_calls([Calls { repetitions_per_second: 5_000, ..calls(&target.service, 16, 256, invented) }])
 }
 
 /// One tenant that creates packages as fast as it can.
 pub fn packages_without_end(target: &Target) -> RunningAttack {
-    let batch = rpcs::batch_of_new_packages(&target.attacker.id, 50);
+    let batch = rpcs::batch_of_new_packages(&target.attacker.id, 200);
     let batch = Call::complete(BATCH_UPSERT_PACKAGES, key(target), &batch);
     RunningAttack::of_calls([Calls { repetitions_per_second: 1_000, ..calls(&target.service, 1, 16, vec![batch]) }])
 }
@@ -235,7 +235,7 @@ pub fn unread_connections(target: &Target) -> RunningAttack {
         raw_frames::calls(HEALTH_CHECK, None, &[]),
         raw_frames::calls(HEALTH_WATCH, None, &[]),
     ];
-    never_read(target, &floods, 4)
+    never_read(target, &floods, 2)
 }
 
 /// Frames that the server has to acknowledge, or to keep because no call reads them.
@@ -248,5 +248,5 @@ pub fn floods_of_frames(target: &Target) -> RunningAttack {
         floods.push(raw_frames::data_after_the_message(HEALTH_CHECK, None, &[], length));
         floods.push(raw_frames::data_after_the_message(HEALTH_WATCH, None, &[], length));
     }
-    never_read(target, &floods, 4)
+    never_read(target, &floods, 2)
 }

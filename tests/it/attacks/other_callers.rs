@@ -20,6 +20,9 @@ use crate::support::{http2::Port, requests::with_bearer};
 
 /// A call without a response within this time has failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls of each caller. With fewer, a single failure would be more than 5 %.
+const MIN_CALLS: usize = 20;
+const MAX_FAILED_CALLS: usize = 10;
 
 /// The calls of the other callers.
 #[derive(Default)]
@@ -38,6 +41,12 @@ impl fmt::Debug for Tally {
 }
 
 impl Tally {
+    /// Whether the caller has made enough calls. One whose calls fail need not make all of them.
+    fn is_complete(&self, end: Instant) -> bool {
+        let has_enough = self.all >= MIN_CALLS && Instant::now() >= end;
+        has_enough || self.failed >= MAX_FAILED_CALLS
+    }
+
     /// Whether at most 5 % of the calls failed.
     pub fn is_good(&self) -> bool {
         self.failed * 20 <= self.all
@@ -92,7 +101,7 @@ async fn platform(target: &Target, end: Instant) -> Tally {
     let (mut provisioning, mut catalog) =
         (TenantProvisioningClient::new(channel.clone()), PackageCatalogClient::new(channel));
     let tenant_id = &target.other_tenant.id;
-    while tally.all == 0 || Instant::now() < end {
+    while !tally.is_complete(end) {
         let get = GetTenantRequest { identifier: Some(Identifier::TenantId(tenant_id.clone())) };
         tally.add("GetTenant", provisioning.get_tenant(target.from_platform(get))).await;
         let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
@@ -108,7 +117,7 @@ async fn tenant(target: &Target, end: Instant) -> Tally {
     let mut catalog = PackageCatalogClient::new(target.channel(&target.service));
     let tenant = &target.other_tenant;
     let key = target.platform_token.as_ref().map(|_| tenant.secret_key.as_str());
-    while tally.all == 0 || Instant::now() < end {
+    while !tally.is_complete(end) {
         let list = ListPackagesRequest { tenant_id: tenant.id.clone(), ..ListPackagesRequest::default() };
         tally.add("ListPackages with a key", catalog.list_packages(with_bearer(list, key))).await;
         let get = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
@@ -127,7 +136,7 @@ async fn tenant(target: &Target, end: Instant) -> Tally {
 async fn probes(target: &Target, port: &Port, end: Instant) -> Tally {
     let mut tally = Tally::default();
     let mut health = HealthClient::new(target.channel(port));
-    while tally.all == 0 || Instant::now() < end {
+    while !tally.is_complete(end) {
         // Probes must not be the majority of the calls.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let name = format!("Check on {}", if port.tls.is_some() { "the TLS port" } else { "a plaintext port" });

@@ -17,7 +17,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between writes that show whether the server has closed the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames of one kind on a connection. As many bytes are within a window of the default size.
-const FRAMES: u32 = 50_000;
+const FRAMES: u32 = 20_000;
 /// Streams of a connection, below the limit of the server.
 const STREAMS: u32 = 250;
 const MAX_WINDOW: u32 = i32::MAX as u32;

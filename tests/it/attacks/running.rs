@@ -105,6 +105,11 @@ impl RunningAttack {
         let _ = timeout(POSITION_TIMEOUT, self.positions.1.recv()).await;
     }
 
+    /// How many calls have ended.
+    pub fn ended_calls(&self) -> usize {
+        self.ends.lock().unwrap().values().sum()
+    }
+
     /// Stops the attackers and returns how their calls ended until then.
     pub async fn stop(mut self) -> CallEnds {
         self.attackers.shutdown().await;
