@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     mem::take,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -112,8 +112,10 @@ impl RunningAttack {
 
     /// Stops the attackers and returns how their calls ended until then.
     pub async fn stop(mut self) -> CallEnds {
+        // Before the attackers close their connections.
+        let ends = take(&mut *self.ends.lock().unwrap());
         self.attackers.shutdown().await;
-        take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner))
+        ends
     }
 }
 
