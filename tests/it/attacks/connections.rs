@@ -10,7 +10,7 @@ use h2::client::Builder;
 use tokio::time::sleep;
 
 use super::{
-    catalogue::{Attack, idle_connections, slow_handshakes},
+    attackers::{Attack, idle_connections, slow_handshakes},
     observation::assert_withstands,
     other_callers::is_accepted,
     target::{PROTOCOLS, Protocol, Setup, Target},

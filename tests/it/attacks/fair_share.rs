@@ -4,8 +4,8 @@ use h2::client::Builder;
 use tonic::Code;
 
 use super::{
+    attackers::{concurrent_batches, invented_keys, packages_without_end},
     call::{Call, CallEnd},
-    catalogue::{concurrent_batches, invented_keys, packages_without_end},
     observation::assert_withstands,
     rpcs::{self, BATCH_UPSERT_PACKAGES},
     target::{Protocol, Target},

@@ -1,7 +1,7 @@
 //! Health on both ports, which needs no credential.
 
 use super::{
-    catalogue::{Attack, health_checks_without_a_message, health_watches, unfinished_health_checks},
+    attackers::{Attack, health_checks_without_a_message, health_watches, unfinished_health_checks},
     observation::{assert_withstands, assert_withstands_with_and_without_tls},
     target::{PROTOCOLS, Target},
 };

@@ -1,5 +1,5 @@
-//! `make check-all`: every attack against a release build that has the memory of a pod, in plaintext and with TLS. Prints a
-//! table for the documents. `ATTACK` is a part of the names of the attacks to run; by default all of them run.
+//! `make check-all`: every attack against a release build that has the memory of a pod, in plaintext and with TLS.
+//! Prints a table for the documents. `ATTACK` is a part of the names of the attacks to run; by default all of them run.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 use super::{
-    catalogue::{self, Attack},
+    attackers::{self, Attack},
     observation::{Observation, POD_KIB, observe},
     other_callers::{Tally, call_for},
     target::{PROTOCOLS, Protocol, Setup, Target},
@@ -27,25 +27,25 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_mins(1);
 const MAX_REMAINING_KIB: u64 = 30 * 1024;
 
 const ATTACKS: [(&str, Attack); 19] = [
-    ("`Health/Check`, 4 MiB announced on 200 streams, the last byte never sent", catalogue::unfinished_health_checks),
-    ("`Health/Check`, 20,480 streams without a message", catalogue::health_checks_without_a_message::<40>),
-    ("`Health/Watch`, 40,960 streams", catalogue::health_watches::<80>),
-    ("120 × `UpsertPackage`, 4 MiB announced, never ended", catalogue::unfinished_upserts),
-    ("upserts and batches within the limits, never ended", catalogue::unfinished_upserts_within_the_limits),
-    ("1,024 calls without a message", catalogue::calls_without_a_message),
-    ("1,024 calls with 12 KiB of headers and no message", catalogue::large_headers_without_a_message),
-    ("1,536 messages, one byte at a time", catalogue::messages_byte_by_byte),
-    ("every RPC, messages never ended, both ports", catalogue::unfinished_messages_of_every_rpc),
-    ("500 × `ListPackages` of 2 MB, never read", catalogue::unread_pages),
-    ("every RPC, responses never read", catalogue::unread_responses_of_every_rpc),
-    ("16 connections that call and never read", catalogue::unread_connections),
-    ("44 connections with floods of frames", catalogue::floods_of_frames),
-    ("100 concurrent batches of one tenant", catalogue::concurrent_batches),
-    ("invented keys, 16 × 256 streams", catalogue::invented_keys),
-    ("one tenant that creates packages without end", catalogue::packages_without_end),
-    ("8,300 idle connections to each port", catalogue::idle_connections::<8_300>),
-    ("600 slow handshakes", catalogue::slow_handshakes),
-    ("no attack", catalogue::idle_connections::<0>),
+    ("`Health/Check`, 4 MiB announced on 200 streams, the last byte never sent", attackers::unfinished_health_checks),
+    ("`Health/Check`, 20,480 streams without a message", attackers::health_checks_without_a_message::<40>),
+    ("`Health/Watch`, 40,960 streams", attackers::health_watches::<80>),
+    ("120 × `UpsertPackage`, 4 MiB announced, never ended", attackers::unfinished_upserts),
+    ("upserts and batches within the limits, never ended", attackers::unfinished_upserts_within_the_limits),
+    ("1,024 calls without a message", attackers::calls_without_a_message),
+    ("1,024 calls with 12 KiB of headers and no message", attackers::large_headers_without_a_message),
+    ("1,536 messages, one byte at a time", attackers::messages_byte_by_byte),
+    ("every RPC, messages never ended, both ports", attackers::unfinished_messages_of_every_rpc),
+    ("500 × `ListPackages` of 2 MB, never read", attackers::unread_pages),
+    ("every RPC, responses never read", attackers::unread_responses_of_every_rpc),
+    ("16 connections that call and never read", attackers::unread_connections),
+    ("44 connections with floods of frames", attackers::floods_of_frames),
+    ("100 concurrent batches of one tenant", attackers::concurrent_batches),
+    ("invented keys, 16 × 256 streams", attackers::invented_keys),
+    ("one tenant that creates packages without end", attackers::packages_without_end),
+    ("8,300 idle connections to each port", attackers::idle_connections::<8_300>),
+    ("600 slow handshakes", attackers::slow_handshakes),
+    ("no attack", attackers::idle_connections::<0>),
 ];
 
 struct Row {
@@ -117,7 +117,7 @@ async fn a_release_build_in_the_memory_of_a_pod_withstands_every_attack() {
     for (name, attack) in ATTACKS.into_iter().filter(|(name, _)| name.contains(&selected)) {
         for protocol in PROTOCOLS {
             // A panic, such as that of a server that was killed, must not end the table.
-            let row = AssertUnwindSafe(Row::measure(attack, protocol)).catch_unwind().await;
+            let row = Box::pin(AssertUnwindSafe(Row::measure(attack, protocol)).catch_unwind()).await;
             let cells = row.as_ref().map_or("the server died |".to_owned(), Row::cells);
             println!("| {name} | {protocol:?} | {cells}");
             match row {

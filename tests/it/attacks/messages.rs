@@ -7,11 +7,11 @@ use tokio::{task::JoinSet, time::timeout};
 use tonic::Code;
 
 use super::{
-    call::{Call, CallEnd, Message},
-    catalogue::{
+    attackers::{
         calls_without_a_message, large_headers_without_a_message, messages_byte_by_byte,
         unfinished_messages_of_every_rpc, unfinished_upserts, unfinished_upserts_within_the_limits,
     },
+    call::{Call, CallEnd, Message},
     observation::assert_withstands_with_and_without_tls,
     rpcs,
     target::{Protocol, Target},

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{
-    catalogue::Attack,
+    attackers::Attack,
     other_callers::{Tally, call_for},
     running::CallEnds,
     target::{PROTOCOLS, Target},
@@ -46,13 +46,13 @@ pub async fn observe(target: &Target, attack: Attack, duration: Duration) -> Obs
     target.reset_peak();
     let mut attack = attack(target);
     attack.wait_until_in_position().await;
-    let tally = call_for(target, duration).await;
+    let tally = Box::pin(call_for(target, duration)).await;
     let ends = attack.stop().await;
     Observation { before_kib, peak_kib: target.memory_kib("VmHWM"), tally, ends }
 }
 
-/// Asserts that the memory of the server stays bounded under this attack and that the other callers are served. Returns how
-/// the attacker's calls ended.
+/// Asserts that the memory of the server stays bounded under this attack and that the other callers are served. Returns
+/// how the attacker's calls ended.
 pub async fn assert_withstands(target: &Target, attack: Attack) -> CallEnds {
     let observation = observe(target, attack, ATTACK_DURATION).await;
     println!("{observation:?}");

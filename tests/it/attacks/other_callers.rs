@@ -1,5 +1,5 @@
-//! The callers that are not part of an attack: the platform with its token, a second tenant with its key, and the probes
-//! of an orchestrator. Each has a connection of its own, opened during the attack.
+//! The callers that are not part of an attack: the platform with its token, a second tenant with its key, and the
+//! probes of an orchestrator. Each has a connection of its own, opened during the attack.
 
 use std::{
     collections::BTreeMap,
@@ -103,10 +103,10 @@ async fn platform(target: &Target, end: Instant) -> Tally {
     let tenant_id = &target.other_tenant.id;
     while !tally.is_complete(end) {
         let get = GetTenantRequest { identifier: Some(Identifier::TenantId(tenant_id.clone())) };
-        tally.add("GetTenant", provisioning.get_tenant(target.from_platform(get))).await;
+        tally.add("GetTenant", provisioning.get_tenant(target.as_platform(get))).await;
         let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
-        tally.add("ListPackages", catalog.list_packages(target.from_platform(list))).await;
-        let create = target.from_platform(target.new_tenant());
+        tally.add("ListPackages", catalog.list_packages(target.as_platform(list))).await;
+        let create = target.as_platform(target.new_tenant());
         tally.add("CreateFullyProvisioned", provisioning.create_fully_provisioned(create)).await;
     }
     tally

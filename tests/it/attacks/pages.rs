@@ -1,4 +1,4 @@
-//! Answers that are large where they are made.
+//! Responses that are large before they are sent.
 
 use tokio::task::JoinSet;
 use tonic::{Code, Response};
@@ -20,7 +20,7 @@ async fn lists_of_tenants_with_large_brandings_use_bounded_memory_and_return_eve
     let target = Target::start(Protocol::Plaintext).await;
     let client = TenantProvisioningClient::new(target.channel(&target.service));
     let requests = (0..TENANTS).map(|_| target.new_tenant()).collect();
-    let batch = target.from_platform(BatchCreateFullyProvisionedRequest { requests });
+    let batch = target.as_platform(BatchCreateFullyProvisionedRequest { requests });
     client.clone().batch_create_fully_provisioned(batch).await.unwrap();
     // Each is 64,001 bytes of text, and many times as much as a message.
     let branding = "UPDATE tenants
@@ -32,7 +32,7 @@ async fn lists_of_tenants_with_large_brandings_use_bounded_memory_and_return_eve
     let mut lists = JoinSet::new();
     for _ in 0..4 {
         let request = ListTenantsRequest { page_size: 500, ..ListTenantsRequest::default() };
-        let (mut client, request) = (client.clone(), target.from_platform(request));
+        let (mut client, request) = (client.clone(), target.as_platform(request));
         lists.spawn(async move { client.list_tenants(request).await.map(Response::into_inner) });
     }
     let mut listed = 0;
@@ -50,7 +50,7 @@ async fn lists_of_tenants_with_large_brandings_use_bounded_memory_and_return_eve
     let (mut found, mut page_token) = (0, String::new());
     loop {
         let request = ListTenantsRequest { page_size: 500, page_token, ..ListTenantsRequest::default() };
-        let page = client.clone().list_tenants(target.from_platform(request)).await.unwrap().into_inner();
+        let page = client.clone().list_tenants(target.as_platform(request)).await.unwrap().into_inner();
         found += page.tenants.len();
         page_token = page.next_page_token;
         if page_token.is_empty() {

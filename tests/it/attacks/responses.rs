@@ -1,7 +1,7 @@
 //! Responses that are never read, and frames that no call reads.
 
 use super::{
-    catalogue::{floods_of_frames, unread_connections, unread_pages, unread_responses_of_every_rpc},
+    attackers::{floods_of_frames, unread_connections, unread_pages, unread_responses_of_every_rpc},
     observation::{POD_KIB, assert_withstands_with_and_without_tls, peak_kib},
     other_callers::is_healthy,
     target::{PROTOCOLS, Setup, Target},

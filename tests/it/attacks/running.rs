@@ -28,9 +28,9 @@ pub struct Calls {
     pub port: Port,
     pub connections: usize,
     pub streams_per_connection: usize,
-    /// The streams of a connection make these calls in turn.
-    pub calls: Vec<Call>,
-    /// SETTINGS_INITIAL_WINDOW_SIZE: how much of each response the server may send.
+    /// The streams of a connection take turns with these.
+    pub of_streams: Vec<Call>,
+    /// `SETTINGS_INITIAL_WINDOW_SIZE`: how much of each response the server may send.
     pub initial_window: u32,
     /// Upper bound of all repetitions together.
     pub repetitions_per_second: u32,
@@ -75,7 +75,7 @@ impl RunningAttack {
         let pause = Duration::from_secs(1) * streams / calls.repetitions_per_second.max(1);
         for _ in 0..calls.connections {
             let of_streams: Vec<Call> =
-                calls.calls.iter().cycle().take(calls.streams_per_connection).cloned().collect();
+                calls.of_streams.iter().cycle().take(calls.streams_per_connection).cloned().collect();
             let mut settings = Builder::new();
             settings.initial_window_size(calls.initial_window);
             let (port, ends) = (calls.port.clone(), Arc::clone(&self.ends));

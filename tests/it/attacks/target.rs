@@ -173,7 +173,7 @@ impl Target {
     }
 
     /// The message with the platform's token.
-    pub fn from_platform<Message>(&self, message: Message) -> Request<Message> {
+    pub fn as_platform<Message>(&self, message: Message) -> Request<Message> {
         with_bearer(message, self.platform_token.as_deref())
     }
 
@@ -201,8 +201,7 @@ impl Target {
 
     async fn create_tenant(&self, slug: &str) -> TenantWithKey {
         let mut provisioning = TenantProvisioningClient::new(self.channel(&self.service));
-        let created =
-            provisioning.create_fully_provisioned(self.from_platform(named(slug))).await.unwrap().into_inner();
+        let created = provisioning.create_fully_provisioned(self.as_platform(named(slug))).await.unwrap().into_inner();
         let tenant = created.tenant.unwrap();
         TenantWithKey {
             id: tenant.id,
@@ -224,7 +223,7 @@ impl Target {
         let packages = (0..LARGE_PACKAGES).map(package).collect();
         let request = BatchUpsertPackagesRequest { tenant_id: tenant.id.clone(), packages };
         let mut catalog = PackageCatalogClient::new(self.channel(&self.service));
-        catalog.batch_upsert_packages(self.from_platform(request)).await.unwrap();
+        catalog.batch_upsert_packages(self.as_platform(request)).await.unwrap();
     }
 }
 

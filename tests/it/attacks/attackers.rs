@@ -1,4 +1,5 @@
-//! The attacks, each as what one machine does that reaches the ports, with the key of one tenant or without a credential.
+//! The attacks. Each is what one machine does that reaches the ports, with the key of one tenant or without a
+//! credential.
 
 use std::time::Duration;
 
@@ -23,12 +24,12 @@ const DEFAULT_WINDOW: u32 = 65_535;
 /// Attackers that hold what they have repeat what the server ends at this rate.
 const REPETITIONS: u32 = 300;
 
-fn calls(port: &Port, connections: usize, streams_per_connection: usize, calls: Vec<Call>) -> Calls {
+fn calls(port: &Port, connections: usize, streams_per_connection: usize, of_streams: Vec<Call>) -> Calls {
     Calls {
         port: port.clone(),
         connections,
         streams_per_connection,
-        calls,
+        of_streams,
         initial_window: DEFAULT_WINDOW,
         repetitions_per_second: REPETITIONS,
     }
@@ -39,7 +40,7 @@ fn key(target: &Target) -> Option<&str> {
     target.platform_token.as_ref().map(|_| target.attacker.secret_key.as_str())
 }
 
-/// The ports with what is called on them, on both of which health is served.
+/// Calls of health, which both ports serve.
 fn on_both_ports(target: &Target, of_port: impl Fn(&Port) -> Calls) -> [Calls; 2] {
     [of_port(&target.service), of_port(&target.health)]
 }
@@ -169,7 +170,7 @@ pub fn idle_connections<const COUNT: usize>(target: &Target) -> RunningAttack {
     on_connections(target, COUNT, hold_connection)
 }
 
-/// 300 handshakes per port, of which one byte arrives every half second.
+/// 300 handshakes per port, each with one byte every half second.
 pub fn slow_handshakes(target: &Target) -> RunningAttack {
     on_connections(target, 300, shake_hands_slowly)
 }
