@@ -1,6 +1,6 @@
 # `make run` starts the service, `make test` runs the tests, and `make check` runs every check that CI runs.
 
-.PHONY: run test check soak bench coverage format prepare
+.PHONY: run test check check-all soak bench coverage format prepare
 
 # Serves on 127.0.0.1:50051, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
 run:
@@ -25,6 +25,11 @@ check:
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples
+
+# Also runs the matrices that take several minutes.
+check-all: check
+	cargo build --locked --release
+	cargo test --locked --test it -- --ignored --nocapture attacks::
 
 # Injects faults under load for several minutes. Writes docs/reliability.md.
 soak:

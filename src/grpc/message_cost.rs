@@ -24,17 +24,17 @@ const MAX_DEPTH: usize = 256;
 pub struct TooManyNestedMessages;
 
 /// Counts the nested messages of an encoded request. Malformed messages are left to the decoder, and so are those of other
-/// RPCs than Turnkey's. `rpc_path` is the path of the HTTP/2 request, as in `/turnkey.v1.PackageCatalog/GetPackage`.
+/// RPCs than Turnkey's, which count as 0. `rpc_path` is the path of the HTTP/2 request, as in `/turnkey.v1.PackageCatalog/GetPackage`.
 ///
 /// # Errors
 /// [`TooManyNestedMessages`].
-pub fn check_nested_messages(rpc_path: &str, message: &[u8]) -> Result<(), TooManyNestedMessages> {
-    let Some(&request) = SCHEMA.requests.get(rpc_path) else { return Ok(()) };
+pub fn count_nested_messages(rpc_path: &str, message: &[u8]) -> Result<usize, TooManyNestedMessages> {
+    let Some(&request) = SCHEMA.requests.get(rpc_path) else { return Ok(0) };
     let mut counter = Counter { remaining: MAX_NESTED_MESSAGES };
     match counter.visit(&mut &message[..], 0, request, MAX_DEPTH) {
         Err(Stop::TooMany) => Err(TooManyNestedMessages),
         // The decoder stops there, too, or earlier.
-        Err(Stop::Malformed) | Ok(()) => Ok(()),
+        Err(Stop::Malformed) | Ok(()) => Ok(MAX_NESTED_MESSAGES - counter.remaining),
     }
 }
 
@@ -159,22 +159,22 @@ mod tests {
     fn two_million_empty_items_in_4_mib_are_refused() {
         let message = empty_items(2 * 1024 * 1024);
         assert_eq!(message.len(), 4 * 1024 * 1024);
-        assert_eq!(check_nested_messages(UPSERT, &message), Err(TooManyNestedMessages));
+        assert_eq!(count_nested_messages(UPSERT, &message), Err(TooManyNestedMessages));
     }
 
     #[test]
     fn a_message_may_have_exactly_as_many_nested_messages_as_the_limit() {
-        assert_eq!(check_nested_messages(UPSERT, &empty_items(MAX_NESTED_MESSAGES)), Ok(()));
-        assert_eq!(check_nested_messages(UPSERT, &empty_items(MAX_NESTED_MESSAGES + 1)), Err(TooManyNestedMessages));
+        assert_eq!(count_nested_messages(UPSERT, &empty_items(MAX_NESTED_MESSAGES)), Ok(MAX_NESTED_MESSAGES));
+        assert_eq!(count_nested_messages(UPSERT, &empty_items(MAX_NESTED_MESSAGES + 1)), Err(TooManyNestedMessages));
     }
 
     #[test]
     fn a_batch_of_500_items_and_a_branding_of_2000_values_are_accepted() {
         let item = pb::PackageUpsert { name: Some("Gold".to_owned()), base_price: Some(1), ..Default::default() };
         let batch = pb::BatchUpsertPackagesRequest { packages: vec![item; 500], ..Default::default() };
-        assert_eq!(check_nested_messages(UPSERT, &batch.encode_to_vec()), Ok(()));
+        assert_eq!(count_nested_messages(UPSERT, &batch.encode_to_vec()), Ok(500));
         let member = |number: i32| (number.to_string(), Value { kind: Some(Kind::StructValue(Struct::default())) });
-        assert_eq!(check_nested_messages(UPDATE, &update(Struct { fields: (0..2_000).map(member).collect() })), Ok(()));
+        assert!(count_nested_messages(UPDATE, &update(Struct { fields: (0..2_000).map(member).collect() })).is_ok());
     }
 
     #[test]
@@ -182,14 +182,14 @@ mod tests {
         let numbers = vec![Value { kind: Some(Kind::NumberValue(0.0)) }; 200];
         let lists = list(vec![list(numbers); 200]);
         let in_lists = update(Struct { fields: [("lists".to_owned(), lists)].into() });
-        assert_eq!(check_nested_messages(UPDATE, &in_lists), Err(TooManyNestedMessages));
+        assert_eq!(count_nested_messages(UPDATE, &in_lists), Err(TooManyNestedMessages));
         // An entry and its value each.
         let members = |count: usize| {
             let member = |number: usize| (number.to_string(), Value { kind: Some(Kind::BoolValue(true)) });
             update(Struct { fields: (0..count).map(member).collect() })
         };
-        assert_eq!(check_nested_messages(UPDATE, &members(MAX_NESTED_MESSAGES / 2 - 1)), Ok(()));
-        assert_eq!(check_nested_messages(UPDATE, &members(MAX_NESTED_MESSAGES / 2)), Err(TooManyNestedMessages));
+        assert!(count_nested_messages(UPDATE, &members(MAX_NESTED_MESSAGES / 2 - 1)).is_ok());
+        assert_eq!(count_nested_messages(UPDATE, &members(MAX_NESTED_MESSAGES / 2)), Err(TooManyNestedMessages));
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
         encode_key(1_001, WireType::SixtyFourBit, &mut message);
         message.extend([0; 8]);
         message.extend(empty_items(MAX_NESTED_MESSAGES + 1));
-        assert_eq!(check_nested_messages(UPSERT, &message), Err(TooManyNestedMessages));
+        assert_eq!(count_nested_messages(UPSERT, &message), Err(TooManyNestedMessages));
     }
 
     /// The decoder notices only after it has decoded the longer message.
@@ -215,23 +215,23 @@ mod tests {
         encode_varint(2, &mut message);
         message.extend(branding);
         assert!(pb::UpdateTenantRequest::decode(message.as_slice()).is_err());
-        assert_eq!(check_nested_messages(UPDATE, &message), Err(TooManyNestedMessages));
+        assert_eq!(count_nested_messages(UPDATE, &message), Err(TooManyNestedMessages));
     }
 
     #[test]
     fn malformed_messages_and_unknown_rpcs_are_left_to_others() {
         let items = empty_items(MAX_NESTED_MESSAGES + 1);
         for path in ["/grpc.health.v1.Health/Check", "/turnkey.v1.PackageCatalog/Unknown", ""] {
-            assert_eq!(check_nested_messages(path, &items), Ok(()), "{path}");
+            assert_eq!(count_nested_messages(path, &items), Ok(0), "{path}");
         }
         let cut_off = &items[..100];
         for malformed in [&[0x00][..], &[0xff; 12], &[0x12, 0x05, 0x00], cut_off] {
-            assert_eq!(check_nested_messages(UPSERT, malformed), Ok(()), "{malformed:?}");
+            assert!(count_nested_messages(UPSERT, malformed).is_ok(), "{malformed:?}");
         }
         let deep = (0..MAX_DEPTH).fold(list(Vec::new()), |inner, _| list(vec![inner]));
         let deep = update(Struct { fields: [("deep".to_owned(), deep)].into() });
         assert!(pb::UpdateTenantRequest::decode(deep.as_slice()).is_err());
-        assert_eq!(check_nested_messages(UPDATE, &deep), Ok(()));
+        assert!(count_nested_messages(UPDATE, &deep).is_ok());
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_checked_without_a_panic(bytes in any::<Vec<u8>>()) {
             for path in [UPSERT, UPDATE] {
-                prop_assert_eq!(check_nested_messages(path, &bytes), Ok(()));
+                prop_assert!(count_nested_messages(path, &bytes).is_ok());
             }
         }
     }

@@ -86,7 +86,7 @@ pub struct Server {
 }
 
 /// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
-/// UNAVAILABLE. It must be called within a Tokio runtime, because it starts tasks.
+/// UNAVAILABLE. It must be called within a runtime.
 pub fn start(
     bound: BoundListener,
     database: PgConnectOptions,

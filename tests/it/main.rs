@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 
+mod attacks;
 mod authentication;
 mod backup;
 mod batch_create_fully_provisioned;

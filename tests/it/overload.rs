@@ -9,10 +9,7 @@ use std::{
     },
 };
 
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    signal::Signal,
-};
+use nix::sys::signal::Signal;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -33,7 +30,7 @@ use crate::support::{
     faults::start_server,
     fixture::{Fixture, channel, settings},
     http2::reset_streams,
-    process::{Process, temp_folder},
+    process::{Process, raise_open_files_limit, temp_folder},
     process_memory::memory_kib,
     requests::{bella, gold, named, rotation, unknown_secret_key, with_bearer},
     responses::reason,
@@ -205,8 +202,7 @@ fn sockets(process: &Process) -> usize {
 async fn a_flood_of_two_thousand_connections_is_closed_and_memory_stays_bounded() {
     let folder = temp_folder();
     // The test holds one end of each connection, the server the other. The server inherits the limit of open files.
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(8_192)), hard).unwrap();
+    raise_open_files_limit(8_192);
     let (mut process, address, _database) = start_server(folder.path()).await;
     let sockets_at_rest = sockets(&process);
     let mut flood = Vec::new();

@@ -25,7 +25,7 @@ use crate::{
         auth::is_public,
         connection::{CallInProgress, Connection, PeerAddress},
         fair_limit::{FairLimit, Share},
-        message_cost::check_nested_messages,
+        message_cost::count_nested_messages,
         status,
     },
     telemetry::trace::TraceId,
@@ -36,10 +36,12 @@ const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 pub const MAX_HEALTH_MESSAGE_BYTES: usize = 1024;
 const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 const MAX_BATCH_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// What a call reserves for its response before it begins, so that a caller who does not read its responses is refused
-/// before any work is done.
+/// What a call reserves for its response before it begins, and for each item of a batch, so that a caller who does not
+/// read its responses is refused before any work is done.
 const RESERVED_RESPONSE_BYTES: usize = 4 * 1024;
-const RESERVED_BATCH_RESPONSE_BYTES: usize = 2 * 1024 * 1024;
+const RESERVED_ITEM_BYTES: usize = 1024;
+/// The items of a batch.
+const MAX_RESERVED_ITEMS: usize = 500;
 
 /// Whom a call is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,7 +83,7 @@ impl Admission {
         let overloaded = || Error::Overloaded;
         let (permit, message, response_bytes) = if path.starts_with(HEALTH) {
             let is_watch = path == HEALTH_WATCH;
-            let message = receive(&self.health_messages, request, &address, MAX_HEALTH_MESSAGE_BYTES).await?;
+            let (message, _) = receive(&self.health_messages, request, &address, MAX_HEALTH_MESSAGE_BYTES).await?;
             let watch = is_watch.then(|| self.health_watches.try_acquire(&address, 1).ok_or_else(overloaded));
             (watch.transpose()?, Some(message), None)
         } else if is_public(path) {
@@ -89,12 +91,9 @@ impl Admission {
         } else {
             let caller = extensions.get::<CallContext>().and_then(|context| context.caller.as_ref());
             let payer = Payer::Caller(caller.map(Caller::name).ok_or_else(missing_layer)?.into());
-            let (max_message_bytes, reserved_bytes) = if is_batch(path) {
-                (MAX_BATCH_MESSAGE_BYTES, RESERVED_BATCH_RESPONSE_BYTES)
-            } else {
-                (MAX_MESSAGE_BYTES, RESERVED_RESPONSE_BYTES)
-            };
-            let message = receive(&self.messages, request, &payer, max_message_bytes).await?;
+            let max_bytes = if is_batch(path) { MAX_BATCH_MESSAGE_BYTES } else { MAX_MESSAGE_BYTES };
+            let (message, nested) = receive(&self.messages, request, &payer, max_bytes).await?;
+            let reserved_bytes = RESERVED_RESPONSE_BYTES + nested.min(MAX_RESERVED_ITEMS) * RESERVED_ITEM_BYTES;
             let response_bytes = self.response_bytes.try_acquire(&payer, reserved_bytes).ok_or_else(overloaded)?;
             (Some(self.calls.try_acquire(&payer, 1).ok_or_else(overloaded)?), Some(message), Some(response_bytes))
         };
@@ -105,19 +104,19 @@ impl Admission {
     }
 }
 
-/// Replaces the body of the request, which is still arriving, with the complete message.
+/// Replaces the body of the request, which is still arriving, with the complete message. Returns how many messages are
+/// nested in it.
 async fn receive(
     limits: &MessageLimits,
     request: &mut Request<Body>,
     payer: &Payer,
     max_bytes: usize,
-) -> Result<Share<Payer>> {
+) -> Result<(Share<Payer>, usize)> {
     let (message, share) = limits.receive(std::mem::take(request.body_mut()), payer, max_bytes).await?;
-    if let Some(encoded) = message.get(PREFIX_BYTES..) {
-        check_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
-    }
+    let encoded = message.get(PREFIX_BYTES..).unwrap_or_default();
+    let nested = count_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
     *request.body_mut() = Body::new(Full::new(message));
-    Ok(share)
+    Ok((share, nested))
 }
 
 fn is_batch(path: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Helpers that several test modules share: databases, a running server, requests, faults and load. A helper of a single
 //! module stays in that module, and no test module imports another one.
 
+pub mod certificate;
 pub mod damage;
 pub mod database;
 pub mod doc_markers;
@@ -8,6 +9,7 @@ pub mod faults;
 pub mod fixture;
 pub mod http2;
 pub mod load;
+pub mod memory_limit;
 pub mod process;
 pub mod process_memory;
 pub mod proxy;

@@ -1,6 +1,7 @@
 //! The `turnkey` executable as a process, and its log.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::Value;
@@ -55,6 +59,39 @@ pub fn serve(folder: &Path, options: &PgConnectOptions) -> Command {
     let mut command = turnkey(folder);
     command.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", database_url(options));
     command
+}
+
+/// `command`, started by this shell script, which gets `argument` as `$0` and the command as `$@`.
+pub fn through_shell(command: &Command, script: &str, argument: impl AsRef<OsStr>) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(argument).arg(command.get_program());
+    with_context_of(command, shell)
+}
+
+/// `command` with another executable.
+pub fn with_executable(command: &Command, executable: &Path) -> Command {
+    with_context_of(command, Command::new(executable))
+}
+
+/// Gives `other` the arguments, the variables and the folder of `command`.
+fn with_context_of(command: &Command, mut other: Command) -> Command {
+    other.args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        other.current_dir(folder);
+    }
+    other
+}
+
+/// Permits the test to hold this many sockets, if the system does. Its processes inherit the limit.
+pub fn raise_open_files_limit(count: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(count)), hard).unwrap();
 }
 
 /// The options as a `DATABASE_URL`. The path of the socket becomes absolute, because the process has another working
