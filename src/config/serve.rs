@@ -160,9 +160,11 @@ pub struct ServerSettings {
     pub reflection: bool,
     pub database_max_connections: u32,
     pub max_concurrent_calls: usize,
-    pub max_concurrent_calls_per_caller: usize,
+    /// `None` for a quarter of all.
+    pub max_concurrent_calls_per_caller: Option<usize>,
     pub max_connections: usize,
-    pub max_connections_per_address: usize,
+    /// `None` for half of all.
+    pub max_connections_per_address: Option<usize>,
     /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
@@ -207,16 +209,15 @@ impl ServeArgs {
             DEFAULT_DATABASE_MAX_CONNECTIONS,
             POSITIVE_FORMAT,
         );
-        let (max_concurrent_calls, max_concurrent_calls_per_caller) = parse_counts(
-            errors,
-            (MAX_CONCURRENT_CALLS, self.max_concurrent_calls.as_deref(), DEFAULT_MAX_CONCURRENT_CALLS),
-            (MAX_CONCURRENT_CALLS_PER_CALLER, self.max_concurrent_calls_per_caller.as_deref(), |all| all / 4),
-        );
-        let (max_connections, max_connections_per_address) = parse_counts(
-            errors,
-            (MAX_CONNECTIONS, self.max_connections.as_deref(), DEFAULT_MAX_CONNECTIONS),
-            (MAX_CONNECTIONS_PER_ADDRESS, self.max_connections_per_address.as_deref(), |all| all / 2),
-        );
+        let max_concurrent_calls = self.max_concurrent_calls.as_deref();
+        let max_concurrent_calls =
+            errors.parse(MAX_CONCURRENT_CALLS, max_concurrent_calls, DEFAULT_MAX_CONCURRENT_CALLS, COUNT_FORMAT);
+        let per_caller = self.max_concurrent_calls_per_caller.as_deref();
+        let per_caller = parse_optional_count(errors, MAX_CONCURRENT_CALLS_PER_CALLER, per_caller);
+        let max_connections = self.max_connections.as_deref();
+        let max_connections = errors.parse(MAX_CONNECTIONS, max_connections, DEFAULT_MAX_CONNECTIONS, COUNT_FORMAT);
+        let per_address = self.max_connections_per_address.as_deref();
+        let per_address = parse_optional_count(errors, MAX_CONNECTIONS_PER_ADDRESS, per_address);
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
         let quotas = self.quotas(errors);
@@ -235,10 +236,10 @@ impl ServeArgs {
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
             database_max_connections: database_max_connections?.get(),
-            max_concurrent_calls: max_concurrent_calls?,
-            max_concurrent_calls_per_caller: max_concurrent_calls_per_caller?,
-            max_connections: max_connections?,
-            max_connections_per_address: max_connections_per_address?,
+            max_concurrent_calls: max_concurrent_calls?.get().into(),
+            max_concurrent_calls_per_caller: per_caller,
+            max_connections: max_connections?.get().into(),
+            max_connections_per_address: per_address,
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
             quotas: quotas?,
@@ -322,13 +323,6 @@ impl ServeArgs {
     }
 }
 
-/// Parses a number for all and the number for one of them, which is by default a part of the first.
-fn parse_counts(
-    errors: &mut ConfigErrors,
-    (all, all_text, default): (Setting, Option<&str>, NonZeroU16),
-    (one, one_text, default_part): (Setting, Option<&str>, fn(u16) -> u16),
-) -> (Option<usize>, Option<usize>) {
-    let all = errors.parse(all, all_text, default, COUNT_FORMAT).map(NonZeroU16::get);
-    let one = errors.parse_optional::<NonZeroU16>(one, one_text, COUNT_FORMAT).map(NonZeroU16::get);
-    (all.map(usize::from), all.map(|all| usize::from(one.unwrap_or_else(|| default_part(all).max(1)))))
+fn parse_optional_count(errors: &mut ConfigErrors, setting: Setting, text: Option<&str>) -> Option<usize> {
+    errors.parse_optional(setting, text, COUNT_FORMAT).map(|count: NonZeroU16| count.get().into())
 }

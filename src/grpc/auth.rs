@@ -16,7 +16,11 @@ use crate::{
         service_credentials::{San, ServiceCredentials},
     },
     error::{Error, Result},
-    grpc::{CallTasks, verification_slots::VerificationSlots},
+    grpc::{
+        CallTasks,
+        connection::{Connection, PeerAddress},
+        verification_slots::VerificationSlots,
+    },
     service::TenantService,
 };
 
@@ -87,29 +91,34 @@ impl Authenticator {
     }
 
     /// Returns the caller if it may call the RPC. Queries the database only for a tenant key, and only if the RPC permits
-    /// tenant keys. `sans` are the names in the client's verified certificate, which counts only without an
-    /// `authorization` header: a header that is present decides, whether or not it can be used.
+    /// tenant keys. The client's certificate counts only without an `authorization` header: a header that is present
+    /// decides, whether or not it can be used.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; [`Error::Overloaded`] if too many
     /// tenant keys are being verified.
-    pub async fn authenticate(&self, path: &str, headers: &HeaderMap, sans: &[San]) -> Result<Caller> {
+    pub async fn authenticate(&self, path: &str, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
         let roles = required_roles(path).map(|(_, roles)| roles);
         let caller = match bearer_token(headers)? {
-            None => self.credentials.borrow().by_certificate(sans),
+            None => self.credentials.borrow().by_certificate(&connection.sans),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
                 let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
-                return self.authenticate_tenant_key(secret_key, permits_tenants).await;
+                return self.authenticate_tenant_key(secret_key, permits_tenants, connection.peer).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token),
         };
         authorize(caller.ok_or(Error::Unauthenticated)?, roles)
     }
 
-    async fn authenticate_tenant_key(&self, secret_key: SecretString, permits_tenants: bool) -> Result<Caller> {
+    async fn authenticate_tenant_key(
+        &self,
+        secret_key: SecretString,
+        permits_tenants: bool,
+        peer: PeerAddress,
+    ) -> Result<Caller> {
         if !self.service.has_key_format(&secret_key) {
             return Err(Error::Unauthenticated);
         }
@@ -117,7 +126,7 @@ impl Authenticator {
             // Tenant keys never grant access to this RPC, so do not look the key up.
             return Err(Error::PermissionDenied);
         }
-        let slot = self.slots.acquire(&secret_key).await?;
+        let slot = self.slots.acquire(&secret_key, peer).await?;
         let service = Arc::clone(&self.service);
         let verification = async move {
             let verdict = service.verify_api_key(secret_key).await?;

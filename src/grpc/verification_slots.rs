@@ -2,7 +2,8 @@
 //! of made-up keys would otherwise delay all callers.
 //!
 //! A key that was valid recently has slots of its own, up to a share for each tenant. Every other key waits in one bounded
-//! queue. This decides only about the order: each verification queries the database, so a revoked key is refused at once.
+//! queue, up to a share for each address. This decides only about the order: each verification queries the database, so a
+//! revoked key is refused at once.
 
 use std::{
     collections::HashMap,
@@ -13,18 +14,23 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::{
+    connection::PeerAddress,
+    fair_limit::{FairLimit, Share},
+};
 use crate::{
     domain::TenantId,
     error::{Error, Result},
 };
 
-/// Verifications of keys that were valid recently.
+/// Verifications of keys that were valid recently, and those of one tenant. Its further ones wait in the queue.
 const KNOWN_SLOTS: usize = 256;
-/// Those of one tenant. Its further ones wait in the queue, so that no tenant crowds out the others.
 const KNOWN_SLOTS_PER_TENANT: usize = KNOWN_SLOTS / 4;
-/// Verifications from the queue: few, because nearly all of the work may be for nothing.
+/// Verifications that run or wait in the queue, and those from one address.
+const QUEUE_LENGTH: usize = 256;
+const QUEUE_LENGTH_PER_ADDRESS: usize = QUEUE_LENGTH / 4;
+/// Verifications from the queue that run: few, because nearly all of the work may be for nothing.
 const QUEUE_SLOTS: usize = 16;
-const QUEUE_LENGTH: usize = 240;
 /// Keys in each of the two generations of [`KnownKeys`]: some 500 KiB.
 const GENERATION_SIZE: usize = 10_000;
 
@@ -36,19 +42,17 @@ pub struct VerificationSlots(Arc<Slots>);
 struct Slots {
     /// Keyed with random numbers, so that a client cannot find two keys with the same hash.
     hash_keys: RandomState,
-    known: Mutex<KnownKeys>,
-    /// One permit for each verification that runs or waits in the queue.
-    queued: Arc<Semaphore>,
+    known_keys: Mutex<KnownKeys>,
+    known: FairLimit<TenantId>,
+    queue: FairLimit<PeerAddress>,
     running: Arc<Semaphore>,
 }
 
-/// The keys that were valid recently, and the slots that their tenants hold. A key is forgotten when two generations of
-/// other keys have been valid since.
+/// The keys that were valid recently. A key is forgotten when two generations of other keys have been valid since.
 #[derive(Debug, Default)]
 struct KnownKeys {
     current: HashMap<u64, TenantId>,
     previous: HashMap<u64, TenantId>,
-    slots: HashMap<TenantId, usize>,
 }
 
 /// The permission to verify one key, until it is dropped.
@@ -56,88 +60,67 @@ struct KnownKeys {
 pub struct VerificationSlot {
     slots: Arc<Slots>,
     key: u64,
-    /// One of the two.
-    _known: Option<KnownSlot>,
-    _queued: Option<[OwnedSemaphorePermit; 2]>,
+    _permission: Permission,
 }
 
 #[derive(Debug)]
-struct KnownSlot {
-    slots: Arc<Slots>,
-    tenant_id: TenantId,
+enum Permission {
+    Known(#[expect(dead_code, reason = "held until it is dropped")] Share<TenantId>),
+    Queued(#[expect(dead_code, reason = "held until they are dropped")] (Share<PeerAddress>, OwnedSemaphorePermit)),
 }
 
 impl VerificationSlots {
     pub fn new() -> Self {
         Self(Arc::new(Slots {
             hash_keys: RandomState::new(),
-            known: Mutex::default(),
-            queued: Arc::new(Semaphore::new(QUEUE_SLOTS + QUEUE_LENGTH)),
+            known_keys: Mutex::default(),
+            known: FairLimit::new(KNOWN_SLOTS, KNOWN_SLOTS_PER_TENANT),
+            queue: FairLimit::new(QUEUE_LENGTH, QUEUE_LENGTH_PER_ADDRESS),
             running: Arc::new(Semaphore::new(QUEUE_SLOTS)),
         }))
     }
 
-    /// Waits until this key may be verified.
+    /// Waits until this key, which was presented from this address, may be verified.
     ///
     /// # Errors
     /// [`Error::Overloaded`] at once if the queue is full.
-    pub async fn acquire(&self, secret_key: &SecretString) -> Result<VerificationSlot> {
+    pub async fn acquire(&self, secret_key: &SecretString, peer: PeerAddress) -> Result<VerificationSlot> {
         let slots = Arc::clone(&self.0);
         let key = slots.hash_keys.hash_one(secret_key.expose_secret());
-        let tenant_id = slots.known().take_slot(key);
-        if let Some(tenant_id) = tenant_id {
-            let known = KnownSlot { slots: Arc::clone(&slots), tenant_id };
-            return Ok(VerificationSlot { slots, key, _known: Some(known), _queued: None });
-        }
-        let queued = Arc::clone(&slots.queued).try_acquire_owned().map_err(|_full| Error::Overloaded)?;
-        let running = Arc::clone(&slots.running).acquire_owned().await.map_err(Error::internal)?;
-        Ok(VerificationSlot { slots, key, _known: None, _queued: Some([queued, running]) })
+        let tenant_id = slots.known_keys().tenant(key);
+        let known = tenant_id.and_then(|tenant_id| slots.known.try_acquire(&tenant_id, 1));
+        let permission = if let Some(known) = known {
+            Permission::Known(known)
+        } else {
+            let queued = slots.queue.try_acquire(&peer, 1).ok_or(Error::Overloaded)?;
+            Permission::Queued((queued, Arc::clone(&slots.running).acquire_owned().await.map_err(Error::internal)?))
+        };
+        Ok(VerificationSlot { slots, key, _permission: permission })
     }
 }
 
 impl VerificationSlot {
     /// Remembers a valid key with its tenant, and forgets a key that is not valid.
     pub fn record(&self, tenant_id: Option<TenantId>) {
-        let mut known = self.slots.known();
+        let mut known_keys = self.slots.known_keys();
         match tenant_id {
-            Some(tenant_id) => known.remember(self.key, tenant_id),
-            None => known.forget(self.key),
+            Some(tenant_id) => known_keys.remember(self.key, tenant_id),
+            None => known_keys.forget(self.key),
         }
-    }
-}
-
-impl Drop for KnownSlot {
-    fn drop(&mut self) {
-        self.slots.known().return_slot(self.tenant_id);
     }
 }
 
 impl Slots {
-    fn known(&self) -> MutexGuard<'_, KnownKeys> {
+    fn known_keys(&self) -> MutexGuard<'_, KnownKeys> {
         // A panic while the lock is held cannot leave the maps in a state that matters.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known_keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl KnownKeys {
-    /// Returns the tenant of a known key if it may have one more slot.
-    fn take_slot(&mut self, key: u64) -> Option<TenantId> {
-        let tenant_id = *self.current.get(&key).or_else(|| self.previous.get(&key))?;
-        let own = self.slots.get(&tenant_id).copied().unwrap_or_default();
-        if own >= KNOWN_SLOTS_PER_TENANT || self.slots.values().sum::<usize>() >= KNOWN_SLOTS {
-            return None;
-        }
-        self.slots.insert(tenant_id, own + 1);
-        Some(tenant_id)
-    }
-
-    fn return_slot(&mut self, tenant_id: TenantId) {
-        if let Some(own) = self.slots.get_mut(&tenant_id) {
-            *own -= 1;
-            if *own == 0 {
-                self.slots.remove(&tenant_id);
-            }
-        }
+    /// Returns the tenant of a known key.
+    fn tenant(&self, key: u64) -> Option<TenantId> {
+        self.current.get(&key).or_else(|| self.previous.get(&key)).copied()
     }
 
     fn remember(&mut self, key: u64, tenant_id: TenantId) {
@@ -155,7 +138,7 @@ impl KnownKeys {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::pin, task::Poll};
+    use std::{future::poll_fn, net::IpAddr, pin::pin, task::Poll};
 
     use uuid::Uuid;
 
@@ -169,9 +152,13 @@ mod tests {
         TenantId::from_uuid(Uuid::from_u128(number))
     }
 
+    fn peer(last: u8) -> PeerAddress {
+        IpAddr::from([192, 0, 2, last]).into()
+    }
+
     /// `None` if it has to wait.
     async fn acquire_now(slots: &VerificationSlots, key: &SecretString) -> Option<Result<VerificationSlot>> {
-        let mut acquired = pin!(slots.acquire(key));
+        let mut acquired = pin!(slots.acquire(key, peer(1)));
         poll_fn(|context| match acquired.as_mut().poll(context) {
             Poll::Ready(slot) => Poll::Ready(Some(slot)),
             Poll::Pending => Poll::Ready(None),
@@ -180,37 +167,31 @@ mod tests {
     }
 
     async fn remember(slots: &VerificationSlots, key: &SecretString, tenant_id: TenantId) {
-        slots.acquire(key).await.unwrap().record(Some(tenant_id));
+        slots.acquire(key, peer(1)).await.unwrap().record(Some(tenant_id));
     }
 
-    /// Holds every slot of the queue and every place in it.
-    async fn fill_queue(slots: &VerificationSlots) -> Vec<OwnedSemaphorePermit> {
-        let (running, queued) = (Arc::clone(&slots.0.running), Arc::clone(&slots.0.queued));
-        vec![
-            running.acquire_many_owned(u32::try_from(QUEUE_SLOTS).unwrap()).await.unwrap(),
-            queued.acquire_many_owned(u32::try_from(QUEUE_SLOTS + QUEUE_LENGTH).unwrap()).await.unwrap(),
-        ]
+    /// Takes every place in the queue.
+    fn fill_queue(slots: &VerificationSlots) -> Vec<Share<PeerAddress>> {
+        (0..4).map(|last| slots.0.queue.try_acquire(&peer(last), QUEUE_LENGTH_PER_ADDRESS).unwrap()).collect()
     }
 
     #[tokio::test]
-    async fn unknown_keys_wait_for_one_of_sixteen_slots_and_beyond_the_queue_are_refused_at_once() {
+    async fn unknown_keys_wait_for_one_of_sixteen_slots_and_beyond_the_share_of_their_address_are_refused_at_once() {
         let slots = VerificationSlots::new();
         let mut running = Vec::new();
         for number in 0..16 {
             running.push(acquire_now(&slots, &key(number)).await.unwrap().unwrap());
         }
-        let queue: Vec<_> = (0..240)
-            .map(|number| {
-                tokio::spawn({
-                    let slots = slots.clone();
-                    async move { drop(slots.acquire(&key(number)).await.unwrap()) }
-                })
-            })
-            .collect();
-        while slots.0.queued.available_permits() > 0 {
+        let wait = |number, last| {
+            let slots = slots.clone();
+            tokio::spawn(async move { drop(slots.acquire(&key(number), peer(last)).await.unwrap()) })
+        };
+        let mut queue: Vec<_> = (0..48).map(|number| wait(number, 1)).collect();
+        while slots.0.queue.try_acquire(&peer(1), 1).is_some() {
             tokio::task::yield_now().await;
         }
         assert!(matches!(acquire_now(&slots, &key(999)).await, Some(Err(Error::Overloaded))));
+        queue.push(wait(999, 2));
         drop(running);
         for waited in queue {
             waited.await.unwrap();
@@ -222,7 +203,7 @@ mod tests {
     async fn a_key_has_a_slot_of_its_own_from_its_first_valid_verification_to_its_first_invalid_one() {
         let slots = VerificationSlots::new();
         remember(&slots, &key(1), tenant(1)).await;
-        let full = fill_queue(&slots).await;
+        let full = fill_queue(&slots);
         let known = acquire_now(&slots, &key(1)).await.unwrap().unwrap();
         assert!(acquire_now(&slots, &key(2)).await.unwrap().is_err());
         known.record(None);
@@ -238,7 +219,7 @@ mod tests {
         for number in 0..10 {
             remember(&slots, &key(number), tenant(u128::from(number >= 8))).await;
         }
-        let full = fill_queue(&slots).await;
+        let full = fill_queue(&slots);
         let mut held = Vec::new();
         for number in 0..64 {
             held.push(acquire_now(&slots, &key(number % 8)).await.unwrap().unwrap());
@@ -247,9 +228,7 @@ mod tests {
         let other = acquire_now(&slots, &key(8)).await.unwrap().unwrap();
         drop(held.pop());
         held.push(acquire_now(&slots, &key(0)).await.unwrap().unwrap());
-        assert_eq!(slots.0.known().slots.values().sum::<usize>(), 65);
         drop((held, other, full));
-        assert!(slots.0.known().slots.is_empty());
     }
 
     #[test]
@@ -260,7 +239,7 @@ mod tests {
             known.remember(7, tenant(1));
         }
         assert!(known.current.len() + known.previous.len() <= 20_000);
-        assert!(known.take_slot(7).is_some() && known.take_slot(34_999).is_some());
-        assert!(known.take_slot(8).is_none());
+        assert!(known.tenant(7).is_some() && known.tenant(34_999).is_some());
+        assert!(known.tenant(8).is_none());
     }
 }

@@ -24,8 +24,9 @@ pub(super) fn admission(settings: &ServerSettings) -> Admission {
     let bounds = &settings.bounds;
     // Without credentials, the names of callers are unknown.
     let is_anonymous = settings.tokens_file.is_none();
-    let per_caller = |max, share| FairLimit::new(max, if is_anonymous { max } else { share });
-    let fair = |max| per_caller(max, Bounds::share_of_one(max));
+    let fair_share = |max, share: Option<usize>| share.unwrap_or_else(|| Bounds::share_of_one(max).max(1)).min(max);
+    let per_caller = |max, share| FairLimit::new(max, if is_anonymous { max } else { fair_share(max, share) });
+    let fair = |max| per_caller(max, None);
     let per_address = |max| FairLimit::new(max, Bounds::share_of_one(max));
     let timeout = bounds.message_timeout;
     let incomplete = bounds.incomplete_messages;
@@ -40,6 +41,7 @@ pub(super) fn admission(settings: &ServerSettings) -> Admission {
         },
         health_watches: per_address(bounds.health_watches),
         reflection_streams: per_address(bounds.reflection_streams),
+        reflection_timeout: bounds.response_timeout,
     }
 }
 
@@ -47,7 +49,7 @@ pub(super) fn admission(settings: &ServerSettings) -> Admission {
 pub(super) fn connections(settings: &ServerSettings) -> FairLimit<PeerAddress> {
     let database = usize::try_from(settings.database_max_connections).unwrap_or(usize::MAX);
     let max = raise_file_limit().max_connections(settings.max_connections, database);
-    FairLimit::new(max, settings.max_connections_per_address.min(max))
+    FairLimit::new(max, settings.max_connections_per_address.unwrap_or(max.div_ceil(2)).min(max))
 }
 
 /// How many files the process can have open; `None` if unknown.

@@ -5,11 +5,11 @@
 //! Health and reflection have limits of their own and are charged to the client's address: a flood of them affects no
 //! other call, and a busy server is not considered dead.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use futures_util::future::Either;
+use futures_util::{StreamExt as _, future::Either};
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{BodyStream, Full, StreamBody};
 use tonic::body::Body;
 
 use super::{
@@ -70,6 +70,8 @@ pub struct Admission {
     pub health_messages: MessageLimits,
     pub health_watches: FairLimit<Payer>,
     pub reflection_streams: FairLimit<Payer>,
+    /// How long a client of reflection may send messages.
+    pub reflection_timeout: Duration,
 }
 
 impl Admission {
@@ -87,7 +89,9 @@ impl Admission {
             let watch = is_watch.then(|| self.health_watches.try_acquire(&address, 1).ok_or_else(overloaded));
             (watch.transpose()?, Some(message), None)
         } else if is_public(path) {
-            (Some(self.reflection_streams.try_acquire(&address, 1).ok_or_else(overloaded)?), None, None)
+            let stream = self.reflection_streams.try_acquire(&address, 1).ok_or_else(overloaded)?;
+            limit_time(request, self.reflection_timeout);
+            (Some(stream), None, None)
         } else {
             let caller = extensions.get::<CallContext>().and_then(|context| context.caller.as_ref());
             let payer = Payer::Caller(caller.map(Caller::name).ok_or_else(missing_layer)?.into());
@@ -117,6 +121,12 @@ async fn receive(
     let nested = count_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
     *request.body_mut() = Body::new(Full::new(message));
     Ok((share, nested))
+}
+
+/// Ends the body of a request that has any number of messages.
+fn limit_time(request: &mut Request<Body>, timeout: Duration) {
+    let body = BodyStream::new(std::mem::take(request.body_mut()));
+    *request.body_mut() = Body::new(StreamBody::new(body.take_until(Box::pin(tokio::time::sleep(timeout)))));
 }
 
 fn is_batch(path: &str) -> bool {

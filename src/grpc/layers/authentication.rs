@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     domain::Caller,
+    error::Error,
     grpc::{auth::Authenticator, connection::Connection, status},
+    telemetry::trace::TraceId,
 };
 
 /// The name of the authenticated caller, as an extension of the response.
@@ -32,11 +34,15 @@ impl Middleware for Option<Authenticator> {
         let clone = inner.clone();
         let mut inner = std::mem::replace(inner, clone);
         Either::Right(Box::pin(async move {
-            let context = request.extensions_mut().get_or_insert_default::<CallContext>();
-            let trace_id = context.trace_id;
-            let connection = request.extensions().get::<Arc<Connection>>();
-            let sans = connection.map_or(&[][..], |connection| &connection.sans);
-            match authenticator.authenticate(request.uri().path(), request.headers(), sans).await {
+            let context = request.extensions().get::<CallContext>();
+            let trace_id = context.map_or(TraceId::INVALID, |context| context.trace_id);
+            let result = match request.extensions().get::<Arc<Connection>>() {
+                Some(connection) => {
+                    authenticator.authenticate(request.uri().path(), request.headers(), connection).await
+                }
+                None => Err(Error::internal("the call has no connection")),
+            };
+            match result {
                 Ok(caller) => {
                     tracing::Span::current().record("turnkey.caller", caller.name());
                     let name = CallerName(caller.name().to_owned());

@@ -142,7 +142,7 @@ pub fn unread_responses_of_every_rpc(target: &Target) -> RunningAttack {
 
 /// 100 batches at once, as fast as they succeed.
 pub fn concurrent_batches(target: &Target) -> RunningAttack {
-    let batch = rpcs::batch_of_updates(&target.attacker.id, 497);
+    let batch = rpcs::batch_of_updates(&target.attacker.id, 100);
     let batch = Call::complete(BATCH_UPSERT_PACKAGES, key(target), &batch);
     RunningAttack::of_calls([Calls { repetitions_per_second: 1_000, ..calls(&target.service, 1, 100, vec![batch]) }])
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use h2::client::Builder;
 use tokio::{task::JoinSet, time::timeout};
 use tonic::Code;
+use turnkey::config::{Bounds, ServerSettings};
 
 use super::{
     attackers::{
@@ -16,7 +17,10 @@ use super::{
     rpcs,
     target::{Protocol, Target},
 };
-use crate::support::http2::{Http2, Port, zeros};
+use crate::support::{
+    fixture::{Fixture, settings},
+    http2::{Http2, Port, zeros},
+};
 
 /// A call whose message has not arrived in 5 s ends; one that lasts this long has no such bound.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
@@ -51,10 +55,10 @@ async fn unfinished_messages_of_every_rpc_on_both_ports_use_bounded_memory() {
     assert_withstands_with_and_without_tls(unfinished_messages_of_every_rpc).await;
 }
 
-/// The RPCs of each port, with the platform's token on that of the service.
+/// The RPCs of each port with one message for a request, and the platform's token on that of the service.
 fn ports(target: &Target) -> [(&Port, Vec<String>, Option<&str>); 2] {
     let token = target.platform_token.as_deref();
-    [(&target.service, rpcs::all(), token), (&target.health, rpcs::health(), None)]
+    [(&target.service, rpcs::with_one_message(), token), (&target.health, rpcs::health(), None)]
 }
 
 async fn connect(port: &Port) -> Http2 {
@@ -101,6 +105,20 @@ async fn a_message_is_refused_as_soon_as_it_announces_more_than_its_rpc_permits(
             let end = end_of(&connection, &largest).await;
             // Zeros are no protobuf message.
             assert_eq!(end, Some(CallEnd::Status(Code::Internal)), "{path} with {limit} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reflection_stream_ends_at_a_large_message_and_after_a_time() {
+    let bounds = Bounds { response_timeout: Duration::from_millis(100), ..Bounds::default() };
+    let fixture = Fixture::with_settings(ServerSettings { bounds, ..settings() }).await;
+    let port = Port { address: fixture.server.address, tls: None };
+    let connection = connect(&port).await;
+    for path in rpcs::REFLECTION {
+        for message in [Message::Announced { bytes: 4 * 1024 + 1 }, Message::WithoutLastByte { announced: 100 }] {
+            let call = Call::new(path, None, message);
+            assert_eq!(end_of(&connection, &call).await, Some(CallEnd::Status(Code::Ok)), "{path}: {:?}", call.message);
         }
     }
 }

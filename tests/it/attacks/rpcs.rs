@@ -20,7 +20,7 @@ pub const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 pub const LIST_PACKAGES: &str = "/turnkey.v1.PackageCatalog/ListPackages";
 pub const UPSERT_PACKAGE: &str = "/turnkey.v1.PackageCatalog/UpsertPackage";
 pub const BATCH_UPSERT_PACKAGES: &str = "/turnkey.v1.PackageCatalog/BatchUpsertPackages";
-const REFLECTION: [&str; 2] = [
+pub const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
@@ -44,10 +44,14 @@ pub fn health() -> Vec<String> {
     paths(HEALTH_DESCRIPTORS, "grpc.health.v1")
 }
 
+/// The RPCs of the main port with one message for a request.
+pub fn with_one_message() -> Vec<String> {
+    api().into_iter().chain(health()).collect()
+}
+
 /// All RPCs of the main port.
 pub fn all() -> Vec<String> {
-    let reflection = REFLECTION.map(str::to_owned);
-    api().into_iter().chain(health()).chain(reflection).collect()
+    with_one_message().into_iter().chain(REFLECTION.map(str::to_owned)).collect()
 }
 
 /// The largest message, in bytes.
