@@ -67,6 +67,11 @@ impl Caller {
         &self.name
     }
 
+    /// Whether the caller presented a tenant's key.
+    pub const fn is_tenant(&self) -> bool {
+        matches!(self.authority, Authority::Tenant(_))
+    }
+
     /// Whether the caller has at least one of these roles.
     pub fn has_any(&self, roles: &[Role]) -> bool {
         match &self.authority {

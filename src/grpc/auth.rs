@@ -90,27 +90,25 @@ impl Authenticator {
         Self { credentials, service, tasks, slots: VerificationSlots::new() }
     }
 
-    /// Returns the caller if it may call the RPC. Queries the database only for a tenant key, and only if the RPC permits
-    /// tenant keys. The client's certificate counts only without an `authorization` header: a header that is present
-    /// decides, whether or not it can be used.
+    /// Identifies the caller. Queries the database only for a tenant key, and only if the RPC permits tenant keys. The
+    /// client's certificate counts only without an `authorization` header: a header that is present decides, whether or
+    /// not it can be used.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`], [`Error::PermissionDenied`], [`Error::Unimplemented`]; [`Error::Overloaded`] if too many
-    /// tenant keys are being verified.
+    /// [`Error::Unauthenticated`]; [`Error::PermissionDenied`] for a tenant key if no tenant key may call the RPC;
+    /// [`Error::Overloaded`] if too many tenant keys are being verified.
     pub async fn authenticate(&self, path: &str, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
-        let roles = required_roles(path).map(|(_, roles)| roles);
         let caller = match bearer_token(headers)? {
             None => self.credentials.borrow().by_certificate(&connection.sans),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
-                let permits_tenants = roles.is_some_and(|roles| roles == [Catalog]);
-                return self.authenticate_tenant_key(secret_key, permits_tenants, connection.peer).await;
+                return self.authenticate_tenant_key(secret_key, permits_tenant_keys(path), connection.peer).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token),
         };
-        authorize(caller.ok_or(Error::Unauthenticated)?, roles)
+        caller.ok_or(Error::Unauthenticated)
     }
 
     async fn authenticate_tenant_key(
@@ -141,12 +139,21 @@ impl Authenticator {
     }
 }
 
-fn authorize(caller: Caller, roles: Option<&[Role]>) -> Result<Caller> {
-    match roles {
-        Some(roles) if caller.has_any(roles) => Ok(caller),
-        Some(_) => Err(Error::PermissionDenied),
-        None => Err(Error::Unimplemented),
+fn permits_tenant_keys(path: &str) -> bool {
+    required_roles(path).is_some_and(|(_, roles)| roles == [Catalog])
+}
+
+/// Checks whether the caller may call the RPC. That a tenant key is limited to its tenant is checked later, when the
+/// request has been decoded.
+///
+/// # Errors
+/// [`Error::PermissionDenied`], [`Error::Unimplemented`].
+pub fn authorize(caller: &Caller, path: &str) -> Result<()> {
+    if is_public(path) || (caller.is_tenant() && permits_tenant_keys(path)) {
+        return Ok(());
     }
+    let (_, roles) = required_roles(path).ok_or(Error::Unimplemented)?;
+    if caller.has_any(roles) { Ok(()) } else { Err(Error::PermissionDenied) }
 }
 
 /// Returns the bearer token, or `None` without an `authorization` header.

@@ -21,6 +21,7 @@ const MAX_DETAILS_BYTES: usize = 6 * 1024;
 const MAX_VIOLATIONS: usize = 50;
 /// The field of the violation that counts the omitted ones.
 const TRUNCATION_FIELD: &str = "…";
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
@@ -71,7 +72,14 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     if failure.reason().is_empty() {
         return Status::new(failure.code, failure.message);
     }
-    Status::with_error_details(failure.code, failure.message, failure.details)
+    let retry_delay = failure.details.retry_info().and_then(|retry| retry.retry_delay);
+    let mut status = Status::with_error_details(failure.code, failure.message, failure.details);
+    if let Some(delay) = retry_delay {
+        // Stock gRPC clients obey this trailer, and do not know the details (gRFC A6).
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        status.metadata_mut().insert(RETRY_PUSHBACK, delay_ms.into());
+    }
+    status
 }
 
 /// Logs the cause of an error, if it has one, and returns what the client sees.

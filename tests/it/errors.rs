@@ -112,6 +112,7 @@ async fn calls_above_the_concurrency_limit_are_rejected_at_once_and_health_check
     let error = fixture.create(named("omers-cafe")).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
     assert!(error.get_details_retry_info().is_some());
+    assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "200");
     let mut health = fixture.health().await;
     let live = HealthCheckRequest { service: "live".to_owned() };
     assert_eq!(health.check(live).await.unwrap().into_inner().status(), ServingStatus::Serving);

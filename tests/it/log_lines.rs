@@ -10,7 +10,8 @@ use crate::support::{
     database::Cluster,
     fixture::channel,
     process::{Process, serve, temp_folder},
-    requests::{bella, named, signup},
+    requests::{bella, named, signup, with_bearer},
+    tokens::Tokens,
 };
 
 #[tokio::test]
@@ -105,4 +106,27 @@ async fn only_repairs_that_created_something_are_logged() {
         let created = (&line["created_segment"], &line["packages_created"], &line["created_api_key"]);
         assert_eq!(created, (&segment.into(), &packages.into(), &key.into()), "{slug}");
     }
+}
+
+#[tokio::test]
+async fn a_refused_call_is_logged_once_a_second_with_its_caller_rpc_and_reason() {
+    let database = Cluster::get().migrated().await;
+    let tokens = Tokens::new();
+    let token = tokens.create("booking", &["catalog"]);
+    let mut command = serve(tokens.folder(), &database.server);
+    let mut process = Process::start(command.args(["--tokens-file", "tokens.toml"]));
+    let address = process.address();
+    let mut provisioning = TenantProvisioningClient::new(channel(&address).await);
+    for _ in 0..3 {
+        provisioning.create_fully_provisioned(with_bearer(bella(), Some(&token))).await.unwrap_err();
+    }
+    provisioning.create_fully_provisioned(bella()).await.unwrap_err();
+    let line = process.wait_for_json("Refused call");
+    assert_eq!((&line["level"], &line["caller"]), (&"INFO".into(), &"booking".into()));
+    let rpc = "turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
+    assert_eq!((&line["rpc"], &line["reason"]), (&rpc.into(), &"PERMISSION_DENIED".into()));
+    assert_eq!(line["count"], 1);
+    // The next line is that of another caller, unless a second has passed.
+    let line = process.wait_for_json(r#""unauthenticated""#);
+    assert_eq!((&line["message"], &line["reason"]), (&"Refused call".into(), &"UNAUTHENTICATED".into()));
 }

@@ -14,7 +14,11 @@ use super::{
 use crate::{
     domain::Caller,
     error::Error,
-    grpc::{auth::Authenticator, connection::Connection, status},
+    grpc::{
+        auth::{Authenticator, authorize},
+        connection::Connection,
+        status,
+    },
     telemetry::trace::TraceId,
 };
 
@@ -42,17 +46,21 @@ impl Middleware for Option<Authenticator> {
                 }
                 None => Err(Error::internal("the call has no connection")),
             };
-            match result {
-                Ok(caller) => {
-                    tracing::Span::current().record("turnkey.caller", caller.name());
-                    let name = CallerName(caller.name().to_owned());
+            let caller = match result {
+                Ok(caller) => caller,
+                Err(error) => return Ok(status::from_error(error, trace_id).into_http()),
+            };
+            tracing::Span::current().record("turnkey.caller", caller.name());
+            let name = CallerName(caller.name().to_owned());
+            let mut response = match authorize(&caller, request.uri().path()) {
+                Ok(()) => {
                     request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(caller);
-                    let mut response = inner.call(request).await?;
-                    response.extensions_mut().insert(name);
-                    Ok(response)
+                    inner.call(request).await?
                 }
-                Err(error) => Ok(status::from_error(error, trace_id).into_http()),
-            }
+                Err(error) => status::from_error(error, trace_id).into_http(),
+            };
+            response.extensions_mut().insert(name);
+            Ok(response)
         }))
     }
 }
