@@ -3,15 +3,20 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::{net::TcpStream, task::yield_now};
+use tokio::{
+    net::TcpStream,
+    task::{JoinHandle, yield_now},
+    time::timeout,
+};
 use tonic::{
     Code, Request, Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
 };
+use tonic_health::pb::HealthCheckRequest;
 use tonic_types::StatusExt as _;
 use turnkey::{
-    config::ServerSettings,
+    config::{Bounds, ServerSettings},
     grpc::pb::{
         BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, CreateFullyProvisionedRequest,
         GetTenantRequest, PackageUpsert, get_tenant_request::Identifier,
@@ -131,13 +136,19 @@ async fn a_caller_above_its_rate_limit_gets_a_retry_delay_and_other_callers_are_
     assert_eq!(get(&rare).await.code(), Code::NotFound);
 }
 
+async fn connect(
+    fixture: &Fixture,
+) -> (h2::client::SendRequest<prost::bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let socket = TcpStream::connect(fixture.server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(socket).await.unwrap();
+    (client, tokio::spawn(connection))
+}
+
 #[tokio::test]
 async fn a_connection_past_its_maximum_age_accepts_no_calls_and_finishes_its_open_ones() {
     let short_lived = ServerSettings { max_connection_age: Duration::from_millis(100), ..settings() };
     let fixture = Fixture::with_settings(short_lived).await;
-    let socket = TcpStream::connect(fixture.server.address).await.unwrap();
-    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let (mut client, connection) = connect(&fixture).await;
     // The call is open, because its message has not been sent.
     let (response, mut body) = client.send_request(grpc_post(CREATE_PATH), false).unwrap();
     while let Ok(mut repeated) = client.clone().ready().await {
@@ -159,4 +170,38 @@ async fn a_connection_past_its_maximum_age_accepts_no_calls_and_finishes_its_ope
     let trailers = response.body_mut().trailers().await.unwrap().unwrap();
     assert_eq!(trailers["grpc-status"], "0");
     connection.await.unwrap().unwrap();
+}
+
+/// Waits until the server has closed the connection, without GOAWAY if it is an error.
+async fn end_of(connection: JoinHandle<Result<(), h2::Error>>) -> Result<(), h2::Error> {
+    timeout(Duration::from_secs(20), connection).await.expect("the server closes the connection").unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_whose_calls_do_not_end_is_closed_some_time_after_its_goaway() {
+    let bounds = Bounds {
+        message_timeout: Duration::from_mins(10),
+        connection_grace: Duration::from_millis(100),
+        ..Bounds::default()
+    };
+    let short_lived = ServerSettings { max_connection_age: Duration::from_millis(100), bounds, ..settings() };
+    let fixture = Fixture::with_settings(short_lived).await;
+    let (mut client, connection) = connect(&fixture).await;
+    let (response, _body) = client.send_request(grpc_post(CREATE_PATH), false).unwrap();
+    response.await.unwrap_err();
+    let _ = end_of(connection).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_is_closed_after_goaway_and_one_with_a_health_watch_stays_open() {
+    let bounds = Bounds { connection_idle_timeout: Duration::from_millis(300), ..Bounds::default() };
+    let fixture = Fixture::with_settings(ServerSettings { bounds, ..settings() }).await;
+    let (idle_client, idle) = connect(&fixture).await;
+    let mut watch = fixture.health().await.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    // An orderly end: GOAWAY without an error.
+    end_of(idle).await.unwrap();
+    drop(idle_client);
+    let unchanged = timeout(Duration::from_millis(700), async { while watch.message().await.unwrap().is_some() {} });
+    unchanged.await.unwrap_err();
 }

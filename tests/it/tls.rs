@@ -11,6 +11,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -48,8 +49,13 @@ impl Authority {
 
     /// Returns a certificate for these names, and its key.
     fn sign(&self, names: Vec<SanType>) -> (String, String) {
+        self.sign_until(names, CertificateParams::default().not_after)
+    }
+
+    fn sign_until(&self, names: Vec<SanType>, not_after: OffsetDateTime) -> (String, String) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
+        params.not_after = not_after;
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
@@ -233,6 +239,27 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         // With TLS 1.3 the client learns of the rejection at its first read.
         Ok(channel) => verify(&channel).await.is_err(),
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_the_certificate_of_its_client() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    fs::write(files.path("ca.pem"), &clients.pem).unwrap();
+    let known = "[[certificate]]\nsan = \"gateway.internal\"\nname = \"gateway\"\nroles = [\"verifier\"]\n";
+    fs::write(files.path("tokens.toml"), known).unwrap();
+    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let address = process.address();
+    let in_three_seconds = OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    let identity = clients.sign_until(dns("gateway.internal"), in_three_seconds);
+    let channel = connect(&address, &authority, Some(identity)).await.unwrap();
+    assert_eq!(verify(&channel).await, Ok(()));
+    // The client connects again, with the certificate that has expired.
+    while verify(&channel).await.is_ok() {}
+    assert!(
+        OffsetDateTime::now_utc() >= in_three_seconds - time::Duration::seconds(1),
+        "a certificate has whole seconds"
+    );
 }
 
 /// Connects with these settings, which keep the sessions that the server offers, until the server's first response has
