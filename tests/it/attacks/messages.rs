@@ -54,7 +54,7 @@ async fn unfinished_messages_of_every_rpc_on_both_ports_use_bounded_memory() {
 /// The RPCs of each port, with the platform's token on that of the service.
 fn ports(target: &Target) -> [(&Port, Vec<String>, Option<&str>); 2] {
     let token = target.platform_token.as_deref();
-    [(&target.service, rpcs::all(), token), (&target.health, rpcs::health(), None)]
+    [(&target.service, rpcs::with_one_message(), token), (&target.health, rpcs::health(), None)]
 }
 
 async fn connect(port: &Port) -> Http2 {

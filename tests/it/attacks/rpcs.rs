@@ -35,7 +35,7 @@ fn paths(descriptors: &[u8], package: &str) -> Vec<String> {
 }
 
 /// The RPCs of the API.
-pub fn api() -> Vec<String> {
+fn api() -> Vec<String> {
     paths(DESCRIPTORS, "turnkey.v1")
 }
 
@@ -44,10 +44,14 @@ pub fn health() -> Vec<String> {
     paths(HEALTH_DESCRIPTORS, "grpc.health.v1")
 }
 
+/// The RPCs of the main port with one message per request. Reflection has a stream of them.
+pub fn with_one_message() -> Vec<String> {
+    api().into_iter().chain(health()).collect()
+}
+
 /// All RPCs of the main port.
 pub fn all() -> Vec<String> {
-    let reflection = REFLECTION.map(str::to_owned);
-    api().into_iter().chain(health()).chain(reflection).collect()
+    with_one_message().into_iter().chain(REFLECTION.map(str::to_owned)).collect()
 }
 
 /// The largest message, in bytes.
