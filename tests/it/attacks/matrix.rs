@@ -43,7 +43,7 @@ const ATTACKS: [(&str, Attack); 19] = [
     ("100 concurrent batches of one tenant", attackers::concurrent_batches),
     ("invented keys, 16 × 256 streams", attackers::invented_keys),
     ("one tenant that creates packages without end", attackers::packages_without_end),
-    ("8,300 idle connections to each port", attackers::idle_connections::<8_300>),
+    ("8,300 idle connections to both ports together", attackers::idle_connections::<4_150>),
     ("600 slow handshakes", attackers::slow_handshakes),
     ("no attack", attackers::idle_connections::<0>),
 ];
