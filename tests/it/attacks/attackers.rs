@@ -35,9 +35,9 @@ fn calls(port: &Port, connections: usize, streams_per_connection: usize, of_stre
     }
 }
 
-/// The attacker's key, or `None` where callers need no credential.
+/// The attacker's key.
 fn key(target: &Target) -> Option<&str> {
-    target.platform_token.as_ref().map(|_| target.attacker.secret_key.as_str())
+    target.key(&target.attacker)
 }
 
 /// Calls of health, which both ports serve.

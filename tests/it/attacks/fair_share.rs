@@ -31,11 +31,10 @@ async fn the_batches_of_one_tenant_wait_in_the_server_and_not_in_the_database() 
     attack.wait_until_in_position().await;
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
-    while attack.ended_calls() < 50 {
+    while attack.ended(&CallEnd::Status(Code::Ok)) < 10 {
         assert!(target.count(waiting).await < MAX_CONNECTIONS, "one connection has the lock");
     }
-    let ends = attack.stop().await;
-    assert!(ends.contains_key("Ok"), "{ends:?}");
+    attack.stop().await;
     target.stop();
 }
 

@@ -116,7 +116,7 @@ async fn tenant(target: &Target, end: Instant) -> Tally {
     let mut tally = Tally::default();
     let mut catalog = PackageCatalogClient::new(target.channel(&target.service));
     let tenant = &target.other_tenant;
-    let key = target.platform_token.as_ref().map(|_| tenant.secret_key.as_str());
+    let key = target.key(tenant);
     while !tally.is_complete(end) {
         let list = ListPackagesRequest { tenant_id: tenant.id.clone(), ..ListPackagesRequest::default() };
         tally.add("ListPackages with a key", catalog.list_packages(with_bearer(list, key))).await;

@@ -35,7 +35,7 @@ fn paths(descriptors: &[u8], package: &str) -> Vec<String> {
 }
 
 /// The RPCs of the API.
-pub fn api() -> Vec<String> {
+fn api() -> Vec<String> {
     paths(DESCRIPTORS, "turnkey.v1")
 }
 
@@ -44,7 +44,7 @@ pub fn health() -> Vec<String> {
     paths(HEALTH_DESCRIPTORS, "grpc.health.v1")
 }
 
-/// The RPCs of the main port with one message for a request.
+/// The RPCs of the main port with one message per request. Reflection has a stream of them.
 pub fn with_one_message() -> Vec<String> {
     api().into_iter().chain(health()).collect()
 }

@@ -105,9 +105,9 @@ impl RunningAttack {
         let _ = timeout(POSITION_TIMEOUT, self.positions.1.recv()).await;
     }
 
-    /// How many calls have ended.
-    pub fn ended_calls(&self) -> usize {
-        self.ends.lock().unwrap().values().sum()
+    /// How many calls have ended in this way.
+    pub fn ended(&self, end: &CallEnd) -> usize {
+        self.ends.lock().unwrap().get(&name(end)).copied().unwrap_or_default()
     }
 
     /// Stops the attackers and returns how their calls ended until then.

@@ -15,7 +15,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 use turnkey::grpc::pb::{
-    BatchUpsertPackagesRequest, CreateFullyProvisionedRequest, PackageUpsert,
+    BatchUpsertPackagesRequest, CreateFullyProvisionedRequest, GetPackageRequest, PackageUpsert,
     package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -142,6 +142,7 @@ impl Target {
         target.attacker = target.create_tenant("attacker").await;
         target.other_tenant = target.create_tenant("other").await;
         target.enlarge_catalog(&target.attacker).await;
+        target.use_key(&target.other_tenant).await;
         target
     }
 
@@ -177,6 +178,11 @@ impl Target {
         with_bearer(message, self.platform_token.as_deref())
     }
 
+    /// The key of a tenant, or `None` where callers need no credential.
+    pub fn key<'a>(&self, tenant: &'a TenantWithKey) -> Option<&'a str> {
+        self.platform_token.as_ref().map(|_| tenant.secret_key.as_str())
+    }
+
     /// A tenant that no other call has created.
     pub fn new_tenant(&self) -> CreateFullyProvisionedRequest {
         named(&format!("tenant-{}", self.created_tenants.fetch_add(1, Ordering::Relaxed)))
@@ -210,6 +216,13 @@ impl Target {
             package_id: created.packages[0].id.clone(),
             segment_id: created.segment.unwrap().id,
         }
+    }
+
+    /// Calls with the tenant's key, so that the server knows it before an attack with unknown keys.
+    async fn use_key(&self, tenant: &TenantWithKey) {
+        let get = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
+        let mut catalog = PackageCatalogClient::new(self.channel(&self.service));
+        catalog.get_package(with_bearer(get, self.key(tenant))).await.unwrap();
     }
 
     async fn enlarge_catalog(&self, tenant: &TenantWithKey) {
