@@ -53,6 +53,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Conflict`] if a sign-up has used the owner's address meanwhile.
+    #[expect(clippy::too_many_lines, reason = "it is one statement")]
     pub async fn repair_tenant(
         &self,
         tenant_id: TenantId,
