@@ -54,6 +54,8 @@ CREATE TABLE segments (
     CONSTRAINT segments_hero_title_length CHECK (length(hero_title) BETWEEN 1 AND 200),
     CONSTRAINT segments_description_length CHECK (length(description) <= 2000)
 );
+-- The integrity check distinguishes a package in another tenant's segment from one in no segment.
+CREATE INDEX segments_id_idx ON segments (id);
 
 -- The foreign key to segments includes the tenant, so a package cannot be in another tenant's segment. A foreign key to
 -- tenants is not needed: the segment has one.
@@ -90,6 +92,7 @@ CREATE TABLE api_keys (
     expires_at  timestamptz,
     revoked_at  timestamptz,
     CONSTRAINT api_keys_key_id_format CHECK (key_id ~ '^[0-9A-Za-z]{16}$'),
+    CONSTRAINT api_keys_public_key_format CHECK (public_key ~ '^pk_(live|test)_[a-z0-9]{1,16}_[0-9A-Za-z]{16}$'),
     CONSTRAINT api_keys_public_key_matches_key_id CHECK (right(public_key, 17) = '_' || key_id),
     CONSTRAINT api_keys_secret_hash_is_argon2id CHECK (starts_with(secret_hash, '$argon2id$'))
 );
@@ -249,8 +252,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, o
     TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
--- No role deletes counters: they are deleted with their tenant.
-GRANT SELECT, INSERT, UPDATE ON tenant_usage TO turnkey_provisioner;
+-- Counters are deleted with their tenant. A repair deletes those of a missing tenant.
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_usage TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE (package_count, segment_count) ON tenant_usage TO turnkey_catalog;
 
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;

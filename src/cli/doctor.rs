@@ -1,12 +1,11 @@
 //! `turnkey doctor`: finds damaged tenants, and repairs them with `--repair`.
 //!
-//! A repair creates what is missing, moves packages without a segment of their tenant to General, and deletes rows that
-//! refer to nothing. It cannot restore lost data; a backup can.
+//! A repair creates what is missing, corrects what is wrong, moves packages without a segment of their tenant to General,
+//! and deletes rows that refer to nothing. It cannot restore lost data; a backup can.
 //!
 //! Exit code 0: there are no findings, or all are repaired. 1: findings remain. 2: the check did not finish.
 
 use std::{
-    collections::HashSet,
     io::{self, Write as _},
     pin::pin,
     process::ExitCode,
@@ -28,8 +27,9 @@ use crate::{
     config::DoctorSettings,
     domain::{
         Argon2Params, Caller, TenantId,
-        integrity::{Finding, FindingKind},
+        integrity::{Finding, FindingKind, RepairReport},
     },
+    error,
     secrets::{Hasher, HashingSettings},
     service::{Clock, TenantService},
     store::Store,
@@ -49,7 +49,7 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
         Arc::new(TenantService::new(store.clone(), Hasher::new(hashing)?, settings.key_mode, Clock::system()));
     let keys = keys.map(RecognizedKeysFile::open).transpose()?;
     let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), omitted: 0 } };
-    let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0, repaired: HashSet::new() };
+    let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0 };
     let checked = doctor.check().await;
     let result = checked.and_then(|tenants| doctor.finish(tenants));
     store.close().await;
@@ -64,8 +64,6 @@ struct Doctor {
     report: Report,
     /// Number of findings that remain.
     unresolved: u64,
-    /// Tenants repaired in the current chunk: a tenant with several findings is repaired once.
-    repaired: HashSet<TenantId>,
 }
 
 enum Report {
@@ -82,10 +80,12 @@ impl Doctor {
         let mut chunks = pin!(Arc::clone(&self.service).check_integrity(None));
         let mut tenants = 0;
         while let Some(chunk) = chunks.try_next().await? {
-            self.repaired.clear();
-            for finding in chunk.findings {
-                let outcome = self.process_finding(&finding).await?;
-                bar.suspend(|| self.report.add(&finding, outcome))?;
+            for of_tenant in chunk.findings.chunk_by(|one, next| one.tenant_id == next.tenant_id) {
+                let outcomes = self.process_tenant(of_tenant).await?;
+                bar.suspend(|| {
+                    let mut outcomes = of_tenant.iter().zip(outcomes);
+                    outcomes.try_for_each(|(finding, outcome)| self.report.add(finding, outcome))
+                })?;
             }
             tenants += chunk.tenants;
             bar.inc(chunk.tenants);
@@ -94,31 +94,47 @@ impl Doctor {
         Ok(tenants)
     }
 
-    /// Repairs the finding and returns the outcome for the report, or `None` without `--repair`.
-    async fn process_finding(&mut self, finding: &Finding) -> Result<Option<&'static str>, Error> {
-        if !self.repair {
-            self.unresolved += 1;
-            return Ok(None);
-        }
-        if finding.kind == FindingKind::NoApiKey && self.keys.is_none() {
-            self.unresolved += 1;
-            return Ok(Some("unresolved: creating a key requires --out"));
-        }
-        // The tenant does not exist and cannot be created again, so the rows that refer to it are deleted.
-        if finding.slug.is_none() {
-            self.service.delete_dangling_rows(finding.tenant_id).await?;
-        } else if self.repaired.insert(finding.tenant_id) {
-            let repair = self.service.repair_tenant(finding.tenant_id, self.keys.is_some()).await?;
-            if let (Some((key, secret_key)), Some(keys)) = (&repair.api_key, &mut self.keys) {
-                keys.write(&repair.tenant.slug, finding.tenant_id, &key.public_key, secret_key)?;
+    /// Repairs the tenant of these findings and returns the outcome of each for the report, or `None` without
+    /// `--repair`.
+    async fn process_tenant(&mut self, findings: &[Finding]) -> Result<Vec<Option<&'static str>>, Error> {
+        let remaining = match findings {
+            [Finding { tenant_id, .. }, ..] if self.repair => self.repair_tenant(*tenant_id).await?,
+            _ => findings.to_vec(),
+        };
+        let outcomes = findings.iter().map(|finding| {
+            let is_unresolved = remaining.contains(finding);
+            self.unresolved += u64::from(is_unresolved);
+            self.repair.then(|| if is_unresolved { reason_unresolved(finding.kind) } else { "repaired" })
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// Returns the findings that the repair has left.
+    async fn repair_tenant(&mut self, tenant_id: TenantId) -> Result<Vec<Finding>, Error> {
+        match self.service.repair_tenant(tenant_id, self.keys.is_some()).await {
+            Ok(RepairReport { tenant: Some(tenant), api_key: Some((key, secret_key)), .. }) => {
+                if let Some(keys) = &mut self.keys {
+                    keys.write(&tenant.slug, tenant_id, &key.public_key, &secret_key)?;
+                }
             }
+            // Not found: another repair has deleted the rows of a missing tenant.
+            Ok(_) | Err(error::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(Some("repaired"))
+        Ok(self.service.remaining_findings(tenant_id).await?)
     }
 
     fn finish(self, tenants: u64) -> Result<ExitCode, Error> {
         self.report.finish(tenants, self.unresolved)?;
         Ok(if self.unresolved == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+fn reason_unresolved(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::NoApiKey => "unresolved: creating a key requires --out",
+        FindingKind::WrongCanonicalEmail => "unresolved: another owner has this address",
+        _ => "unresolved",
     }
 }
 

@@ -42,18 +42,24 @@ pub enum FindingKind {
     DanglingIdempotencyRecord,
     /// A usage counter of the tenant differs from the number of its rows.
     WrongUsageCount,
+    SegmentWithoutTenant,
+    PackageWithoutTenant,
+    ApiKeyWithoutTenant,
+    UsageCountWithoutTenant,
+    /// The owner's address and the form in which it is compared do not match.
+    WrongCanonicalEmail,
 }
 
 impl FindingKind {
-    /// Describes the defect in a sentence. `subject` is the package's slug, the RPC of the idempotency record, or the
+    /// Describes the defect in a sentence. `affected` is the package's slug, the RPC of the idempotency record, or the
     /// plural of what was counted wrongly; the other kinds ignore it.
-    pub fn detail(self, subject: &str) -> String {
+    pub fn detail(self, affected: &str) -> String {
         match self {
             Self::NoGeneralSegment => "The tenant has no General segment.".to_owned(),
             Self::NoPackage => "The tenant has no package, so customers cannot book with it.".to_owned(),
             Self::NoApiKey => "The tenant has no API key at all.".to_owned(),
-            Self::PackageWithoutSegment => format!("The package {subject} is not in any segment."),
-            Self::PackageInForeignSegment => format!("The package {subject} is in a segment of another tenant."),
+            Self::PackageWithoutSegment => format!("The package {affected} is not in any segment."),
+            Self::PackageInForeignSegment => format!("The package {affected} is in a segment of another tenant."),
             Self::OwnerWithoutTenant => {
                 "An owner's e-mail address and password belong to a tenant that does not exist.".to_owned()
             }
@@ -61,21 +67,22 @@ impl FindingKind {
                 "The tenant was created by CreateFromSignup but has no owner, so the business cannot log in.".to_owned()
             }
             Self::DanglingIdempotencyRecord => {
-                format!("An idempotency record of {subject} refers to a tenant or key that does not exist.")
+                format!("An idempotency record of {affected} refers to a tenant or key that does not exist.")
             }
             Self::WrongUsageCount => {
-                format!("The stored number of the tenant's {subject} differs from the actual number.")
+                format!("The stored number of the tenant's {affected} differs from the actual number.")
+            }
+            Self::SegmentWithoutTenant => "Segments belong to a tenant that does not exist.".to_owned(),
+            Self::PackageWithoutTenant => "Packages belong to a tenant that does not exist.".to_owned(),
+            Self::ApiKeyWithoutTenant => "API keys belong to a tenant that does not exist.".to_owned(),
+            Self::UsageCountWithoutTenant => {
+                "The stored numbers of packages and segments belong to a tenant that does not exist.".to_owned()
+            }
+            Self::WrongCanonicalEmail => {
+                "The owner's e-mail address and its canonical form do not match, so the owner cannot log in.".to_owned()
             }
         }
     }
-}
-
-/// The rows that an integrity check reads, one subject after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
-pub enum IntegritySubject {
-    Tenants,
-    Owners,
-    IdempotencyRecords,
 }
 
 /// The result of one step of an integrity check.
@@ -89,7 +96,8 @@ pub struct IntegrityChunk {
 /// The tenant after a repair, and what the repair created. An intact tenant gets nothing.
 #[derive(Debug)]
 pub struct RepairReport {
-    pub tenant: Tenant,
+    /// `None` if the tenant does not exist. The repair then deleted the rows that refer to it.
+    pub tenant: Option<Tenant>,
     pub segment: Option<Segment>,
     pub packages: Vec<Package>,
     pub api_key: Option<(ApiKey, SecretString)>,

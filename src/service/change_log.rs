@@ -5,8 +5,9 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::{
-    ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult,
+use crate::{
+    domain::{ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult},
+    store::RepairResult,
 };
 
 /// `now` is the time of the change. A change to the same values leaves an earlier `updated_at`, and has no line.
@@ -24,12 +25,26 @@ pub(super) fn tenant_changed(tenant: &Tenant, change: &TenantChange, now: Offset
     tracing::info!(tenant_id = %tenant.id, "{message}");
 }
 
-pub(super) fn tenant_repaired(tenant_id: TenantId) {
-    tracing::info!(%tenant_id, "Repaired tenant");
+/// A repair that found nothing to do has no line.
+pub(super) fn tenant_repaired(tenant_id: TenantId, result: &RepairResult) {
+    if result.has_changes() {
+        tracing::info!(
+            %tenant_id,
+            segments_created = result.segments_created,
+            packages_created = result.packages_created,
+            api_keys_created = result.api_keys_created,
+            packages_moved = result.packages_moved,
+            usage_counts_corrected = result.usage_counts_corrected,
+            emails_corrected = result.emails_corrected,
+            signups_cleared = result.signups_cleared,
+            idempotency_records_deleted = result.idempotency_records_deleted,
+            "Repaired tenant"
+        );
+    }
 }
 
-pub(super) fn dangling_rows_deleted(tenant_id: TenantId) {
-    tracing::info!(%tenant_id, "Deleted rows of a missing tenant");
+pub(super) fn stray_rows_deleted(tenant_id: TenantId, rows_deleted: i64) {
+    tracing::info!(%tenant_id, rows_deleted, "Deleted rows of a missing tenant");
 }
 
 /// `key` is the new key.

@@ -50,7 +50,8 @@ impl Store {
                 -- Empty if the tenant does not exist or is deleted.
                 SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NULL
             ), new_record AS (
-                -- Empty if the request id has a record in force. An expired record is replaced.
+                -- Empty if the request id has a record in force. An expired record is replaced, and a stray one as in
+                -- `provisioning.rs`.
                 INSERT INTO idempotency_records AS record
                             (caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id, created_at)
                 SELECT $2, $3, $4, $5, $6, id, $7, $8 FROM tenant WHERE $4::bytea IS NOT NULL
@@ -58,6 +59,11 @@ impl Store {
                    SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                        key_id = excluded.key_id, created_at = excluded.created_at
                  WHERE record.created_at <= $9
+                    OR record.tenant_id = (SELECT stray.tenant_id
+                                             FROM idempotency_records AS stray
+                                            WHERE (stray.request_hash, stray.caller, stray.rpc)
+                                                  = (excluded.request_hash, excluded.caller, excluded.rpc)
+                                              AND NOT EXISTS (SELECT FROM tenants WHERE id = stray.tenant_id))
                 RETURNING tenant_id
             ), rotated_tenant AS MATERIALIZED (
                 -- The tenant, if the call has no request id or its record was inserted.

@@ -25,7 +25,7 @@ const CLEANUP_LOCK_KEY: i64 = 0x63_6c_61_69_6d_73;
 
 impl Store {
     /// Returns the records of these request ids, with the current state of what their calls created. A request id that
-    /// is repeated has its record repeatedly, as the response does.
+    /// is repeated has its record repeatedly, as the response does. A record whose tenant does not exist is left out.
     ///
     /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
     /// more. With the other fields, and the tenants that the same batch creates, this leaves the response below 4 MiB.
@@ -40,8 +40,9 @@ impl Store {
             columns: r#", bytes_before + bytes AS "total_bytes!",
                request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
-               (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
-                   AS "api_key: Json<ApiKey>",
+               (SELECT to_jsonb(api_keys) - 'secret_hash'
+                  FROM api_keys
+                 WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
                (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = record.tenant_id AND id = record.segment_id)
                    AS "segment: Json<Segment>",
                (SELECT jsonb_agg(to_jsonb(packages) ORDER BY grouping_order, id)
@@ -105,8 +106,8 @@ impl Store {
             .map(Some)
     }
 
-    /// Returns the record of this request id, with the current state of the key that its call created. `tenant_id` is the
-    /// tenant of the repeated call, whose turn it uses.
+    /// Returns the record of this request id, with the current state of the key that its call created, unless its tenant
+    /// does not exist. `tenant_id` is the tenant of the repeated call, whose turn it uses.
     pub async fn find_rotation_record(
         &self,
         tenant_id: TenantId,
@@ -117,10 +118,12 @@ impl Store {
         let row = sqlx::query!(
             r#"
             SELECT request_hash, fingerprint, salt, created_at,
-                   (SELECT to_jsonb(api_keys) - 'secret_hash' FROM api_keys WHERE key_id = record.key_id)
-                       AS "api_key: Json<ApiKey>"
+                   (SELECT to_jsonb(api_keys) - 'secret_hash'
+                      FROM api_keys
+                     WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>"
               FROM idempotency_records AS record
              WHERE request_hash = $1 AND caller = $2 AND rpc = $3 AND created_at > $4
+               AND EXISTS (SELECT FROM tenants WHERE id = record.tenant_id)
             "#,
             request_hash.as_slice(),
             scope.caller.name(),

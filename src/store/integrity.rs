@@ -1,7 +1,7 @@
 //! Integrity checks: finds damaged tenants and rows that refer to missing tenants. [`super::repair`] repairs them.
 //!
-//! A check pages through its rows by key, in many short statements: memory is bounded, nothing is locked and no
-//! transaction stays open.
+//! A check pages through the tenant ids, those of missing tenants included, in many short statements: memory is bounded,
+//! nothing is locked and no transaction stays open.
 
 use std::ops::RangeInclusive;
 
@@ -11,51 +11,48 @@ use uuid::Uuid;
 use super::{Store, pool::PooledConnection};
 use crate::{
     domain::{
-        TenantId, defaults,
-        integrity::{Finding, FindingKind, IntegrityChunk, IntegritySubject},
+        Email, TenantId, defaults,
+        integrity::{Finding, FindingKind, IntegrityChunk},
     },
     error::{Error, Result},
 };
 
-/// Tenants (or owners, or tenants with idempotency records) per statement.
+/// Tenants, missing ones included, per chunk.
 const CHUNK_SIZE: i64 = 1_000;
 /// Upper bound of the damaged packages, and of the dangling idempotency records, that are listed of each tenant. It bounds
 /// the findings of a chunk.
 const MAX_ROWS_PER_TENANT: i64 = 20;
 
-/// A finding, or the end of the chunk: a row without a kind, with the last id of the chunk.
+/// A finding in a chunk of tenants. All rows have the same chunk; a chunk without findings has one row without a kind.
 struct FindingRow {
-    tenant_id: Uuid,
+    /// `None` if no tenants are left.
+    last_id_of_chunk: Option<Uuid>,
+    tenants_in_chunk: i64,
+    tenant_id: Option<Uuid>,
     slug: Option<String>,
     kind: Option<String>,
-    /// The damaged package, the RPC of the idempotency record, or what was counted wrongly.
-    subject: Option<String>,
-    /// Tenants in the chunk; only in the end row.
-    checked_count: Option<i64>,
+    /// The slug of the damaged package, the RPC of the idempotency record, or what was counted wrongly.
+    affected: Option<String>,
 }
 
 impl FindingRow {
-    fn into_finding(self) -> Result<Finding> {
-        let kind: FindingKind = self.kind.unwrap_or_default().parse().map_err(Error::internal)?;
-        Ok(Finding {
-            tenant_id: TenantId::from_uuid(self.tenant_id),
-            slug: self.slug,
-            kind,
-            detail: kind.detail(&self.subject.unwrap_or_default()),
-        })
+    fn into_finding(self) -> Result<Option<Finding>> {
+        let Some((tenant_id, kind)) = self.tenant_id.zip(self.kind) else { return Ok(None) };
+        let kind: FindingKind = kind.parse().map_err(Error::internal)?;
+        let detail = kind.detail(&self.affected.unwrap_or_default());
+        Ok(Some(Finding { tenant_id: TenantId::from_uuid(tenant_id), slug: self.slug, kind, detail }))
     }
 }
 
 impl Store {
-    /// Checks the rows of a subject whose tenant ids are in the range, chunk by chunk in the order of the ids.
-    pub fn check_integrity(
-        &self,
-        subject: IntegritySubject,
-        ids: RangeInclusive<Uuid>,
-    ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
-        let (store, last) = (self.clone(), *ids.end());
-        let only = (ids.start() == ids.end()).then(|| TenantId::from_uuid(last));
-        stream::try_unfold(Some(*ids.start()), move |next_id| {
+    /// Checks one tenant, or all in the order of their ids, chunk by chunk. The findings of a tenant are in one chunk.
+    pub fn check_integrity(&self, only: Option<TenantId>) -> impl Stream<Item = Result<IntegrityChunk>> + Send + use<> {
+        let store = self.clone();
+        let (first, last) = match only {
+            None => (Uuid::nil(), Uuid::max()),
+            Some(tenant_id) => (tenant_id.as_uuid(), tenant_id.as_uuid()),
+        };
+        stream::try_unfold(Some(first), move |next_id| {
             let store = store.clone();
             async move {
                 let Some(first) = next_id.filter(|id| *id <= last) else { return Ok(None) };
@@ -63,13 +60,7 @@ impl Store {
                     Some(tenant_id) => store.acquire_for(tenant_id, "check_integrity").await,
                     None => store.acquire("check_integrity").await,
                 };
-                let connection = &mut connection?;
-                let rows = match subject {
-                    IntegritySubject::Tenants => check_tenants(connection, first..=last).await?,
-                    IntegritySubject::Owners => check_owners(connection, first..=last).await?,
-                    IntegritySubject::IdempotencyRecords => check_idempotency_records(connection, first..=last).await?,
-                };
-                let (chunk, last_id) = into_chunk(rows)?;
+                let (chunk, last_id) = check_chunk(&mut connection?, first..=last).await?;
                 let next_id = last_id.and_then(|id| id.as_u128().checked_add(1)).map(Uuid::from_u128);
                 Ok(Some((chunk, next_id)))
             }
@@ -85,72 +76,155 @@ impl Store {
     }
 }
 
-/// Checks the first tenants of the range. Returns the findings, then the end row; no row if there are no such tenants.
-async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uuid>) -> sqlx::Result<Vec<FindingRow>> {
+/// Checks the first tenants of the range. Also returns the last id of the chunk, `None` if there are no such tenants.
+async fn check_chunk(
+    connection: &mut PooledConnection,
+    ids: RangeInclusive<Uuid>,
+) -> Result<(IntegrityChunk, Option<Uuid>)> {
+    let first = *ids.start();
+    let rows = find_damage(connection, ids).await?;
+    let last_id = rows.first().and_then(|row| row.last_id_of_chunk);
+    let tenants = rows.first().map_or(0, |row| row.tenants_in_chunk.unsigned_abs());
+    let mut findings: Vec<Finding> =
+        rows.into_iter().filter_map(|row| row.into_finding().transpose()).collect::<Result<_>>()?;
+    if let Some(last_id) = last_id {
+        findings.extend(find_wrong_emails(connection, first..=last_id).await?);
+        findings.sort_by_key(|finding| finding.tenant_id.as_uuid());
+    }
+    Ok((IntegrityChunk { tenants, findings }, last_id))
+}
+
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
+async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid>) -> sqlx::Result<Vec<FindingRow>> {
     sqlx::query_as!(
         FindingRow,
         r#"
-        WITH chunk AS MATERIALIZED (
+        WITH argument AS MATERIALIZED (
+            -- As columns, they are unknown to the planner, which therefore expects few rows and uses the indexes.
+            SELECT $1::uuid AS first, $2::uuid AS last, $3::int8 AS chunk_size
+        ), next_tenant AS MATERIALIZED (
             SELECT id, slug, is_signup
               FROM tenants
-             WHERE id BETWEEN $1 AND $2
+             WHERE id BETWEEN (SELECT first FROM argument) AND (SELECT last FROM argument)
              ORDER BY id
-             LIMIT $3
+             LIMIT (SELECT chunk_size FROM argument)
+        ), range AS MATERIALIZED (
+            -- Ends with the last of these tenants if more may follow. next_tenant has all tenants in it.
+            SELECT first,
+                   CASE WHEN (SELECT count(*) FROM next_tenant) < chunk_size THEN last
+                        ELSE (SELECT id FROM next_tenant ORDER BY id DESC LIMIT 1) END AS last
+              FROM argument
+        ), stray AS MATERIALIZED (
+            -- The first missing tenants in the range, for each table whose rows refer to them.
+            (SELECT DISTINCT tenant_id AS id, 'SEGMENT_WITHOUT_TENANT' AS kind, NULL AS affected
+               FROM segments
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+            UNION ALL
+            (SELECT DISTINCT tenant_id, 'PACKAGE_WITHOUT_TENANT', NULL
+               FROM packages
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+            UNION ALL
+            (SELECT DISTINCT tenant_id, 'API_KEY_WITHOUT_TENANT', NULL
+               FROM api_keys
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+            UNION ALL
+            (SELECT tenant_id, 'OWNER_WITHOUT_TENANT', NULL
+               FROM owners
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+            UNION ALL
+            (SELECT tenant_id, 'USAGE_COUNT_WITHOUT_TENANT', NULL
+               FROM tenant_usage
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+            UNION ALL
+            (SELECT tenant_id, 'DANGLING_IDEMPOTENCY_RECORD', min(rpc)
+               FROM idempotency_records
+              WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
+                AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
+              GROUP BY tenant_id
+              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+        ), chunk AS MATERIALIZED (
+            -- The first ids of both. Each table has its own first ones, so none in between is missing.
+            SELECT id
+              FROM (SELECT id FROM next_tenant UNION SELECT id FROM stray) AS next
+             ORDER BY id
+             LIMIT (SELECT chunk_size FROM argument)
+        ), tenant AS MATERIALIZED (
+            SELECT next_tenant.* FROM next_tenant JOIN chunk ON chunk.id = next_tenant.id
         ), package_without_own_segment AS MATERIALIZED (
             -- The first packages of each tenant whose segment does not exist or belongs to another tenant.
             SELECT *
-              FROM (SELECT chunk.id, chunk.slug AS tenant_slug, packages.slug, packages.segment_id,
-                           row_number() OVER (PARTITION BY chunk.id ORDER BY packages.slug) AS number
-                      FROM chunk
-                      JOIN packages ON packages.tenant_id = chunk.id
-                      LEFT JOIN segments ON segments.tenant_id = chunk.id AND segments.id = packages.segment_id
+              FROM (SELECT tenant.id, tenant.slug AS tenant_slug, packages.slug, packages.segment_id,
+                           row_number() OVER (PARTITION BY tenant.id ORDER BY packages.slug) AS number
+                      FROM tenant
+                      JOIN packages ON packages.tenant_id = tenant.id
+                      LEFT JOIN segments ON segments.tenant_id = tenant.id AND segments.id = packages.segment_id
                      WHERE segments.id IS NULL) AS package
              WHERE number <= $5
-        ), foreign_segment AS MATERIALIZED (
-            -- segments has no index on id alone: this scans it once, and only if there is an orphaned package.
-            SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
+        ), dangling_record AS MATERIALIZED (
+            -- The first records of each tenant whose key does not exist or belongs to another tenant.
+            SELECT *
+              FROM (SELECT tenant.id, slug, rpc, row_number() OVER (PARTITION BY tenant.id ORDER BY rpc) AS number
+                      FROM tenant
+                      JOIN idempotency_records AS record ON record.tenant_id = tenant.id
+                     WHERE NOT EXISTS (SELECT FROM api_keys
+                                        WHERE key_id = record.key_id AND api_keys.tenant_id = tenant.id)) AS record
+             WHERE number <= $5
         ), actual AS MATERIALIZED (
             -- The numbers of rows of the tenants that have counters.
             SELECT id, slug, package_count, segment_count,
-                   (SELECT count(*) FROM packages WHERE tenant_id = chunk.id) AS packages,
-                   (SELECT count(*) FROM segments WHERE tenant_id = chunk.id) AS segments
-              FROM chunk
-              JOIN tenant_usage ON tenant_usage.tenant_id = chunk.id
+                   (SELECT count(*) FROM packages WHERE tenant_id = tenant.id) AS packages,
+                   (SELECT count(*) FROM segments WHERE tenant_id = tenant.id) AS segments
+              FROM tenant
+              JOIN tenant_usage ON tenant_usage.tenant_id = tenant.id
         ), finding AS (
-            SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS subject
-              FROM chunk
-             WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = chunk.id AND segments.slug = $4)
+            SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS affected
+              FROM tenant
+             WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = tenant.id AND segments.slug = $4)
             UNION ALL
             SELECT id, slug, 'NO_PACKAGE', NULL
-              FROM chunk
-             WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = chunk.id)
+              FROM tenant
+             WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = tenant.id)
             UNION ALL
             SELECT id, slug, 'NO_API_KEY', NULL
-              FROM chunk
-             WHERE NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = chunk.id)
+              FROM tenant
+             WHERE NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = tenant.id)
             UNION ALL
             SELECT id, slug, 'SIGNUP_WITHOUT_OWNER', NULL
-              FROM chunk
-             WHERE is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = chunk.id)
+              FROM tenant
+             WHERE is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = tenant.id)
             UNION ALL
             SELECT id, tenant_slug,
-                   CASE WHEN segment_id IN (SELECT id FROM foreign_segment) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
+                   CASE WHEN EXISTS (SELECT FROM segments WHERE segments.id = segment_id) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
                         ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
                    slug
               FROM package_without_own_segment
+            UNION ALL
+            SELECT id, slug, 'DANGLING_IDEMPOTENCY_RECORD', rpc FROM dangling_record
             UNION ALL
             -- A tenant without any package or segment has the finding NO_PACKAGE or NO_GENERAL_SEGMENT instead. Its repair
             -- corrects the counters, too.
             SELECT id, slug, 'WRONG_USAGE_COUNT', 'packages' FROM actual WHERE package_count <> packages AND packages > 0
             UNION ALL
             SELECT id, slug, 'WRONG_USAGE_COUNT', 'segments' FROM actual WHERE segment_count <> segments AND segments > 0
+            UNION ALL
+            SELECT stray.id, NULL, kind, affected FROM stray JOIN chunk ON chunk.id = stray.id
         )
-        (SELECT id AS "tenant_id!", slug, kind, subject, NULL::int8 AS checked_count
-           FROM finding
-          ORDER BY id, kind, subject)
-        UNION ALL
-        -- The end row.
-        (SELECT id, NULL, NULL, NULL, (SELECT count(*) FROM chunk) FROM chunk ORDER BY id DESC LIMIT 1)
+        SELECT last_id_of_chunk, tenants_in_chunk AS "tenants_in_chunk!",
+               id AS "tenant_id?", slug AS "slug?", kind AS "kind?", affected AS "affected?"
+          FROM (SELECT (SELECT id FROM chunk ORDER BY id DESC LIMIT 1), (SELECT count(*) FROM tenant))
+               AS chunk (last_id_of_chunk, tenants_in_chunk)
+          LEFT JOIN finding ON true
+         ORDER BY id, kind, affected
         "#,
         ids.start(),
         ids.end(),
@@ -162,79 +236,32 @@ async fn check_tenants(connection: &mut PooledConnection, ids: RangeInclusive<Uu
     .await
 }
 
-/// Finds owners whose tenant does not exist, in rows like those of [`check_tenants`].
-async fn check_owners(connection: &mut PooledConnection, ids: RangeInclusive<Uuid>) -> sqlx::Result<Vec<FindingRow>> {
-    sqlx::query_as!(
-        FindingRow,
+/// Finds owners whose canonical address is not that of their address. Only the domain can compute it, unless the address
+/// is ASCII: then the constraint `owners_canonical_email_matches_email` holds. An address that the service would refuse
+/// has no canonical form and is not a finding.
+async fn find_wrong_emails(connection: &mut PooledConnection, ids: RangeInclusive<Uuid>) -> Result<Vec<Finding>> {
+    let rows = sqlx::query!(
         r#"
-        WITH chunk AS MATERIALIZED (
-            SELECT tenant_id
-              FROM owners
-             WHERE tenant_id BETWEEN $1 AND $2
-             ORDER BY tenant_id
-             LIMIT $3
-        )
-        (SELECT tenant_id AS "tenant_id!", NULL AS slug, 'OWNER_WITHOUT_TENANT' AS kind, NULL AS subject,
-                NULL::int8 AS checked_count
-           FROM chunk
-          WHERE NOT EXISTS (SELECT FROM tenants WHERE id = chunk.tenant_id)
-          ORDER BY tenant_id)
-        UNION ALL
-        (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
+        SELECT tenant_id, slug, email AS "email!", canonical_email
+          FROM owners
+          JOIN tenants ON tenants.id = tenant_id
+         WHERE tenant_id BETWEEN $1 AND $2 AND octet_length(email) > length(email) AND length(email) <= $3
         "#,
         ids.start(),
         ids.end(),
-        CHUNK_SIZE,
+        i32::try_from(Email::MAX_LENGTH).map_err(Error::internal)?,
     )
     .fetch_all(connection)
-    .await
-}
-
-/// Finds idempotency records whose tenant or key does not exist, in rows like those of [`check_tenants`].
-async fn check_idempotency_records(
-    connection: &mut PooledConnection,
-    ids: RangeInclusive<Uuid>,
-) -> sqlx::Result<Vec<FindingRow>> {
-    // A chunk has all records of its tenants, because the next chunk starts after the last tenant id.
-    sqlx::query_as!(
-        FindingRow,
-        r#"
-        WITH chunk AS MATERIALIZED (
-            SELECT DISTINCT tenant_id
-              FROM idempotency_records
-             WHERE tenant_id BETWEEN $1 AND $2
-             ORDER BY tenant_id
-             LIMIT $3
-        )
-        (SELECT tenant_id AS "tenant_id!", slug AS "slug?", 'DANGLING_IDEMPOTENCY_RECORD' AS kind, rpc AS subject,
-                NULL::int8 AS checked_count
-           FROM (SELECT chunk.tenant_id, tenants.slug, rpc,
-                        row_number() OVER (PARTITION BY chunk.tenant_id ORDER BY rpc) AS number
-                   FROM chunk
-                   JOIN idempotency_records AS record ON record.tenant_id = chunk.tenant_id
-                   LEFT JOIN tenants ON tenants.id = chunk.tenant_id
-                  WHERE tenants.id IS NULL
-                     -- A tenant without any key has the finding NO_API_KEY instead.
-                     OR (NOT EXISTS (SELECT FROM api_keys WHERE key_id = record.key_id)
-                         AND EXISTS (SELECT FROM api_keys WHERE api_keys.tenant_id = chunk.tenant_id))) AS dangling
-          WHERE number <= $4
-          ORDER BY tenant_id, rpc)
-        UNION ALL
-        (SELECT tenant_id, NULL, NULL, NULL, 0 FROM chunk ORDER BY tenant_id DESC LIMIT 1)
-        "#,
-        ids.start(),
-        ids.end(),
-        CHUNK_SIZE,
-        MAX_ROWS_PER_TENANT,
-    )
-    .fetch_all(connection)
-    .await
-}
-
-/// Returns the chunk and its last tenant id, which is `None` if no rows were left.
-fn into_chunk(mut rows: Vec<FindingRow>) -> Result<(IntegrityChunk, Option<Uuid>)> {
-    let end = rows.iter().position(|row| row.kind.is_none()).map(|index| rows.remove(index));
-    let findings = rows.into_iter().map(FindingRow::into_finding).collect::<Result<_>>()?;
-    let tenants = end.as_ref().and_then(|end| end.checked_count).unwrap_or_default().unsigned_abs();
-    Ok((IntegrityChunk { tenants, findings }, end.map(|end| end.tenant_id)))
+    .await?;
+    let wrong = rows
+        .into_iter()
+        .filter(|row| Email::parse(&row.email).is_ok_and(|email| email.canonical() != row.canonical_email));
+    let kind = FindingKind::WrongCanonicalEmail;
+    let findings = wrong.map(|row| Finding {
+        tenant_id: TenantId::from_uuid(row.tenant_id),
+        slug: Some(row.slug),
+        kind,
+        detail: kind.detail(""),
+    });
+    Ok(findings.collect())
 }

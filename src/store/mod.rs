@@ -34,7 +34,7 @@ pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewPackageIds;
 pub use probe::{NotReady, Probe, check_migrated};
-pub use repair::RepairPlan;
+pub use repair::{RepairPlan, RepairResult};
 
 use self::{
     api_key_lookups::KeyLookupQueue,

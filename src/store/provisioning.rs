@@ -21,7 +21,8 @@ const MAX_SLUG_RACE_RETRIES: usize = 4;
 impl Store {
     /// Creates each tenant with its General segment, packages and key, and with its owner and idempotency record if it
     /// has them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose
-    /// slug already exists, or whose request id has a record, is not created and does not affect the others.
+    /// slug already exists, or whose request id has a record, is not created and does not affect the others. Records and
+    /// owners whose own tenant does not exist (see `integrity.rs`) do not count.
     ///
     /// No two tenants may have the same request id, or the same slug unless it already exists. All tenants must have
     /// the same `created_at`.
@@ -98,7 +99,9 @@ async fn insert(
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
         ), new_record AS (
             -- The first writer wins. A second identical call blocks on the index and then writes nothing.
-            -- An expired record is replaced. Sorted, so that two batches cannot deadlock.
+            -- An expired record is replaced, and a stray one, whose tenant does not exist. Only a record in this
+            -- statement's snapshot can be stray: if a concurrent call has just written it, the snapshot lacks its tenant.
+            -- Sorted, so that two batches cannot deadlock.
             INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
                                                        key_id, segment_id, package_ids, created_at)
             SELECT $17, $18, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $16
@@ -110,6 +113,11 @@ async fn insert(
                    key_id = excluded.key_id, segment_id = excluded.segment_id,
                    package_ids = excluded.package_ids, created_at = excluded.created_at
              WHERE record.created_at <= $19
+                OR record.tenant_id = (SELECT stray.tenant_id
+                                         FROM idempotency_records AS stray
+                                        WHERE (stray.request_hash, stray.caller, stray.rpc)
+                                              = (excluded.request_hash, excluded.caller, excluded.rpc)
+                                          AND NOT EXISTS (SELECT FROM tenants WHERE id = stray.tenant_id))
             RETURNING tenant_id
         ), to_insert AS MATERIALIZED (
             -- The tenants to create: those without a request id and those whose record was just written.
@@ -141,10 +149,19 @@ async fn insert(
             -- Only the hash of the secret is stored.
             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
             SELECT key_id, tenant_id, public_key, secret_hash, $16 FROM to_insert
+        ), deleted_owner AS (
+            -- An owner whose tenant does not exist does not keep the address.
+            DELETE FROM owners
+             USING to_insert
+             WHERE owners.canonical_email = to_insert.canonical_email
+               AND NOT EXISTS (SELECT FROM tenants WHERE id = owners.tenant_id)
+            RETURNING 1
         ), new_owner AS (
-            -- Sign-ups only.
+            -- Sign-ups only, after the deletion.
             INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
-            SELECT tenant_id, owner_email, canonical_email, password_hash FROM to_insert WHERE owner_email IS NOT NULL
+            SELECT tenant_id, owner_email, canonical_email, password_hash
+              FROM to_insert
+             WHERE owner_email IS NOT NULL AND (SELECT count(*) FROM deleted_owner) >= 0
         )
         SELECT ordinal AS "ordinal!" FROM to_insert
         "#,

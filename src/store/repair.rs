@@ -1,13 +1,13 @@
-//! Repairs one damaged tenant, or deletes the rows of a tenant that does not exist. [`super::integrity`] finds the
-//! damage.
+//! Repairs one damaged tenant, or deletes the rows that refer to a tenant that does not exist. [`super::integrity`] finds
+//! the damage.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Store;
+use super::{Store, error::is_constraint_violation};
 use crate::{
-    domain::{TenantId, defaults, provisioning::NewApiKey},
-    error::Result,
+    domain::{Email, TenantId, defaults, provisioning::NewApiKey},
+    error::{Error, Result},
 };
 
 /// The ids and the key for everything that a repair may have to create.
@@ -17,25 +17,43 @@ pub struct RepairPlan {
     pub package_ids: Vec<Uuid>,
     /// `None` creates no key, even if the tenant has none.
     pub key: Option<NewApiKey>,
+    /// The owner's address as it is stored, and its canonical form. `None` if there is no owner, or no canonical form.
+    pub owner_email: Option<(String, Email)>,
 }
 
-/// What a repair created and changed.
+/// How many rows a repair of a tenant created, changed and deleted.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "a row whose columns do not depend on each other")]
 pub struct RepairResult {
     /// The General segment, existing or new.
     pub general_id: Uuid,
-    pub has_new_segment: bool,
-    pub has_new_packages: bool,
-    pub has_new_key: bool,
+    pub segments_created: i64,
+    pub packages_created: i64,
+    pub api_keys_created: i64,
     /// Packages that were not in a segment of the tenant and were moved to General.
     pub packages_moved: i64,
-    pub has_corrected_usage: bool,
+    pub usage_counts_corrected: i64,
+    pub emails_corrected: i64,
+    /// Sign-ups without an owner, which no longer count as sign-ups.
+    pub signups_cleared: i64,
+    pub idempotency_records_deleted: i64,
+}
+
+impl RepairResult {
+    pub const fn has_changes(&self) -> bool {
+        let created = self.segments_created + self.packages_created + self.api_keys_created;
+        let changed = self.packages_moved + self.usage_counts_corrected + self.emails_corrected + self.signups_cleared;
+        created + changed + self.idempotency_records_deleted > 0
+    }
 }
 
 impl Store {
-    /// Creates what the tenant lacks and corrects its counters, in one transaction under the tenant's lock, so that two concurrent repairs create
-    /// the missing parts once. Returns `None` if the tenant does not exist.
+    /// Creates what the tenant lacks, corrects what is wrong and deletes dangling records, in one transaction under the
+    /// tenant's lock, so that two concurrent repairs create the missing parts once. Returns `None` if the tenant does not
+    /// exist.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a sign-up has used the owner's address meanwhile.
+    #[expect(clippy::too_many_lines, reason = "it is one statement")]
     pub async fn repair_tenant(
         &self,
         tenant_id: TenantId,
@@ -43,17 +61,26 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Option<RepairResult>> {
         let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, plan.key.as_ref());
+        let owner_email = plan.owner_email.as_ref();
         let mut transaction = self.begin_as_provisioner("repair_tenant", tenant_id).await?;
         let result = sqlx::query_as!(
             RepairResult,
             r#"
-            WITH tenant AS (
+            WITH tenant AS MATERIALIZED (
+                -- Locked, so that it is not purged meanwhile.
+                SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE
+            ), cleared_signup AS (
                 -- A missing owner cannot be created again: from now on the tenant counts as created by an
                 -- administrator.
-                UPDATE tenants
-                   SET is_signup = is_signup AND EXISTS (SELECT FROM owners WHERE tenant_id = $1)
-                 WHERE id = $1
-                RETURNING id
+                UPDATE tenants SET is_signup = false
+                 WHERE id = $1 AND is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = $1)
+                RETURNING 1
+            ), corrected_email AS (
+                -- Unless another owner has this address.
+                UPDATE owners SET canonical_email = $20
+                 WHERE tenant_id = $1 AND email = $19 AND canonical_email <> $20
+                   AND NOT EXISTS (SELECT FROM owners AS other WHERE other.canonical_email = $20)
+                RETURNING 1
             ), general AS (
                 SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $2
             ), new_segment AS (
@@ -103,17 +130,22 @@ impl Store {
                  WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
                 RETURNING 1
             ), deleted_record AS (
-                -- Idempotency records of keys that do not exist: they cannot be replayed.
+                -- Idempotency records of keys that the tenant does not have: they cannot be replayed.
                 DELETE FROM idempotency_records AS record USING tenant
                  WHERE record.tenant_id = tenant.id
-                   AND NOT EXISTS (SELECT FROM api_keys WHERE api_keys.key_id = record.key_id)
+                   AND NOT EXISTS (SELECT FROM api_keys
+                                    WHERE api_keys.key_id = record.key_id AND api_keys.tenant_id = tenant.id)
+                RETURNING 1
             )
             SELECT target_segment.id AS "general_id!",
-                   EXISTS (SELECT FROM new_segment) AS "has_new_segment!",
-                   EXISTS (SELECT FROM new_package) AS "has_new_packages!",
-                   EXISTS (SELECT FROM new_key) AS "has_new_key!",
+                   (SELECT count(*) FROM new_segment) AS "segments_created!",
+                   (SELECT count(*) FROM new_package) AS "packages_created!",
+                   (SELECT count(*) FROM new_key) AS "api_keys_created!",
                    (SELECT count(*) FROM moved_package) AS "packages_moved!",
-                   EXISTS (SELECT FROM corrected_usage) AS "has_corrected_usage!"
+                   (SELECT count(*) FROM corrected_usage) AS "usage_counts_corrected!",
+                   (SELECT count(*) FROM corrected_email) AS "emails_corrected!",
+                   (SELECT count(*) FROM cleared_signup) AS "signups_cleared!",
+                   (SELECT count(*) FROM deleted_record) AS "idempotency_records_deleted!"
               FROM target_segment
             "#,
             tenant_id.as_uuid(),
@@ -134,26 +166,45 @@ impl Store {
             key.map(|key| key.key_id.as_str()),
             key.map(|key| key.public_key.as_str()),
             key.map(|key| key.secret_hash.as_str()),
+            owner_email.map(|(stored, _)| stored.as_str()),
+            owner_email.map(|(_, email)| email.canonical()),
         )
         .fetch_optional(transaction.connection())
-        .await?;
+        .await;
+        let result = match result {
+            Err(error) if is_constraint_violation(&error, "owners_email_key") => return Err(Error::Conflict),
+            result => result?,
+        };
         transaction.commit().await?;
         Ok(result)
     }
 
-    /// Deletes the owner and the idempotency records of a tenant that does not exist. If it exists, deletes nothing.
-    pub async fn delete_dangling_rows(&self, tenant_id: TenantId) -> Result<()> {
-        sqlx::query!(
-            "WITH missing_tenant AS (
+    /// Deletes all rows that refer to a tenant that does not exist, in one statement, and returns their number. If the
+    /// tenant exists, deletes nothing.
+    pub async fn delete_stray_rows(&self, tenant_id: TenantId) -> Result<i64> {
+        let deleted = sqlx::query_scalar!(
+            r#"
+            WITH missing_tenant AS (
                 SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT FROM tenants WHERE id = $1)
+            ), deleted_package AS (
+                DELETE FROM packages USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
+            ), deleted_segment AS (
+                DELETE FROM segments USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
+            ), deleted_key AS (
+                DELETE FROM api_keys USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
             ), deleted_owner AS (
-                DELETE FROM owners USING missing_tenant WHERE owners.tenant_id = missing_tenant.id
+                DELETE FROM owners USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
+            ), deleted_usage AS (
+                DELETE FROM tenant_usage USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
+            ), deleted_record AS (
+                DELETE FROM idempotency_records USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
             )
-            DELETE FROM idempotency_records AS record USING missing_tenant WHERE record.tenant_id = missing_tenant.id",
+            SELECT (SELECT count(*) FROM deleted_package) + (SELECT count(*) FROM deleted_segment)
+                   + (SELECT count(*) FROM deleted_key) + (SELECT count(*) FROM deleted_owner)
+                   + (SELECT count(*) FROM deleted_usage) + (SELECT count(*) FROM deleted_record) AS "deleted!"
+            "#,
             tenant_id.as_uuid(),
-        )
-        .execute(&mut self.acquire_for(tenant_id, "delete_dangling_rows").await?)
-        .await?;
-        Ok(())
+        );
+        Ok(deleted.fetch_one(&mut self.acquire_for(tenant_id, "delete_stray_rows").await?).await?)
     }
 }

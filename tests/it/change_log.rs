@@ -16,7 +16,7 @@ use turnkey::grpc::pb::{
 };
 
 use crate::support::{
-    damage::damage_of_every_kind,
+    damage::{UNKNOWN_TENANT, damage_of_every_kind},
     database::{Cluster, TestDatabase},
     fixture::{Fixture, channel},
     process::{Process, database_url, serve, temp_folder, turnkey},
@@ -38,20 +38,28 @@ const READING_RPCS: [&str; 10] = [
 ];
 
 /// The fields of a line besides those of the log itself. All are ids, numbers or words of this program.
-const PERMITTED_FIELDS: [&str; 13] = [
+const PERMITTED_FIELDS: [&str; 21] = [
+    "api_keys_created",
+    "emails_corrected",
     "flow",
+    "idempotency_records_deleted",
     "otel.kind",
     "otel.name",
     "packages_created",
+    "packages_moved",
     "package_id",
     "public_key",
+    "rows_deleted",
     "rpc.method",
     "rpc.system.name",
     "segment_id",
+    "segments_created",
+    "signups_cleared",
     "slug",
     "span_id",
     "tenant_id",
     "trace_id",
+    "usage_counts_corrected",
 ];
 
 /// The RPC, the message, and the id of what changed.
@@ -193,6 +201,11 @@ impl Calls {
             self.provisioning.repair_tenant(request).await.unwrap();
         }
         self.expect("TenantProvisioning/RepairTenant", "Repaired tenant", self.tenant_id());
+        let stray = format!("INSERT INTO tenant_usage VALUES ('{UNKNOWN_TENANT}', 3, 1)");
+        self.database.execute_without_triggers(&stray).await;
+        let request = RepairTenantRequest { tenant_id: UNKNOWN_TENANT.to_owned() };
+        self.provisioning.repair_tenant(request).await.unwrap();
+        self.expect("TenantProvisioning/RepairTenant", "Deleted rows of a missing tenant", UNKNOWN_TENANT);
     }
 }
 

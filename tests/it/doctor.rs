@@ -9,6 +9,7 @@ use crate::support::{
     damage::{Findings, damage_of_every_kind, summarize},
     fixture::Fixture,
     process::{database_url, temp_folder, turnkey},
+    requests::signup,
 };
 
 struct Doctor<'a> {
@@ -53,12 +54,12 @@ async fn doctor_reports_exactly_the_damage_and_repairs_it() {
     let output = doctor.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("The tenant has no API key at all."), "{}", stdout(&output));
-    assert!(stdout(&output).contains("10 findings in 9 tenants, 0 repaired, 10 unresolved."), "{}", stdout(&output));
+    assert!(stdout(&output).contains("17 findings in 11 tenants, 0 repaired, 17 unresolved."), "{}", stdout(&output));
 
     let output = doctor.run(&["--repair"]);
     assert_eq!(output.status.code(), Some(1), "a created key needs a file");
     assert!(
-        stdout(&output).contains("requires --out") && stdout(&output).contains("8 repaired, 1 unresolved."),
+        stdout(&output).contains("requires --out") && stdout(&output).contains("16 repaired, 1 unresolved."),
         "{}",
         stdout(&output)
     );
@@ -84,7 +85,23 @@ async fn doctor_reports_exactly_the_damage_and_repairs_it() {
 
     let output = doctor.run(&["--json"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
-    assert_eq!(stdout(&doctor.run(&[])), "No findings in 9 tenants.\n");
+    assert_eq!(stdout(&doctor.run(&[])), "No findings in 11 tenants.\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_reports_as_unresolved_what_a_repair_cannot_resolve() {
+    let fixture = Fixture::start().await;
+    fixture.sign_up(signup("Anna", "anna@bücher.example")).await.unwrap();
+    fixture.sign_up(signup("Berta", "berta@bücher.example")).await.unwrap();
+    let damage = "UPDATE owners SET email = 'anna@bücher.example' WHERE email LIKE 'berta%'";
+    fixture.database.execute(damage).await;
+    let doctor = Doctor::new(&fixture);
+    for _ in 0..2 {
+        let output = doctor.run(&["--repair", "--out", "keys.csv"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stdout(&output).contains("unresolved: another owner has this address"), "{}", stdout(&output));
+        assert!(stdout(&output).contains("1 finding in 2 tenants, 0 repaired, 1 unresolved."), "{}", stdout(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

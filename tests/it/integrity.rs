@@ -1,15 +1,19 @@
 //! `CheckIntegrity` and `RepairTenant`: damage of every kind is found and repaired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use strum::VariantArray as _;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
-use turnkey::grpc::pb::{
-    CheckIntegrityRequest, CreateFromSignupRequest, FindingKind, RepairTenantRequest, RepairTenantResponse, Verdict,
+use turnkey::{
+    domain::integrity as domain,
+    grpc::pb::{
+        CheckIntegrityRequest, CreateFromSignupRequest, FindingKind, RepairTenantRequest, RepairTenantResponse, Verdict,
+    },
 };
 
 use crate::support::{
-    damage::{UNKNOWN_TENANT, damage_of_every_kind, summarize},
+    damage::{STRAY_ROWS, UNKNOWN_TENANT, damage_of_every_kind, summarize},
     fixture::{Fixture, NewTenant, ONE_TENANT},
     requests::{named, signup},
     responses::{reason, violations},
@@ -75,6 +79,9 @@ async fn of_one_tenant_at_most_20_damaged_packages_and_20_dangling_records_are_l
 async fn exactly_the_damaged_tenants_are_found() {
     let fixture = Fixture::start().await;
     let expected = damage_of_every_kind(&fixture).await;
+    let kinds: BTreeSet<_> = expected.iter().map(|(_, kind)| kind.as_str_name().to_owned()).collect();
+    let all = domain::FindingKind::VARIANTS.iter().map(|kind| format!("FINDING_KIND_{kind}"));
+    assert_eq!(kinds, all.collect());
     let findings = fixture.check_integrity(None).await.unwrap();
     assert_eq!(summarize(&findings), expected);
     assert!(findings.iter().all(|finding| finding.detail.ends_with('.')));
@@ -86,15 +93,58 @@ async fn exactly_the_damaged_tenants_are_found() {
 async fn a_check_of_one_tenant_returns_only_its_findings() {
     let fixture = Fixture::start().await;
     damage_of_every_kind(&fixture).await;
-    for finding in fixture.check_integrity(None).await.unwrap() {
-        if !finding.slug.is_empty() {
-            assert_eq!(fixture.check_integrity(Some(&finding.tenant_id)).await.unwrap(), [finding]);
-        }
+    let all = fixture.check_integrity(None).await.unwrap();
+    for of_tenant in all.chunk_by(|one, next| one.tenant_id == next.tenant_id) {
+        assert_eq!(fixture.check_integrity(Some(&of_tenant[0].tenant_id)).await.unwrap(), of_tenant);
     }
     let error = fixture.check_integrity(Some(&uuid::Uuid::new_v4().to_string())).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     let error = fixture.check_integrity(Some("42")).await.unwrap_err();
     assert_eq!(violations(&error), [("tenant_id".to_owned(), "BAD_FORMAT".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_row_without_its_tenant_is_found_and_deleted_by_the_id_of_the_tenant() {
+    let fixture = Fixture::start().await;
+    let sound = fixture.tenant("sound").await;
+    for (insert, kind) in STRAY_ROWS {
+        fixture.database.execute_without_triggers(&insert.replace('~', UNKNOWN_TENANT)).await;
+        let findings = fixture.check_integrity(Some(UNKNOWN_TENANT)).await.unwrap();
+        assert_eq!(summarize(&findings), [(String::new(), kind)]);
+        assert_eq!(fixture.check_integrity(None).await.unwrap(), findings);
+        assert_eq!(fixture.check_integrity(Some(&sound.id)).await.unwrap(), []);
+        assert_eq!(repair(&fixture, UNKNOWN_TENANT).await.unwrap(), RepairTenantResponse::default());
+        let error = fixture.check_integrity(Some(UNKNOWN_TENANT)).await.unwrap_err();
+        assert_eq!(reason(&error), "TENANT_NOT_FOUND");
+        assert_eq!(reason(&repair(&fixture, UNKNOWN_TENANT).await.unwrap_err()), "TENANT_NOT_FOUND");
+    }
+    assert_eq!(fixture.row_counts().await, ONE_TENANT);
+}
+
+#[tokio::test]
+async fn the_rows_of_many_missing_tenants_among_others_are_found() {
+    let fixture = Fixture::start().await;
+    for slug in ["first", "second", "third"] {
+        fixture.tenant(slug).await;
+    }
+    // More than a chunk before, between and after the tenants, whose ids are in the order of their creation.
+    let strays = "
+        INSERT INTO tenant_usage SELECT gen_random_uuid(), 3, 1 FROM generate_series(1, 1500);
+        INSERT INTO tenant_usage SELECT (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-000000000000')::uuid, 3, 1
+                                   FROM generate_series(1, 1500) AS n;
+        INSERT INTO tenant_usage
+        SELECT (left(id::text, 24) || 'ffff' || lpad(to_hex(n), 8, '0'))::uuid, 3, 1
+          FROM tenants, generate_series(1, 1500) AS n WHERE slug = 'second';
+        INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+        SELECT 'x', 'RotateApiKey', sha256(tenant_id::text::bytea), sha256('y'), tenant_id, 'x', now()
+          FROM tenant_usage WHERE tenant_id NOT IN (SELECT id FROM tenants)";
+    fixture.database.execute_without_triggers(strays).await;
+    let findings = fixture.check_integrity(None).await.unwrap();
+    let ids: Vec<_> = findings.iter().map(|finding| &finding.tenant_id).collect();
+    assert!(ids.is_sorted() && findings.iter().all(|finding| finding.slug.is_empty()));
+    let of_kind = |kind| findings.iter().filter(|finding| finding.kind() == kind).count();
+    assert_eq!(of_kind(FindingKind::UsageCountWithoutTenant), 4_500);
+    assert_eq!(of_kind(FindingKind::DanglingIdempotencyRecord), 4_500);
 }
 
 #[tokio::test]

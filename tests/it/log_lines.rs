@@ -10,7 +10,7 @@ use crate::support::{
     database::Cluster,
     fixture::channel,
     process::{Process, serve, temp_folder},
-    requests::{bella, named, signup, with_bearer},
+    requests::{bella, signup, signup_with_request_id, with_bearer},
     tokens::Tokens,
 };
 
@@ -79,33 +79,46 @@ async fn no_assignment_is_logged_for_a_package_with_a_segment() {
 }
 
 #[tokio::test]
-async fn only_repairs_that_created_something_are_logged() {
+async fn a_repair_logs_what_it_changed_and_one_that_changed_nothing_is_not_logged() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let mut process = Process::start(&mut serve(folder.path(), &database.server));
     let mut provisioning = process.provisioning().await;
-    let slugs = ["whole", "no-segment", "no-package", "no-key"];
-    let mut ids = Vec::new();
-    for slug in slugs {
-        ids.push(provisioning.create_fully_provisioned(named(slug)).await.unwrap().into_inner().tenant.unwrap().id);
+    let client = provisioning.clone();
+    let repair = async |tenant_id: &str| {
+        let request = RepairTenantRequest { tenant_id: tenant_id.to_owned() };
+        client.clone().repair_tenant(request).await.map(drop)
+    };
+    let signed_up = provisioning.create_from_signup(signup_with_request_id()).await.unwrap().into_inner();
+    let tenant_id = signed_up.tenant.unwrap().id;
+    repair(&tenant_id).await.unwrap();
+    for (damage, field, count) in [
+        ("DELETE FROM segments", "segments_created", 1),
+        ("DELETE FROM packages", "packages_created", 3),
+        ("UPDATE packages SET segment_id = gen_random_uuid()", "packages_moved", 3),
+        ("UPDATE tenant_usage SET package_count = 9", "usage_counts_corrected", 1),
+        ("UPDATE owners SET email = 'ömer@example.com'", "emails_corrected", 1),
+        ("DELETE FROM owners", "signups_cleared", 1),
+        ("UPDATE idempotency_records SET key_id = 'x'", "idempotency_records_deleted", 1),
+        ("DELETE FROM api_keys", "api_keys_created", 1),
+    ] {
+        database.execute_without_triggers(damage).await;
+        repair(&tenant_id).await.unwrap();
+        repair(&tenant_id).await.unwrap();
+        let line = process.wait_for_json("Repaired tenant");
+        assert_eq!((&line["level"], &line["tenant_id"]), (&"INFO".into(), &tenant_id.as_str().into()));
+        assert_eq!(line[field], count, "{line}");
     }
-    let damage = format!(
-        "DELETE FROM segments WHERE tenant_id = '{}';
-         DELETE FROM packages WHERE tenant_id = '{}'; DELETE FROM api_keys WHERE tenant_id = '{}'",
-        ids[1], ids[2], ids[3]
-    );
-    database.execute_without_triggers(&damage).await;
-    for tenant_id in ids {
-        provisioning.repair_tenant(RepairTenantRequest { tenant_id }).await.unwrap();
-    }
-    for (slug, segment, packages, key) in
-        [("no-segment", true, 0, false), ("no-package", false, 3, false), ("no-key", false, 0, true)]
-    {
-        let line = process.wait_for_json("Repaired a damaged tenant");
-        assert_eq!((&line["level"], &line["slug"]), (&"WARN".into(), &slug.into()));
-        let created = (&line["created_segment"], &line["packages_created"], &line["created_api_key"]);
-        assert_eq!(created, (&segment.into(), &packages.into(), &key.into()), "{slug}");
-    }
+    database.execute_without_triggers("DELETE FROM tenants").await;
+    repair(&tenant_id).await.unwrap();
+    repair(&tenant_id).await.unwrap_err();
+    let line = process.wait_for_json("Deleted rows of a missing tenant");
+    // A segment, three packages, a key and the counters.
+    assert_eq!((&line["level"], &line["rows_deleted"]), (&"INFO".into(), &6.into()));
+    process.signal(Signal::SIGTERM);
+    process.wait();
+    let count = |message: &str| process.log.iter().filter(|line| line.contains(message)).count();
+    assert_eq!((count("Repaired tenant"), count("Deleted rows of a missing tenant")), (8, 1));
 }
 
 #[tokio::test]

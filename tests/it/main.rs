@@ -57,6 +57,7 @@ mod segments;
 mod serialization_retries;
 mod serve;
 mod soak;
+mod stray_rows;
 mod support;
 mod suspend_tenant;
 mod telemetry;

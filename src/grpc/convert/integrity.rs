@@ -38,7 +38,7 @@ impl From<RepairReport> for pb::RepairTenantResponse {
     fn from(report: RepairReport) -> Self {
         let (created_api_key, secret_key) = report.api_key.unzip();
         Self {
-            tenant: Some(report.tenant.into()),
+            tenant: report.tenant.map(Into::into),
             created_segment: report.segment.map(Into::into),
             created_packages: convert(report.packages),
             created_api_key: created_api_key.map(Into::into),
@@ -59,6 +59,11 @@ impl From<FindingKind> for pb::FindingKind {
             FindingKind::SignupWithoutOwner => Self::SignupWithoutOwner,
             FindingKind::DanglingIdempotencyRecord => Self::DanglingIdempotencyRecord,
             FindingKind::WrongUsageCount => Self::WrongUsageCount,
+            FindingKind::SegmentWithoutTenant => Self::SegmentWithoutTenant,
+            FindingKind::PackageWithoutTenant => Self::PackageWithoutTenant,
+            FindingKind::ApiKeyWithoutTenant => Self::ApiKeyWithoutTenant,
+            FindingKind::UsageCountWithoutTenant => Self::UsageCountWithoutTenant,
+            FindingKind::WrongCanonicalEmail => Self::WrongCanonicalEmail,
         }
     }
 }

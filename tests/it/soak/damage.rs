@@ -26,6 +26,8 @@ use crate::support::{
 
 const BATCH: usize = 500;
 const DAMAGED: usize = 1_000;
+/// Ways in which tenants are damaged, one of them by the loss of the tenant itself.
+const KINDS: usize = 5;
 /// Memory limit of a check of a million tenants.
 const MAX_KIB: u64 = 50 * 1_024;
 
@@ -58,17 +60,28 @@ async fn damage(pool: &PgPool, seed: u64) -> Findings {
         .await
         .unwrap();
     let mut expected = Findings::new();
-    for (ids, (sql, kind)) in ids.chunks(DAMAGED / 4).zip([
-        ("UPDATE segments SET slug = 'another' WHERE tenant_id = ANY ($1)", FindingKind::NoGeneralSegment),
-        ("DELETE FROM packages WHERE tenant_id = ANY ($1)", FindingKind::NoPackage),
-        ("DELETE FROM api_keys WHERE tenant_id = ANY ($1)", FindingKind::NoApiKey),
+    for (ids, (sql, kinds)) in ids.chunks(DAMAGED / KINDS).zip([
+        ("UPDATE segments SET slug = 'another' WHERE tenant_id = ANY ($1)", &[FindingKind::NoGeneralSegment][..]),
+        ("DELETE FROM packages WHERE tenant_id = ANY ($1)", &[FindingKind::NoPackage]),
+        ("DELETE FROM api_keys WHERE tenant_id = ANY ($1)", &[FindingKind::NoApiKey]),
         (
             "UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = ANY ($1)",
-            FindingKind::PackageWithoutSegment,
+            &[FindingKind::PackageWithoutSegment],
+        ),
+        (
+            "DELETE FROM tenants WHERE id = ANY ($1)",
+            &[
+                FindingKind::SegmentWithoutTenant,
+                FindingKind::PackageWithoutTenant,
+                FindingKind::ApiKeyWithoutTenant,
+                FindingKind::UsageCountWithoutTenant,
+            ],
         ),
     ]) {
         sqlx::query(sql).bind(ids).execute(&mut *connection).await.unwrap();
-        expected.extend(ids.iter().map(|id| (id.to_string(), kind.as_str_name().to_owned())));
+        for kind in kinds {
+            expected.extend(ids.iter().map(|id| (id.to_string(), kind.as_str_name().to_owned())));
+        }
     }
     expected
 }
@@ -146,7 +159,7 @@ pub async fn find_and_repair(count: usize, seed: u64) -> Vec<String> {
     ));
     assert_eq!((repaired.code, &repaired.findings), (Some(0), &expected));
     let keys = fs::read_to_string(folder.path().join("keys.csv")).unwrap();
-    assert_eq!(keys.lines().count(), 1 + DAMAGED / 4);
+    assert_eq!(keys.lines().count(), 1 + DAMAGED / KINDS);
     let second = doctor(command(&[]));
     assert_eq!((second.code, second.findings.len()), (Some(0), 0));
     lines
