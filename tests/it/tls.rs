@@ -21,9 +21,12 @@ use tonic::{
     Code, Request,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
 };
-use turnkey::grpc::pb::{
-    ListPackagesRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
-    tenant_provisioning_client::TenantProvisioningClient,
+use turnkey::{
+    grpc::pb::{
+        ListPackagesRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
+        tenant_provisioning_client::TenantProvisioningClient,
+    },
+    service::Clock,
 };
 
 use crate::support::{
@@ -250,16 +253,13 @@ async fn a_connection_ends_with_the_certificate_of_its_client() {
     fs::write(files.path("tokens.toml"), known).unwrap();
     let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
     let address = process.address();
-    let in_three_seconds = OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    let in_three_seconds = Clock::system().now() + time::Duration::seconds(3);
     let identity = clients.sign_until(dns("gateway.internal"), in_three_seconds);
     let channel = connect(&address, &authority, Some(identity)).await.unwrap();
     assert_eq!(verify(&channel).await, Ok(()));
     // The client connects again, with the certificate that has expired.
     while verify(&channel).await.is_ok() {}
-    assert!(
-        OffsetDateTime::now_utc() >= in_three_seconds - time::Duration::seconds(1),
-        "a certificate has whole seconds"
-    );
+    assert!(Clock::system().now() >= in_three_seconds - time::Duration::seconds(1), "a certificate has whole seconds");
 }
 
 /// Connects with these settings, which keep the sessions that the server offers, until the server's first response has
