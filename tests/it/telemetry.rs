@@ -315,7 +315,7 @@ fn an_unsupported_exporter_setting_is_reported_at_start() {
     let folder = temp_folder();
     let mut command = turnkey(folder.path());
     command.args(["token", "create", "--name", "x", "--role", "catalog"]);
-    let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").output().unwrap();
+    let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/xml").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("OTEL_EXPORTER_OTLP_PROTOCOL: must be grpc"));
 }
