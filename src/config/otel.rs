@@ -58,10 +58,8 @@ const HEADERS: Format =
 const ATTRIBUTES: Format =
     Format { expected: "a list such as key=value,key2=value2", is_valid: |text| is_list(text, |key| !key.is_empty()) };
 const COMPRESSION: Format = Format { expected: "gzip or none", is_valid: |text| is_one_of(&["gzip", "none"], text) };
-const PROTOCOL: Format = Format {
-    expected: "grpc, http/protobuf or http/json",
-    is_valid: |text| text.parse::<OtlpProtocol>().is_ok(),
-};
+const PROTOCOL: Format =
+    Format { expected: "grpc, http/protobuf or http/json", is_valid: |text| text.parse::<OtlpProtocol>().is_ok() };
 const HOST: Format = Format {
     expected: "an IP address or a host name",
     is_valid: |text| text.parse::<IpAddr>().is_ok() || is_host_name(text),

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
-pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use self::{connection::ConnectionTimes, health::Health, listener::Acceptor};
+pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
