@@ -7,8 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Error, database::OpenDatabase, ready_file::ReadyFile};
 use crate::{
     config::{ServeSettings, ServerSettings, service_credentials},
-    server::{self, BoundListener, Server},
+    server::{self, BoundListener, MetricsListener, Server},
     service::Clock,
+    telemetry,
 };
 
 pub async fn run(settings: ServeSettings) -> Result<(), Error> {
@@ -17,6 +18,7 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     tokio::pin!(stopped);
     // Bind first, so that the first log line is the address, and a port in use is reported before a database is started.
     let bound = server::bind(settings.server.listen)?;
+    let metrics = telemetry::scrape().map(MetricsListener::start).transpose()?;
     let database = tokio::select! {
         database = OpenDatabase::open(settings.database) => database?,
         () = &mut stopped => return Ok(()),
@@ -26,6 +28,7 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     ready_file.as_ref().map_or(Ok(()), ReadyFile::remove)?;
     log_who_may_call(&settings.server);
     let served = serve(&database, bound, settings.migrate, ready_file.as_ref(), &settings.server, stopped).await;
+    drop(metrics);
     database.close().await?;
     served
 }

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod commands;
+mod exporters;
 mod healthcheck;
 mod otel;
 mod precedence;
@@ -32,8 +33,9 @@ pub use commands::{
     DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,
 };
+pub use exporters::{ExporterSettings, OtlpProtocol, OtlpSettings};
 pub use healthcheck::{HealthcheckArgs, HealthcheckSettings};
-pub use otel::{ExporterSettings, OpenTelemetrySettings};
+pub use otel::OpenTelemetrySettings;
 use precedence::Alternatives;
 pub use precedence::FlagsFirst;
 pub use serve::{ServeArgs, ServeSettings, ServerSettings};

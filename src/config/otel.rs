@@ -1,14 +1,15 @@
 //! The standard `OTEL_*` variables. The OpenTelemetry libraries read them too, but ignore what is invalid or not
-//! supported. This file therefore checks every value, and lists the variables that have no effect.
+//! supported. This file therefore checks every value, and lists the variables that have no effect. `exporters.rs` derives
+//! from them what is exported.
 //!
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>,
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
 
-use std::{ffi::OsString, str::FromStr};
+use std::{ffi::OsString, net::IpAddr, str::FromStr};
 
 use http::{HeaderName, Uri};
 
-use super::ConfigErrors;
+use super::{ConfigErrors, ExporterSettings, OtlpProtocol, setting::is_host_name};
 
 /// What the variables ask for.
 #[derive(Debug, Clone, Default)]
@@ -18,11 +19,13 @@ pub struct OpenTelemetrySettings {
     pub unsupported: Vec<String>,
 }
 
-/// The signals that are exported. The exporters read the collector's address from the variables.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ExporterSettings {
-    pub traces: bool,
-    pub metrics: bool,
+/// The names and values of the variables that are set, sorted.
+pub(super) struct Variables(pub Vec<(String, String)>);
+
+impl Variables {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(set, _)| set == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// `expected` completes "must be …".
@@ -41,9 +44,13 @@ const POSITIVE_MILLISECONDS: Format =
 const POSITIVE: Format = Format { expected: "a positive integer", is_valid: |text| is_positive::<usize>(text) };
 const LIMIT: Format =
     Format { expected: "an integer from 0 to 4294967295", is_valid: |text| text.parse::<u32>().is_ok() };
-const EXPORTER: Format = Format {
+const TRACES_EXPORTER: Format = Format {
     expected: "otlp or none: no other exporter is built in",
     is_valid: |text| ["otlp", "none"].contains(&text),
+};
+const METRICS_EXPORTER: Format = Format {
+    expected: "otlp, prometheus, otlp,prometheus or none: no other exporter is built in",
+    is_valid: |text| text == "none" || text.split(',').all(|name| ["otlp", "prometheus"].contains(&name.trim())),
 };
 const ENDPOINT: Format = Format { expected: "a URL such as http://collector:4317", is_valid: is_endpoint };
 const HEADERS: Format =
@@ -51,7 +58,14 @@ const HEADERS: Format =
 const ATTRIBUTES: Format =
     Format { expected: "a list such as key=value,key2=value2", is_valid: |text| is_list(text, |key| !key.is_empty()) };
 const COMPRESSION: Format = Format { expected: "gzip or none", is_valid: |text| is_one_of(&["gzip", "none"], text) };
-const PROTOCOL: Format = Format { expected: "grpc: no other protocol is built in", is_valid: |text| text == "grpc" };
+const PROTOCOL: Format =
+    Format { expected: "grpc, http/protobuf or http/json", is_valid: |text| text.parse::<OtlpProtocol>().is_ok() };
+const HOST: Format = Format {
+    expected: "an IP address or a host name",
+    is_valid: |text| text.parse::<IpAddr>().is_ok() || is_host_name(text),
+};
+const PORT: Format =
+    Format { expected: "a port from 0 to 65535; 0 selects a free port", is_valid: |text| text.parse::<u16>().is_ok() };
 const TEMPORALITY: Format = Format {
     expected: "cumulative, delta or lowmemory",
     is_valid: |text| is_one_of(&["cumulative", "delta", "lowmemory"], text),
@@ -80,12 +94,12 @@ const EXPORTER_PREFIXES: [&str; 3] =
     ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_"];
 
 /// All other variables that have an effect.
-const VARIABLES: [(&str, Format); 15] = [
+const VARIABLES: [(&str, Format); 17] = [
     ("OTEL_SDK_DISABLED", BOOL),
     ("OTEL_SERVICE_NAME", ANY),
     ("OTEL_RESOURCE_ATTRIBUTES", ATTRIBUTES),
-    ("OTEL_TRACES_EXPORTER", EXPORTER),
-    ("OTEL_METRICS_EXPORTER", EXPORTER),
+    ("OTEL_TRACES_EXPORTER", TRACES_EXPORTER),
+    ("OTEL_METRICS_EXPORTER", METRICS_EXPORTER),
     ("OTEL_TRACES_SAMPLER", SAMPLER),
     ("OTEL_TRACES_SAMPLER_ARG", RATIO),
     ("OTEL_BSP_SCHEDULE_DELAY", MILLISECONDS),
@@ -96,6 +110,8 @@ const VARIABLES: [(&str, Format); 15] = [
     ("OTEL_SPAN_LINK_COUNT_LIMIT", LIMIT),
     ("OTEL_METRIC_EXPORT_INTERVAL", POSITIVE_MILLISECONDS),
     ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", TEMPORALITY),
+    ("OTEL_EXPORTER_PROMETHEUS_HOST", HOST),
+    ("OTEL_EXPORTER_PROMETHEUS_PORT", PORT),
 ];
 
 /// Values of unsupported variables that ask for what Turnkey does anyway.
@@ -106,8 +122,7 @@ const INHERENT: [(&str, &str); 3] = [
 ];
 
 impl OpenTelemetrySettings {
-    /// Follows the specification, except that a signal is exported only if an endpoint is set. An empty variable counts
-    /// as unset.
+    /// An empty variable counts as unset.
     pub(super) fn from_environment(errors: &mut ConfigErrors) -> Self {
         Self::from_variables(std::env::vars_os(), errors)
     }
@@ -131,14 +146,7 @@ impl OpenTelemetrySettings {
                 _ => {}
             }
         }
-        let value = |name: &str| set.iter().find(|(set, _)| set == name).map(|(_, value)| value.as_str());
-        let is_enabled = |signal: &str| {
-            let has_endpoint = value("OTEL_EXPORTER_OTLP_ENDPOINT").is_some()
-                || value(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")).is_some();
-            let is_disabled = value("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-            has_endpoint && !is_disabled && value(&format!("OTEL_{signal}_EXPORTER")) != Some("none")
-        };
-        let exporters = ExporterSettings { traces: is_enabled("TRACES"), metrics: is_enabled("METRICS") };
+        let exporters = ExporterSettings::from_variables(&Variables(set), errors);
         Self { exporters, unsupported }
     }
 }
@@ -195,11 +203,13 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000", "10s"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "zstd"),
             ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "none", "br"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "http/xml"),
             ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "TRUE", "yes"),
             ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", "sum"),
             ("OTEL_TRACES_EXPORTER", "none", "zipkin"),
-            ("OTEL_METRICS_EXPORTER", "otlp", "prometheus"),
+            ("OTEL_METRICS_EXPORTER", "otlp, prometheus", "prometheus,none"),
+            ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1", "http://localhost"),
+            ("OTEL_EXPORTER_PROMETHEUS_PORT", "0", "65536"),
             ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio", "xray"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.25", "25%"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "2048", "0"),
@@ -241,19 +251,5 @@ mod tests {
         assert!(!errors.contains("OTEL_"), "{errors}");
         let (settings, _) = self::settings(&INHERENT);
         assert!(settings.unsupported.is_empty(), "{:?}", settings.unsupported);
-    }
-
-    #[test]
-    fn a_signal_is_exported_if_it_has_an_endpoint_and_is_not_disabled() {
-        let exported = |variables: &[(&str, &str)]| {
-            let exporters = settings(variables).0.exporters;
-            (exporters.traces, exporters.metrics)
-        };
-        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
-        assert_eq!(exported(&[]), (false, false));
-        assert_eq!(exported(&[endpoint]), (true, true));
-        assert_eq!(exported(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://collector:4317")]), (false, true));
-        assert_eq!(exported(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), (false, true));
-        assert_eq!(exported(&[endpoint, ("OTEL_SDK_DISABLED", "True")]), (false, false));
     }
 }

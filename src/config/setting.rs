@@ -106,15 +106,18 @@ pub(super) fn resolve(text: &str) -> Result<SocketAddr, String> {
     }
     let (host, port) = text.rsplit_once(':').ok_or(ADDRESS_FORMAT)?;
     let port: u16 = port.parse().map_err(|_invalid| ADDRESS_FORMAT)?;
-    let is_host_name = host.contains(|c: char| c.is_ascii_alphabetic())
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    if !is_host_name {
+    if !is_host_name(host) {
         return Err(ADDRESS_FORMAT.to_owned());
     }
     let found = (host, port).to_socket_addrs().map_err(|error| format!("cannot look {host} up: {error}"))?;
     let found: Vec<SocketAddr> = found.collect();
     let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
     address.copied().ok_or_else(|| format!("{host} has no address"))
+}
+
+pub(super) fn is_host_name(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 impl Display for ConfigErrors {

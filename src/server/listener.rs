@@ -28,7 +28,7 @@ use crate::{
 /// Maximum time of the TLS handshake and the HTTP/2 preface together. Slower connections are closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay after a failed accept, for example when the process has no file descriptor left.
-const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(100);
 /// Connections that the kernel has accepted and this process has not.
 const BACKLOG: u32 = 1_024;
 /// The kernel's buffers of a socket count as memory of the process's cgroup. By default they can grow to megabytes.
@@ -37,7 +37,7 @@ const SOCKET_BUFFER_BYTES: u32 = 256 * 1024;
 /// A bound socket. Clients can connect already; they wait until a server takes the connections.
 #[derive(Debug)]
 pub struct BoundListener {
-    listener: TcpListener,
+    pub(super) listener: TcpListener,
     pub address: SocketAddr,
 }
 

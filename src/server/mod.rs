@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod limits;
 mod listener;
+mod metrics_listener;
 mod reload;
 mod tls;
 
@@ -18,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
-pub use self::listener::BoundListener;
 use self::{connection::ConnectionTimes, health::Health, listener::Acceptor};
+pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
@@ -53,6 +54,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub enum StartError {
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(
+        "cannot serve metrics on {address}, which OTEL_EXPORTER_PROMETHEUS_HOST and OTEL_EXPORTER_PROMETHEUS_PORT set"
+    )]
+    ListenMetrics { address: SocketAddr, source: io::Error },
     #[error("cannot prepare the hashing of keys and passwords")]
     Hasher(#[from] crate::error::Error),
     #[error("cannot load the service credentials")]

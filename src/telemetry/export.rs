@@ -1,20 +1,26 @@
-//! Exports traces and metrics by OTLP over gRPC. The standard `OTEL_*` variables configure the endpoint, headers, timeouts,
-//! sampler and batches. Each signal has its own queue and thread, so a slow or unreachable collector delays no call.
+//! Pushes traces and metrics by OTLP, over gRPC or HTTP, and lets Prometheus pull metrics (`scrape.rs`). The standard
+//! `OTEL_*` variables configure the endpoint, headers, timeouts, sampler and batches. Each signal that is pushed has its own
+//! queue and thread, so a slow or unreachable collector delays no call.
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
 use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, SpanExporter, WithTonicConfig as _, tonic_types::transport::ClientTlsConfig,
+    ExporterBuildError, MetricExporter, Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
+    WithTonicConfig as _, tonic_types::transport::ClientTlsConfig,
 };
-use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider, trace::SdkTracerProvider};
+use opentelemetry_sdk::{Resource, error::OTelSdkError, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
-use super::uncached_filter::Uncached;
-use crate::config::ExporterSettings;
+use super::{otlp_http::OtlpHttpClient, scrape::Scrape, uncached_filter::Uncached};
+use crate::config::{ExporterSettings, OtlpProtocol, OtlpSettings};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot export telemetry; check the OTEL_* variables")]
-pub struct ExportError(#[from] ExporterBuildError);
+pub enum ExportError {
+    Otlp(#[from] ExporterBuildError),
+    Tls(#[from] rustls::Error),
+    Prometheus(#[from] OTelSdkError),
+}
 
 pub(super) struct Providers {
     pub tracer: Option<SdkTracerProvider>,
@@ -26,15 +32,20 @@ impl Providers {
     pub fn build(exporters: ExporterSettings) -> Result<Self, ExportError> {
         let resource = resource();
         let mut providers = Self { tracer: None, meter: None };
-        if exporters.metrics {
-            let exporter = MetricExporter::builder().with_tonic().with_tls_config(tls()).build()?;
-            let meter =
-                SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource.clone()).build();
+        if exporters.metrics.is_some() || exporters.prometheus.is_some() {
+            let mut meter = SdkMeterProvider::builder().with_resource(resource.clone());
+            if let Some(otlp) = exporters.metrics {
+                meter = meter.with_periodic_exporter(metric_exporter(otlp)?);
+            }
+            if let Some(address) = exporters.prometheus {
+                meter = meter.with_reader(Scrape::enable(address)?);
+            }
+            let meter = meter.build();
             global::set_meter_provider(meter.clone());
             providers.meter = Some(meter);
         }
-        if exporters.traces {
-            let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls()).build()?;
+        if let Some(otlp) = exporters.traces {
+            let exporter = span_exporter(otlp)?;
             let tracer = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
             providers.tracer = Some(tracer);
         }
@@ -49,6 +60,37 @@ impl Providers {
         if let Some(meter) = self.meter {
             let _ = meter.shutdown();
         }
+    }
+}
+
+fn metric_exporter(settings: OtlpSettings) -> Result<MetricExporter, ExportError> {
+    let exporter = MetricExporter::builder();
+    Ok(match http_protocol(settings.protocol) {
+        None => exporter.with_tonic().with_tls_config(tls()).build()?,
+        Some(protocol) => {
+            let client = OtlpHttpClient::new(settings.timeout)?;
+            exporter.with_http().with_protocol(protocol).with_http_client(client).build()?
+        }
+    })
+}
+
+fn span_exporter(settings: OtlpSettings) -> Result<SpanExporter, ExportError> {
+    let exporter = SpanExporter::builder();
+    Ok(match http_protocol(settings.protocol) {
+        None => exporter.with_tonic().with_tls_config(tls()).build()?,
+        Some(protocol) => {
+            let client = OtlpHttpClient::new(settings.timeout)?;
+            exporter.with_http().with_protocol(protocol).with_http_client(client).build()?
+        }
+    })
+}
+
+/// Returns `None` for gRPC.
+const fn http_protocol(protocol: OtlpProtocol) -> Option<Protocol> {
+    match protocol {
+        OtlpProtocol::Grpc => None,
+        OtlpProtocol::HttpProtobuf => Some(Protocol::HttpBinary),
+        OtlpProtocol::HttpJson => Some(Protocol::HttpJson),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Every instrument, named by OpenTelemetry's semantic conventions where they apply. Without a collector, recording costs
-//! next to nothing.
+//! Every instrument, named by OpenTelemetry's semantic conventions where they apply. Without an exporter, recording
+//! costs next to nothing.
 //!
 //! <https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/>,
 //! <https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>

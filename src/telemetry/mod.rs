@@ -1,11 +1,13 @@
-//! Log, traces and metrics. The log goes to standard error, because standard output is for data; traces and metrics go to
-//! an OTLP collector, if one is configured.
+//! Log, traces and metrics. The log goes to standard error, because standard output is for data; traces and metrics are
+//! pushed to an OTLP collector, and metrics are pulled by Prometheus, if that is configured.
 //!
 //! The instruments are in [`metrics`], and the spans are created by the code that they describe.
 
 mod export;
 mod log_limiter;
 pub mod metrics;
+mod otlp_http;
+mod scrape;
 pub mod trace;
 mod uncached_filter;
 
@@ -14,7 +16,11 @@ use std::{sync::mpsc, time::Duration};
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _};
 
-pub use self::{export::ExportError, log_limiter::LogLimiter};
+pub use self::{
+    export::ExportError,
+    log_limiter::LogLimiter,
+    scrape::{Scrape, scrape},
+};
 use self::{export::Providers, uncached_filter::Uncached};
 use crate::config::{LogFormat, LogSettings, OpenTelemetrySettings};
 

@@ -23,7 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 ];
 
 /// Libraries, and the modules that may use them.
-const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
+const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 19] = [
     ("tonic", &["grpc", "server"]),
     ("prost", &["grpc", "server"]),
     ("prost_types", &["grpc"]),
@@ -32,11 +32,16 @@ const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 14] = [
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
+    ("opentelemetry_prometheus", &["telemetry"]),
+    ("prometheus", &["telemetry"]),
+    ("hyper_rustls", &["telemetry"]),
+    ("rustls_native_certs", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
     ("deadpool", &["store"]),
     ("governor", &["grpc"]),
     ("argon2", &["secrets"]),
-    ("rustls", &["server", "config"]),
+    ("rustls", &["server", "config", "telemetry"]),
     ("webpki", &["grpc", "server"]),
 ];
 

@@ -124,7 +124,8 @@ fn all_invalid_settings_are_reported_together() {
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
-        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/xml")
+        .env("OTEL_EXPORTER_PROMETHEUS_PORT", "metrics")
         .env("OTEL_TRACES_SAMPLER", "sometimes")
         .args(["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"])
         .args(["--tokens-file", "tokens.toml"])
@@ -149,6 +150,7 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_TLS_CLIENT_CA: cannot read ca.pem",
         "TURNKEY_TOKENS_FILE: cannot read tokens.toml",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
         "OTEL_TRACES_SAMPLER",
     ] {
         assert!(stderr.contains(setting), "{setting} is missing in:\n{stderr}");

@@ -47,7 +47,7 @@ const PARENT_ID: &str = "00f067aa0ba902b7";
 
 /// An OTLP receiver that keeps everything.
 #[derive(Clone, Default)]
-struct Collector {
+pub struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     scopes: Arc<Mutex<BTreeSet<String>>>,
     metrics: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
@@ -84,7 +84,7 @@ impl MetricsService for Collector {
 
 impl Collector {
     /// Starts the receiver and returns its endpoint. It ends with the test's runtime.
-    async fn start(&self) -> String {
+    pub async fn start(&self) -> String {
         format!("http://{}", self.serve(Server::builder()).await)
     }
 
@@ -136,7 +136,7 @@ impl Collector {
     }
 
     /// The unit of each metric, and the attributes of its last data points.
-    fn metrics(&self) -> BTreeMap<String, (String, Vec<BTreeMap<String, String>>)> {
+    pub fn metrics(&self) -> BTreeMap<String, (String, Vec<BTreeMap<String, String>>)> {
         let exported = self.metrics.lock().unwrap();
         let all = exported.iter().flat_map(|request| &request.resource_metrics);
         let all = all.flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
@@ -167,7 +167,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
-async fn call(address: &str) {
+/// Calls that make the server record every metric.
+pub async fn call(address: &str) {
     let mut provisioning = TenantProvisioningClient::new(channel(address).await);
     let mut catalog = PackageCatalogClient::new(channel(address).await);
     let create = CreateFullyProvisionedRequest { request_id: Some(uuid::Uuid::new_v4().to_string()), ..bella() };
@@ -280,7 +281,7 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
 }
 
 /// The metrics that `scripts/check-alerts` lets the dashboard and the alerts use.
-fn listed_names() -> BTreeSet<String> {
+pub fn listed_names() -> BTreeSet<String> {
     let list = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability/metrics.txt");
     let list = std::fs::read_to_string(list).unwrap();
     let names = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -315,7 +316,7 @@ fn an_unsupported_exporter_setting_is_reported_at_start() {
     let folder = temp_folder();
     let mut command = turnkey(folder.path());
     command.args(["token", "create", "--name", "x", "--role", "catalog"]);
-    let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").output().unwrap();
+    let output = command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/xml").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("OTEL_EXPORTER_OTLP_PROTOCOL: must be grpc"));
 }
