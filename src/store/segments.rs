@@ -216,10 +216,9 @@ async fn upsert_row(
         r#"
         WITH target AS (
             -- The existing segment, if there is one.
-            SELECT id, slug
-              FROM segments
-             WHERE tenant_id = $1
-               AND id = coalesce($2::uuid, (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $3))
+            SELECT id, slug FROM segments WHERE tenant_id = $1 AND id = $2::uuid
+             UNION ALL
+            SELECT id, slug FROM segments WHERE tenant_id = $1 AND slug = $3 AND $2 IS NULL
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
