@@ -8,8 +8,9 @@ use turnkey::{
     config::ServerSettings,
     domain::Quotas,
     grpc::pb::{
-        BatchUpsertPackagesRequest, DeleteSegmentRequest, GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest,
-        ListTenantsRequest, PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest,
+        BatchUpsertPackagesRequest, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse,
+        DeleteSegmentRequest, GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest,
+        PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest, get_tenant_request::Identifier,
     },
 };
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::support::{
     database::{Cluster, TestDatabase},
     fixture::{Fixture, NewTenant, one_connection},
-    requests::gold,
+    requests::{bella_with_request_id, gold, named, rotation},
 };
 
 /// More than the executions after which Postgres may keep a plan.
@@ -313,4 +314,58 @@ async fn catalog_calls_whose_plans_are_from_an_almost_empty_database_do_not_read
     }
     // One call that reads its whole tenant reads 20,000 packages, or 5,000 segments.
     assert!((rows[1] - rows[0]).abs() < 5_000, "{rows:?} rows");
+}
+
+/// Makes calls that concern a tenant as a whole, replays included.
+async fn make_tenant_calls(fixture: &Fixture, created: &CreateFullyProvisionedResponse) {
+    let tenant = created.tenant.as_ref().unwrap();
+    for _ in 0..CALLS {
+        let id = Uuid::new_v4();
+        let request_id = Some(id.to_string());
+        fixture
+            .create(CreateFullyProvisionedRequest { request_id, ..named(&format!("t{}", id.simple())) })
+            .await
+            .unwrap();
+        assert!(fixture.create(bella_with_request_id()).await.unwrap().replayed);
+        fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
+        fixture.get(Identifier::Slug(tenant.slug.clone())).await.unwrap();
+        fixture.verify(&created.secret_key).await;
+        fixture.suspend_tenant(&tenant.id).await.unwrap();
+        fixture.keys(&tenant.id).await;
+        fixture.try_rotate(rotation(&tenant.id, None)).await.unwrap();
+        list_two_pages(fixture, &ListTenantsRequest { page_size: 1, ..Default::default() }).await;
+    }
+}
+
+#[tokio::test]
+async fn tenant_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
+    let mut rows = [0, 0];
+    for (rows, tenants) in rows.iter_mut().zip([100, 20_000]) {
+        let database = Cluster::get().migrated().await;
+        let insert = format!(
+            "SET session_replication_role = replica;
+             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
+             SELECT md5(n::text)::uuid, 'xx-' || n, 'Bella', 10, '{{}}', true, now(), now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
+             SELECT md5(n::text)::uuid, n || '@x', n || '@x', '$argon2id$' FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
+             SELECT left(md5(n::text), 16), md5(n::text)::uuid, '_' || left(md5(n::text), 16), '$argon2id$', now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+             SELECT 'x', 'x', sha256(n::text::bytea), sha256('x'), md5(n::text)::uuid, 'x', now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO packages
+             SELECT tenant_id, gen_random_uuid(), segment_id, 'gold-' || n, 'Gold', '', 0, 'DATE', n, true, now(), now()
+               FROM packages, generate_series(1, {tenants}) AS n WHERE slug = 'basic-package'"
+        );
+        *rows = measure(&database, ROWS, async |fixture| {
+            let created = fixture.create(bella_with_request_id()).await.unwrap();
+            make_tenant_calls(fixture, &created).await;
+            fixture.database.execute(insert).await;
+            make_tenant_calls(fixture, &created).await;
+        })
+        .await;
+    }
+    assert!((rows[1] - rows[0]).abs() < 10_000, "{rows:?} rows");
 }
