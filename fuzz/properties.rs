@@ -12,7 +12,7 @@ use turnkey::{
         SignupForm, TenantChange, TenantId, TenantIdentifier, Violations,
         api_key::RotateApiKey,
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert},
-        paging::{Cursor, PageTokenScope},
+        paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
     grpc::{pb, status},
     telemetry::trace::TraceId,
@@ -89,19 +89,25 @@ pub fn api_keys(data: &[u8]) {
 pub fn page_tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
-    let scope = PageTokenScope::new(list);
-    if let Ok(Some(cursor)) = scope.decode(token) {
-        assert_eq!(scope.encode(cursor), token);
-        assert!(
-            PageTokenScope::new(format!("{list}.")).decode(token).is_err(),
-            "a token of one list is invalid for another"
-        );
-    }
+    check_page_token::<Cursor>(list, token);
+    check_page_token::<SlugCursor>(list, token);
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));
         let cursor = Cursor { order, id: uuid::Uuid::from_slice(id).expect("16 bytes") };
-        assert_eq!(scope.decode(&scope.encode(cursor)).expect("a token of this list"), Some(cursor));
+        let scope = PageTokenScope::new(list);
+        assert_eq!(scope.decode(&scope.encode(&cursor)).expect("a token of this list"), Some(cursor));
+    }
+}
+
+fn check_page_token<C: PageCursor>(list: &str, token: &str) {
+    let scope = PageTokenScope::new(list);
+    if let Ok(Some(cursor)) = scope.decode::<C>(token) {
+        assert_eq!(scope.encode(&cursor), token);
+        assert!(
+            PageTokenScope::new(format!("{list}.")).decode::<C>(token).is_err(),
+            "a token of one list is invalid for another"
+        );
     }
 }
 

@@ -32,8 +32,13 @@ CREATE TABLE tenants (
     -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
     CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
 );
--- ListTenants is ordered by creation time; purge selects tenants by deletion time.
-CREATE INDEX tenants_created_at_id_idx ON tenants (created_at, id);
+-- ListTenants reads each state (deleted or not, active or not) as one range of an index, and merges the ranges
+-- (docs/adr/0015-lists-read-index-ranges.md). A new tenant has an entry in one index of each pair.
+CREATE INDEX tenants_live_created_at_idx ON tenants (is_active, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX tenants_deleted_created_at_idx ON tenants (is_active, created_at, id) WHERE deleted_at IS NOT NULL;
+CREATE INDEX tenants_live_slug_idx ON tenants (is_active, slug) WHERE deleted_at IS NULL;
+CREATE INDEX tenants_deleted_slug_idx ON tenants (is_active, slug) WHERE deleted_at IS NOT NULL;
+-- Purge selects tenants by deletion time.
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE segments (
@@ -56,6 +61,8 @@ CREATE TABLE segments (
 );
 -- The integrity check distinguishes a package in another tenant's segment from one in no segment.
 CREATE INDEX segments_id_idx ON segments (id);
+-- ListSegments; and a new segment without a sort order follows the last one.
+CREATE INDEX segments_sort_order_idx ON segments (tenant_id, sort_order, id);
 
 -- The foreign key to segments includes the tenant, so a package cannot be in another tenant's segment. A foreign key to
 -- tenants is not needed: the segment has one.
@@ -81,6 +88,10 @@ CREATE TABLE packages (
     CONSTRAINT packages_base_price_range CHECK (base_price BETWEEN 0 AND 1000000000000),
     CONSTRAINT packages_booking_type_known CHECK (booking_type IN ('DATE', 'TIMESLOT'))
 );
+-- ListPackages, with and without a segment; and a new package without a grouping order follows the last one. The second
+-- index is also that of the foreign key: it finds out whether a segment has packages.
+CREATE INDEX packages_grouping_order_idx ON packages (tenant_id, active, grouping_order, id);
+CREATE INDEX packages_segment_idx ON packages (tenant_id, segment_id, active, grouping_order, id);
 
 -- The secret of a key is stored only as an Argon2id hash. The public key ends with the key id.
 CREATE TABLE api_keys (

@@ -9,11 +9,13 @@ use std::{
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hdrhistogram::Histogram;
+use sqlx::AssertSqlSafe;
 use turnkey::domain::{Argon2Params, defaults};
 
 use crate::{
     environment::BenchEnv,
     load::{Measurement, THREADS},
+    workloads::SampleTenant,
 };
 
 /// Returns the only statement in `.sqlx` that contains this text, without its comments and line breaks: pgbench reads
@@ -130,6 +132,59 @@ pub fn catalog_read_script(round_trips: RoundTrips, text: &str, tenant_id: &str,
          {begin}SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = '{tenant_id}'{separator}\
          EXECUTE catalog_read({}){end}",
         statement_containing(text),
+        values.join(", ")
+    )
+}
+
+/// Creates the table that tells each client of [`update_script`] its tenant.
+pub async fn prepare_baseline_tenants(env: &BenchEnv, tenants: &[SampleTenant]) {
+    let rows = tenants
+        .iter()
+        .enumerate()
+        .map(|(client, tenant)| format!("({client}, '{}'::uuid, '{}'::uuid)", tenant.id, tenant.package_id));
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "CREATE TABLE baseline_tenants AS SELECT * FROM (VALUES {rows}) AS new (client, tenant, package);
+         GRANT SELECT ON baseline_tenants TO PUBLIC"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&env.superuser).await.unwrap();
+}
+
+/// Returns a pgbench script that changes the price of one package, in the three trips of the service.
+pub fn update_script() -> String {
+    let statement = statement_containing("UPDATE packages\n               SET slug");
+    let general = &defaults::SEGMENT;
+    // In the order of the parameters in src/store/package_upsert.rs.
+    let values = [
+        "':tenant'".to_owned(),
+        "ARRAY['00000000-0000-7000-8000-000000000001'::uuid]".to_owned(),
+        "ARRAY[':package'::uuid]".to_owned(),
+        // Slug, generated slug, name, description.
+        "ARRAY[NULL::text]".to_owned(),
+        "ARRAY[NULL::text]".to_owned(),
+        "ARRAY[NULL::text]".to_owned(),
+        "ARRAY[NULL::text]".to_owned(),
+        "ARRAY[:n::int8]".to_owned(),
+        // Booking type, active, grouping order, segment id.
+        "ARRAY[NULL::text]".to_owned(),
+        "ARRAY[NULL::bool]".to_owned(),
+        "ARRAY[NULL::int4]".to_owned(),
+        "ARRAY[NULL::uuid]".to_owned(),
+        "'00000000-0000-7000-8000-000000000002'".to_owned(),
+        format!("'{}'", general.slug),
+        format!("'{}'", general.name),
+        format!("'{}'", general.hero_title),
+        format!("'{}'", general.description),
+        general.sort_order.to_string(),
+        "now()".to_owned(),
+        format!("'{}'", defaults::BOOKING_TYPE.as_str()),
+        "1000".to_owned(),
+    ];
+    format!(
+        "\\if :n = 0\nSELECT tenant, package, hashtextextended(tenant::text, 0) AS lock FROM baseline_tenants \
+         WHERE client = :client_id \\gset\nPREPARE change AS {statement};\n\\endif\n\\set n :n + 1\n\
+         BEGIN\\; SET LOCAL ROLE turnkey_catalog\\; SET LOCAL turnkey.tenant_id = ':tenant'\\; \
+         SELECT pg_advisory_xact_lock(:lock);\nEXECUTE change({});\nCOMMIT;\n",
         values.join(", ")
     )
 }

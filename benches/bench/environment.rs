@@ -1,4 +1,5 @@
-//! What a benchmark runs against: a Postgres with fsync on, and a server process with its default settings.
+//! What a benchmark runs against: a Postgres with fsync on, and a server process with its default settings, except that
+//! a tenant can have more packages.
 
 use std::{
     fs,
@@ -100,6 +101,7 @@ fn start_server(folder: &TempDir, options: &PgConnectOptions) -> (ServerProcess,
         .args(["serve", "--listen", "127.0.0.1:0", "--ready-file"])
         .arg(&ready_file)
         .env("DATABASE_URL", format!("postgres://{role}@localhost/{database}?host={}", socket.display()))
+        .env("TURNKEY_MAX_PACKAGES_PER_TENANT", "100000")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         // The log is written, as in production, and discarded.

@@ -3,7 +3,7 @@
 //! Service and baseline are measured in turn (A B A B …). Machines are noisy, so read the ratios; they are medians over
 //! the rounds. Prints a table and writes it, with plots, into `docs/benchmarks.md`. `BENCH_ROUNDS`, `BENCH_SECONDS` and
 //! `BENCH_TENANTS` make a run shorter or longer. `cargo bench -- GetPackage` runs the workloads whose name contains
-//! that text, and writes nothing.
+//! that text, `cargo bench -- growth` only measures growth. Both write nothing.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
@@ -12,6 +12,7 @@ mod baselines;
 #[path = "../../tests/it/support/doc_markers.rs"]
 mod doc_markers;
 mod environment;
+mod growth;
 mod load;
 #[path = "../../tests/it/support/process_memory.rs"]
 mod process_memory;
@@ -58,14 +59,20 @@ async fn run(settings: RunSettings, name_filter: Option<&str>) {
     let idle_kib = env.resident_kib();
     let results = workloads::run(&env, settings, name_filter).await;
     report::print(&results);
-    if name_filter.is_some() {
+    if let Some(filter) = name_filter {
+        if filter == "growth" {
+            report::print_growth(&growth::by_packages(&env, settings).await, "packages");
+            report::print_growth(&growth::by_tenants(&env, settings).await, "tenants");
+        }
         return env.stop().await;
     }
     let by_callers = workloads::create_by_callers(&env, settings);
     let peak_kib = env.peak_kib();
-    let by_tenants = workloads::latency_by_tenants(&env, settings).await;
+    let by_packages = growth::by_packages(&env, settings).await;
+    let by_tenants = growth::by_tenants(&env, settings).await;
     let start_ms = env.median_start_ms();
     let postgres_version = env.postgres_version().await;
-    report::Report { postgres_version, results, by_callers, by_tenants, idle_kib, peak_kib, start_ms }.write();
+    report::Report { postgres_version, results, by_callers, by_tenants, by_packages, idle_kib, peak_kib, start_ms }
+        .write();
     env.stop().await;
 }

@@ -9,15 +9,17 @@ use plotters::prelude::{
 
 use crate::{
     doc_markers::write_between_marks,
+    growth::{Growth, MAX_RATIO},
     load::Measurement,
-    workloads::{CallersResult, Goal, TenantsResult, WorkloadResult},
+    workloads::{CallersResult, Goal, WorkloadResult},
 };
 
 pub struct Report {
     pub postgres_version: String,
     pub results: Vec<WorkloadResult>,
     pub by_callers: Vec<CallersResult>,
-    pub by_tenants: Vec<TenantsResult>,
+    pub by_tenants: Growth,
+    pub by_packages: Growth,
     pub idle_kib: Option<u64>,
     pub peak_kib: Option<u64>,
     pub start_ms: f64,
@@ -51,17 +53,20 @@ fn workload_table(results: &[WorkloadResult]) -> String {
     table
 }
 
-/// Latencies by number of tenants, and their ratio to the latency with the fewest tenants.
-fn growth_table(results: &[TenantsResult]) -> String {
-    let mut table =
-        "| tenants | create p50 | ratio to the first | list p50 | ratio to the first |\n|---|---|---|---|---|\n"
-            .to_owned();
-    let (first_create, first_list) =
-        results.first().map_or((1.0, 1.0), |first| (first.create.p50_ms, first.list.p50_ms));
-    for TenantsResult { tenants, create, list } in results {
-        let (create, list) = (create.p50_ms, list.p50_ms);
-        let (create_ratio, list_ratio) = (create / first_create, list / first_list);
-        writeln!(table, "| {tenants} | {create:.2} ms | {create_ratio:.2} | {list:.2} ms | {list_ratio:.2} |").unwrap();
+pub fn print_growth(growth: &Growth, unit: &str) {
+    println!("{}", growth_table(growth, unit));
+}
+
+/// Median latencies by size, and the ratio of the greatest to the first.
+fn growth_table(growth: &Growth, unit: &str) -> String {
+    let sizes: String = growth.sizes.iter().map(|size| format!(" {size} {unit} |")).collect();
+    let columns = "---|".repeat(growth.sizes.len());
+    let mut table = format!("| p50 of one caller |{sizes} greatest ÷ first | goal |\n|---|{columns}---|---|\n");
+    for (name, latencies) in &growth.calls {
+        let ratio = latencies.iter().fold(0.0, |greatest: f64, &latency| greatest.max(latency)) / latencies[0];
+        let latencies: String = latencies.iter().map(|latency| format!(" {latency:.2} ms |")).collect();
+        let verdict = if ratio <= MAX_RATIO { "met" } else { "not met" };
+        writeln!(table, "| {name} |{latencies} {ratio:.2} | ≤ {MAX_RATIO}: {verdict} |").unwrap();
     }
     table
 }
@@ -71,15 +76,12 @@ impl Report {
         let by_callers = |value: fn(&CallersResult) -> f64| {
             self.by_callers.iter().map(|result| (result.callers as f64, value(result))).collect()
         };
-        let by_tenants = |value: fn(&TenantsResult) -> f64| {
-            self.by_tenants.iter().map(|result| (result.tenants as f64, value(result))).collect()
-        };
         plot("rate", "Tenants created per second, by callers", &[("", BLUE, by_callers(|at| at.created.rate))]);
         let (p50, p99) = (by_callers(|at| at.created.p50_ms), by_callers(|at| at.created.p99_ms));
         plot("latency", "Latency of a create in ms, by callers", &[("p50", BLUE, p50), ("p99", RED, p99)]);
         let memory = by_callers(|at| at.resident_kib.unwrap_or_default() as f64 / 1_024.0);
         plot("memory", "Memory of the server in MiB, by callers that create", &[("", BLUE, memory)]);
-        let (create, list) = (by_tenants(|at| at.create.p50_ms), by_tenants(|at| at.list.p50_ms));
+        let (create, list) = (self.by_tenants.points("create"), self.by_tenants.points("list"));
         let growth = [("create", BLUE, create), ("list 50", RED, list)];
         plot("growth", "p50 of one caller in ms, by existing tenants", &growth);
         write_between_marks("docs/benchmarks.md", &self.text());
@@ -88,12 +90,14 @@ impl Report {
     fn text(&self) -> String {
         let mib = |kib: Option<u64>| kib.map_or("?".to_owned(), |kib| format!("{:.1} MiB", kib as f64 / 1_024.0));
         let (machine, postgres_version) = (machine(), &self.postgres_version);
-        let (workloads, growth) = (workload_table(&self.results), growth_table(&self.by_tenants));
+        let workloads = workload_table(&self.results);
+        let growth =
+            [growth_table(&self.by_tenants, "tenants"), growth_table(&self.by_packages, "packages")].join("\n");
         let (idle, peak, start_ms) = (mib(self.idle_kib), mib(self.peak_kib), self.start_ms);
         format!(
             "{machine}Postgres {postgres_version}, fsync on.\n\n{workloads}\n\
              ![rate](benchmarks-rate.svg)\n\n![latency](benchmarks-latency.svg)\n\n{growth}\n\
-             ![growth](benchmarks-growth.svg)\n\nThe goal is a ratio of at most 1.5.\n\n\
+             ![growth](benchmarks-growth.svg)\n\n\
              The idle server takes {idle} (goal: 30 MiB). Its peak with up to 128 callers that create was {peak} \
              (goal: 80 MiB, with 64 callers). The time from the start of a process to SERVING is {start_ms:.0} ms \
              (goal: 150 ms).\n\n![memory](benchmarks-memory.svg)\n"

@@ -3,23 +3,29 @@
 use std::time::Duration;
 
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use turnkey::grpc::pb::{
-    BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest, GetPackageRequest, ListPackagesRequest,
-    ListTenantsRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
-    tenant_provisioning_client::TenantProvisioningClient,
+use turnkey::{
+    domain::paging::MAX_PAGE_BYTES,
+    grpc::pb::{
+        BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest, GetPackageRequest, ListPackagesRequest,
+        UpsertPackageRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
+        tenant_provisioning_client::TenantProvisioningClient,
+    },
 };
 use uuid::Uuid;
 
 use crate::{
     RunSettings,
-    baselines::{Protocol, RoundTrips, argon2, catalog_read_script, create_script, pgbench},
+    baselines::{
+        Protocol, RoundTrips, argon2, catalog_read_script, create_script, pgbench, prepare_baseline_tenants,
+        update_script,
+    },
     environment::BenchEnv,
     load::{Measurement, generate_load},
 };
 
 const CALLERS: u64 = 32;
-const BATCH_SIZE: u64 = 100;
-const BATCH_CALLERS: u64 = 4;
+pub const BATCH_SIZE: u64 = 100;
+pub const BATCH_CALLERS: u64 = 4;
 
 /// The result of one workload, compared with its baseline: medians over the rounds.
 pub struct WorkloadResult {
@@ -55,7 +61,8 @@ impl Goal {
 /// Runs all workloads, or those whose name contains the filter.
 pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str>) -> Vec<WorkloadResult> {
     let window = settings.window;
-    let tenant = create_sample_tenant(env).await;
+    let tenants = create_sample_tenants(env).await;
+    let tenant = &tenants[0];
     let mut runner = Runner { settings, name_filter, results: Vec::new() };
 
     let baseline = |round| pgbench(env, &create_script(round), Protocol::Prepared, CALLERS, window).rate;
@@ -76,25 +83,36 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     let (text, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant_id.as_str(), package_id.as_str()]);
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
-    let workload = || get_package(env, &tenant, window);
+    let workload = || get_package(env, &tenants, window);
     let goal = Goal::MinRate(0.6);
     runner.compare("GetPackage, 32 callers", workload, "pgbench, three round trips", baseline, goal);
 
     let script = catalog_read_script(RoundTrips::One, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
-    let workload = || get_package(env, &tenant, window);
+    let workload = || get_package(env, &tenants, window);
     runner.compare("GetPackage, 32 callers", workload, "pgbench, one round trip", baseline, Goal::None);
 
-    let (text, values) =
-        ("(grouping_order, id) > ($4, $5::uuid)", [tenant_id.as_str(), "NULL", "NULL", "NULL", "NULL", "51"]);
+    let no_cursor = ["-9223372036854775808", "'00000000-0000-0000-0000-000000000000'"];
+    let page_bytes = MAX_PAGE_BYTES.to_string();
+    let (text, values) = (
+        "(grouping_order, id) > ($4::int8, $5::uuid)",
+        [&tenant_id, "NULL", "NULL", no_cursor[0], no_cursor[1], "51", &page_bytes],
+    );
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
-    let workload = || list_packages(env, &tenant, window);
+    let workload = || list_packages(env, &tenants, window);
     let goal = Goal::MinRate(0.6);
     runner.compare("ListPackages (3), 32 callers", workload, "pgbench, three round trips", baseline, goal);
 
+    prepare_baseline_tenants(env, &tenants).await;
+    let script = update_script();
+    let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
+    let workload = || update_package(env, &tenants, window);
+    let (name, goal) = ("UpsertPackage (update), 32 callers on 32 tenants", Goal::MinRate(0.7));
+    runner.compare(name, workload, "pgbench, three round trips", baseline, goal);
+
     let baseline = |_| argon2(window / 2);
-    let workload = || verify_api_key(env, &tenant, window);
+    let workload = || verify_api_key(env, tenant, window);
     runner.compare("VerifyApiKey, 32 callers", workload, "Argon2 on one core", baseline, Goal::MinRate(0.5));
 
     runner.compare("health Check, 32 callers", || check_health(env, window), "", |_| 1.0, Goal::None);
@@ -138,7 +156,7 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-fn medians(measurements: &[Measurement]) -> Measurement {
+pub fn medians(measurements: &[Measurement]) -> Measurement {
     let median_by = |field: fn(&Measurement) -> f64| median(measurements.iter().map(field).collect());
     Measurement { rate: median_by(|m| m.rate), p50_ms: median_by(|m| m.p50_ms), p99_ms: median_by(|m| m.p99_ms) }
 }
@@ -148,11 +166,11 @@ fn create_request(slug: String) -> CreateFullyProvisionedRequest {
     CreateFullyProvisionedRequest { slug, name: "Bella Weddings".to_owned(), request_id, ..Default::default() }
 }
 
-fn short_id() -> String {
+pub fn short_id() -> String {
     Uuid::new_v4().simple().to_string()[..8].to_owned()
 }
 
-fn create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
+pub fn create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
     let run = short_id();
     generate_load(&env.endpoint, callers, window, |channel, caller, number| {
         let slug = format!("t{run}-{caller}-{number}");
@@ -163,7 +181,7 @@ fn create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
     })
 }
 
-fn batch_create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
+pub fn batch_create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
     let run = short_id();
     generate_load(&env.endpoint, callers, window, |channel, caller, number| {
         let request = |item| create_request(format!("b{run}-{caller}-{number}-{item}"));
@@ -175,14 +193,14 @@ fn batch_create(env: &BenchEnv, callers: u64, window: Duration) -> Measurement {
     })
 }
 
-/// The tenant that the reads and verifications use.
-struct SampleTenant {
-    id: String,
-    package_id: String,
-    secret_key: String,
+/// A tenant that the workloads use.
+pub struct SampleTenant {
+    pub id: String,
+    pub package_id: String,
+    pub secret_key: String,
 }
 
-async fn create_sample_tenant(env: &BenchEnv) -> SampleTenant {
+pub async fn create_sample_tenant(env: &BenchEnv) -> SampleTenant {
     let mut client = TenantProvisioningClient::new(env.endpoint.connect().await.unwrap());
     let request = create_request(format!("k{}", short_id()));
     let response = client.create_fully_provisioned(request).await.unwrap().into_inner();
@@ -190,8 +208,23 @@ async fn create_sample_tenant(env: &BenchEnv) -> SampleTenant {
     SampleTenant { id: tenant.id, package_id: package.id.clone(), secret_key: response.secret_key }
 }
 
-fn get_package(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
-    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
+/// Creates a tenant for each caller. A tenant can use two database connections at a time, so callers of one tenant would
+/// measure its queue.
+async fn create_sample_tenants(env: &BenchEnv) -> Vec<SampleTenant> {
+    let mut tenants = Vec::new();
+    for _ in 0..CALLERS {
+        tenants.push(create_sample_tenant(env).await);
+    }
+    tenants
+}
+
+fn of_caller(tenants: &[SampleTenant], caller: u64) -> &SampleTenant {
+    &tenants[usize::try_from(caller).unwrap() % tenants.len()]
+}
+
+fn get_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, caller, _| {
+        let tenant = of_caller(tenants, caller);
         let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
         async move {
             PackageCatalogClient::new(channel).get_package(request).await.unwrap();
@@ -200,11 +233,27 @@ fn get_package(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measu
     })
 }
 
-fn list_packages(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
-    generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
-        let request = ListPackagesRequest { tenant_id: tenant.id.clone(), ..Default::default() };
+fn list_packages(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, caller, _| {
+        let request = ListPackagesRequest { tenant_id: of_caller(tenants, caller).id.clone(), ..Default::default() };
         async move {
             PackageCatalogClient::new(channel).list_packages(request).await.unwrap();
+            1
+        }
+    })
+}
+
+fn update_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+    generate_load(&env.endpoint, CALLERS, window, |channel, caller, number| {
+        let tenant = of_caller(tenants, caller);
+        let request = UpsertPackageRequest {
+            tenant_id: tenant.id.clone(),
+            package_id: Some(tenant.package_id.clone()),
+            base_price: Some(i64::try_from(number).unwrap() + 1),
+            ..Default::default()
+        };
+        async move {
+            PackageCatalogClient::new(channel).upsert_package(request).await.unwrap();
             1
         }
     })
@@ -227,13 +276,6 @@ fn check_health(env: &BenchEnv, window: Duration) -> Measurement {
     })
 }
 
-fn list_tenants(env: &BenchEnv, window: Duration) -> Measurement {
-    generate_load(&env.endpoint, 1, window, |channel, _, _| async move {
-        TenantProvisioningClient::new(channel).list_tenants(ListTenantsRequest::default()).await.unwrap();
-        1
-    })
-}
-
 /// The result of creating tenants with a number of concurrent callers.
 pub struct CallersResult {
     pub callers: u64,
@@ -249,41 +291,4 @@ pub fn create_by_callers(env: &BenchEnv, settings: RunSettings) -> Vec<CallersRe
         CallersResult { callers, created, resident_kib: env.resident_kib() }
     };
     [1, 2, 4, 8, 16, 32, 64, 128].map(measure).into()
-}
-
-/// The latencies of one caller with a number of existing tenants.
-pub struct TenantsResult {
-    pub tenants: u64,
-    pub create: Measurement,
-    /// The first page.
-    pub list: Measurement,
-}
-
-/// Deletes all tenants, then measures creating and listing with 1,000 to a million tenants.
-pub async fn latency_by_tenants(env: &BenchEnv, settings: RunSettings) -> Vec<TenantsResult> {
-    let mut results = Vec::new();
-    sqlx::query("TRUNCATE tenants CASCADE").execute(&env.superuser).await.unwrap();
-    for tenants in [1_000, 100_000, 1_000_000].into_iter().filter(|tenants| *tenants <= settings.max_tenants) {
-        create_up_to(env, tenants).await;
-        // Otherwise autovacuum would start during a measurement.
-        sqlx::query("VACUUM ANALYZE").execute(&env.superuser).await.unwrap();
-        // Short, because creating adds tenants.
-        let window = settings.window / 5;
-        let rounds = (0..settings.rounds).map(|_| (list_tenants(env, window), create(env, 1, window)));
-        let (list, create): (Vec<_>, Vec<_>) = rounds.unzip();
-        results.push(TenantsResult { tenants, create: medians(&create), list: medians(&list) });
-    }
-    results
-}
-
-/// Creates batches until the number of tenants is reached, or almost.
-async fn create_up_to(env: &BenchEnv, tenants: u64) {
-    loop {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM tenants").fetch_one(&env.superuser).await.unwrap();
-        let missing = tenants.saturating_sub(count.unsigned_abs());
-        if missing < BATCH_SIZE * BATCH_CALLERS {
-            return;
-        }
-        batch_create(env, BATCH_CALLERS, Duration::from_millis(missing / 20));
-    }
 }

@@ -1,14 +1,10 @@
 //! Derives slugs from names.
 //!
-//! [`SlugStem::from_name`] converts a name to a stem. [`SlugChooser`] appends a number to make it unique among the
-//! packages or segments of a tenant; [`SlugStem::with_suffix`] appends the caller's suffix, to make it unique among
-//! tenants. `store` reads the existing slugs.
+//! [`SlugStem::from_name`] converts a name to a stem. [`SlugStem::numbered`] appends a number, to make it unique among
+//! the packages or segments of a tenant ([`super::slug_chooser`]); [`SlugStem::with_suffix`] appends the caller's suffix,
+//! to make it unique among tenants.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    ops::Range,
-};
+use std::mem;
 
 use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
@@ -23,7 +19,7 @@ use super::{
 /// boundary.
 ///
 /// A stem is not always a valid slug (`Q` gives `q`), but with a numeric suffix it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SlugStem(String);
 
 impl SlugStem {
@@ -58,64 +54,20 @@ impl SlugStem {
         TenantSlug::parse(&format!("{stem}-{suffix}")).ok()
     }
 
-    /// Returns a prefix of every slug that a [`SlugChooser`] can choose for this stem. Only slugs with this prefix can
-    /// collide with the chosen one.
-    pub fn slug_prefix(&self) -> &str {
-        // Leaves room for suffixes of up to nine digits. No tenant has a billion packages.
-        truncate_at_word_boundary(&self.0, MAX_LENGTH - "-999999999".len())
-    }
-}
-
-/// Returns the stems' prefixes without those that begin with another one, so that each candidate slug starts with
-/// exactly one of them and a query by prefix returns no row twice.
-pub fn slug_prefixes<'a>(stems: impl IntoIterator<Item = &'a SlugStem>) -> Vec<&'a str> {
-    let mut prefixes: Vec<&str> = stems.into_iter().map(SlugStem::slug_prefix).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup_by(|prefix, previous| prefix.starts_with(*previous));
-    prefixes
-}
-
-/// Chooses slugs that differ from the unavailable ones and from each other.
-///
-/// The total time is linear in the number of unavailable and chosen slugs, even if all of them have the same stem.
-#[derive(Debug)]
-pub struct SlugChooser<'a> {
-    unavailable: HashSet<String>,
-    /// The suffixes that have not been tried yet, by truncated stem and number of digits.
-    untried_suffixes: HashMap<(&'a str, u32), Range<u64>>,
-}
-
-impl<'a> SlugChooser<'a> {
-    pub fn new(unavailable: HashSet<String>) -> Self {
-        Self { unavailable, untried_suffixes: HashMap::new() }
+    /// Returns the slug with this number: the stem itself for 1, if it is a valid slug; otherwise the stem with `-2`, `-3`
+    /// and so on. If the slug would exceed 63 characters, the stem is truncated, if possible at a word boundary.
+    pub fn numbered(&self, number: u64) -> Option<Slug> {
+        let slug = match number {
+            0 | 1 => self.0.clone(),
+            _ => format!("{}{number}", self.prefix(number.ilog10() + 1)),
+        };
+        Slug::parse(&slug).ok()
     }
 
-    /// Returns the stem itself if it is a valid and available slug; otherwise appends `-2`, `-3` and so on, and returns
-    /// the first slug that is available. If the slug would exceed 63 characters, the stem is truncated, if possible at
-    /// a word boundary.
-    pub fn choose(&mut self, stem: &'a SlugStem) -> Slug {
-        if let Some(slug) = take_if_available(&mut self.unavailable, stem.0.clone()) {
-            return slug;
-        }
-        let mut digits = 1;
-        loop {
-            let truncated = truncate_at_word_boundary(&stem.0, MAX_LENGTH - "-".len() - digits as usize);
-            let suffixes = 10_u64.pow(digits - 1).max(2)..10_u64.pow(digits);
-            for suffix in self.untried_suffixes.entry((truncated, digits)).or_insert(suffixes) {
-                if let Some(slug) = take_if_available(&mut self.unavailable, format!("{truncated}-{suffix}")) {
-                    return slug;
-                }
-            }
-            digits += 1;
-        }
+    /// Returns what precedes a number of this many digits in [`Self::numbered`].
+    pub fn prefix(&self, digits: u32) -> String {
+        format!("{}-", truncate_at_word_boundary(&self.0, MAX_LENGTH - "-".len() - digits as usize))
     }
-}
-
-/// Returns the candidate as a slug and makes it unavailable. Returns `None` if it is unavailable already or not a valid
-/// slug.
-fn take_if_available(unavailable: &mut HashSet<String>, candidate: String) -> Option<Slug> {
-    let slug = Slug::parse(&candidate).ok()?;
-    unavailable.insert(candidate).then_some(slug)
 }
 
 fn fold(name: &str) -> String {
@@ -190,8 +142,6 @@ fn truncate_at_word_boundary(stem: &str, max_length: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*, sample::select};
-
     use super::*;
 
     fn stem(name: &str) -> String {
@@ -272,87 +222,5 @@ mod tests {
         assert_eq!(suffixed(&"a".repeat(150)), format!("{}-x7k2pd", "a".repeat(56)));
         assert_eq!(suffixed(&format!("{} {}", "a".repeat(55), "b".repeat(7))), format!("{}-x7k2pd", "a".repeat(55)));
         assert_eq!(suffixed(&"word ".repeat(40)), format!("{}x7k2pd", "word-".repeat(11)));
-    }
-
-    fn choose(name: &str, unavailable: &[&str]) -> String {
-        let unavailable = unavailable.iter().map(|&slug| slug.to_owned()).collect();
-        SlugChooser::new(unavailable).choose(&SlugStem::from_name(name).unwrap()).to_string()
-    }
-
-    #[test]
-    fn the_smallest_available_suffix_is_chosen_and_the_stem_truncated_for_it() {
-        assert_eq!(choose("Gold", &[]), "gold");
-        assert_eq!(choose("Gold", &["gold"]), "gold-2");
-        assert_eq!(choose("Gold", &["gold", "gold-2", "gold-4"]), "gold-3");
-        assert_eq!(choose("Gold", &["gold-2", "golden"]), "gold");
-        for invalid in ["Q", "ab", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] {
-            assert_eq!(choose(invalid, &[]), format!("{}-2", stem(invalid)));
-        }
-        let (one_word, words) = ("a".repeat(63), format!("{}-{}", "a".repeat(58), "b".repeat(4)));
-        assert_eq!(choose(&one_word, &[&one_word]), format!("{}-2", "a".repeat(61)));
-        assert_eq!(choose(&words, &[&words]), format!("{}-2", "a".repeat(58)));
-    }
-
-    #[test]
-    fn ten_thousand_slugs_with_one_stem_are_chosen_in_linear_time() {
-        let word = "a".repeat(56);
-        // The second names differ until they are truncated.
-        for names in [vec![word.clone(); 10_000], (0..10_000).map(|number| format!("{word} {number:06}")).collect()] {
-            let stems: Vec<_> = names.iter().map(|name| SlugStem::from_name(name).unwrap()).collect();
-            let mut chooser = SlugChooser::new(stems.iter().map(|stem| stem.0.clone()).collect());
-            for (stem, number) in stems.iter().zip(2..) {
-                assert_eq!(chooser.choose(stem).as_str(), format!("{word}-{number}"));
-            }
-        }
-    }
-
-    fn any_stem() -> impl Strategy<Value = SlugStem> {
-        let long = |end| format!("{} {end}", "a".repeat(55));
-        let mut colliding = ["Q", "Gold", "Gold 2", "Golden", "s 1", "1"].map(str::to_owned).to_vec();
-        colliding.extend(["b", "b c", "bb cc dd"].map(long));
-        prop_oneof![3 => select(colliding), 1 => "\\PC{0,120}"]
-            .prop_filter_map("a name without letters and digits", |name| SlugStem::from_name(&name).ok())
-    }
-
-    fn candidates(stem: &SlugStem) -> impl Iterator<Item = String> {
-        let suffixed = (2..).map(|suffix: u32| stem.with_suffix(&suffix.to_string()).unwrap().to_string());
-        Slug::parse(&stem.0).ok().map(|slug| slug.to_string()).into_iter().chain(suffixed)
-    }
-
-    proptest! {
-        #[test]
-        fn a_slug_of_short_words_ends_with_a_whole_word_also_with_a_suffix(words in vec("[b-y]{1,20}", 4..20)) {
-            let slug = words.join("-");
-            let whole: Vec<_> = (1..=words.len()).map(|count| words[..count].join("-")).collect();
-            let name = words.join(" ");
-            let first = choose(&name, &[]);
-            let second = choose(&name, &[&first]);
-            let tenth: Vec<String> = (2..=9).map(|number| format!("{}-{number}", second.trim_end_matches("-2"))).collect();
-            let tenth = choose(&name, &tenth.iter().map(String::as_str).chain([first.as_str()]).collect::<Vec<_>>());
-            prop_assert!(whole.contains(&first), "{first} {slug}");
-            prop_assert!(whole.iter().any(|stem| format!("{stem}-2") == second), "{second} {slug}");
-            prop_assert!(whole.iter().any(|stem| format!("{stem}-10") == tenth), "{tenth} {slug}");
-        }
-
-        #[test]
-        fn each_stem_takes_suffixes_and_the_smallest_available_one_is_chosen(
-            stems in vec(any_stem(), 0..40),
-            existing in vec((any_stem(), 0_usize..40), 0..150),
-        ) {
-            let mut unavailable: HashSet<String> =
-                existing.iter().filter_map(|(stem, index)| candidates(stem).nth(*index)).collect();
-            let mut chooser = SlugChooser::new(unavailable.clone());
-            let prefixes = slug_prefixes(&stems);
-            for stem in &stems {
-                prop_assert!(stem.with_suffix("x7k2pd").is_some(), "{}", stem.as_str());
-                let slug = chooser.choose(stem).to_string();
-                let expected = candidates(stem).find(|candidate| !unavailable.contains(candidate)).unwrap();
-                prop_assert_eq!(&slug, &expected);
-                prop_assert!(stem.as_str().len() <= MAX_LENGTH && slug.len() <= MAX_LENGTH);
-                prop_assert!(slug.starts_with(stem.slug_prefix()), "{slug}");
-                prop_assert_eq!(prefixes.iter().filter(|&&prefix| slug.starts_with(prefix)).count(), 1);
-                unavailable.insert(slug);
-            }
-        }
     }
 }

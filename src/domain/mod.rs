@@ -30,6 +30,7 @@ pub mod segment;
 pub mod service_credentials;
 pub mod signup;
 pub mod slug;
+pub mod slug_chooser;
 pub mod tenant;
 pub mod text;
 pub mod unicode;

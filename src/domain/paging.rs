@@ -32,6 +32,14 @@ impl PageSize {
     }
 }
 
+/// The position of a row in the order of its list, as a page token carries it.
+pub trait PageCursor: Sized {
+    fn to_bytes(&self) -> Vec<u8>;
+
+    /// Returns `None` if [`PageCursor::to_bytes`] cannot have returned these bytes.
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+}
+
 /// The position of a row in a list that is ordered by a number and then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
@@ -39,13 +47,43 @@ pub struct Cursor {
     pub id: Uuid,
 }
 
-/// The list, tenant and filters that a page token is valid for.
+impl Cursor {
+    /// Precedes all rows.
+    pub const START: Self = Self { order: i64::MIN, id: Uuid::nil() };
+}
+
+impl PageCursor for Cursor {
+    fn to_bytes(&self) -> Vec<u8> {
+        [&self.order.to_be_bytes()[..], self.id.as_bytes()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (order, id) = bytes.split_first_chunk()?;
+        Some(Self { order: i64::from_be_bytes(*order), id: Uuid::from_slice(id).ok()? })
+    }
+}
+
+/// The position of a row in a list that is ordered by slug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlugCursor(pub String);
+
+impl PageCursor for SlugCursor {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.clone().into_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        // Slugs are ASCII. Postgres would reject a NUL character.
+        let is_slug_text = bytes.iter().all(u8::is_ascii_graphic);
+        is_slug_text.then(|| Self(bytes.iter().copied().map(char::from).collect()))
+    }
+}
+
+/// The list, tenant, order and filters that a page token is valid for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageTokenScope(String);
 
 const CHECKSUM_BYTES: usize = 8;
-const ORDER_BYTES: usize = 8;
-const TOKEN_BYTES: usize = ORDER_BYTES + 16 + CHECKSUM_BYTES;
 
 impl PageTokenScope {
     /// Creates the scope that `text` identifies: different texts are different scopes.
@@ -55,10 +93,8 @@ impl PageTokenScope {
 
     /// Encodes a cursor as a page token. The token is opaque but not secret, because it names a position in a list that
     /// the caller may read. Its checksum detects damaged tokens and tokens of another scope.
-    pub fn encode(&self, cursor: Cursor) -> String {
-        let mut bytes = Vec::with_capacity(TOKEN_BYTES);
-        bytes.extend(cursor.order.to_be_bytes());
-        bytes.extend(cursor.id.into_bytes());
+    pub fn encode(&self, cursor: &impl PageCursor) -> String {
+        let mut bytes = cursor.to_bytes();
         bytes.extend(self.checksum(&bytes));
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -67,7 +103,7 @@ impl PageTokenScope {
     ///
     /// # Errors
     /// `BAD_FORMAT` if [`PageTokenScope::encode`] did not create the token for this scope.
-    pub fn decode(&self, token: &str) -> Result<Option<Cursor>, InvalidValue> {
+    pub fn decode<C: PageCursor>(&self, token: &str) -> Result<Option<C>, InvalidValue> {
         if token.is_empty() {
             return Ok(None);
         }
@@ -79,14 +115,13 @@ impl PageTokenScope {
         InvalidValue::new(Reason::BadFormat, message)
     }
 
-    fn decode_cursor(&self, token: &str) -> Option<Cursor> {
-        let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
-        let (cursor, checksum) = bytes.split_at(TOKEN_BYTES - CHECKSUM_BYTES);
-        if checksum != self.checksum(cursor) {
+    fn decode_cursor<C: PageCursor>(&self, token: &str) -> Option<C> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (cursor, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
+        if *checksum != self.checksum(cursor) {
             return None;
         }
-        let (order, id) = cursor.split_at(ORDER_BYTES);
-        Some(Cursor { order: i64::from_be_bytes(order.try_into().ok()?), id: Uuid::from_slice(id).ok()? })
+        C::from_bytes(cursor)
     }
 
     fn checksum(&self, cursor: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -119,15 +154,15 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// Builds a page from the rows that the database returned, which may be more than `size`.
-    pub fn from_rows(
+    pub fn from_rows<C: PageCursor>(
         mut rows: Vec<ListRow<T>>,
         size: PageSize,
         scope: &PageTokenScope,
-        cursor: impl Fn(&T) -> Cursor,
+        cursor: impl Fn(&T) -> C,
     ) -> Self {
         rows.truncate(size.get());
         let last = rows.last().filter(|row| row.has_next);
-        let next_page_token = last.map(|row| scope.encode(cursor(&row.item))).unwrap_or_default();
+        let next_page_token = last.map(|row| scope.encode(&cursor(&row.item))).unwrap_or_default();
         Self { items: rows.into_iter().map(|row| row.item).collect(), next_page_token }
     }
 }
@@ -154,7 +189,7 @@ mod tests {
             let cursor = |&order: &i64| Cursor { order, id: Uuid::nil() };
             let page = Page::from_rows(rows, PageSize::parse(size).unwrap(), &PageTokenScope::new("numbers"), cursor);
             let next = PageTokenScope::new("numbers").decode(&page.next_page_token).unwrap();
-            (page.items, next.map(|cursor| cursor.order))
+            (page.items, next.map(|cursor: Cursor| cursor.order))
         };
         assert_eq!(page(&[], 2), (vec![], None));
         assert_eq!(page(&[true, false], 2), (vec![1, 2], None));
@@ -165,23 +200,32 @@ mod tests {
     proptest! {
         #[test]
         fn a_page_token_is_valid_undamaged_and_in_its_own_scope_only(
-            order in any::<i64>(), id in any::<u128>(), flip in 0..TOKEN_BYTES
+            order in any::<i64>(), id in any::<u128>(), slug in "[a-z0-9-]{0,63}", flip in any::<prop::sample::Index>()
         ) {
-            let cursor = Cursor { order, id: Uuid::from_u128(id) };
-            let scope = PageTokenScope::new("ListPackages of one");
-            let token = scope.encode(cursor);
-            prop_assert_eq!(scope.decode(&token), Ok(Some(cursor)));
-            prop_assert!(PageTokenScope::new("ListPackages of another").decode(&token).is_err());
-
-            let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
-            bytes[flip] ^= 1;
-            prop_assert!(scope.decode(&URL_SAFE_NO_PAD.encode(bytes)).is_err());
+            assert_token_is_bound(&Cursor { order, id: Uuid::from_u128(id) }, flip);
+            assert_token_is_bound(&SlugCursor(slug), flip);
         }
 
         #[test]
         fn decoding_arbitrary_text_as_a_page_token_fails_without_a_panic(token in "\\PC{0,60}") {
-            let decoded = PageTokenScope::new("any").decode(&token);
+            let decoded = PageTokenScope::new("any").decode::<Cursor>(&token);
             prop_assert_eq!(decoded.is_ok(), token.is_empty());
+            prop_assert_eq!(PageTokenScope::new("any").decode::<SlugCursor>(&token).is_ok(), token.is_empty());
         }
+    }
+
+    fn assert_token_is_bound<C: PageCursor + Clone + PartialEq + std::fmt::Debug>(
+        cursor: &C,
+        flip: prop::sample::Index,
+    ) {
+        let scope = PageTokenScope::new("ListPackages of one");
+        let token = scope.encode(cursor);
+        assert_eq!(scope.decode(&token), Ok(Some(cursor.clone())));
+        assert!(PageTokenScope::new("ListPackages of another").decode::<C>(&token).is_err());
+
+        let mut bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
+        let flip = flip.index(bytes.len());
+        bytes[flip] ^= 1;
+        assert!(scope.decode::<C>(&URL_SAFE_NO_PAD.encode(bytes)).is_err());
     }
 }

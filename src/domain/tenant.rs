@@ -8,7 +8,7 @@ use super::{
     branding::{Branding, StoredBranding},
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{Cursor, PageSize, PageTokenScope},
+    paging::{Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor},
     text::DisplayName,
     validation::InvalidValue,
 };
@@ -52,61 +52,99 @@ pub struct TenantUpdate {
     pub branding: Option<Branding>,
 }
 
-/// A request for one page of tenants, ordered by creation time.
+/// A request for one page of tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListTenants {
     pub filter: TenantFilter,
+    pub order: TenantOrder,
     pub size: PageSize,
-    pub after: Option<TenantCursor>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantFilter {
     pub is_active: Option<bool>,
-    /// Empty matches every slug.
-    pub slug_prefix: String,
     pub show_deleted: bool,
+}
+
+/// The order of a list of tenants, and the position after which its page begins: `None` is the start of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantOrder {
+    OldestFirst(Option<CreationCursor>),
+    NewestFirst(Option<CreationCursor>),
+    /// By slug; only the tenants whose slugs begin with the prefix, which is not empty.
+    SlugPrefix(String, Option<SlugCursor>),
 }
 
 /// The position of a tenant in the order of creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TenantCursor {
+pub struct CreationCursor {
     pub created_at: OffsetDateTime,
     pub id: Uuid,
 }
 
-impl TenantFilter {
+impl ListTenants {
     /// Returns the scope that page tokens of this list are bound to.
     pub fn page_token_scope(&self) -> PageTokenScope {
-        let Self { is_active, slug_prefix, show_deleted } = self;
-        PageTokenScope::new(format!("ListTenants {is_active:?} {show_deleted} {slug_prefix}"))
+        let TenantFilter { is_active, show_deleted } = self.filter;
+        PageTokenScope::new(match &self.order {
+            // The trailing space is where a prefix was before lists by prefix had an order of their own. Page tokens
+            // from that time stay valid.
+            TenantOrder::OldestFirst(_) => format!("ListTenants {is_active:?} {show_deleted} "),
+            TenantOrder::NewestFirst(_) => format!("ListTenants newest first {is_active:?} {show_deleted}"),
+            TenantOrder::SlugPrefix(prefix, _) => format!("ListTenants by slug {is_active:?} {show_deleted} {prefix}"),
+        })
     }
 
-    /// Whether a slug can begin with the prefix. Other prefixes match nothing, and Postgres rejects some of them, such
-    /// as those with a NUL character.
-    pub fn has_valid_prefix(&self) -> bool {
-        self.slug_prefix.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-    }
-
-    /// Returns the cursor that a page token encodes, or `None` for an empty token: the start of the list.
+    /// Moves to the page that begins after the position that this page token encodes. The empty token is the start.
     ///
     /// # Errors
     /// `BAD_FORMAT` if the token does not belong to this list.
-    pub fn decode_page_token(&self, token: &str) -> Result<Option<TenantCursor>, InvalidValue> {
-        let Some(cursor) = self.page_token_scope().decode(token)? else { return Ok(None) };
-        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(cursor.order) * 1_000);
-        // Reject timestamps before 1970: no tenant is older, and Postgres cannot represent the full range of an i64.
-        let created_at = created_at.ok().filter(|&created_at| created_at >= OffsetDateTime::UNIX_EPOCH);
-        let created_at = created_at.ok_or_else(PageTokenScope::invalid_page_token)?;
-        Ok(Some(TenantCursor { created_at, id: cursor.id }))
+    pub fn after(mut self, page_token: &str) -> Result<Self, InvalidValue> {
+        let scope = self.page_token_scope();
+        match &mut self.order {
+            TenantOrder::OldestFirst(after) | TenantOrder::NewestFirst(after) => *after = scope.decode(page_token)?,
+            TenantOrder::SlugPrefix(_, after) => *after = scope.decode(page_token)?,
+        }
+        Ok(self)
+    }
+
+    /// Returns the page of these rows, which may be more than its size.
+    pub fn page(&self, rows: Vec<ListRow<Tenant>>) -> Page<Tenant> {
+        let scope = self.page_token_scope();
+        match self.order {
+            TenantOrder::OldestFirst(_) | TenantOrder::NewestFirst(_) => {
+                let cursor =
+                    |tenant: &Tenant| CreationCursor { created_at: tenant.created_at, id: tenant.id.as_uuid() };
+                Page::from_rows(rows, self.size, &scope, cursor)
+            }
+            TenantOrder::SlugPrefix(..) => {
+                Page::from_rows(rows, self.size, &scope, |tenant| SlugCursor(tenant.slug.clone()))
+            }
+        }
     }
 }
 
-impl Tenant {
-    /// Returns the tenant's position in a list. Microseconds are the precision of Postgres timestamps.
-    pub fn cursor(&self) -> Cursor {
+impl TenantOrder {
+    /// Whether a slug can begin with the prefix. Other prefixes match nothing, and Postgres rejects some of them, such
+    /// as those with a NUL character.
+    pub fn has_valid_prefix(&self) -> bool {
+        let Self::SlugPrefix(prefix, _) = self else { return true };
+        prefix.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    }
+}
+
+impl PageCursor for CreationCursor {
+    fn to_bytes(&self) -> Vec<u8> {
+        // Microseconds are the precision of Postgres timestamps. 64 bits hold 290,000 years of them; Postgres stores
+        // timestamps in 64 bits, too.
         let micros = self.created_at.unix_timestamp_nanos() / 1_000;
-        // 64 bits hold 290,000 years of microseconds; Postgres stores timestamps in 64 bits, too.
-        Cursor { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id.as_uuid() }
+        Cursor { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id }.to_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let Cursor { order, id } = Cursor::from_bytes(bytes)?;
+        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(order) * 1_000).ok()?;
+        // Reject timestamps before 1970: no tenant is older, and Postgres cannot represent the full range of an i64.
+        (created_at >= OffsetDateTime::UNIX_EPOCH).then_some(Self { created_at, id })
     }
 }

@@ -18,12 +18,12 @@ impl TenantService {
 
     /// Returns one page of tenants.
     pub async fn list_tenants(&self, list: ListTenants) -> Result<Page<Tenant>> {
-        let rows = if list.filter.has_valid_prefix() {
+        let rows = if list.order.has_valid_prefix() {
             self.store.list_tenants(&list, list.size.get() + 1, self.clock.now()).await?
         } else {
             Vec::new()
         };
-        Ok(Page::from_rows(rows, list.size, &list.filter.page_token_scope(), Tenant::cursor))
+        Ok(list.page(rows))
     }
 
     /// Changes the tenant and returns it.

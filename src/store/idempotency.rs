@@ -45,9 +45,11 @@ impl Store {
                  WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
                (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = record.tenant_id AND id = record.segment_id)
                    AS "segment: Json<Segment>",
-               (SELECT jsonb_agg(to_jsonb(packages) ORDER BY grouping_order, id)
-                  FROM packages
-                 WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)) AS "packages: Json<Vec<Package>>"
+               (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
+                  FROM unnest(record.package_ids) AS created (id)
+                 -- OFFSET 0: the planner must not read all packages of the tenant, which is less work if it has few.
+                 CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = record.tenant_id AND id = created.id
+                                     OFFSET 0) AS package) AS "packages: Json<Vec<Package>>"
             "#,
             from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
                      FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
@@ -66,8 +68,11 @@ impl Store {
                                                 FROM segments
                                                WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
                                   + coalesce((SELECT sum(octet_length(name) + octet_length(description))::int4
-                                                FROM packages
-                                               WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
+                                                FROM unnest(record.package_ids) AS created (id)
+                                               CROSS JOIN LATERAL (
+                                                     SELECT * FROM packages
+                                                      WHERE tenant_id = record.tenant_id AND id = created.id
+                                                     OFFSET 0) AS package), 0)
                                   AS bytes
                              FROM tenants
                             WHERE id = record.tenant_id

@@ -22,6 +22,8 @@ mod provisioning;
 mod purge;
 mod repair;
 mod segments;
+mod slug_search;
+mod tenant_list;
 mod tenant_queue;
 mod tenant_transaction;
 mod tenants;

@@ -1,17 +1,22 @@
-//! Creates and updates packages, one or many, all or none. `domain/derived_slug.rs` chooses the slugs of items without
+//! Creates and updates packages, one or many, all or none. `slug_search.rs` chooses the slugs of items without
 //! one; `packages.rs` reads and deletes packages.
 
 use std::num::NonZeroU32;
 
 use time::OffsetDateTime;
 
-use super::{Store, column, error::is_constraint_violation, packages::PackageRow, pool::PooledConnection};
+use super::{
+    Store, column,
+    error::is_constraint_violation,
+    packages::PackageRow,
+    pool::PooledConnection,
+    slug_search::{SluggedTable, generate_slugs},
+};
 use crate::{
     domain::{
         BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
         catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
-        derived_slug::{SlugChooser, slug_prefixes},
         response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
     },
     error::{Error, Resource, Result},
@@ -43,7 +48,7 @@ impl Store {
     ) -> Result<PackageUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
         let connection = transaction.connection();
-        let generated_slugs = generate_slugs(connection, tenant_id, items).await?;
+        let generated_slugs = choose_slugs(connection, tenant_id, items).await?;
         let rows = upsert(connection, tenant_id, items, &generated_slugs, new_ids, max_packages, now).await;
         let rows = match rows {
             Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
@@ -60,35 +65,16 @@ impl Store {
 }
 
 /// Chooses a slug for each item without one. It differs from the slugs that other items request.
-async fn generate_slugs(
+async fn choose_slugs(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
     items: &[PackageUpsert],
-) -> sqlx::Result<Vec<Option<Slug>>> {
-    let prefixes = slug_prefixes(items.iter().filter_map(|item| item.target.stem()));
-    if prefixes.is_empty() {
-        return Ok(vec![None; items.len()]);
-    }
-    let existing = sqlx::query_scalar!(
-        r#"
-        SELECT package.slug AS "slug!"
-          FROM unnest($2::text[]) AS stem (prefix)
-         CROSS JOIN LATERAL (
-                -- Slugs that begin with the prefix: no character of a slug sorts after 'z'. Without OFFSET 0 the
-                -- planner may compare all packages of the tenant with every prefix, instead of using the index.
-                SELECT slug
-                  FROM packages
-                 WHERE tenant_id = $1 AND slug >= prefix AND slug < prefix || '{'
-                OFFSET 0) AS package
-        "#,
-        tenant_id.as_uuid(),
-        &prefixes as _,
-    )
-    .fetch_all(connection)
-    .await?;
-    let requested = items.iter().filter_map(|item| item.target.slug()).map(str::to_owned);
-    let mut chooser = SlugChooser::new(existing.into_iter().chain(requested).collect());
-    Ok(items.iter().map(|item| item.target.stem().map(|stem| chooser.choose(stem))).collect())
+) -> Result<Vec<Option<Slug>>> {
+    let stems = items.iter().filter_map(|item| item.target.stem());
+    let requested = items.iter().filter_map(|item| item.target.slug()).map(str::to_owned).collect();
+    let slugs = generate_slugs(connection, SluggedTable::Packages, tenant_id, stems, requested).await?;
+    let mut slugs = slugs.into_iter();
+    Ok(items.iter().map(|item| item.target.stem().and_then(|_stem| slugs.next())).collect())
 }
 
 /// Returns one row for each item, in order, or none if the tenant does not exist. An item with an error is not
@@ -117,14 +103,20 @@ async fn upsert(
                           $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[])
                    WITH ORDINALITY AS item (new_id, package_id, slug, generated_slug, name, description,
                                             base_price, booking_type, active, grouping_order, segment_id, number)
+        ), found AS MATERIALIZED (
+            -- The items with the rows that they name; no rows if the tenant does not exist. These are subqueries, and
+            -- not joins, for which Postgres might read all packages of the tenant.
+            SELECT item.*,
+                   (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.id = item.package_id) AS by_id,
+                   (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.slug = item.slug) AS by_slug,
+                   (SELECT id FROM segments WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
+                       AS found_segment_id
+              FROM item
+             WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
         ), target AS (
             -- The existing package of each item, if there is one. The first occurrence of a package is valid.
-            SELECT item.number, coalesce(by_id.id, by_slug.id) AS id,
-                   row_number() OVER (PARTITION BY coalesce(by_id.id, by_slug.id) ORDER BY number) AS occurrence
-              FROM item
-              LEFT JOIN packages AS by_id ON by_id.tenant_id = $1 AND by_id.id = item.package_id
-              LEFT JOIN packages AS by_slug
-                     ON by_slug.tenant_id = $1 AND by_slug.slug = item.slug AND item.package_id IS NULL
+            SELECT *, row_number() OVER (PARTITION BY target_id ORDER BY number) AS occurrence
+              FROM (SELECT *, CASE WHEN package_id IS NULL THEN by_slug ELSE by_id END AS target_id FROM found) AS item
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
@@ -132,25 +124,17 @@ async fn upsert(
               FROM (SELECT) AS one_row
               LEFT JOIN tenant_usage ON tenant_usage.tenant_id = $1
         ), checked_item AS (
-            -- The items with their targets and errors; no rows if the tenant does not exist.
-            SELECT item.*, target.id AS target_id,
+            SELECT *,
                    CASE
-                       WHEN item.package_id IS NOT NULL AND target.id IS NULL THEN 'NOT_FOUND'
-                       WHEN target.id IS NULL AND (item.name IS NULL OR item.base_price IS NULL) THEN 'INCOMPLETE'
-                       WHEN target.id IS NOT NULL AND target.occurrence > 1 THEN 'DUPLICATE'
-                       WHEN item.segment_id IS NOT NULL
-                            AND NOT EXISTS (SELECT FROM segments
-                                             WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
-                           THEN 'SEGMENT_NOT_FOUND'
-                       WHEN EXISTS (SELECT FROM packages AS other
-                                     WHERE other.tenant_id = $1 AND other.slug = item.slug
-                                       AND other.id <> target.id) THEN 'SLUG_TAKEN'
+                       WHEN package_id IS NOT NULL AND by_id IS NULL THEN 'NOT_FOUND'
+                       WHEN target_id IS NULL AND (name IS NULL OR base_price IS NULL) THEN 'INCOMPLETE'
+                       WHEN target_id IS NOT NULL AND occurrence > 1 THEN 'DUPLICATE'
+                       WHEN segment_id IS NOT NULL AND found_segment_id IS NULL THEN 'SEGMENT_NOT_FOUND'
+                       WHEN by_slug <> target_id THEN 'SLUG_TAKEN'
                    END AS item_error
-              FROM item
-              JOIN target ON target.number = item.number
-             WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+              FROM target
         ), validated_item AS MATERIALIZED (
-            -- The same items. If there are too many new packages, each of them has an error.
+            -- The items with their targets and errors. If there are too many new packages, each of them has an error.
             SELECT checked_item.*,
                    CASE
                        WHEN item_error IS NULL AND target_id IS NULL
@@ -181,7 +165,12 @@ async fn upsert(
                    coalesce(booking_type, $20),
                    coalesce(grouping_order,
                             least(2147483647,
-                                  coalesce(greatest((SELECT max(grouping_order) FROM packages WHERE tenant_id = $1),
+                                  coalesce(greatest((SELECT grouping_order FROM packages
+                                                      WHERE tenant_id = $1 AND active
+                                                      ORDER BY grouping_order DESC LIMIT 1),
+                                                    (SELECT grouping_order FROM packages
+                                                      WHERE tenant_id = $1 AND NOT active
+                                                      ORDER BY grouping_order DESC LIMIT 1),
                                                     (SELECT max(grouping_order) FROM item)), 0)::int8
                                   + row_number() OVER (PARTITION BY grouping_order IS NULL ORDER BY number)))::int4,
                    coalesce(active, true), $19, $19
@@ -226,9 +215,9 @@ async fn upsert(
              UNION ALL
             SELECT * FROM updated
              UNION ALL
-            SELECT packages.*
+            SELECT unchanged.*
               FROM validated_item
-              JOIN packages ON packages.tenant_id = $1 AND packages.id = target_id
+             CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS unchanged
              WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated WHERE updated.id = target_id)
         )
         SELECT package.id AS "id?", package.segment_id AS "segment_id?", package.slug AS "slug?",

@@ -8,7 +8,7 @@ use crate::{
     domain::{
         Package, PackageId, SegmentId, TenantId,
         catalog::ListPackages,
-        paging::{ListRow, MAX_PAGE_BYTES},
+        paging::{Cursor, ListRow, MAX_PAGE_BYTES},
     },
     error::{Error, Precondition, Resource, Result},
 };
@@ -45,7 +45,7 @@ impl Store {
         list: &ListPackages,
         limit: usize,
     ) -> Result<Vec<ListRow<Package>>> {
-        let limit = i64::try_from(limit).map_err(Error::internal)?;
+        let (limit, after) = (i64::try_from(limit).map_err(Error::internal)?, list.after.unwrap_or(Cursor::START));
         let rows = catalog_query!(
             self,
             "list_packages",
@@ -63,11 +63,31 @@ impl Store {
               LEFT JOIN LATERAL (
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
                       FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
-                              FROM packages
-                             WHERE tenant_id = $1
-                               AND ($2::uuid IS NULL OR segment_id = $2)
-                               AND ($3::bool IS NULL OR active = $3)
-                               AND ($4::int8 IS NULL OR (grouping_order, id) > ($4, $5::uuid))
+                              -- The active and the inactive packages, of the tenant or of one segment, are each one
+                              -- range of an index in this order.
+                              FROM ((SELECT * FROM packages
+                                      WHERE $2::uuid IS NULL AND tenant_id = $1
+                                        AND coalesce($3::bool, true) AND active
+                                        AND (grouping_order, id) > ($4::int8, $5::uuid)
+                                      ORDER BY grouping_order, id LIMIT $6)
+                                     UNION ALL
+                                    (SELECT * FROM packages
+                                      WHERE $2 IS NULL AND tenant_id = $1
+                                        AND NOT coalesce($3, false) AND NOT active
+                                        AND (grouping_order, id) > ($4, $5)
+                                      ORDER BY grouping_order, id LIMIT $6)
+                                     UNION ALL
+                                    (SELECT * FROM packages
+                                      WHERE tenant_id = $1 AND segment_id = $2
+                                        AND coalesce($3, true) AND active
+                                        AND (grouping_order, id) > ($4, $5)
+                                      ORDER BY grouping_order, id LIMIT $6)
+                                     UNION ALL
+                                    (SELECT * FROM packages
+                                      WHERE tenant_id = $1 AND segment_id = $2
+                                        AND NOT coalesce($3, false) AND NOT active
+                                        AND (grouping_order, id) > ($4, $5)
+                                      ORDER BY grouping_order, id LIMIT $6)) AS in_range
                              ORDER BY grouping_order, id
                              LIMIT $6) AS candidate
                     WINDOW list AS (ORDER BY grouping_order, id)
@@ -76,8 +96,8 @@ impl Store {
             ",
             list.filter.segment_id.map(SegmentId::as_uuid),
             list.filter.active,
-            list.after.map(|after| after.order),
-            list.after.map(|after| after.id),
+            after.order,
+            after.id,
             limit,
             MAX_PAGE_BYTES,
         )

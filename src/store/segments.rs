@@ -1,19 +1,24 @@
-//! Segments of one tenant. `domain/derived_slug.rs` chooses the slug of a segment without one.
+//! Segments of one tenant. `slug_search.rs` chooses the slug of a segment without one.
 
-use std::num::NonZeroU32;
+use std::{collections::HashSet, num::NonZeroU32};
 
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, catalog_read::catalog_query, error::is_constraint_violation, pool::PooledConnection};
+use super::{
+    Store,
+    catalog_read::catalog_query,
+    error::is_constraint_violation,
+    pool::PooledConnection,
+    slug_search::{SluggedTable, generate_slugs},
+};
 use crate::{
     domain::{
-        Description, DisplayName, Segment, SegmentId, Slug, SlugStem, TenantId,
+        Description, DisplayName, Segment, SegmentId, Slug, TenantId,
         catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
-        derived_slug::SlugChooser,
-        paging::{ListRow, MAX_PAGE_BYTES},
+        paging::{Cursor, ListRow, MAX_PAGE_BYTES},
     },
     error::{Error, Precondition, Resource, Result},
 };
@@ -33,7 +38,10 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
-        let row = upsert_row(transaction.connection(), tenant_id, upsert, new_id, max_segments, now).await;
+        let connection = transaction.connection();
+        let (table, stem) = (SluggedTable::Segments, upsert.target.stem());
+        let slugs = generate_slugs(connection, table, tenant_id, stem, HashSet::new()).await?;
+        let row = upsert_row(connection, tenant_id, upsert, slugs.first(), new_id, max_segments, now).await;
         let row = match row {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             row => row?,
@@ -74,7 +82,7 @@ impl Store {
         list: &ListSegments,
         limit: usize,
     ) -> Result<Vec<ListRow<Segment>>> {
-        let limit = i64::try_from(limit).map_err(Error::internal)?;
+        let (limit, after) = (i64::try_from(limit).map_err(Error::internal)?, list.after.unwrap_or(Cursor::START));
         let rows = catalog_query!(
             self,
             "list_segments",
@@ -87,15 +95,15 @@ impl Store {
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
                       FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description) AS bytes
                               FROM segments
-                             WHERE tenant_id = $1 AND ($2::int8 IS NULL OR (sort_order, id) > ($2, $3::uuid))
+                             WHERE tenant_id = $1 AND (sort_order, id) > ($2::int8, $3::uuid)
                              ORDER BY sort_order, id
                              LIMIT $4) AS candidate
                     WINDOW list AS (ORDER BY sort_order, id)
                    ) AS segment ON bytes_before < $5
              ORDER BY sort_order, segment.id
             ",
-            list.after.map(|after| after.order),
-            list.after.map(|after| after.id),
+            after.order,
+            after.id,
             limit,
             MAX_PAGE_BYTES,
         )
@@ -191,19 +199,6 @@ struct UpsertRow {
     segment: Option<Json<Segment>>,
 }
 
-/// Chooses the slug of a new segment.
-async fn generate_slug(connection: &mut PooledConnection, tenant_id: TenantId, stem: &SlugStem) -> sqlx::Result<Slug> {
-    // Slugs that begin with the prefix: no character of a slug sorts after 'z'.
-    let existing = sqlx::query_scalar!(
-        "SELECT slug FROM segments WHERE tenant_id = $1 AND slug >= $2 AND slug < $2 || '{'",
-        tenant_id.as_uuid(),
-        stem.slug_prefix(),
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(SlugChooser::new(existing.into_iter().collect()).choose(stem))
-}
-
 /// Returns `None` if the tenant does not exist. A segment with an error is not written.
 ///
 /// The statement is that of `package_upsert.rs` for a single item.
@@ -211,22 +206,19 @@ async fn upsert_row(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
     upsert: &SegmentUpsert,
+    generated_slug: Option<&Slug>,
     new_id: SegmentId,
     max_segments: NonZeroU32,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<UpsertRow>> {
-    let generated_slug = match upsert.target.stem() {
-        Some(stem) => Some(generate_slug(connection, tenant_id, stem).await?),
-        None => None,
-    };
     sqlx::query_as!(
         UpsertRow,
         r#"
         WITH target AS (
             -- The existing segment, if there is one.
-            SELECT id, slug
-              FROM segments
-             WHERE tenant_id = $1 AND (id = $2 OR ($2::uuid IS NULL AND slug = $3))
+            SELECT id, slug FROM segments WHERE tenant_id = $1 AND id = $2::uuid
+             UNION ALL
+            SELECT id, slug FROM segments WHERE tenant_id = $1 AND slug = $3 AND $2 IS NULL
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
@@ -237,12 +229,11 @@ async fn upsert_row(
             -- The target and the error; no row if the tenant does not exist.
             SELECT (SELECT id FROM target) AS target_id,
                    CASE
-                       WHEN $2::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
+                       WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
                        WHEN NOT EXISTS (SELECT FROM target) AND $4::text IS NULL THEN 'INCOMPLETE'
                        WHEN EXISTS (SELECT FROM target WHERE slug = $5 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
-                       WHEN EXISTS (SELECT FROM segments, target
-                                     WHERE segments.tenant_id = $1 AND segments.slug = $3
-                                       AND segments.id <> target.id) THEN 'SLUG_TAKEN'
+                       WHEN (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $3) <> (SELECT id FROM target)
+                           THEN 'SLUG_TAKEN'
                        WHEN NOT EXISTS (SELECT FROM target) AND (SELECT segment_count FROM usage) >= $13
                            THEN 'QUOTA_EXCEEDED'
                    END AS error
@@ -255,7 +246,8 @@ async fn upsert_row(
             SELECT $1, $6, coalesce($3, $7), $4, coalesce($8, $4), coalesce($9, ''),
                    coalesce($10::int4,
                             least(2147483647,
-                                  coalesce((SELECT max(sort_order) FROM segments WHERE tenant_id = $1), 0)::int8
+                                  coalesce((SELECT sort_order FROM segments WHERE tenant_id = $1
+                                             ORDER BY sort_order DESC LIMIT 1), 0)::int8
                                   + 1))::int4,
                    coalesce($11, true), $12, $12
               FROM validated_item
@@ -299,7 +291,7 @@ async fn upsert_row(
         upsert.name.as_ref().map(DisplayName::as_str),
         defaults::SEGMENT.slug,
         new_id.as_uuid(),
-        generated_slug.as_ref().map(Slug::as_str),
+        generated_slug.map(Slug::as_str),
         upsert.hero_title.as_ref().map(DisplayName::as_str),
         upsert.description.as_ref().map(Description::as_str),
         upsert.sort_order,

@@ -1,14 +1,11 @@
-//! Tenants: read, list and change, including soft deletion. [`super::provisioning`] creates them, [`super::purge`]
-//! deletes them permanently.
+//! Tenants: read and change, including soft deletion. [`super::tenant_list`] lists them, [`super::provisioning`] creates
+//! them, [`super::purge`] deletes them permanently.
 
 use time::OffsetDateTime;
 
 use super::Store;
 use crate::{
-    domain::{
-        Branding, CommissionPercent, DisplayName, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier,
-        paging::{ListRow, MAX_PAGE_BYTES},
-    },
+    domain::{Branding, CommissionPercent, DisplayName, Tenant, TenantChange, TenantId, TenantIdentifier},
     error::{Error, Resource, Result},
 };
 
@@ -18,15 +15,16 @@ macro_rules! select_tenants {
     (
         $(with: $with:tt,)?
         $(columns: $columns:tt,)?
-        from: $from:tt,
+        from: $from:tt $(+ $more:tt)*,
         $($argument:expr),* $(,)?
     ) => {
         sqlx::query!(
             $($with +)?
             r#"
-            SELECT tenants.id, slug, name, (commission_percent * 100)::int4 AS "commission_hundredths!",
-                   branding::text AS "branding!", is_active,
-                   tenants.created_at, updated_at, deleted_at,
+            SELECT tenants.id AS "id!", slug AS "slug!", name AS "name!",
+                   (commission_percent * 100)::int4 AS "commission_hundredths!",
+                   branding::text AS "branding!", is_active AS "is_active!",
+                   tenants.created_at AS "created_at!", updated_at AS "updated_at!", deleted_at,
                    owners.email AS "owner_email?",
                    (SELECT public_key
                       FROM api_keys
@@ -34,7 +32,7 @@ macro_rules! select_tenants {
                      ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) DESC,
                               created_at DESC, key_id DESC
                      LIMIT 1) AS "api_key_public?"
-            "# + $($columns +)? $from,
+            "# + $($columns +)? $from $(+ $more)*,
             $($argument),*
         )
     };
@@ -83,44 +81,6 @@ impl Store {
         };
         let row = row.fetch_optional(&mut connection?).await?;
         row.map(|row| into_tenant!(row)).transpose()
-    }
-
-    /// Returns up to `limit` tenants in the order of their creation.
-    pub async fn list_tenants(
-        &self,
-        list: &ListTenants,
-        limit: usize,
-        now: OffsetDateTime,
-    ) -> Result<Vec<ListRow<Tenant>>> {
-        let prefix = list.filter.slug_prefix.as_str();
-        let rows = select_tenants!(
-            columns: r#", has_next AS "has_next!""#,
-            from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
-                          lead(true) OVER list IS NOT NULL AS has_next
-                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
-                             FROM tenants
-                            WHERE ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3::uuid))
-                              AND ($4::bool IS NULL OR is_active = $4)
-                              AND ($5::bool OR deleted_at IS NULL)
-                              -- A range can use the index. `{` follows `z`, the last character of slugs.
-                              AND ($6::text = '' OR (slug >= $6 AND slug < $6 || '{'))
-                            ORDER BY created_at, id
-                            LIMIT $7) AS candidate
-                   WINDOW list AS (ORDER BY created_at, id)) AS tenants
-             LEFT JOIN owners ON owners.tenant_id = tenants.id
-            WHERE bytes_before < $8
-            ORDER BY tenants.created_at, tenants.id",
-            now,
-            list.after.map(|after| after.created_at),
-            list.after.map(|after| after.id),
-            list.filter.is_active,
-            list.filter.show_deleted,
-            prefix,
-            i64::try_from(limit).map_err(Error::internal)?,
-            MAX_PAGE_BYTES,
-        );
-        let rows = rows.fetch_all(&mut self.acquire("list_tenants").await?).await?;
-        rows.into_iter().map(|row| Ok(ListRow { has_next: row.has_next, item: into_tenant!(row)? })).collect()
     }
 
     /// Changes the tenant and returns it. One statement does both, so that the result is what was written. A change to

@@ -4,7 +4,9 @@ use super::{branding, timestamp};
 use crate::{
     domain::{
         CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId,
-        TenantIdentifier, TenantUpdate, Violations, paging::PageSize, tenant::TenantFilter,
+        TenantIdentifier, TenantUpdate, Violations,
+        paging::PageSize,
+        tenant::{TenantFilter, TenantOrder},
     },
     grpc::pb,
 };
@@ -37,14 +39,22 @@ impl TryFrom<pb::ListTenantsRequest> for ListTenants {
 
     fn try_from(request: pb::ListTenantsRequest) -> Result<Self, Violations> {
         let mut fields = Violations::default();
-        let filter = TenantFilter {
-            is_active: request.is_active,
-            slug_prefix: request.slug_prefix,
-            show_deleted: request.show_deleted,
-        };
+        let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted };
+        let order = fields.check("newest_first", order(request.newest_first, request.slug_prefix));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
-        let after = fields.check("page_token", filter.decode_page_token(&request.page_token));
-        fields.into_result(|| Some(Self { filter, size: size?, after: after? }))
+        let list = order.zip(size).map(|(order, size)| Self { filter, order, size });
+        let list = list.and_then(|list| fields.check("page_token", list.after(&request.page_token)));
+        fields.into_result(|| list)
+    }
+}
+
+/// Returns the order at the start of the list.
+fn order(newest_first: bool, slug_prefix: String) -> Result<TenantOrder, InvalidValue> {
+    match (newest_first, slug_prefix.is_empty()) {
+        (false, true) => Ok(TenantOrder::OldestFirst(None)),
+        (true, true) => Ok(TenantOrder::NewestFirst(None)),
+        (false, false) => Ok(TenantOrder::SlugPrefix(slug_prefix, None)),
+        (true, false) => Err(InvalidValue::new(Reason::BadFormat, "must not be set together with slug_prefix")),
     }
 }
 

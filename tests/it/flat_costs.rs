@@ -1,0 +1,371 @@
+//! What calls read does not grow with the data: not with the number of tenants, and not with the packages of a tenant.
+//!
+//! The measure is pages that Postgres accessed, by its own counters. A session adds to these counters at its end at the
+//! latest, so a measurement ends with the server. Time is measured by `benches/bench`.
+
+use sqlx::{ConnectOptions as _, postgres::PgConnection};
+use turnkey::{
+    config::ServerSettings,
+    domain::Quotas,
+    grpc::pb::{
+        BatchUpsertPackagesRequest, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse,
+        DeleteSegmentRequest, GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest,
+        PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest, get_tenant_request::Identifier,
+    },
+};
+use uuid::Uuid;
+
+use crate::support::{
+    database::{Cluster, TestDatabase},
+    fixture::{Fixture, NewTenant, one_connection},
+    requests::{bella_with_request_id, gold, named, rotation},
+};
+
+/// More than the executions after which Postgres may keep a plan.
+const CALLS: usize = 10;
+
+fn settings() -> ServerSettings {
+    let quotas = Quotas { packages: 100_000.try_into().unwrap(), segments: 100_000.try_into().unwrap() };
+    ServerSettings { quotas, ..one_connection() }
+}
+
+async fn start_on(database: &TestDatabase) -> Fixture {
+    Fixture::start_with(database.clone(), settings()).await
+}
+
+/// Pages of tables and indexes that sessions have accessed.
+const PAGES: &str = "SELECT sum(heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0))::int8
+                       FROM pg_statio_user_tables";
+/// Rows and index entries that sessions have read.
+const ROWS: &str = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int8
+                           + (SELECT sum(idx_tup_read)::int8 FROM pg_stat_user_indexes)
+                      FROM pg_stat_user_tables";
+
+async fn number(connection: &mut PgConnection, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
+}
+
+/// Returns how much a counter grows while a server works, from its start to its end.
+async fn measure(database: &TestDatabase, counter: &'static str, work: impl AsyncFnOnce(&Fixture)) -> i64 {
+    let mut connection = database.superuser.connect().await.unwrap();
+    let other_sessions = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    while number(&mut connection, other_sessions).await > 0 {}
+    let before = number(&mut connection, counter).await;
+    let fixture = start_on(database).await;
+    work(&fixture).await;
+    fixture.server.stop().await;
+    while number(&mut connection, other_sessions).await > 0 {}
+    number(&mut connection, counter).await - before
+}
+
+/// Creates a database with this many tenants. The oldest 98 % are deleted. Of the others, one is suspended, and the slug
+/// of another one begins with `rare`.
+async fn database_with_tenants(tenants: u32) -> TestDatabase {
+    let database = Cluster::get().migrated().await;
+    let insert = format!(
+        "INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at, deleted_at)
+         SELECT gen_random_uuid(),
+                CASE n WHEN {tenants} THEN 'rare-one' ELSE 't' || substr(md5(n::text), 1, 12) END, 'Bella', 10, '{{}}',
+                n <> {tenants} - 1, now() + n * interval '1 second', now(),
+                CASE WHEN n <= {tenants} / 100 * 98 THEN now() END
+           FROM generate_series(1, {tenants}) AS n"
+    );
+    database.execute_without_triggers(&insert).await;
+    database.execute("VACUUM ANALYZE").await;
+    database
+}
+
+fn tenant_lists() -> Vec<ListTenantsRequest> {
+    let all = ListTenantsRequest::default;
+    let prefix = |prefix: &str| ListTenantsRequest { slug_prefix: prefix.to_owned(), ..all() };
+    let single_filters = [
+        all(),
+        ListTenantsRequest { newest_first: true, ..all() },
+        ListTenantsRequest { show_deleted: true, ..all() },
+        ListTenantsRequest { is_active: Some(true), ..all() },
+        ListTenantsRequest { is_active: Some(false), ..all() },
+        prefix("t"),
+        prefix("rare"),
+        prefix("none"),
+    ];
+    let combinations = [
+        ListTenantsRequest { is_active: Some(false), newest_first: true, ..all() },
+        ListTenantsRequest { is_active: Some(false), show_deleted: true, ..all() },
+        ListTenantsRequest { is_active: Some(false), ..prefix("t") },
+        ListTenantsRequest { show_deleted: true, newest_first: true, ..all() },
+        ListTenantsRequest { show_deleted: true, ..prefix("t") },
+    ];
+    single_filters.into_iter().chain(combinations).collect()
+}
+
+/// Reads the first two pages several times.
+async fn list_two_pages(fixture: &Fixture, request: &ListTenantsRequest) {
+    for _ in 0..CALLS {
+        let first = fixture.provisioning.clone().list_tenants(request.clone()).await.unwrap().into_inner();
+        let second = ListTenantsRequest { page_token: first.next_page_token, ..request.clone() };
+        fixture.provisioning.clone().list_tenants(second).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_list_of_tenants_reads_as_much_among_50_000_tenants_as_among_10_000_also_if_most_are_deleted() {
+    let (few, many) = (database_with_tenants(10_000).await, database_with_tenants(50_000).await);
+    for request in tenant_lists() {
+        let mut pages = [0, 0];
+        for (pages, database) in pages.iter_mut().zip([&few, &many]) {
+            *pages = measure(database, PAGES, async |fixture| list_two_pages(fixture, &request).await).await;
+        }
+        assert!(pages[1] * 2 <= pages[0] * 3, "{pages:?} pages: {request:?}");
+    }
+}
+
+/// Every kind of call to a catalog.
+#[derive(Debug, Clone, Copy)]
+enum CatalogCall {
+    Get,
+    List,
+    ListNext,
+    ListSegment,
+    ListInactive,
+    UpdateById,
+    UpdateBySlug,
+    Create,
+    CreateAndDelete,
+    CreateWithGeneratedSlug,
+    BatchUpsert,
+    UpsertSegment,
+    ListSegments,
+    CreateAndDeleteSegment,
+}
+
+const CATALOG_CALLS: [CatalogCall; 14] = [
+    CatalogCall::Get,
+    CatalogCall::List,
+    CatalogCall::ListNext,
+    CatalogCall::ListSegment,
+    CatalogCall::ListInactive,
+    CatalogCall::UpdateById,
+    CatalogCall::UpdateBySlug,
+    CatalogCall::Create,
+    CatalogCall::CreateAndDelete,
+    CatalogCall::CreateWithGeneratedSlug,
+    CatalogCall::BatchUpsert,
+    CatalogCall::UpsertSegment,
+    CatalogCall::ListSegments,
+    CatalogCall::CreateAndDeleteSegment,
+];
+
+fn new_slug() -> Option<String> {
+    Some(format!("p{}", Uuid::new_v4().simple()))
+}
+
+async fn make(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
+    let list = ListPackagesRequest { tenant_id: tenant.id.clone(), page_size: 3, ..Default::default() };
+    let upsert = UpsertPackageRequest { base_price: Some(Uuid::new_v4().as_u128() as i64 & 0xFFFF), ..gold(tenant) };
+    match call {
+        CatalogCall::Get => drop(fixture.package(tenant, &tenant.package_ids[1]).await.unwrap()),
+        CatalogCall::List => drop(list_packages(fixture, list).await),
+        CatalogCall::ListNext => {
+            let page_token = list_packages(fixture, ListPackagesRequest { page_size: 2, ..list.clone() }).await;
+            list_packages(fixture, ListPackagesRequest { page_token, ..list }).await;
+        }
+        CatalogCall::ListSegment => {
+            let segment_id = Some(tenant.general_id.clone());
+            list_packages(fixture, ListPackagesRequest { segment_id, active: Some(true), ..list }).await;
+        }
+        CatalogCall::ListInactive => {
+            list_packages(fixture, ListPackagesRequest { active: Some(false), ..list }).await;
+        }
+        CatalogCall::UpdateById => {
+            let package_id = Some(tenant.package_ids[0].clone());
+            fixture.upsert_package(UpsertPackageRequest { package_id, ..upsert }).await.unwrap();
+        }
+        CatalogCall::UpdateBySlug => {
+            let slug = Some("basic-package".to_owned());
+            fixture.upsert_package(UpsertPackageRequest { slug, ..upsert }).await.unwrap();
+        }
+        CatalogCall::Create => {
+            fixture.upsert_package(UpsertPackageRequest { slug: new_slug(), ..upsert }).await.unwrap();
+        }
+        CatalogCall::CreateAndDelete => {
+            let created = fixture.upsert_package(UpsertPackageRequest { slug: new_slug(), ..upsert }).await.unwrap();
+            fixture.delete_package(&tenant.id, &created.package.unwrap().id).await.unwrap();
+        }
+        CatalogCall::CreateWithGeneratedSlug => drop(fixture.upsert_package(upsert).await.unwrap()),
+        CatalogCall::BatchUpsert => {
+            let update = |id: &String| PackageUpsert { package_id: Some(id.clone()), ..Default::default() };
+            let packages = tenant.package_ids.iter().map(update).collect();
+            let request = BatchUpsertPackagesRequest { tenant_id: tenant.id.clone(), packages };
+            fixture.catalog.clone().batch_upsert_packages(request).await.unwrap();
+        }
+        CatalogCall::UpsertSegment | CatalogCall::ListSegments | CatalogCall::CreateAndDeleteSegment => {
+            make_segment_call(call, fixture, tenant).await;
+        }
+    }
+}
+
+async fn make_segment_call(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
+    let tenant_id = tenant.id.clone();
+    let upsert = UpsertSegmentRequest { tenant_id: tenant_id.clone(), name: new_slug(), ..Default::default() };
+    let mut catalog = fixture.catalog.clone();
+    match call {
+        CatalogCall::UpsertSegment => {
+            let segment_id = Some(tenant.general_id.clone());
+            fixture.upsert_segment(UpsertSegmentRequest { segment_id, ..upsert }).await.unwrap();
+            let get = GetSegmentRequest { tenant_id, segment_id: tenant.general_id.clone() };
+            catalog.get_segment(get).await.unwrap();
+        }
+        CatalogCall::ListSegments => {
+            let list = ListSegmentsRequest { tenant_id, page_size: 1, ..Default::default() };
+            catalog.list_segments(list).await.unwrap();
+        }
+        _ => {
+            let segment_id = fixture.upsert_segment(upsert).await.unwrap().segment.unwrap().id;
+            catalog.delete_segment(DeleteSegmentRequest { tenant_id, segment_id }).await.unwrap();
+        }
+    }
+}
+
+async fn list_packages(fixture: &Fixture, request: ListPackagesRequest) -> String {
+    fixture.catalog.clone().list_packages(request).await.unwrap().into_inner().next_page_token
+}
+
+/// Adds packages named Gold to the tenant, one of them inactive, and segments named Gold.
+async fn add_to(database: &TestDatabase, tenant: &NewTenant, packages: u32, segments: u32) {
+    let slug = "CASE n WHEN 1 THEN 'gold' ELSE 'gold-' || n END";
+    let insert = format!(
+        "INSERT INTO packages
+         SELECT '{id}', gen_random_uuid(), '{general}', {slug}, 'Gold', '', 0, 'DATE', n + 3, n <> 9, now(), now()
+           FROM generate_series(1, {packages}) AS n;
+         INSERT INTO segments
+         SELECT '{id}', gen_random_uuid(), {slug}, 'Gold', 'Gold', '', n, true, now(), now()
+           FROM generate_series(1, {segments}) AS n;
+         UPDATE tenant_usage SET package_count = 3 + {packages}, segment_count = 1 + {segments}
+          WHERE tenant_id = '{id}'",
+        id = tenant.id,
+        general = tenant.general_id,
+    );
+    database.execute(insert).await;
+}
+
+/// Creates a database with two tenants and returns the tenants.
+async fn database_with_two_tenants() -> (TestDatabase, [NewTenant; 2]) {
+    let database = Cluster::get().migrated().await;
+    let fixture = start_on(&database).await;
+    let tenants = [fixture.tenant("small").await, fixture.tenant("large").await];
+    fixture.server.stop().await;
+    (database, tenants)
+}
+
+/// Each search for a free number takes at most this many lookups, of four pages each.
+const MAX_SLUG_LOOKUPS: i64 = 40;
+
+#[tokio::test]
+async fn every_catalog_call_reads_as_much_in_a_tenant_with_20_000_packages_as_in_one_with_20() {
+    let (database, [small, large]) = database_with_two_tenants().await;
+    add_to(&database, &small, 20, 20).await;
+    add_to(&database, &large, 20_000, 5_000).await;
+    // By these statistics a tenant has few packages, and reading all of them would be cheap.
+    let many_small_tenants =
+        "INSERT INTO packages
+         SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'gold', 'Gold', '', 0, 'DATE', 1, true, now(), now()
+           FROM generate_series(1, 60000)";
+    database.execute_without_triggers(many_small_tenants).await;
+    database.execute("VACUUM ANALYZE").await;
+    for call in CATALOG_CALLS {
+        let mut pages = [0, 0];
+        for (pages, tenant) in pages.iter_mut().zip([&small, &large]) {
+            *pages = measure(&database, PAGES, async |fixture| {
+                for _ in 0..CALLS {
+                    make(call, fixture, tenant).await;
+                }
+            })
+            .await;
+        }
+        let generates_slug = matches!(call, CatalogCall::CreateWithGeneratedSlug | CatalogCall::CreateAndDeleteSegment);
+        let lookups = if generates_slug { MAX_SLUG_LOOKUPS * 4 * CALLS as i64 } else { 0 };
+        assert!(pages[1] * 2 <= pages[0] * 3 + lookups * 2, "{pages:?} pages: {call:?}");
+    }
+}
+
+/// Postgres keeps a plan that it made while the tables were small.
+#[tokio::test]
+async fn catalog_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
+    let mut rows = [0, 0];
+    for (index, rows) in rows.iter_mut().enumerate() {
+        let (database, tenants) = database_with_two_tenants().await;
+        add_to(&database, &tenants[0], 20, 20).await;
+        *rows = measure(&database, ROWS, async |fixture| {
+            for call in CATALOG_CALLS {
+                for _ in 0..CALLS {
+                    make(call, fixture, &tenants[0]).await;
+                }
+            }
+            // What this reads is the same in both cases.
+            add_to(&database, &tenants[1], 20_000, 5_000).await;
+            for call in CATALOG_CALLS {
+                for _ in 0..CALLS {
+                    make(call, fixture, &tenants[index]).await;
+                }
+            }
+        })
+        .await;
+    }
+    // One call that reads its whole tenant reads 20,000 packages, or 5,000 segments.
+    assert!((rows[1] - rows[0]).abs() < 5_000, "{rows:?} rows");
+}
+
+/// Makes calls that concern a tenant as a whole, replays included.
+async fn make_tenant_calls(fixture: &Fixture, created: &CreateFullyProvisionedResponse) {
+    let tenant = created.tenant.as_ref().unwrap();
+    for _ in 0..CALLS {
+        let id = Uuid::new_v4();
+        let request_id = Some(id.to_string());
+        fixture
+            .create(CreateFullyProvisionedRequest { request_id, ..named(&format!("t{}", id.simple())) })
+            .await
+            .unwrap();
+        assert!(fixture.create(bella_with_request_id()).await.unwrap().replayed);
+        fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
+        fixture.get(Identifier::Slug(tenant.slug.clone())).await.unwrap();
+        fixture.verify(&created.secret_key).await;
+        fixture.suspend_tenant(&tenant.id).await.unwrap();
+        fixture.keys(&tenant.id).await;
+        fixture.try_rotate(rotation(&tenant.id, None)).await.unwrap();
+        list_two_pages(fixture, &ListTenantsRequest { page_size: 1, ..Default::default() }).await;
+    }
+}
+
+#[tokio::test]
+async fn tenant_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
+    let mut rows = [0, 0];
+    for (rows, tenants) in rows.iter_mut().zip([100, 20_000]) {
+        let database = Cluster::get().migrated().await;
+        let insert = format!(
+            "SET session_replication_role = replica;
+             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
+             SELECT md5(n::text)::uuid, 'xx-' || n, 'Bella', 10, '{{}}', true, now(), now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
+             SELECT md5(n::text)::uuid, n || '@x', n || '@x', '$argon2id$' FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
+             SELECT left(md5(n::text), 16), md5(n::text)::uuid, '_' || left(md5(n::text), 16), '$argon2id$', now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
+             SELECT 'x', 'x', sha256(n::text::bytea), sha256('x'), md5(n::text)::uuid, 'x', now()
+               FROM generate_series(1, {tenants}) AS n;
+             INSERT INTO packages
+             SELECT tenant_id, gen_random_uuid(), segment_id, 'gold-' || n, 'Gold', '', 0, 'DATE', n, true, now(), now()
+               FROM packages, generate_series(1, {tenants}) AS n WHERE slug = 'basic-package'"
+        );
+        *rows = measure(&database, ROWS, async |fixture| {
+            let created = fixture.create(bella_with_request_id()).await.unwrap();
+            make_tenant_calls(fixture, &created).await;
+            fixture.database.execute(insert).await;
+            make_tenant_calls(fixture, &created).await;
+        })
+        .await;
+    }
+    assert!((rows[1] - rows[0]).abs() < 10_000, "{rows:?} rows");
+}
