@@ -350,7 +350,7 @@ async fn tenant_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_
              INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
              SELECT md5(n::text)::uuid, n || '@x', n || '@x', '$argon2id$' FROM generate_series(1, {tenants}) AS n;
              INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-             SELECT left(md5(n::text), 16), md5(n::text)::uuid, '_' || left(md5(n::text), 16), '$argon2id$', now()
+             SELECT left(md5(n::text), 16), md5(n::text)::uuid, 'pk_live_x_' || left(md5(n::text), 16), '$argon2id$', now()
                FROM generate_series(1, {tenants}) AS n;
              INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
              SELECT 'x', 'x', sha256(n::text::bytea), sha256('x'), md5(n::text)::uuid, 'x', now()
