@@ -59,14 +59,14 @@ pub fn print_growth(growth: &Growth, unit: &str) {
 
 /// Median latencies by size, and the ratio of the greatest to the first.
 fn growth_table(growth: &Growth, unit: &str) -> String {
-    let sizes: String = growth.sizes.iter().map(|size| format!(" {size} {unit} |")).collect();
-    let columns = "---|".repeat(growth.sizes.len());
-    let mut table = format!("| p50 of one caller |{sizes} greatest ÷ first | goal |\n|---|{columns}---|---|\n");
+    let sizes: Vec<String> = growth.sizes.iter().map(|size| format!("{size} {unit}")).collect();
+    let (sizes, columns) = (sizes.join(" | "), "---|".repeat(growth.sizes.len()));
+    let mut table = format!("| p50 of one caller | {sizes} | greatest ÷ first | goal |\n|---|{columns}---|---|\n");
     for (name, latencies) in &growth.calls {
         let ratio = latencies.iter().fold(0.0, |greatest: f64, &latency| greatest.max(latency)) / latencies[0];
-        let latencies: String = latencies.iter().map(|latency| format!(" {latency:.2} ms |")).collect();
+        let latencies: Vec<String> = latencies.iter().map(|latency| format!("{latency:.2} ms")).collect();
         let verdict = if ratio <= MAX_RATIO { "met" } else { "not met" };
-        writeln!(table, "| {name} |{latencies} {ratio:.2} | ≤ {MAX_RATIO}: {verdict} |").unwrap();
+        writeln!(table, "| {name} | {} | {ratio:.2} | ≤ {MAX_RATIO}: {verdict} |", latencies.join(" | ")).unwrap();
     }
     table
 }

@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 /// More than the executions after which Postgres may keep a plan.
-const CALLS: usize = 10;
+const CALLS: i64 = 10;
 
 fn settings() -> ServerSettings {
     let quotas = Quotas { packages: 100_000.try_into().unwrap(), segments: 100_000.try_into().unwrap() };
@@ -156,13 +156,13 @@ const CATALOG_CALLS: [CatalogCall; 14] = [
     CatalogCall::CreateAndDeleteSegment,
 ];
 
-fn new_slug() -> Option<String> {
-    Some(format!("p{}", Uuid::new_v4().simple()))
+fn new_slug() -> String {
+    format!("p{}", Uuid::new_v4().simple())
 }
 
 async fn make(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
     let list = ListPackagesRequest { tenant_id: tenant.id.clone(), page_size: 3, ..Default::default() };
-    let upsert = UpsertPackageRequest { base_price: Some(Uuid::new_v4().as_u128() as i64 & 0xFFFF), ..gold(tenant) };
+    let upsert = UpsertPackageRequest { base_price: Some(Uuid::new_v4().as_fields().0.into()), ..gold(tenant) };
     match call {
         CatalogCall::Get => drop(fixture.package(tenant, &tenant.package_ids[1]).await.unwrap()),
         CatalogCall::List => drop(list_packages(fixture, list).await),
@@ -186,10 +186,11 @@ async fn make(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
             fixture.upsert_package(UpsertPackageRequest { slug, ..upsert }).await.unwrap();
         }
         CatalogCall::Create => {
-            fixture.upsert_package(UpsertPackageRequest { slug: new_slug(), ..upsert }).await.unwrap();
+            fixture.upsert_package(UpsertPackageRequest { slug: Some(new_slug()), ..upsert }).await.unwrap();
         }
         CatalogCall::CreateAndDelete => {
-            let created = fixture.upsert_package(UpsertPackageRequest { slug: new_slug(), ..upsert }).await.unwrap();
+            let created =
+                fixture.upsert_package(UpsertPackageRequest { slug: Some(new_slug()), ..upsert }).await.unwrap();
             fixture.delete_package(&tenant.id, &created.package.unwrap().id).await.unwrap();
         }
         CatalogCall::CreateWithGeneratedSlug => drop(fixture.upsert_package(upsert).await.unwrap()),
@@ -207,7 +208,7 @@ async fn make(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
 
 async fn make_segment_call(call: CatalogCall, fixture: &Fixture, tenant: &NewTenant) {
     let tenant_id = tenant.id.clone();
-    let upsert = UpsertSegmentRequest { tenant_id: tenant_id.clone(), name: new_slug(), ..Default::default() };
+    let upsert = UpsertSegmentRequest { tenant_id: tenant_id.clone(), name: Some(new_slug()), ..Default::default() };
     let mut catalog = fixture.catalog.clone();
     match call {
         CatalogCall::UpsertSegment => {
@@ -284,7 +285,7 @@ async fn every_catalog_call_reads_as_much_in_a_tenant_with_20_000_packages_as_in
             .await;
         }
         let generates_slug = matches!(call, CatalogCall::CreateWithGeneratedSlug | CatalogCall::CreateAndDeleteSegment);
-        let lookups = if generates_slug { MAX_SLUG_LOOKUPS * 4 * CALLS as i64 } else { 0 };
+        let lookups = if generates_slug { MAX_SLUG_LOOKUPS * 4 * CALLS } else { 0 };
         assert!(pages[1] * 2 <= pages[0] * 3 + lookups * 2, "{pages:?} pages: {call:?}");
     }
 }

@@ -156,19 +156,20 @@ async fn newest_first_together_with_a_slug_prefix_is_invalid() {
 async fn deleted_tenants_are_merged_into_every_order_on_request() {
     let fixture = Fixture::start().await;
     let mut by_creation = Vec::new();
-    for number in 0..40 {
+    for number in 0..40_u32 {
         let slug = format!("t{:02}", number * 7 % 40);
         let tenant = fixture.tenant(&slug).await;
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             fixture.suspend_tenant(&tenant.id).await.unwrap();
         }
-        if number % 8 != 0 {
+        if !number.is_multiple_of(8) {
             fixture.delete_tenant(&tenant.id).await.unwrap();
         }
         by_creation.push((slug, number));
     }
-    let is_selected = |number: usize, is_active: Option<bool>, show_deleted| {
-        is_active.is_none_or(|is_active| is_active == (number % 2 != 0)) && (show_deleted || number % 8 == 0)
+    let is_selected = |number: u32, is_active: Option<bool>, show_deleted| {
+        is_active.is_none_or(|is_active| is_active != number.is_multiple_of(2))
+            && (show_deleted || number.is_multiple_of(8))
     };
     for (is_active, show_deleted) in [
         (None, true),
