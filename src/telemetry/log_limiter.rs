@@ -30,7 +30,10 @@ impl<K> Default for LogLimiter<K> {
 impl<K: Eq + Hash> LogLimiter<K> {
     /// Counts an occurrence. Returns how many there were since the last log line if another line is due.
     pub fn count(&self, key: K) -> Option<u64> {
-        let now = Instant::now();
+        self.count_at(key, Instant::now())
+    }
+
+    fn count_at(&self, key: K, now: Instant) -> Option<u64> {
         // No code panics while it holds the lock.
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= MAX_KEYS && !keys.contains_key(&key) {
@@ -57,21 +60,21 @@ mod tests {
 
     #[test]
     fn repeated_lines_are_counted_and_each_key_has_its_own_line() {
-        let limiter = LogLimiter::default();
-        assert_eq!(limiter.count("a"), Some(1));
-        assert_eq!((limiter.count("a"), limiter.count("a")), (None, None));
-        assert_eq!(limiter.count("b"), Some(1));
-        let second_ago = Instant::now().checked_sub(INTERVAL).unwrap();
-        limiter.0.lock().unwrap().get_mut("a").unwrap().logged_at = second_ago;
-        assert_eq!(limiter.count("a"), Some(3), "two that were not logged, and this one");
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
+        assert_eq!(limiter.count_at("a", start), Some(1));
+        assert_eq!((limiter.count_at("a", start), limiter.count_at("a", start)), (None, None));
+        assert_eq!(limiter.count_at("b", start), Some(1));
+        assert_eq!(limiter.count_at("a", start + INTERVAL), Some(3), "two that were not logged, and this one");
     }
 
     #[test]
     fn the_number_of_keys_is_bounded() {
-        let limiter = LogLimiter::default();
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
         for key in 0..2 * MAX_KEYS {
-            limiter.count(key);
+            limiter.count_at(key, start);
         }
         assert_eq!(limiter.0.lock().unwrap().len(), MAX_KEYS);
+        assert_eq!(limiter.count_at(2 * MAX_KEYS, start), None);
+        assert_eq!(limiter.count_at(2 * MAX_KEYS, start + INTERVAL), Some(1), "the old keys are forgotten");
     }
 }
