@@ -69,11 +69,12 @@ pub fn create_script(round: u64) -> String {
     let secret_hash = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$Ac7c4QsNLZcjm9yFXQDX7xoLr3c2GQ7qJmVPiGZJmVs";
     // In the order of the parameters in src/store/provisioning.rs.
     let values = [
-        // Tenant id, slug, name, commission, segment id.
+        // Tenant id, slug, name, commission, creation time, segment id.
         format!("ARRAY[{}]", id(1)),
         format!("ARRAY['baseline-{round}-' || :client_id::int8 || '-' || :n::int8]"),
         "ARRAY['Bella Weddings']".to_owned(),
         "ARRAY[1000]".to_owned(),
+        "ARRAY[now()]".to_owned(),
         format!("ARRAY[{}]", id(2)),
         // Key id, public key, secret hash.
         format!("ARRAY[{key_id}]"),
@@ -83,17 +84,15 @@ pub fn create_script(round: u64) -> String {
         "ARRAY[NULL]".to_owned(),
         "ARRAY[NULL]".to_owned(),
         "ARRAY[NULL]".to_owned(),
-        // Request hash, fingerprint, salt.
+        // Caller, RPC, request hash, fingerprint, salt.
+        "ARRAY['baseline']".to_owned(),
+        "ARRAY['CreateFullyProvisioned']".to_owned(),
         sha256.clone(),
         sha256.clone(),
         sha256,
-        // Package ids, creation time.
+        // Package ids, lifetime of records.
         format!("ARRAY[{}, {}, {}]", id(3), id(4), id(5)),
-        "now()".to_owned(),
-        // Caller, RPC, creation time of records that have just expired.
-        "'baseline'".to_owned(),
-        "'CreateFullyProvisioned'".to_owned(),
-        "now() - interval '30 days'".to_owned(),
+        "'30 days'".to_owned(),
         // The General segment.
         format!("'{}'", segment.slug),
         format!("'{}'", segment.name),

@@ -33,11 +33,11 @@ pub enum ClientError {
     InvalidResponse(&'static str),
 }
 
+const RETRYABLE_CODES: [Code; 4] = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];
+
 impl ClientError {
     /// Whether a retry of the same call can succeed.
     pub fn is_retryable(&self) -> bool {
-        const RETRYABLE_CODES: [Code; 4] =
-            [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::DeadlineExceeded];
         match self {
             Self::Connect(_) => true,
             Self::Status(status) => RETRYABLE_CODES.contains(&status.code()) || is_broken_connection(status),
@@ -51,6 +51,11 @@ impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         Self::Status(status)
     }
+}
+
+/// Returns the code with this name if a retry can succeed.
+fn retryable_code(name: &str) -> Option<Code> {
+    RETRYABLE_CODES.into_iter().find(|code| code_name(*code) == name)
 }
 
 /// Whether the status was created by this client because the connection broke during the call.
@@ -93,7 +98,8 @@ impl Client {
         Ok(Self { provisioning: TenantProvisioningClient::new(endpoint.connect().await?), authorization })
     }
 
-    /// Returns a result for each request, in order. The inner errors are messages of single items.
+    /// Returns a result for each request, in order. The inner errors are messages of single items. An item that can succeed
+    /// in a retry of the call fails the call.
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],
@@ -118,7 +124,10 @@ impl Client {
                 let tenant = created.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
                 Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key)?))
             }
-            Some(BatchResult::Error(error)) => Ok(Err(format!("{}: {}", error.reason, error.message))),
+            Some(BatchResult::Error(error)) => match retryable_code(&error.code) {
+                Some(code) => Err(Status::new(code, error.message).into()),
+                None => Ok(Err(format!("{}: {}", error.reason, error.message))),
+            },
             None => Err(ClientError::InvalidResponse("an empty result")),
         };
         results.into_iter().map(provisioned).collect()

@@ -188,8 +188,13 @@ fn authenticator(
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {
-    let (readiness, pool, hashing) = (health.readiness(), store.clone(), Arc::clone(tenants));
-    metrics::register_gauges(move || *readiness.borrow(), move || pool.pool_stats(), move || hashing.hashing_stats());
+    let (readiness, pool, hashing, creations) = (health.readiness(), store.clone(), Arc::clone(tenants), store.clone());
+    metrics::register_gauges(
+        move || *readiness.borrow(),
+        move || pool.pool_stats(),
+        move || hashing.hashing_stats(),
+        move || creations.waiting_creations(),
+    );
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -217,6 +222,11 @@ impl Server {
     /// Receives whether the server can serve calls, on every change.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.health.readiness()
+    }
+
+    /// Returns the number of tenants that wait for the statement that creates them.
+    pub fn waiting_creations(&self) -> u64 {
+        self.store.waiting_creations()
     }
 
     /// Shuts down gracefully: sets NOT_SERVING, waits until load balancers have noticed, accepts no new calls, and waits

@@ -1,9 +1,13 @@
 //! Creates tenants from a request, a sign-up or the items of a batch: generates ids and keys, hashes the keys, stores
 //! everything, and replays repeated calls. The order of a batch's items is in `batch.rs`.
 
+use std::sync::{Arc, OnceLock};
+
+use futures_util::future::join_all;
 use rand::Rng;
 use secrecy::SecretString;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
@@ -22,12 +26,15 @@ use crate::{
     },
     error::{Error, Precondition, Result, UniqueField},
     secrets::{MintedKey, PasswordUse, mint_key},
+    store::{Insertion, Lane},
     telemetry::metrics,
 };
 
 /// Upper bound of the slugs that are tried for a sign-up without a slug. The first has no suffix. Two random suffixes
 /// are equal with a probability of one in hundreds of millions.
 const MAX_SLUG_ATTEMPTS: usize = 5;
+/// How many tenants of a batch are created at a time: enough for the statements that can run at a time.
+const BATCH_WINDOW: usize = 64;
 
 /// A tenant to create, requested by a single call, a sign-up or an item of a batch.
 pub(super) struct TenantSpec {
@@ -42,7 +49,7 @@ pub(super) struct TenantSpec {
 /// A new tenant with everything that the statement inserts, and its secret key.
 struct PreparedTenant<'a> {
     spec: &'a TenantSpec,
-    insert: TenantInsert,
+    insert: Arc<TenantInsert>,
     secret_key: SecretString,
     /// The part of the secret key that is hashed.
     random_part: SecretString,
@@ -50,7 +57,7 @@ struct PreparedTenant<'a> {
 
 impl PreparedTenant<'_> {
     fn into_provisioned(self) -> ProvisionedTenant {
-        let TenantInsert { tenant, key, .. } = self.insert;
+        let TenantInsert { tenant, key, .. } = Arc::unwrap_or_clone(self.insert);
         tenant.into_provisioned(key.public_key, self.secret_key)
     }
 }
@@ -122,7 +129,7 @@ impl TenantService {
     async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
         let records = self.find_records(scope, std::iter::once(&spec)).await?;
         if !records.is_empty() || self.store.slug_exists(&spec.slug).await? {
-            return self.replay(scope, &spec, &records);
+            return self.replay(scope, &spec, &records, UniqueField::TenantSlug);
         }
         Ok(CreateOutcome::Created(self.prepare(&spec, self.clock.now())?.into_provisioned()))
     }
@@ -138,12 +145,10 @@ impl TenantService {
     }
 
     /// Creates each tenant completely or not at all. The outcome of a tenant that was not created is a replay, if an
-    /// earlier call had the same request id, or the error that its slug already exists.
-    ///
-    /// Slugs that do not exist yet must be distinct, and so must request ids.
+    /// earlier call had the same request id, or its error.
     ///
     /// # Errors
-    /// Only errors that affect all tenants.
+    /// Only errors that occur before anything is created.
     pub(super) async fn provision_tenants(
         &self,
         scope: &IdempotencyScope,
@@ -155,24 +160,60 @@ impl TenantService {
         let random_parts = prepared.iter().map(|tenant| tenant.random_part.clone()).collect();
         let secret_hashes = self.hasher.hash_keys(random_parts, &mut system_rng()).await?;
         for (tenant, secret_hash) in prepared.iter_mut().zip(secret_hashes) {
-            tenant.insert.key.secret_hash = secret_hash;
+            Arc::make_mut(&mut tenant.insert).key.secret_hash = secret_hash;
         }
-        let inserts: Vec<&TenantInsert> = prepared.iter().map(|tenant| &tenant.insert).collect();
-        let created = retry_on_conflict(|| self.store.create_fully_provisioned(scope, &inserts)).await?;
+        let insertions = self.insert(scope, source, &prepared).await;
 
-        let not_created = specs.iter().zip(&created).filter(|(_, created)| !**created).map(|(&spec, _)| spec);
-        let records = self.find_records(scope, not_created).await?;
-        let mut outcomes = Vec::with_capacity(specs.len());
-        for (tenant, created) in prepared.into_iter().zip(created) {
-            outcomes.push(if created {
-                let provisioned = tenant.into_provisioned();
-                log_provisioned(&provisioned, source);
-                Ok(CreateOutcome::Created(provisioned))
-            } else {
-                self.replay(scope, tenant.spec, &records)
-            });
+        let is_refused = |insertion: &Result<_>| matches!(insertion, Ok(Insertion::Exists | Insertion::EmailExists));
+        let refused = prepared.iter().zip(&insertions).filter(|(_, insertion)| is_refused(insertion));
+        let records = self.find_records(scope, refused.map(|(tenant, _)| tenant.spec)).await;
+        let replay = |spec, existing| self.replay(scope, spec, records.as_ref().map_err(Error::clone)?, existing);
+        let outcomes = prepared.into_iter().zip(insertions).map(|(tenant, insertion)| match insertion? {
+            Insertion::Created => Ok(CreateOutcome::Created(tenant.into_provisioned())),
+            Insertion::Exists => replay(tenant.spec, UniqueField::TenantSlug),
+            Insertion::EmailExists => replay(tenant.spec, UniqueField::OwnerEmail),
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// Inserts tenants, a bounded number of them at a time, each with its own result. Once the database is unavailable or
+    /// overloaded, the remaining tenants have this error, too.
+    async fn insert(
+        &self,
+        scope: &IdempotencyScope,
+        source: ProvisioningSource,
+        tenants: &[PreparedTenant<'_>],
+    ) -> Vec<Result<Insertion>> {
+        let lane = if tenants.len() == 1 { Lane::Single } else { Lane::Batch };
+        let (window, outage) = (Semaphore::new(BATCH_WINDOW), OnceLock::new());
+        let insertions = tenants.iter().map(async |tenant| {
+            // Never closed.
+            let _permit = window.acquire().await.map_err(Error::internal)?;
+            if let Some(error) = outage.get() {
+                return Err(Error::clone(error));
+            }
+            let insertion = self.insert_tenant(scope, source, lane, &tenant.insert).await;
+            if let Err(error @ (Error::DatabaseUnavailable(_) | Error::Overloaded)) = &insertion {
+                let _ = outage.set(error.clone());
+            }
+            insertion
+        });
+        join_all(insertions).await
+    }
+
+    /// Inserts a tenant and logs it if it was created.
+    async fn insert_tenant(
+        &self,
+        scope: &IdempotencyScope,
+        source: ProvisioningSource,
+        lane: Lane,
+        insert: &Arc<TenantInsert>,
+    ) -> Result<Insertion> {
+        let insertion = retry_on_conflict(|| self.store.create_fully_provisioned(scope, lane, insert)).await?;
+        if insertion == Insertion::Created {
+            log_provisioned(&insert.tenant, source);
         }
-        Ok(outcomes)
+        Ok(insertion)
     }
 
     /// Returns the records of the request ids of these tenants.
@@ -193,17 +234,19 @@ impl TenantService {
     }
 
     /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the
-    /// error that its slug already exists.
+    /// error that its slug, or the e-mail address of its owner, already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,
         spec: &TenantSpec,
         records: &[IdempotencyRecord<CreatedTenant>],
+        existing: UniqueField,
     ) -> Result<CreateOutcome> {
         let hash = spec.request_id.as_ref().map(RequestId::hash);
         let record = records.iter().find(|record| Some(record.request_hash) == hash);
         let Some((record, request_id)) = record.zip(spec.request_id.as_ref()) else {
-            return Err(Error::already_exists(UniqueField::TenantSlug, Some(spec.slug.as_str())));
+            let slug = (existing == UniqueField::TenantSlug).then_some(spec.slug.as_str());
+            return Err(Error::already_exists(existing, slug));
         };
         let secret_key = replayed_secret(scope.rpc, record, request_id, spec.fingerprint, self.clock.now())?;
         Ok(CreateOutcome::Replayed(Replay { created: record.created.clone(), secret_key }))
@@ -227,7 +270,7 @@ impl TenantService {
             created_at,
         };
         let key = NewApiKey { key_id, public_key, secret_hash: String::new() };
-        Ok(PreparedTenant { spec, insert: TenantInsert { tenant, key, record }, secret_key, random_part })
+        Ok(PreparedTenant { spec, insert: Arc::new(TenantInsert { tenant, key, record }), secret_key, random_part })
     }
 }
 
@@ -254,12 +297,12 @@ impl TenantIds {
 }
 
 /// Writes the log line that operators count, without any secret.
-fn log_provisioned(provisioned: &ProvisionedTenant, source: ProvisioningSource) {
+fn log_provisioned(tenant: &NewTenant, source: ProvisioningSource) {
     tracing::info!(
-        tenant_id = %provisioned.tenant.id,
-        slug = provisioned.tenant.slug,
-        segment_id = %provisioned.segment.id,
-        packages_created = provisioned.packages.len(),
+        tenant_id = %tenant.id,
+        slug = tenant.slug.as_str(),
+        segment_id = %tenant.segment_id,
+        packages_created = tenant.package_ids.len(),
         flow = source.as_str(),
         "Fully provisioned new tenant"
     );

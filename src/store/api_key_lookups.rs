@@ -1,76 +1,67 @@
-//! Finds API keys by their ids. While a statement runs, further lookups queue up, and the next statement resolves them
-//! together: every call to the platform begins with a lookup, and each costs less the more there are.
-//!
-//! Nothing is cached, and a single lookup is sent at once (docs/adr/0012-batched-key-lookups.md).
+//! Finds API keys by their ids. Every call to the platform begins with a lookup, so concurrent ones share a statement: each
+//! costs less the more there are. Nothing is cached (docs/adr/0012-shared-statements.md).
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::{collections::HashMap, convert::Infallible};
 
-use tokio::sync::{
-    mpsc::{self, UnboundedReceiver, UnboundedSender},
-    oneshot,
+use super::{
+    ConnectionPool, Store,
+    pool::PooledConnection,
+    shared_statements::{Lane, SharedStatement, StatementFailure},
 };
-use tracing::{Instrument as _, Span};
-
-use super::{ConnectionPool, Store};
 use crate::{
     domain::{ApiKey, TenantId, api_key::StoredApiKey},
     error::{Error, Result},
 };
 
-/// Maximum number of lookups in one statement.
-const MAX_BATCH_SIZE: usize = 128;
-
-#[derive(Debug)]
-struct Lookup {
-    key_id: String,
-    /// The span of the waiting call.
-    span: Span,
-    reply: oneshot::Sender<Result<Option<StoredApiKey>>>,
-}
-
-/// Pending lookups. The first one starts the worker.
-#[derive(Debug, Default)]
-pub(super) struct KeyLookupQueue(OnceLock<UnboundedSender<Lookup>>);
+/// The statement that resolves lookups.
+pub(super) struct KeyLookups(pub ConnectionPool);
 
 impl Store {
     /// Finds a key by its id, with everything that the verdict on it depends on.
     pub async fn find_api_key(&self, key_id: String) -> Result<Option<StoredApiKey>> {
-        let queue = self.lookups.0.get_or_init(|| {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            tokio::spawn(run_lookup_worker(self.pool.clone(), receiver));
-            sender
-        });
-        let (reply, result) = oneshot::channel();
-        // The callers bound the queue: those that present a key as their credential by `grpc::verification_slots` (272
-        // lookups, at most 16 of them for keys that were not valid recently), the calls of `VerifyApiKey` by the limit on
-        // concurrent calls.
-        queue.send(Lookup { key_id, span: Span::current(), reply }).map_err(Error::internal)?;
-        result.await.map_err(Error::internal)?
+        // The callers bound the waiting lookups: those that present a key as their credential by
+        // `grpc::verification_slots` (272 lookups, at most 16 of them for keys that were not valid recently), the calls of
+        // `VerifyApiKey` by the limit on concurrent calls.
+        self.lookups.run(Lane::Single, key_id).await
     }
 }
 
-/// Runs until every [`Store`] handle, and with it every sender, has been dropped.
-async fn run_lookup_worker(pool: ConnectionPool, mut queue: UnboundedReceiver<Lookup>) {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
-        let work = resolve_batch(pool.clone(), std::mem::take(&mut batch));
-        // Runs in its own task, so that a panic fails only the callers of this batch and not the worker.
-        let _ = tokio::spawn(work).await;
+impl SharedStatement for KeyLookups {
+    type Item = String;
+    type Key = Infallible;
+    type Output = Option<StoredApiKey>;
+    type Connection = PooledConnection;
+
+    const MAX_ITEMS: usize = 128;
+    /// A flood of wrong keys takes no more than one connection from other calls.
+    const MAX_STATEMENTS: usize = 1;
+
+    fn keys(_key_id: &String) -> Vec<Infallible> {
+        Vec::new()
+    }
+
+    async fn connect(&self) -> Result<PooledConnection> {
+        self.0.acquire("find_api_key").await
+    }
+
+    async fn run(
+        &self,
+        connection: PooledConnection,
+        key_ids: &[&String],
+    ) -> std::result::Result<Vec<Option<StoredApiKey>>, StatementFailure> {
+        let found = find_api_keys(connection, key_ids).await;
+        // No lookup makes a statement fail for the others, so a second try would not help.
+        let found = found.map_err(|error| StatementFailure { error, retry_alone: false })?;
+        // Several calls may present the same key.
+        Ok(key_ids.iter().map(|key_id| found.get(*key_id).cloned()).collect())
+    }
+
+    fn wait_timed_out(&self) -> Error {
+        self.0.wait_timed_out()
     }
 }
 
-async fn resolve_batch(pool: ConnectionPool, batch: Vec<Lookup>) {
-    let key_ids: Vec<String> = batch.iter().map(|lookup| lookup.key_id.clone()).collect();
-    // The statement appears in the trace of the first call.
-    let span = batch.first().map_or_else(Span::none, |lookup| lookup.span.clone());
-    let found = find_api_keys(&pool, &key_ids).instrument(span).await;
-    for Lookup { key_id, reply, .. } in batch {
-        // Sending fails if the call no longer waits, which is fine.
-        let _ = reply.send(found.as_ref().map(|keys| keys.get(&key_id).cloned()).map_err(Clone::clone));
-    }
-}
-
-async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> Result<HashMap<String, StoredApiKey>> {
+async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) -> Result<HashMap<String, StoredApiKey>> {
     let rows = sqlx::query!(
         r#"
         SELECT stored.key_id, tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at, slug,
@@ -85,9 +76,9 @@ async fn find_api_keys(pool: &ConnectionPool, key_ids: &[String]) -> Result<Hash
                 LIMIT 1
                ) AS stored
         "#,
-        key_ids,
+        key_ids as _,
     )
-    .fetch_all(&mut pool.acquire("find_api_key").await?)
+    .fetch_all(&mut connection)
     .await?;
     let keys = rows.into_iter().map(|row| {
         let key = ApiKey {

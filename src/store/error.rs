@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use sqlx::error::DatabaseError;
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 use crate::error::Error;
 
@@ -56,6 +59,13 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
 /// Whether the error is a violation of this constraint.
 pub(super) fn is_constraint_violation(error: &sqlx::Error, constraint: &str) -> bool {
     error.as_database_error().is_some_and(|error| error.constraint() == Some(constraint))
+}
+
+/// Whether the statement that failed has changed nothing for certain: Postgres refused it and the session continues. If
+/// the session ended, the transaction may have been committed before.
+pub(super) fn is_rolled_back(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Whether the session has no prepared statement of this name (SQLSTATE 26000). The caller prepares it and retries.

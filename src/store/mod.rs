@@ -22,6 +22,7 @@ mod provisioning;
 mod purge;
 mod repair;
 mod segments;
+mod shared_statements;
 mod slug_search;
 mod tenant_list;
 mod tenant_queue;
@@ -36,12 +37,16 @@ pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::Owner;
 pub use package_upsert::NewPackageIds;
 pub use probe::{NotReady, Probe, check_migrated};
+pub use provisioning::Insertion;
 pub use repair::{RepairPlan, RepairResult};
+pub use shared_statements::Lane;
 
 use self::{
-    api_key_lookups::KeyLookupQueue,
+    api_key_lookups::KeyLookups,
     executor::STATEMENT_RESPONSE_TIMEOUT,
     pool::{ConnectionPool, PooledConnection},
+    provisioning::Provisioning,
+    shared_statements::SharedStatements,
     tenant_queue::TenantQueues,
 };
 use crate::{domain::TenantId, error::Result, telemetry::metrics::PoolStats};
@@ -52,28 +57,31 @@ const STATEMENT_TIMEOUT_MS: &str = "4000";
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: ConnectionPool,
-    lookups: Arc<KeyLookupQueue>,
+    lookups: SharedStatements<KeyLookups>,
+    provisioning: SharedStatements<Provisioning>,
     tenant_queues: Arc<TenantQueues>,
 }
 
 impl Store {
     /// Creates a store. It connects when it is first used, so that the service can start before the database.
     pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
-        Self {
-            pool: ConnectionPool::new(
-                with_session_settings(options),
-                max_connections,
-                Some(STATEMENT_RESPONSE_TIMEOUT),
-            ),
-            lookups: Arc::default(),
-            tenant_queues: Arc::default(),
-        }
+        let options = with_session_settings(options);
+        Self::with_pool(ConnectionPool::new(options, max_connections, Some(STATEMENT_RESPONSE_TIMEOUT)))
     }
 
     /// Creates a store for commands that no caller waits for: one connection, without a statement timeout.
     pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
         let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
-        Self { pool: ConnectionPool::new(options, 1, None), lookups: Arc::default(), tenant_queues: Arc::default() }
+        Self::with_pool(ConnectionPool::new(options, 1, None))
+    }
+
+    fn with_pool(pool: ConnectionPool) -> Self {
+        Self {
+            lookups: SharedStatements::new(KeyLookups(pool.clone())),
+            provisioning: SharedStatements::new(Provisioning(pool.clone())),
+            tenant_queues: Arc::default(),
+            pool,
+        }
     }
 
     /// Records the last result of the probe. It distinguishes an exhausted pool from an unreachable database.
@@ -90,7 +98,10 @@ impl Store {
         self.pool.stats()
     }
 
+    /// Closes the store. Call it after the last call has ended: it waits for statements whose calls have ended before them.
     pub async fn close(&self) {
+        self.lookups.close().await;
+        self.provisioning.close().await;
         self.pool.close().await;
     }
 

@@ -1,59 +1,75 @@
-//! The statement that creates tenants, each completely or not at all (docs/adr/0001-one-statement.md). It writes
-//! idempotency records but does not read them: that is in `idempotency.rs`.
+//! The statement that creates tenants, each completely or not at all (docs/adr/0001-one-statement.md). Concurrent calls
+//! share it. It writes idempotency records but does not read them: that is in `idempotency.rs`.
 
-use time::OffsetDateTime;
+use std::sync::Arc;
+
 use uuid::Uuid;
 
-use super::{Store, column, error::is_constraint_violation, pool::PooledConnection};
+use super::{
+    ConnectionPool, Store, column,
+    error::{is_constraint_violation, is_rolled_back},
+    pool::PooledConnection,
+    shared_statements::{Lane, SharedStatement, StatementFailure},
+};
 use crate::{
     domain::{
         TenantSlug, defaults,
-        idempotency::{IdempotencyScope, RECORD_LIFETIME},
+        idempotency::{IdempotencyScope, RECORD_LIFETIME, Sha256Digest},
         provisioning::TenantInsert,
     },
     error::{Error, Result, UniqueField},
 };
 
-/// Upper bound of retries. Another transaction can take a slug between the check and the insert; the statement then
-/// runs again. With many tenants this can happen in several runs.
-const MAX_SLUG_RACE_RETRIES: usize = 4;
+/// What the statement did for one tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    Created,
+    /// Its slug already exists, or its request id has a record. Nothing was written.
+    Exists,
+    /// The e-mail address of its owner already exists. Nothing was written.
+    EmailExists,
+}
+
+/// The statement that creates tenants.
+pub(super) struct Provisioning(pub ConnectionPool);
+
+/// A tenant to create.
+pub(super) struct TenantCreation {
+    scope: IdempotencyScope,
+    tenant: Arc<TenantInsert>,
+}
+
+/// What distinguishes the tenants of a statement. The slug comes first, so that it determines their order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CreationKey {
+    Slug(String),
+    /// The names of caller and RPC, and the hash of the request id.
+    Request(String, &'static str, Sha256Digest),
+    Email(String),
+}
 
 impl Store {
-    /// Creates each tenant with its General segment, packages and key, and with its owner and idempotency record if it
-    /// has them, in one statement and therefore in one transaction. Returns which tenants were created. A tenant whose
-    /// slug already exists, or whose request id has a record, is not created and does not affect the others. Records and
-    /// owners whose own tenant does not exist (see `integrity.rs`) do not count.
-    ///
-    /// No two tenants may have the same request id, or the same slug unless it already exists. All tenants must have
-    /// the same `created_at`.
+    /// Creates a tenant with its General segment, packages and key, and with its owner and idempotency record if it has
+    /// them, in one statement and therefore in one transaction. Concurrent calls share the statement, and none of them
+    /// affects the result of another. Records and owners whose own tenant does not exist (see `integrity.rs`) do not
+    /// count.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if an owner's e-mail address already exists, [`Error::Conflict`] if every run lost a race.
+    /// [`Error::Conflict`] if the tenant lost a race, [`Error::AlreadyExists`] if it lost one for the e-mail address of its
+    /// owner. Nothing was written in either case.
     pub async fn create_fully_provisioned(
         &self,
         scope: &IdempotencyScope,
-        tenants: &[&TenantInsert],
-    ) -> Result<Vec<bool>> {
-        let Some(first) = tenants.first() else { return Ok(Vec::new()) };
-        for _ in 0..=MAX_SLUG_RACE_RETRIES {
-            let connection = &mut self.acquire("create_fully_provisioned").await?;
-            match insert(connection, scope, tenants, first.tenant.created_at).await {
-                Ok(ordinals) => {
-                    let mut created = vec![false; tenants.len()];
-                    for ordinal in ordinals {
-                        created[usize::try_from(ordinal - 1).map_err(Error::internal)?] = true;
-                    }
-                    return Ok(created);
-                }
-                // Another call took a slug in between: run the statement again.
-                Err(error) if is_constraint_violation(&error, "tenants_slug_key") => {}
-                Err(error) if is_constraint_violation(&error, "owners_email_key") => {
-                    return Err(Error::already_exists(UniqueField::OwnerEmail, None));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Error::Conflict)
+        lane: Lane,
+        tenant: &Arc<TenantInsert>,
+    ) -> Result<Insertion> {
+        let creation = TenantCreation { scope: scope.clone(), tenant: Arc::clone(tenant) };
+        self.provisioning.run(lane, creation).await
+    }
+
+    /// Returns the number of tenants that wait for the statement that creates them.
+    pub fn waiting_creations(&self) -> u64 {
+        u64::try_from(self.provisioning.waiting()).unwrap_or(u64::MAX)
     }
 
     /// Returns whether a tenant, deleted or not, has this slug.
@@ -64,55 +80,128 @@ impl Store {
     }
 }
 
-/// Returns the ordinals, counted from 1, of the tenants that were created.
+impl SharedStatement for Provisioning {
+    type Item = TenantCreation;
+    type Key = CreationKey;
+    type Output = Insertion;
+    type Connection = PooledConnection;
+
+    const MAX_ITEMS: usize = 32;
+    const MAX_STATEMENTS: usize = 2;
+
+    fn keys(TenantCreation { scope, tenant }: &TenantCreation) -> Vec<CreationKey> {
+        let slug = CreationKey::Slug(tenant.tenant.slug.to_string());
+        let request = tenant.record.as_ref().map(|record| {
+            CreationKey::Request(scope.caller.name().to_owned(), scope.rpc.as_str(), record.request_hash)
+        });
+        let email = tenant.tenant.owner.as_ref().map(|owner| CreationKey::Email(owner.email.canonical().to_owned()));
+        [Some(slug), request, email].into_iter().flatten().collect()
+    }
+
+    async fn connect(&self) -> Result<PooledConnection> {
+        self.0.acquire("create_fully_provisioned").await
+    }
+
+    async fn run(
+        &self,
+        mut connection: PooledConnection,
+        tenants: &[&TenantCreation],
+    ) -> std::result::Result<Vec<Insertion>, StatementFailure> {
+        let rows = insert(&mut connection, tenants)
+            .await
+            .map_err(|error| StatementFailure { retry_alone: is_rolled_back(&error), error: creation_error(error) })?;
+        let mut insertions = vec![Insertion::Exists; tenants.len()];
+        for Row { ordinal, is_created } in rows {
+            let insertion = usize::try_from(ordinal - 1).ok().and_then(|index| insertions.get_mut(index));
+            if let Some(insertion) = insertion {
+                *insertion = if is_created { Insertion::Created } else { Insertion::EmailExists };
+            }
+        }
+        Ok(insertions)
+    }
+
+    fn wait_timed_out(&self) -> Error {
+        self.0.wait_timed_out()
+    }
+}
+
+/// Returns the error of a tenant that was in a statement alone.
+fn creation_error(error: sqlx::Error) -> Error {
+    if is_constraint_violation(&error, "tenants_slug_key") {
+        // Another replica took the slug between the check and the insert. The next try will find its tenant.
+        Error::Conflict
+    } else if is_constraint_violation(&error, "owners_email_key") {
+        Error::already_exists(UniqueField::OwnerEmail, None)
+    } else {
+        error.into()
+    }
+}
+
+/// A tenant that was created, or whose owner's e-mail address already exists.
+struct Row {
+    /// Its position among the tenants, counted from 1.
+    ordinal: i64,
+    is_created: bool,
+}
+
+/// Returns a row for each tenant, except those whose slug already exists or whose request id has a record.
 ///
-/// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug lost to a race violates
-/// `tenants_slug_key` instead, and the caller retries.
+/// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug or an address lost to a
+/// race violates its unique constraint instead, and each tenant is tried again alone.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
-async fn insert(
-    connection: &mut PooledConnection,
-    scope: &IdempotencyScope,
-    tenants: &[&TenantInsert],
-    created_at: OffsetDateTime,
-) -> sqlx::Result<Vec<i64>> {
+async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) -> sqlx::Result<Vec<Row>> {
+    let scopes: Vec<&IdempotencyScope> = tenants.iter().map(|creation| &creation.scope).collect();
+    let tenants: Vec<&TenantInsert> = tenants.iter().map(|creation| &*creation.tenant).collect();
+    let (scopes, tenants) = (scopes.as_slice(), tenants.as_slice());
     let (segment, packages) = (&defaults::SEGMENT, &defaults::PACKAGES);
     // The ids of the first tenant's packages, then those of the second, and so on.
     let package_ids = tenants.iter().flat_map(|item| &item.tenant.package_ids).map(|id| id.as_uuid());
     let package_ids: Vec<Uuid> = package_ids.collect();
-    sqlx::query_scalar!(
+    sqlx::query_as!(
+        Row,
         r#"
         WITH input AS (
             -- One row per tenant. The first array is in a subquery, so that the planner cannot see its length.
             -- Otherwise Postgres prefers a custom plan for each execution, and planning costs more than executing.
             -- Of the package ids, each tenant gets the group at its ordinal; a group is as long as $25.
             SELECT tenant.*,
-                   ($15::uuid[])[(ordinal - 1) * cardinality($25::text[]) + 1 : ordinal * cardinality($25::text[])]
+                   ($18::uuid[])[(ordinal - 1) * cardinality($25::text[]) + 1 : ordinal * cardinality($25::text[])]
                        AS package_ids
-              FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::uuid[], $6::text[],
-                          $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[],
-                          $13::bytea[], $14::bytea[])
-                   WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, segment_id, key_id,
-                                              public_key, secret_hash, owner_email, canonical_email, password_hash,
-                                              request_hash, fingerprint, salt, ordinal)
-        ), available AS MATERIALIZED (
-            -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails and is retried.
+              FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::timestamptz[], $6::uuid[],
+                          $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                          $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[])
+                   WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, created_at, segment_id,
+                                              key_id, public_key, secret_hash, owner_email, canonical_email,
+                                              password_hash, caller, rpc, request_hash, fingerprint, salt, ordinal)
+        ), free_slug AS MATERIALIZED (
+            -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
+        ), existing_email AS MATERIALIZED (
+            -- LIMIT 1: the indexes are searched for each address, whatever the planner knows about the tables.
+            SELECT ordinal
+              FROM free_slug
+             CROSS JOIN LATERAL (
+                   SELECT tenant_id FROM owners WHERE canonical_email = free_slug.canonical_email LIMIT 1) AS owner
+             CROSS JOIN LATERAL (SELECT FROM tenants WHERE id = owner.tenant_id LIMIT 1) AS existing
+        ), available AS MATERIALIZED (
+            SELECT * FROM free_slug WHERE ordinal NOT IN (SELECT ordinal FROM existing_email)
         ), new_record AS (
-            -- The first writer wins. A second identical call blocks on the index and then writes nothing.
-            -- An expired record is replaced, and a stray one, whose tenant does not exist. Only a record in this
+            -- The first writer wins. A second identical call of another replica blocks on the index and then writes
+            -- nothing. An expired record is replaced, and a stray one, whose tenant does not exist. Only a record in this
             -- statement's snapshot can be stray: if a concurrent call has just written it, the snapshot lacks its tenant.
-            -- Sorted, so that two batches cannot deadlock.
+            -- Sorted, so that two statements cannot deadlock.
             INSERT INTO idempotency_records AS record (caller, rpc, request_hash, fingerprint, salt, tenant_id,
                                                        key_id, segment_id, package_ids, created_at)
-            SELECT $17, $18, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids, $16
+            SELECT caller, rpc, request_hash, fingerprint, salt, tenant_id, key_id, segment_id, package_ids,
+                   created_at
               FROM available
              WHERE request_hash IS NOT NULL
-             ORDER BY request_hash
+             ORDER BY request_hash, caller, rpc
             ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
                SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
                    key_id = excluded.key_id, segment_id = excluded.segment_id,
                    package_ids = excluded.package_ids, created_at = excluded.created_at
-             WHERE record.created_at <= $19
+             WHERE record.created_at <= excluded.created_at - $19::interval
                 OR record.tenant_id = (SELECT stray.tenant_id
                                          FROM idempotency_records AS stray
                                         WHERE (stray.request_hash, stray.caller, stray.rpc)
@@ -126,19 +215,19 @@ async fn insert(
             -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
                                  is_signup)
-            SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, $16, $16,
+            SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, created_at, created_at,
                    owner_email IS NOT NULL FROM to_insert
         ), new_segment AS (
             -- The General segment.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                   created_at, updated_at)
-            SELECT tenant_id, segment_id, $20, $21, $22, $23, $24, true, $16, $16 FROM to_insert
+            SELECT tenant_id, segment_id, $20, $21, $22, $23, $24, true, created_at, created_at FROM to_insert
         ), new_package AS (
             -- All default packages for each tenant.
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                   grouping_order, active, created_at, updated_at)
             SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
-                   default_package.name, description, base_price, $30, grouping_order, true, $16, $16
+                   default_package.name, description, base_price, $30, grouping_order, true, created_at, created_at
               FROM to_insert
              CROSS JOIN unnest($25::text[], $26::text[], $27::text[], $28::int8[], $29::int4[]) WITH ORDINALITY
                    AS default_package (slug, name, description, base_price, grouping_order, position)
@@ -148,7 +237,7 @@ async fn insert(
         ), new_key AS (
             -- Only the hash of the secret is stored.
             INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
-            SELECT key_id, tenant_id, public_key, secret_hash, $16 FROM to_insert
+            SELECT key_id, tenant_id, public_key, secret_hash, created_at FROM to_insert
         ), deleted_owner AS (
             -- An owner whose tenant does not exist does not keep the address.
             DELETE FROM owners
@@ -157,18 +246,22 @@ async fn insert(
                AND NOT EXISTS (SELECT FROM tenants WHERE id = owners.tenant_id)
             RETURNING 1
         ), new_owner AS (
-            -- Sign-ups only, after the deletion.
+            -- Sign-ups only, after the deletion. Sorted, so that two statements cannot deadlock.
             INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
             SELECT tenant_id, owner_email, canonical_email, password_hash
               FROM to_insert
              WHERE owner_email IS NOT NULL AND (SELECT count(*) FROM deleted_owner) >= 0
+             ORDER BY canonical_email
         )
-        SELECT ordinal AS "ordinal!" FROM to_insert
+        SELECT ordinal AS "ordinal!", true AS "is_created!" FROM to_insert
+         UNION ALL
+        SELECT ordinal, false FROM existing_email
         "#,
         &column(tenants, |item| item.tenant.id.as_uuid()),
         &column(tenants, |item| item.tenant.slug.as_str()) as _,
         &column(tenants, |item| item.tenant.name.as_str()) as _,
         &column(tenants, |item| i32::from(item.tenant.commission.hundredths())),
+        &column(tenants, |item| item.tenant.created_at),
         &column(tenants, |item| item.tenant.segment_id.as_uuid()),
         &column(tenants, |item| item.key.key_id.as_str()) as _,
         &column(tenants, |item| item.key.public_key.as_str()) as _,
@@ -176,14 +269,13 @@ async fn insert(
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.as_str())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.canonical())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.password_hash.as_str())) as _,
+        &column(scopes, |scope| scope.caller.name()) as _,
+        &column(scopes, |scope| scope.rpc.as_str()) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.request_hash.as_slice())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.fingerprint.0.as_slice())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.salt.as_slice())) as _,
         &package_ids,
-        created_at,
-        scope.caller.name(),
-        scope.rpc.as_str(),
-        created_at - RECORD_LIFETIME,
+        RECORD_LIFETIME as _,
         segment.slug,
         segment.name,
         segment.hero_title,

@@ -129,6 +129,7 @@ pub fn register_gauges(
     ready: impl Fn() -> bool + Send + Sync + 'static,
     pool: impl Fn() -> PoolStats + Clone + Send + Sync + 'static,
     queues: impl Fn() -> Vec<QueueStats> + Clone + Send + Sync + 'static,
+    waiting_creations: impl Fn() -> u64 + Send + Sync + 'static,
 ) {
     let meter = meter();
     let gauge = |name: &'static str, unit: &'static str, description: &'static str| {
@@ -153,6 +154,10 @@ pub fn register_gauges(
         .build();
     gauge("db.client.connection.pending_requests", "{request}", "Calls that wait for a connection.")
         .with_callback(move |observer| observer.observe(pool().pending, std::slice::from_ref(&pool_name)))
+        .build();
+
+    gauge("turnkey.provisioning.queue.length", "{tenant}", "Tenants that wait for the statement that creates them.")
+        .with_callback(move |observer| observer.observe(waiting_creations(), &[]))
         .build();
 
     let stats = queues.clone();

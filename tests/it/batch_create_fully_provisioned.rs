@@ -154,6 +154,18 @@ async fn an_item_with_a_reused_request_id_leaves_its_slug_to_later_items() {
 }
 
 #[tokio::test]
+async fn an_item_that_waits_for_its_request_id_is_created_before_later_items_with_its_slug() {
+    let fixture = Fixture::start().await;
+    fixture.create(named("bella")).await.unwrap();
+    let results = batch_create(&fixture, vec![with_request_id("bella", 1), with_request_id("omer", 1), named("omer")])
+        .await
+        .unwrap();
+    assert_eq!(code_and_reason(&results[0]), ("ALREADY_EXISTS", "SLUG_TAKEN"));
+    assert_eq!(created(&results[1]).tenant.as_ref().unwrap().slug, "omer");
+    assert_eq!(code_and_reason(&results[2]), ("ALREADY_EXISTS", "SLUG_TAKEN"));
+}
+
+#[tokio::test]
 async fn overlapping_batches_in_any_order_create_each_tenant_once() {
     let fixture = Fixture::start().await;
     let mut calls = JoinSet::new();

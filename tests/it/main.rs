@@ -60,6 +60,7 @@ mod round_trips;
 mod segments;
 mod serialization_retries;
 mod serve;
+mod shared_statements;
 mod soak;
 mod stray_rows;
 mod support;

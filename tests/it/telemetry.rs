@@ -257,6 +257,7 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
         ("db.client.connection.max", "{connection}", vec![("db.client.connection.pool.name", "turnkey")]),
         ("db.client.connection.pending_requests", "{request}", vec![]),
         ("turnkey.database.ready", "", vec![]),
+        ("turnkey.provisioning.queue.length", "{tenant}", vec![]),
         ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "login")]),
         ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "signup")]),
         ("turnkey.hashing.queue.limit", "{hash}", vec![("turnkey.hashing.pool", "key")]),

@@ -80,11 +80,7 @@ impl Target {
                 let items = requests.iter().cloned().map(Ok).collect();
                 let outcomes =
                     service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?;
-                let rejection = |error| {
-                    let rpc_error = status::report(error);
-                    format!("{}: {}", rpc_error.reason(), rpc_error.message)
-                };
-                outcomes.into_iter().map(|outcome| outcome.map(TenantKey::from).map_err(rejection)).collect()
+                outcomes.into_iter().map(into_row_result).collect::<Result<_, _>>()?
             }
             Self::Server(client) => client.batch_create_fully_provisioned(requests).await?,
         };
@@ -154,6 +150,22 @@ fn suggest_server(error: Error) -> Error {
     }
 }
 
+/// Turns the outcome of an item into the row's result. A retryable error fails the batch, so that it is sent again.
+fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<TenantKey, String>, ImportError> {
+    match outcome {
+        Ok(created) => Ok(Ok(created.into())),
+        Err(error) if is_retryable(&error) => Err(error.into()),
+        Err(error) => {
+            let rpc_error = status::report(error);
+            Ok(Err(format!("{}: {}", rpc_error.reason(), rpc_error.message)))
+        }
+    }
+}
+
+const fn is_retryable(error: &error::Error) -> bool {
+    matches!(error, error::Error::Conflict | error::Error::DatabaseUnavailable(_) | error::Error::Overloaded)
+}
+
 /// Turns a permanent error into the row's result. Returns a retryable one, so that the batch is sent again.
 fn fail_batch_if_retryable(
     result: Result<ImportedTenant, ImportError>,
@@ -173,8 +185,7 @@ impl ImportError {
 
 impl From<error::Error> for ImportError {
     fn from(error: error::Error) -> Self {
-        use error::Error::{Conflict, DatabaseUnavailable, Overloaded};
-        Self { retryable: matches!(error, Conflict | DatabaseUnavailable(_) | Overloaded), cause: error.into() }
+        Self { retryable: is_retryable(&error), cause: error.into() }
     }
 }
 

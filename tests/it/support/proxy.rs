@@ -1,5 +1,5 @@
 //! A proxy between the server and Postgres. It parses enough of the protocol to know where a statement begins and where its
-//! response ends, and injects faults there: it closes the connection, or it drops all packets.
+//! response ends, and injects faults there: it closes the connection, holds a statement back, or drops all packets.
 //!
 //! Message format: the Postgres manual, chapter 55. Except for the first message, each is a type byte, its length and its
 //! content.
@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -41,6 +41,10 @@ pub struct Proxy {
     port: u16,
     fault: Arc<Mutex<Option<Fault>>>,
     is_blackhole: Arc<watch::Sender<bool>>,
+    /// Statements that contain this text do not reach Postgres yet.
+    held_text: Arc<watch::Sender<Option<&'static str>>>,
+    /// The number of statements that have been held back.
+    held: Arc<AtomicUsize>,
     /// The socket of Postgres.
     target: Arc<Mutex<PathBuf>>,
     /// Round trips of each connection so far.
@@ -54,7 +58,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let fault = Arc::new(Mutex::new(None));
         let target = Arc::new(Mutex::new(socket(database)));
-        let proxy = Self { port, fault, is_blackhole: Arc::default(), target, round_trips: Arc::default() };
+        let proxy = Self {
+            port,
+            fault,
+            is_blackhole: Arc::default(),
+            held_text: Arc::default(),
+            held: Arc::default(),
+            target,
+            round_trips: Arc::default(),
+        };
         let accepting = proxy.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
@@ -102,6 +114,21 @@ impl Proxy {
     /// Whether the injected fault has happened.
     pub fn was_triggered(&self) -> bool {
         self.fault.lock().unwrap().is_none()
+    }
+
+    /// Holds back the statements that contain this text, each on its own connection.
+    pub fn hold(&self, text: &'static str) {
+        self.held_text.send_replace(Some(text));
+    }
+
+    /// Lets the held statements go on to Postgres.
+    pub fn release(&self) {
+        self.held_text.send_replace(None);
+    }
+
+    /// The number of statements that have been held back.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
     }
 
     /// Drops all packets and closes nothing, on existing connections and on new ones.
@@ -166,13 +193,27 @@ impl Proxy {
             if matches!(kind, b'Q' | b'S') {
                 self.round_trips.lock().unwrap()[connection] += 1;
             }
-            match statement.and_then(|statement| self.trigger(&statement)) {
+            let cut = statement.as_ref().and_then(|statement| self.trigger(statement));
+            if let Some(statement) = &statement {
+                self.wait_if_held(statement).await;
+            }
+            match cut {
                 Some(Cut::BeforeStatement) => return Ok(()),
                 Some(Cut::BeforeResponse) => drop_response.store(true, Ordering::SeqCst),
                 None => {}
             }
             write_message(&mut postgres, kind, length, &content).await?;
         }
+    }
+
+    async fn wait_if_held(&self, statement: &str) {
+        let mut held_text = self.held_text.subscribe();
+        let is_held = |text: Option<&str>| text.is_some_and(|text| statement.contains(text));
+        if is_held(*held_text.borrow()) {
+            self.held.fetch_add(1, Ordering::SeqCst);
+        }
+        // The sender is never dropped.
+        let _ = held_text.wait_for(|text| !is_held(*text)).await;
     }
 
     fn trigger(&self, statement: &str) -> Option<Cut> {
