@@ -2,7 +2,8 @@
 
 .PHONY: run test check check-all soak bench coverage format prepare
 
-# Serves on 127.0.0.1:50051, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
+# Serves gRPC on 127.0.0.1:50051 and HTTP on 127.0.0.1:8080, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
+run: export TURNKEY_HTTP_LISTEN ?= 127.0.0.1:8080
 run:
 	@[ -n "$$DATABASE_URL" ] || scripts/install-postgres
 	cargo run --locked -- serve

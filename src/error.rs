@@ -29,11 +29,17 @@ pub enum Error {
     PermissionDenied,
     #[error("no such RPC")]
     Unimplemented,
+    /// The message of the request is compressed or encoded in a form that the server does not read.
+    #[error("{0}")]
+    UnsupportedEncoding(String),
     #[error("{0}")]
     FailedPrecondition(Precondition),
     /// A queue or pool is full.
     #[error("the server is overloaded")]
     Overloaded,
+    /// The message of the request cannot be read. The text says why, without a value from the message.
+    #[error("{0}")]
+    MalformedMessage(String),
     /// The message of the request is larger than its RPC permits.
     #[error("the message is larger than {max_bytes} bytes")]
     MessageTooLarge { max_bytes: usize },

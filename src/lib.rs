@@ -18,6 +18,7 @@
 //! - [`domain`]: the types of the business, which cannot hold an invalid value, and the defaults of a new tenant.
 //! - [`error`]: the one error type that crosses layers.
 //! - [`grpc`]: layers, handlers, conversions, the roles that each RPC requires, and the only place that creates a status.
+//! - [`http`]: the same calls by HTTP and JSON: the Connect protocol, the established calls of the platform, health.
 //! - [`secrets`]: minting, derivation and hashing of keys, tokens and passwords.
 //! - [`server`]: the composition root: connects pool, services, layers and sockets, and shuts them down.
 //! - [`service`]: one method per use case.
@@ -31,6 +32,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod grpc;
+pub mod http;
 pub mod secrets;
 pub mod server;
 pub mod service;

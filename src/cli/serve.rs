@@ -34,9 +34,10 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
 }
 
 fn log_who_may_call(settings: &ServerSettings) {
+    let on_loopback = [Some(settings.listen), settings.http_listen].into_iter().flatten().all(|a| a.ip().is_loopback());
     if let Some(tokens_file) = &settings.tokens_file {
         tracing::info!("Callers need a service token, a client certificate or a tenant key");
-        if settings.tls.is_none() && !settings.listen.ip().is_loopback() {
+        if settings.tls.is_none() && !on_loopback {
             tracing::warn!(
                 "Callers send tokens and keys in plaintext, and the network can read them: set --tls-cert and --tls-key, \
                  unless a proxy in front of this server encrypts the network"
@@ -45,7 +46,7 @@ fn log_who_may_call(settings: &ServerSettings) {
         if let Some(reason) = service_credentials::writable_by_others(tokens_file) {
             tracing::warn!("The tokens file decides who may call, but {reason}");
         }
-    } else if settings.listen.ip().is_loopback() {
+    } else if on_loopback {
         tracing::warn!("Callers need no credential: every program on this machine may call");
     } else {
         tracing::warn!("Callers need no credential: every client that reaches this address may call");

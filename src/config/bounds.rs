@@ -15,10 +15,13 @@ pub struct Bounds {
     pub message_timeout: Duration,
     /// How long a client may take to read a response, or one message of a stream.
     pub response_timeout: Duration,
-    /// How long a connection may stay open after GOAWAY.
+    /// How long a connection may stay open after GOAWAY, or after its last HTTP/1 response.
     pub connection_grace: Duration,
     /// A connection without a call for this long is closed.
     pub connection_idle_timeout: Duration,
+    /// How long an HTTP/1 connection may wait for its next request, the time to receive the request's head included. A
+    /// load balancer must close its idle connections earlier; most do so after 60 s.
+    pub http1_head_timeout: Duration,
     /// Calls whose message has arrived in part.
     pub incomplete_messages: usize,
     /// Bytes of messages that have arrived, in part or in full, until the response has been read.
@@ -36,6 +39,7 @@ impl Default for Bounds {
             response_timeout: Duration::from_secs(30),
             connection_grace: Duration::from_secs(30),
             connection_idle_timeout: Duration::from_mins(5),
+            http1_head_timeout: Duration::from_secs(75),
             incomplete_messages: 1_024,
             request_bytes: 32 * MIB,
             response_bytes: 48 * MIB,

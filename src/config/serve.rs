@@ -11,13 +11,14 @@ use std::{
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN, KeyArgs,
-    LISTEN, TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE, service_credentials,
+    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN,
+    HTTP_ALLOWED_ORIGINS, HTTP_LISTEN, KeyArgs, LISTEN, TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE,
+    service_credentials,
     setting::{BOOL_FORMAT, POSITIVE_FORMAT, Setting, resolve},
     tls::TlsSettings,
 };
 use crate::{
-    domain::{Argon2Params, KeyMode, Quotas},
+    domain::{Argon2Params, KeyMode, Quotas, WebOrigin},
     error::ErrorChain,
 };
 
@@ -65,6 +66,14 @@ pub struct ServeArgs {
     /// Additional address that serves health only, in plaintext, for probes that do not support TLS [default: none]
     #[arg(long = HEALTH_LISTEN.flag, env = HEALTH_LISTEN.variable, value_name = "ADDRESS")]
     health_listen: Option<String>,
+    /// Additional address that serves the same RPCs as HTTP and JSON; TLS where the service's address has it
+    /// [default: none]
+    #[arg(long = HTTP_LISTEN.flag, env = HTTP_LISTEN.variable, value_name = "ADDRESS")]
+    http_listen: Option<String>,
+    /// Origins of the web pages that may call by HTTP, separated by commas, such as https://admin.example.com
+    /// [default: none]
+    #[arg(long = HTTP_ALLOWED_ORIGINS.flag, env = HTTP_ALLOWED_ORIGINS.variable, value_name = "ORIGINS")]
+    http_allowed_origins: Option<String>,
     /// File that the server writes its address to once it is SERVING, and removes when it stops [default: none]
     #[arg(long, env = "TURNKEY_READY_FILE", value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -155,6 +164,8 @@ pub struct ServeSettings {
 pub struct ServerSettings {
     pub listen: SocketAddr,
     pub health_listen: Option<SocketAddr>,
+    pub http_listen: Option<SocketAddr>,
+    pub http_allowed_origins: Vec<WebOrigin>,
     pub tls: Option<TlsSettings>,
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
@@ -196,13 +207,18 @@ impl ServeArgs {
 
     fn server_settings(&self, errors: &mut ConfigErrors) -> Option<ServerSettings> {
         let listen = self.listen.as_deref().map_or(Some(DEFAULT_LISTEN), |text| errors.check(LISTEN, resolve(text)));
+        let http_listen = self.http_listen.as_deref();
+        let http_listen = http_listen.and_then(|text| errors.check(HTTP_LISTEN, resolve(text)));
+        let http_allowed_origins = self.http_allowed_origins(errors);
         // An invalid address counts as a loopback address, so that it is the only error about the address.
-        let on_loopback = listen.is_none_or(|address| address.ip().is_loopback());
-        self.check_authentication(errors, on_loopback);
+        let is_local = |address: Option<SocketAddr>| address.is_none_or(|address| address.ip().is_loopback());
+        let grpc_on_loopback = is_local(listen);
+        let on_loopback = grpc_on_loopback && is_local(http_listen);
+        self.check_authentication(errors, if grpc_on_loopback { HTTP_LISTEN } else { LISTEN }, on_loopback);
         let health_listen = self.health_listen.as_deref();
         let health_listen = health_listen.and_then(|text| errors.check(HEALTH_LISTEN, resolve(text)));
         let tls = self.tls(errors);
-        let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), on_loopback, BOOL_FORMAT);
+        let reflection = errors.parse(REFLECTION, self.reflection.as_deref(), grpc_on_loopback, BOOL_FORMAT);
         let database_max_connections = errors.parse(
             DATABASE_MAX_CONNECTIONS,
             self.database_max_connections.as_deref(),
@@ -232,6 +248,8 @@ impl ServeArgs {
         Some(ServerSettings {
             listen: listen?,
             health_listen,
+            http_listen,
+            http_allowed_origins: http_allowed_origins?,
             tls,
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
@@ -253,7 +271,7 @@ impl ServeArgs {
         })
     }
 
-    fn check_authentication(&self, errors: &mut ConfigErrors, on_loopback: bool) {
+    fn check_authentication(&self, errors: &mut ConfigErrors, listen: Setting, on_loopback: bool) {
         let allowed = self.allow_unauthenticated.as_deref();
         let allowed = errors.parse(ALLOW_UNAUTHENTICATED, allowed, false, BOOL_FORMAT);
         match &self.tokens_file {
@@ -263,12 +281,26 @@ impl ServeArgs {
                 }
             }
             None if !on_loopback && allowed == Some(false) => errors.add(
-                LISTEN,
+                listen,
                 "callers need no credential and others can reach this address: set --tokens-file, use a loopback \
                  address, or pass --allow-unauthenticated",
             ),
             None => {}
         }
+    }
+
+    fn http_allowed_origins(&self, errors: &mut ConfigErrors) -> Option<Vec<WebOrigin>> {
+        let (text, expected) = (
+            self.http_allowed_origins.as_deref(),
+            "origins without a path, separated by commas, such as https://admin.example.com",
+        );
+        errors.parse_with(HTTP_ALLOWED_ORIGINS, text, Vec::new(), expected, |text| {
+            text.split(',')
+                .map(str::trim)
+                .filter(|origin| !origin.is_empty())
+                .map(|origin| origin.parse().ok())
+                .collect()
+        })
     }
 
     /// Returns `None` for plaintext, and after an error.

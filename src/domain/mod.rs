@@ -35,6 +35,7 @@ pub mod tenant;
 pub mod text;
 pub mod unicode;
 pub mod validation;
+pub mod web_origin;
 
 pub use api_key::{ApiKey, KeyStatus, KeyVerdict};
 pub use argon2_params::Argon2Params;
@@ -58,3 +59,4 @@ pub use slug::{Slug, TenantSlug};
 pub use tenant::{ListTenants, Tenant, TenantChange, TenantUpdate};
 pub use text::{Description, DisplayName};
 pub use validation::{InvalidValue, Reason, Violation, Violations};
+pub use web_origin::WebOrigin;

@@ -1,7 +1,7 @@
 //! The gRPC layer: handlers, conversions, authorization, error mapping and tower layers.
 //!
-//! A handler converts the request, calls one service method and converts its output; it decides nothing. Only this module
-//! and `server` use tonic and prost.
+//! A handler converts the request, calls one service method and converts its output; it decides nothing. Only this module,
+//! `http` and `server` use tonic and prost.
 
 mod auth;
 mod call_tasks;
@@ -25,6 +25,7 @@ pub use connection::{Connection, PeerAddress, STREAM_ABORT};
 pub use fair_limit::FairLimit;
 pub use handler::Handler;
 pub use health_service::HealthService;
+pub use message_cost::MAX_NESTED_MESSAGES;
 
 /// The generated messages, clients and servers.
 #[expect(

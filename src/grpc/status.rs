@@ -21,7 +21,7 @@ const MAX_DETAILS_BYTES: usize = 6 * 1024;
 const MAX_VIOLATIONS: usize = 50;
 /// The field of the violation that counts the omitted ones.
 const TRUNCATION_FIELD: &str = "…";
-const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
@@ -82,6 +82,11 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     status
 }
 
+/// Returns the status of a request that is refused before it becomes a call, and so has no trace.
+pub fn of_refused_request(error: Error) -> Status {
+    from_error(error, TraceId::INVALID)
+}
+
 /// Logs the cause of an error, if it has one, and returns what the client sees.
 pub fn report(error: Error) -> RpcError {
     match &error {
@@ -113,7 +118,9 @@ impl From<Error> for RpcError {
                 return Self { code: Code::Unimplemented, message: String::new(), details: ErrorDetails::new() };
             }
             Error::Overloaded => (Code::ResourceExhausted, retry_info("OVERLOADED", RETRY_OVERLOADED)),
-            // gRPC itself would refuse it, and has no details for it.
+            // gRPC itself would refuse these, and has no details for them.
+            Error::MalformedMessage(_) => (Code::InvalidArgument, ErrorDetails::new()),
+            Error::UnsupportedEncoding(_) => (Code::Unimplemented, ErrorDetails::new()),
             Error::MessageTooLarge { .. } | Error::TooManyNestedMessages => {
                 (Code::ResourceExhausted, ErrorDetails::new())
             }

@@ -1,5 +1,5 @@
-//! The byte stream of a client that has sent the HTTP/2 preface. hyper has no timeout for the preface, so an idle socket
-//! would stay open forever.
+//! The byte stream of a client whose first bytes have been read, which tell the version of HTTP. hyper has no timeout for
+//! them, so an idle socket would stay open forever.
 //!
 //! A client that does not read is not read from either: responses to what it sends would only pile up in memory.
 
@@ -14,33 +14,55 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::grpc::Connection;
 
-/// The first bytes of every client, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
+/// The first bytes of every HTTP/2 client, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Yields the preface again to its reader, then the rest of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HttpVersion {
+    Http1,
+    Http2,
+}
+
+/// What was read of a stream to determine its version of HTTP: the preface, or the beginning of an HTTP/1 request.
+#[derive(Debug)]
+pub(super) struct FirstBytes {
+    bytes: [u8; PREFACE.len()],
+    length: usize,
+}
+
+impl FirstBytes {
+    /// Reads the preface, or up to the first byte that differs from it.
+    pub async fn read(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut first = Self { bytes: [0; PREFACE.len()], length: 0 };
+        while first.length < PREFACE.len() && first.version() == HttpVersion::Http2 {
+            match io.read(&mut first.bytes[first.length..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => first.length += count,
+            }
+        }
+        Ok(first)
+    }
+
+    pub fn version(&self) -> HttpVersion {
+        if PREFACE.starts_with(&self.bytes[..self.length]) { HttpVersion::Http2 } else { HttpVersion::Http1 }
+    }
+}
+
+/// Yields the first bytes again to its reader, then the rest of the stream.
 #[derive(Debug)]
 pub(super) struct ClientStream<Io> {
     io: Io,
-    /// The part of the preface that the reader has not read yet.
-    unread_preface: &'static [u8],
+    first: FirstBytes,
+    /// How many of the first bytes the reader has read again.
+    replayed: usize,
     connection: Arc<Connection>,
     is_write_blocked: bool,
 }
 
-/// Reads the preface.
-pub(super) async fn read_preface<Io: AsyncRead + Unpin>(io: &mut Io) -> io::Result<()> {
-    let mut received = [0; PREFACE.len()];
-    io.read_exact(&mut received).await?;
-    if received != *PREFACE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak HTTP/2"));
-    }
-    Ok(())
-}
-
 impl<Io: Unpin> ClientStream<Io> {
-    /// `io` is positioned after the preface.
-    pub(super) const fn new(io: Io, connection: Arc<Connection>) -> Self {
-        Self { io, unread_preface: PREFACE, connection, is_write_blocked: false }
+    /// `io` is positioned after the first bytes.
+    pub(super) const fn new(io: Io, first: FirstBytes, connection: Arc<Connection>) -> Self {
+        Self { io, first, replayed: 0, connection, is_write_blocked: false }
     }
 
     fn record_write<T>(&mut self, result: Poll<T>) -> Poll<T> {
@@ -62,12 +84,13 @@ impl<Io: AsyncRead + Unpin> AsyncRead for ClientStream<Io> {
             // The write that is pending wakes the connection's task, which reads again after it.
             return Poll::Pending;
         }
-        if self.unread_preface.is_empty() {
+        let unread = self.first.length - self.replayed;
+        if unread == 0 {
             return Pin::new(&mut self.io).poll_read(context, buffer);
         }
-        let (now, later) = self.unread_preface.split_at(self.unread_preface.len().min(buffer.remaining()));
-        buffer.put_slice(now);
-        self.unread_preface = later;
+        let end = self.replayed + unread.min(buffer.remaining());
+        buffer.put_slice(&self.first.bytes[self.replayed..end]);
+        self.replayed = end;
         Poll::Ready(Ok(()))
     }
 }
@@ -98,5 +121,24 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for ClientStream<Io> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn version(mut sent: &[u8]) -> io::Result<(HttpVersion, usize)> {
+        let first = FirstBytes::read(&mut sent).await?;
+        Ok((first.version(), first.length))
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_http_2_and_everything_else_http_1() {
+        assert_eq!(version(PREFACE).await.unwrap(), (HttpVersion::Http2, 24));
+        for http_1 in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"POST /x HTTP/1.1\r\n", b"PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n--"] {
+            assert_eq!(version(http_1).await.unwrap().0, HttpVersion::Http1);
+        }
+        assert!(version(&PREFACE[..23]).await.is_err() && version(b"").await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Serves one connection: HTTP/2 over the tower services, and the reasons to close it before its client does.
+//! Serves one connection: HTTP over the tower services, and the reasons to close it before its client does.
 //!
 //! tonic's own server has none of the latter, and no way to reset a stream whose response is not read.
 
@@ -10,9 +10,14 @@ use std::{
 
 use futures_util::future::abortable;
 use http::Request;
-use hyper::{body::Incoming, rt::Executor, server::conn::http2::Builder};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -23,13 +28,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::client_stream::ClientStream;
+use super::client_stream::{ClientStream, FirstBytes, HttpVersion};
 use crate::grpc::{Connection, STREAM_ABORT, layers::InnerService};
 
 /// These bound the cost of one connection. hyper leaves most of them unlimited.
 const MAX_CONCURRENT_STREAMS: u32 = 256;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 256;
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// The same for HTTP/1, with the request line.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// What HTTP/1 reads ahead, and what of a response waits in it.
+const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 /// How much of a message a client may send before the server reads it.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -43,14 +52,16 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a connection may last, and parts of it.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionTimes {
-    /// At this age GOAWAY is sent.
+    /// At this age GOAWAY is sent. In HTTP/1 the connection closes after the next response.
     pub max_age: Duration,
-    /// How long the connection may stay open after GOAWAY.
+    /// How long the connection may stay open after that.
     pub grace: Duration,
     /// Without a call for this long, GOAWAY is sent.
     pub idle_timeout: Duration,
     /// How long a client may take to read a response.
     pub response_timeout: Duration,
+    /// How long an HTTP/1 client may take to send the head of its next request.
+    pub head_timeout: Duration,
     /// When the client's certificate expires.
     pub expires_in: Option<Duration>,
 }
@@ -58,6 +69,7 @@ pub(super) struct ConnectionTimes {
 /// Serves until the client disconnects, or there is a reason to close. After `stop` the calls in flight finish.
 pub(super) async fn serve_connection<Io>(
     io: Io,
+    first: FirstBytes,
     connection: Arc<Connection>,
     service: impl InnerService,
     times: ConnectionTimes,
@@ -66,12 +78,30 @@ pub(super) async fn serve_connection<Io>(
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shared = Arc::clone(&connection);
-    let service = service.map_request(move |mut request: Request<Incoming>| {
+    let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&shared));
         request.map(Body::new)
-    });
-    let io = TokioIo::new(ClientStream::new(io, Arc::clone(&connection)));
-    let mut serving = pin!(http2().serve_connection(io, TowerToHyperService::new(service)));
+    }));
+    let version = first.version();
+    let io = TokioIo::new(ClientStream::new(io, first, Arc::clone(&connection)));
+    match version {
+        HttpVersion::Http1 => {
+            let serving = http1(times.head_timeout).serve_connection(io, service);
+            serve_until_closed(serving, connection, times, stop).await;
+        }
+        HttpVersion::Http2 => {
+            serve_until_closed(http2().serve_connection(io, service), connection, times, stop).await;
+        }
+    }
+}
+
+async fn serve_until_closed(
+    serving: impl GracefulConnection<Error = hyper::Error>,
+    connection: Arc<Connection>,
+    times: ConnectionTimes,
+    stop: CancellationToken,
+) {
+    let mut serving = pin!(serving);
     let mut lifetime = Lifetime { connection, times, started_at: Instant::now(), went_away_at: None };
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,8 +132,18 @@ pub(super) async fn serve_connection<Io>(
     }
 }
 
-fn http2() -> Builder<StreamExecutor> {
-    let mut builder = Builder::new(StreamExecutor);
+fn http1(head_timeout: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_HTTP1_BUFFER_BYTES);
+    builder
+}
+
+fn http2() -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     StartError,
-    client_stream::read_preface,
+    client_stream::{FirstBytes, HttpVersion},
     connection::{ConnectionTimes, serve_connection},
     tls,
 };
@@ -25,7 +25,7 @@ use crate::{
     telemetry::LogLimiter,
 };
 
-/// Maximum time of the TLS handshake and the HTTP/2 preface together. Slower connections are closed.
+/// Maximum time of the TLS handshake and the first bytes together. Slower connections are closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay after a failed accept, for example when the process has no file descriptor left.
 pub(super) const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(100);
@@ -59,9 +59,18 @@ impl BoundListener {
     }
 }
 
+/// The versions of HTTP that a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Versions {
+    /// For gRPC.
+    Http2,
+    Http1AndHttp2,
+}
+
 /// What the connections of a listener have in common.
 #[derive(Clone)]
 pub(super) struct Acceptor {
+    pub versions: Versions,
     /// Shared by all listeners.
     pub connections: FairLimit<PeerAddress>,
     /// `None` for plaintext.
@@ -107,16 +116,17 @@ impl Acceptor {
         // Fails if the client has disconnected already; the handshake then fails too.
         let _ = socket.set_nodelay(true);
         match self.tls.clone() {
-            None => self.preface_and_serve(async { Ok(socket) }, |_| None, peer, service).await,
+            None => self.read_first_and_serve(async { Ok(socket) }, |_| None, peer, service).await,
             Some(config) => {
                 // The certificates that are in force at this moment.
-                let handshake = TlsAcceptor::from(Arc::clone(&config.borrow())).accept(socket);
-                self.preface_and_serve(handshake, tls::client_certificate, peer, service).await;
+                let config = tls::for_versions(&config.borrow(), self.versions);
+                let handshake = TlsAcceptor::from(config).accept(socket);
+                self.read_first_and_serve(handshake, tls::client_certificate, peer, service).await;
             }
         }
     }
 
-    async fn preface_and_serve<Io>(
+    async fn read_first_and_serve<Io>(
         mut self,
         handshake: impl Future<Output = io::Result<Io>>,
         client_certificate: impl FnOnce(&Io) -> Option<CertificateDer<'static>>,
@@ -125,16 +135,20 @@ impl Acceptor {
     ) where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let with_preface = async {
+        let versions = self.versions;
+        let with_first_bytes = async {
             let mut io = handshake.await?;
-            read_preface(&mut io).await?;
-            Ok::<_, io::Error>(io)
+            let first = FirstBytes::read(&mut io).await?;
+            if versions == Versions::Http2 && first.version() != HttpVersion::Http2 {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak HTTP/2"));
+            }
+            Ok((io, first))
         };
         // At debug level, so that clients cannot flood the log.
-        let io = match self.stop.run_until_cancelled(timeout(HANDSHAKE_TIMEOUT, with_preface)).await {
-            Some(Ok(Ok(io))) => io,
-            Some(Ok(Err(error))) => return tracing::debug!(%error, "Connection closed before the HTTP/2 preface"),
-            Some(Err(_elapsed)) => return tracing::debug!("Connection closed: no HTTP/2 preface in time"),
+        let (io, first) = match self.stop.run_until_cancelled(timeout(HANDSHAKE_TIMEOUT, with_first_bytes)).await {
+            Some(Ok(Ok(opened))) => opened,
+            Some(Ok(Err(error))) => return tracing::debug!(%error, "Connection closed before its first request"),
+            Some(Err(_elapsed)) => return tracing::debug!("Connection closed: no request in time"),
             None => return,
         };
         let certificate = client_certificate(&io);
@@ -143,7 +157,7 @@ impl Acceptor {
         self.times.expires_in = not_after.map(|at| (at - self.clock.now()).try_into().unwrap_or_default());
         let sans = certificate.as_ref().map(certificate_sans).unwrap_or_default();
         let connection = Arc::new(Connection::new(peer, sans));
-        serve_connection(io, connection, service, self.times, self.stop).await;
+        serve_connection(io, first, connection, service, self.times, self.stop).await;
     }
 }
 

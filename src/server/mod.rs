@@ -14,12 +14,20 @@ mod tls;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tower::ServiceBuilder;
+use tower::{Layer as _, ServiceBuilder};
 
-use self::{connection::ConnectionTimes, health::Health, listener::Acceptor};
+use self::{
+    connection::ConnectionTimes,
+    health::Health,
+    listener::{Acceptor, Versions},
+};
 pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::{
     config::{ServerSettings, service_credentials},
@@ -33,6 +41,7 @@ use crate::{
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
     },
+    http::{Browsers, HttpService},
     secrets::{Hasher, HashingSettings},
     service::{CatalogService, Clock, TenantService},
     store::Store,
@@ -81,13 +90,16 @@ pub fn bind(address: SocketAddr) -> Result<BoundListener, StartError> {
 /// A running server. Dropping it without [`Server::stop`] leaves it running.
 pub struct Server {
     pub address: SocketAddr,
+    /// `None` unless HTTP is served.
+    pub http_address: Option<SocketAddr>,
     store: Store,
     calls: CallTasks,
     health: Health,
     shutdown_delay: Duration,
     background: Vec<JoinHandle<()>>,
     stop: CancellationToken,
-    serve_task: JoinHandle<()>,
+    /// Of gRPC and of HTTP.
+    serve_tasks: JoinSet<()>,
 }
 
 /// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
@@ -99,12 +111,13 @@ pub fn start(
     clock: Clock,
 ) -> Result<Server, StartError> {
     let health_bound = settings.health_listen.map(BoundListener::bind).transpose()?;
+    let http_bound = settings.http_listen.map(BoundListener::bind).transpose()?;
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
     let store = Store::new(database.clone(), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
     let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
-    let calls = CallTasks::default();
-    let authenticator = authenticator(settings, &tenants, &calls)?;
+    let tasks = CallTasks::default();
+    let authenticator = authenticator(settings, &tenants, &tasks)?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
     let acceptor = acceptor(settings, tls, clock, stop.clone());
@@ -113,14 +126,14 @@ pub fn start(
     let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
-        let service = layered(Routes::new(health.service()), settings, None, None);
+        let service = grpc_only(layered(Routes::new(health.service()), settings, None, None));
         let plaintext = Acceptor { tls: None, ..acceptor.clone() };
         background.push(tokio::spawn(plaintext.serve(bound, service)));
     }
     register_gauges(&health, &store, &tenants);
 
-    let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, calls.clone())))
-        .add_service(PackageCatalogServer::new(Handler::new(catalog, calls.clone())))
+    let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, tasks.clone())))
+        .add_service(PackageCatalogServer::new(Handler::new(catalog, tasks.clone())))
         .add_service(health.service());
     if settings.reflection {
         routes = routes
@@ -128,12 +141,22 @@ pub fn start(
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES));
     }
     let address = bound.address;
-    let service = layered(routes, settings, authenticator, rate_limiter);
-    let serve_task = tokio::spawn(acceptor.serve(bound, service));
-    Ok(Server { address, store, calls, health, shutdown_delay: settings.shutdown_delay, background, stop, serve_task })
+    let calls = layered(routes, settings, authenticator, rate_limiter);
+    let mut serve_tasks = JoinSet::new();
+    let http_address = http_bound.as_ref().map(|bound| bound.address);
+    if let Some(bound) = http_bound {
+        tracing::info!(address = %bound.address, "HTTP is served on {}", bound.address);
+        let browsers = Browsers::new(settings.http_allowed_origins.clone(), bound.address);
+        let service = HttpService::new(calls.clone(), browsers, health.readiness());
+        let acceptor = Acceptor { versions: Versions::Http1AndHttp2, ..acceptor.clone() };
+        serve_tasks.spawn(acceptor.serve(bound, service));
+    }
+    serve_tasks.spawn(acceptor.serve(bound, grpc_only(calls)));
+    let shutdown_delay = settings.shutdown_delay;
+    Ok(Server { address, http_address, store, calls: tasks, health, shutdown_delay, background, stop, serve_tasks })
 }
 
-/// Puts the layers around the routes of one address. Its limits on calls are its own.
+/// Puts the layers around routes. The addresses that share the result share its limits on calls.
 fn layered(
     routes: Routes,
     settings: &ServerSettings,
@@ -141,12 +164,16 @@ fn layered(
     rate_limiter: Option<CallerRateLimiter>,
 ) -> impl InnerService {
     ServiceBuilder::new()
-        .layer(MiddlewareLayer(GrpcOnly))
         .layer(MiddlewareLayer(CallContextMiddleware::default()))
         .layer(MiddlewareLayer(authenticator))
         .layer(MiddlewareLayer(rate_limiter))
         .layer(MiddlewareLayer(limits::admission(settings)))
         .service(routes.prepare())
+}
+
+/// For an address of gRPC.
+fn grpc_only(calls: impl InnerService) -> impl InnerService {
+    MiddlewareLayer(GrpcOnly).layer(calls)
 }
 
 fn acceptor(
@@ -161,9 +188,10 @@ fn acceptor(
         grace: bounds.connection_grace,
         idle_timeout: bounds.connection_idle_timeout,
         response_timeout: bounds.response_timeout,
+        head_timeout: bounds.http1_head_timeout,
         expires_in: None,
     };
-    Acceptor { connections: limits::connections(settings), tls, times, clock, stop }
+    Acceptor { versions: Versions::Http2, connections: limits::connections(settings), tls, times, clock, stop }
 }
 
 fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Result<TenantService, StartError> {
@@ -236,15 +264,17 @@ impl Server {
         tokio::time::sleep(self.shutdown_delay).await;
         self.background.iter().for_each(JoinHandle::abort);
         self.stop.cancel();
-        let abort = self.serve_task.abort_handle();
-        match timeout(DRAIN_TIMEOUT, self.serve_task).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "The server task panicked"),
-            Err(_elapsed) => {
-                abort.abort();
-                tracing::warn!("Some connections did not close in time; they end with the process");
+        let served = async {
+            while let Some(result) = self.serve_tasks.join_next().await {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "The server task panicked");
+                }
             }
+        };
+        if timeout(DRAIN_TIMEOUT, served).await.is_err() {
+            tracing::warn!("Some connections did not close in time; they end with the process");
         }
+        self.serve_tasks.abort_all();
         if timeout(TASKS_TIMEOUT, self.calls.wait_until_idle()).await.is_err() {
             tracing::warn!("Some calls did not finish in time");
         }

@@ -14,9 +14,10 @@ use time::OffsetDateTime;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::server::TlsStream;
 
-use super::reload;
+use super::{listener::Versions, reload};
 use crate::config::{TlsFileError, TlsFiles, TlsSettings};
 
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 const ALPN_HTTP2: &[u8] = b"h2";
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,18 @@ fn load(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
         config.send_tls13_tickets = 0;
     }
     Ok(config)
+}
+
+/// Returns the configuration of a listener that serves these versions of HTTP. The copy shares keys and sessions.
+pub(super) fn for_versions(config: &Arc<ServerConfig>, versions: Versions) -> Arc<ServerConfig> {
+    match versions {
+        Versions::Http2 => Arc::clone(config),
+        Versions::Http1AndHttp2 => {
+            let mut config = ServerConfig::clone(config);
+            config.alpn_protocols.push(ALPN_HTTP1.to_vec());
+            Arc::new(config)
+        }
+    }
 }
 
 /// Returns the last moment at which the certificate is valid. `None` if it is malformed.

@@ -16,7 +16,8 @@ use super::{
     call_context::CallContext,
     held_response::ResponseHolder,
     middleware::{CallFuture, InnerService, Middleware},
-    request_message::{MessageLimits, PREFIX_BYTES},
+    request_message::{Framing, MessageLimits, PREFIX_BYTES},
+    transcoding::{Transcoding, with_prefix},
 };
 use crate::{
     domain::Caller,
@@ -116,7 +117,19 @@ async fn receive(
     payer: &Payer,
     max_bytes: usize,
 ) -> Result<(Share<Payer>, usize)> {
-    let (message, share) = limits.receive(std::mem::take(request.body_mut()), payer, max_bytes).await?;
+    let body = std::mem::take(request.body_mut());
+    let (message, share) = match request.extensions().get::<Transcoding>() {
+        None => limits.receive(body, Framing::Grpc, payer, max_bytes).await?,
+        Some(Transcoding(transcoder)) => {
+            let (received, mut share) = limits.receive(body, Framing::None, payer, max_bytes).await?;
+            let message = transcoder.decode_request(received)?;
+            if message.len() > max_bytes {
+                return Err(Error::MessageTooLarge { max_bytes });
+            }
+            share.set(message.len());
+            (with_prefix(&message), share)
+        }
+    };
     let encoded = message.get(PREFIX_BYTES..).unwrap_or_default();
     let nested = count_nested_messages(request.uri().path(), encoded).map_err(|_| Error::TooManyNestedMessages)?;
     *request.body_mut() = Body::new(Full::new(message));
@@ -148,8 +161,16 @@ impl Middleware for Admission {
             let trace_id =
                 request.extensions().get::<CallContext>().map_or(TraceId::INVALID, |context| context.trace_id);
             let is_read = is_read(request.uri().path());
+            let transcoding = request.extensions().get::<Transcoding>().cloned();
             let result = match admission.admit(&mut request).await {
-                Ok(holder) => holder.hold(inner.call(request).await?, is_read),
+                Ok(holder) => {
+                    let response = inner.call(request).await?;
+                    let response = match transcoding {
+                        None => response,
+                        Some(transcoding) => response.map(|body| transcoding.encode_body(body, trace_id)),
+                    };
+                    holder.hold(response, is_read)
+                }
                 Err(error) => Err(error),
             };
             Ok(result.unwrap_or_else(|error| status::from_error(error, trace_id).into_http()))

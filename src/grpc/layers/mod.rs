@@ -1,5 +1,6 @@
 //! The tower layers around every call, from the outside in: `grpc_only`, `call_context` (with `call_metrics` and
-//! `refusal_log`), `authentication`, `rate_limit`, `admission` (with `request_message` and `held_response`). They run before
+//! `refusal_log`), `authentication`, `rate_limit`, `admission` (with `request_message`, `transcoding` and
+//! `held_response`). They run before
 //! the request is decoded.
 
 pub mod admission;
@@ -12,5 +13,6 @@ mod middleware;
 pub mod rate_limit;
 pub mod refusal_log;
 pub mod request_message;
+pub mod transcoding;
 
 pub use middleware::{InnerService, MiddlewareLayer};

@@ -19,6 +19,24 @@ use super::admission::Payer;
 /// Each gRPC message begins with a compression flag and its length ("gRPC over HTTP2", Length-Prefixed-Message).
 pub const PREFIX_BYTES: usize = 5;
 
+/// How the body of a request contains its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// After a prefix that announces its length.
+    Grpc,
+    /// The body is the message.
+    None,
+}
+
+impl Framing {
+    const fn prefix_bytes(self) -> usize {
+        match self {
+            Self::Grpc => PREFIX_BYTES,
+            Self::None => 0,
+        }
+    }
+}
+
 /// The limits on messages that are being received.
 #[derive(Debug, Clone)]
 pub struct MessageLimits {
@@ -34,9 +52,15 @@ impl MessageLimits {
     /// # Errors
     /// [`Error::MessageTooLarge`], as soon as the prefix announces it; [`Error::DeadlineExceeded`] if the message does not
     /// arrive in time; [`Error::Overloaded`]; [`Error::Cancelled`] if the client disconnects.
-    pub async fn receive(&self, body: Body, payer: &Payer, max_bytes: usize) -> Result<(Bytes, Share<Payer>)> {
+    pub async fn receive(
+        &self,
+        body: Body,
+        framing: Framing,
+        payer: &Payer,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Share<Payer>)> {
         let share = self.bytes.try_acquire(payer, 0).ok_or(Error::Overloaded)?;
-        let mut message = IncomingMessage { body, received: BytesMut::new(), share, max_bytes };
+        let mut message = IncomingMessage { body, framing, received: BytesMut::new(), share, max_bytes };
         // Usually the message has arrived with the headers of its call.
         if let Some(result) = message.receive().now_or_never() {
             result?;
@@ -50,6 +74,7 @@ impl MessageLimits {
 
 struct IncomingMessage {
     body: Body,
+    framing: Framing,
     received: BytesMut,
     share: Share<Payer>,
     max_bytes: usize,
@@ -73,11 +98,13 @@ impl IncomingMessage {
     }
 
     fn check_size(&self) -> Result<()> {
-        let announced = self
-            .received
-            .first_chunk::<PREFIX_BYTES>()
-            .map_or(0, |[_flag, length @ ..]| usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX));
-        let received = self.received.len().saturating_sub(PREFIX_BYTES);
+        let announced = match self.received.first_chunk::<PREFIX_BYTES>() {
+            Some([_flag, length @ ..]) if self.framing == Framing::Grpc => {
+                usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX)
+            }
+            _ => 0,
+        };
+        let received = self.received.len().saturating_sub(self.framing.prefix_bytes());
         if announced.max(received) > self.max_bytes {
             return Err(Error::MessageTooLarge { max_bytes: self.max_bytes });
         }
@@ -128,32 +155,40 @@ mod tests {
         let limits = limits();
         let message = frame(3, 3);
         let body = || Body::new(Full::new(Bytes::from(message.clone())));
-        let (received, share) = limits.receive(body(), &payer(1), MAX).await.unwrap();
+        let (received, share) = limits.receive(body(), Framing::Grpc, &payer(1), MAX).await.unwrap();
         assert_eq!((&received[..], share.amount()), (&message[..], message.len()));
         assert!(limits.bytes.try_acquire(&payer(1), 200).is_none());
         drop(share);
         assert!(limits.bytes.try_acquire(&payer(1), 200).is_some());
-        assert!(limits.receive(Body::empty(), &payer(1), MAX).await.unwrap().0.is_empty());
+        assert!(limits.receive(Body::empty(), Framing::Grpc, &payer(1), MAX).await.unwrap().0.is_empty());
     }
 
     #[tokio::test]
     async fn a_message_that_announces_too_much_is_refused_at_its_prefix() {
-        let refused = limits().receive(unfinished(frame(101, 0)), &payer(1), MAX).await;
+        let refused = limits().receive(unfinished(frame(101, 0)), Framing::Grpc, &payer(1), MAX).await;
         assert!(matches!(refused, Err(Error::MessageTooLarge { max_bytes: MAX })));
-        let refused = limits().receive(unfinished(frame(1, 101)), &payer(1), MAX).await;
+        let refused = limits().receive(unfinished(frame(1, 101)), Framing::Grpc, &payer(1), MAX).await;
         assert!(matches!(refused, Err(Error::MessageTooLarge { .. })), "more than announced");
+        // Without a prefix, the same bytes are the message.
+        let refused = limits().receive(unfinished(vec![b'{'; MAX + 1]), Framing::None, &payer(1), MAX).await;
+        assert!(matches!(refused, Err(Error::MessageTooLarge { max_bytes: MAX })));
+        let body = Body::new(Full::new(Bytes::from(vec![0xff; MAX])));
+        assert_eq!(limits().receive(body, Framing::None, &payer(1), MAX).await.unwrap().0.len(), MAX);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_does_not_arrive_ends_after_its_time_and_occupies_only_its_callers_share() {
         let limits = limits();
         let first = payer(1);
-        let late = limits.receive(unfinished(frame(100, 99)), &first, MAX);
+        let late = limits.receive(unfinished(frame(100, 99)), Framing::Grpc, &first, MAX);
         let meanwhile = async {
-            let refused = limits.receive(unfinished(frame(100, 0)), &payer(1), MAX).await;
+            let refused = limits.receive(unfinished(frame(100, 0)), Framing::Grpc, &payer(1), MAX).await;
             assert!(matches!(refused, Err(Error::Overloaded)), "the caller has an incomplete message already");
-            limits.receive(Body::new(Full::new(Bytes::from(frame(90, 90)))), &payer(1), MAX).await.unwrap();
-            let other = limits.receive(unfinished(frame(100, 99)), &payer(2), MAX).await;
+            limits
+                .receive(Body::new(Full::new(Bytes::from(frame(90, 90)))), Framing::Grpc, &payer(1), MAX)
+                .await
+                .unwrap();
+            let other = limits.receive(unfinished(frame(100, 99)), Framing::Grpc, &payer(2), MAX).await;
             assert!(matches!(other, Err(Error::DeadlineExceeded)));
         };
         let (late, ()) = tokio::join!(late, meanwhile);
@@ -165,7 +200,7 @@ mod tests {
         let limits = limits();
         let _held = limits.bytes.try_acquire(&payer(1), 150).unwrap();
         let message = || Body::new(Full::new(Bytes::from(frame(90, 90))));
-        assert!(matches!(limits.receive(message(), &payer(1), MAX).await, Err(Error::Overloaded)));
-        limits.receive(message(), &payer(2), MAX).await.unwrap();
+        assert!(matches!(limits.receive(message(), Framing::Grpc, &payer(1), MAX).await, Err(Error::Overloaded)));
+        limits.receive(message(), Framing::Grpc, &payer(2), MAX).await.unwrap();
     }
 }

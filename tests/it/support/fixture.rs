@@ -62,6 +62,8 @@ pub fn settings() -> ServerSettings {
     ServerSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         health_listen: None,
+        http_listen: None,
+        http_allowed_origins: Vec::new(),
         tls: None,
         tokens_file: None,
         reflection: true,

@@ -1,0 +1,151 @@
+//! A failed call in the form of each dialect: the HTTP status, headers and JSON of a gRPC status.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use prost::Message as _;
+use prost_types::Any;
+use serde_json::{Value, json};
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt as _;
+
+use super::{
+    json,
+    refusal::{Dialect, json_response},
+};
+use crate::{
+    error::Error,
+    grpc::status::{RETRY_PUSHBACK, code_name, of_refused_request},
+};
+
+#[derive(Debug)]
+pub(super) struct Failure(Status);
+
+impl Failure {
+    pub const fn new(status: Status) -> Self {
+        Self(status)
+    }
+
+    /// The failure of a request that does not become a call.
+    pub fn of(error: Error) -> Self {
+        Self(of_refused_request(error))
+    }
+
+    /// `fields` maps the names of fields to those of the caller, in the dialect of the platform.
+    pub fn into_response(self, dialect: Dialect, fields: &[(&str, &str)]) -> Response<Body> {
+        let (status, body) = match dialect {
+            Dialect::Connect => (http_status(self.0.code()), self.connect_error()),
+            Dialect::Platform => self.platform_error(fields),
+        };
+        let mut response = json_response(status, &body);
+        response.headers_mut().extend(self.headers());
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, section 15.5.2, requires it.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    /// The error in JSON as in <https://connectrpc.com/docs/protocol/#error-end-stream>.
+    pub fn connect_error(&self) -> Value {
+        let mut error = json!({ "code": connect_code(self.0.code()) });
+        if !self.0.message().is_empty() {
+            error["message"] = self.0.message().into();
+        }
+        let details: Vec<Value> = self.details().iter().map(connect_detail).collect();
+        if !details.is_empty() {
+            error["details"] = details.into();
+        }
+        error
+    }
+
+    /// When to retry.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let retry_delay = self.0.get_details_retry_info().and_then(|info| info.retry_delay);
+        if let Some(delay) = retry_delay {
+            // Whole seconds, rounded up.
+            let seconds = delay.as_millis().div_ceil(1_000).max(1);
+            headers.extend(HeaderValue::try_from(seconds.to_string()).ok().map(|value| (header::RETRY_AFTER, value)));
+        }
+        if let Some(pushback) = self.0.metadata().as_ref().get(RETRY_PUSHBACK) {
+            headers.insert(HeaderName::from_static(RETRY_PUSHBACK), pushback.clone());
+        }
+        headers
+    }
+
+    fn details(&self) -> Vec<Any> {
+        tonic_types::pb::Status::decode(self.0.details()).map(|status| status.details).unwrap_or_default()
+    }
+
+    fn platform_error(&self, fields: &[(&str, &str)]) -> (StatusCode, Value) {
+        let info = self.0.get_details_error_info();
+        let (status, reason) = match (&info, self.0.code()) {
+            (Some(info), code) => (http_status(code), info.reason.as_str()),
+            // Without a reason: the message is too large, or cannot be read.
+            (None, Code::ResourceExhausted) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
+            (None, Code::InvalidArgument) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+            (None, code) => (http_status(code), code_name(code)),
+        };
+        let mut error = json!({
+            "status": "error",
+            "statusCode": status.as_u16(),
+            "error": reason,
+            "message": self.0.message(),
+        });
+        if let Some(bad_request) = self.0.get_details_bad_request() {
+            let renamed = |name: &str| {
+                let known = fields.iter().find(|(field, _)| *field == name);
+                known.map_or_else(|| name.to_owned(), |(_, callers)| (*callers).to_owned())
+            };
+            let violations = bad_request.field_violations.iter().map(|violation| {
+                json!({
+                    "field": renamed(&violation.field),
+                    "reason": violation.reason,
+                    "description": violation.description,
+                })
+            });
+            if let [only] = bad_request.field_violations.as_slice() {
+                error["message"] = format!("{} {}", renamed(&only.field), only.description).into();
+            }
+            error["fields"] = violations.collect();
+        }
+        (status, error)
+    }
+}
+
+fn connect_detail(detail: &Any) -> Value {
+    let mut json = json!({
+        "type": detail.type_url.rsplit('/').next(),
+        "value": BASE64_STANDARD_NO_PAD.encode(&detail.value),
+    });
+    if let Some(debug) = json::detail(detail) {
+        json["debug"] = debug;
+    }
+    json
+}
+
+/// The name of a code in the Connect protocol.
+fn connect_code(code: Code) -> String {
+    match code {
+        Code::Cancelled => "canceled".to_owned(),
+        code => code_name(code).to_ascii_lowercase(),
+    }
+}
+
+/// As in <https://connectrpc.com/docs/protocol/#error-codes>.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+    }
+}

@@ -1,0 +1,178 @@
+//! The RPCs and their messages in JSON, by the descriptors that reflection serves too: there is no second set of message
+//! types.
+//!
+//! The JSON form is that of protobuf (<https://protobuf.dev/programming-guides/json/>). Responses contain fields with
+//! their zero values, so that a client needs no defaults of its own.
+
+use std::{collections::HashMap, marker::PhantomData, sync::LazyLock};
+
+use prost::{Message as _, bytes::Bytes};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_types::Any;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde_json::error::Category;
+use serde_path_to_error::{Path, Track};
+
+use crate::{
+    domain::{InvalidValue, Reason, Violations},
+    error::{Error, Result},
+    grpc::{MAX_NESTED_MESSAGES, pb},
+};
+
+/// The package of the RPCs that are served. Health has paths of its own, and reflection describes gRPC.
+const PACKAGE: &str = "turnkey.v1";
+/// How deep the JSON of a request may be nested. A level of a JSON object is three in protobuf, whose decoder permits 100.
+const MAX_DEPTH: usize = 32;
+
+/// An RPC and its messages.
+#[derive(Debug)]
+pub(super) struct Rpc {
+    /// As in `/turnkey.v1.PackageCatalog/GetPackage`.
+    pub path: String,
+    pub request: MessageDescriptor,
+    pub response: MessageDescriptor,
+    pub is_server_streaming: bool,
+}
+
+// The descriptors are part of the executable. Tests check that they decode.
+static RPCS: LazyLock<HashMap<String, Rpc>> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap_or_default();
+    let methods = pool.services().filter(|service| service.package_name() == PACKAGE).flat_map(|service| {
+        let name = service.full_name().to_owned();
+        service.methods().map(move |method| (format!("/{name}/{}", method.name()), method)).collect::<Vec<_>>()
+    });
+    let rpcs = methods.filter(|(_, method)| !method.is_client_streaming()).map(|(path, method)| Rpc {
+        path,
+        request: method.input(),
+        response: method.output(),
+        is_server_streaming: method.is_server_streaming(),
+    });
+    rpcs.map(|rpc| (rpc.path.clone(), rpc)).collect()
+});
+
+/// The details of errors.
+static DETAILS: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_default());
+
+/// Decodes the descriptors, so that the first call need not wait for it.
+pub(super) fn prepare() {
+    LazyLock::force(&RPCS);
+    LazyLock::force(&DETAILS);
+}
+
+pub(super) fn find_rpc(path: &str) -> Option<&'static Rpc> {
+    RPCS.get(path)
+}
+
+/// Converts a request to protobuf.
+///
+/// # Errors
+/// Those of [`parse`].
+pub(super) fn to_protobuf(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes> {
+    Ok(parse(message.clone(), json)?.encode_to_vec().into())
+}
+
+/// Converts a response to JSON.
+pub(super) fn from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
+    let message = DynamicMessage::decode(message.clone(), protobuf).map_err(Error::internal)?;
+    let mut json = serde_json::Serializer::new(Vec::new());
+    let options = SerializeOptions::new().skip_default_fields(false);
+    message.serialize_with_options(&mut json, &options).map_err(Error::internal)?;
+    Ok(json.into_inner().into())
+}
+
+/// Returns the detail of an error in JSON; `None` if its type is unknown.
+pub(super) fn detail(detail: &Any) -> Option<serde_json::Value> {
+    let name = detail.type_url.rsplit('/').next()?;
+    let message = DynamicMessage::decode(DETAILS.get_message_by_name(name)?, detail.value.as_slice()).ok()?;
+    serde_json::to_value(message).ok()
+}
+
+/// Parses a request whose form is a Rust type.
+///
+/// # Errors
+/// Those of [`parse`].
+pub(super) fn parse_as<Request: DeserializeOwned>(json: &[u8]) -> Result<Request> {
+    parse(PhantomData::<Request>, json)
+}
+
+/// Parses a request.
+///
+/// # Errors
+/// [`Error::MalformedMessage`]; [`Error::InvalidRequest`] for an unknown field or a value of the wrong type;
+/// [`Error::TooManyNestedMessages`] if it would take too much memory.
+fn parse<'json, Seed: DeserializeSeed<'json>>(seed: Seed, json: &'json [u8]) -> Result<Seed::Value> {
+    check_cost(json)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut track = Track::new();
+    let parsed = seed.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track));
+    let parsed = parsed.map_err(|error| unreadable(&error, &track.path()))?;
+    deserializer.end().map_err(|error| malformed(&error))?;
+    Ok(parsed)
+}
+
+/// Bounds the memory that a request takes once it is parsed, before it is parsed: each value takes up to a KiB. The
+/// number of values is limited as that of nested messages in gRPC.
+fn check_cost(json: &[u8]) -> Result<()> {
+    let (mut values, mut depth, mut is_in_text, mut is_escaped) = (1_usize, 0_usize, false, false);
+    for &byte in json {
+        if is_in_text {
+            is_in_text = is_escaped || byte != b'"';
+            is_escaped = !is_escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => is_in_text = true,
+            b'{' | b'[' => {
+                values += 1;
+                depth += 1;
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => values += 1,
+            _ => {}
+        }
+        if values > MAX_NESTED_MESSAGES {
+            return Err(Error::TooManyNestedMessages);
+        }
+        if depth > MAX_DEPTH {
+            return Err(Error::MalformedMessage(format!("the JSON is nested more than {MAX_DEPTH} levels deep")));
+        }
+    }
+    Ok(())
+}
+
+fn malformed(error: &serde_json::Error) -> Error {
+    let what = if error.is_eof() { "ends too early" } else { "is malformed" };
+    Error::MalformedMessage(format!("the JSON {what} at line {} column {}", error.line(), error.column()))
+}
+
+/// The error names the field. It does not repeat the value, which may be a secret.
+fn unreadable(error: &serde_json::Error, path: &Path) -> Error {
+    if error.classify() != Category::Data {
+        return malformed(error);
+    }
+    let text = error.to_string();
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    let parent = Some(path.to_string()).filter(|path| path != ".");
+    let (field, description) = if let Some(name) = unknown_field(text) {
+        let field = parent.map_or_else(|| name.to_owned(), |parent| format!("{parent}.{name}"));
+        (field, "is not a field of this request".to_owned())
+    } else if let Some((_, oneof)) = text.split_once("multiple fields provided for oneof ") {
+        (oneof.trim_matches('\'').to_owned(), "can be set by one field only".to_owned())
+    } else {
+        let expected = text.rsplit_once(", expected ").map(|(_, expected)| format!("must be {expected}"));
+        match parent {
+            Some(field) => (field, expected.unwrap_or_else(|| "has an invalid value".to_owned())),
+            None => return Error::MalformedMessage("the JSON must be an object".to_owned()),
+        }
+    };
+    let mut violations = Violations::default();
+    violations.add(field, InvalidValue::new(Reason::BadFormat, description));
+    violations.into()
+}
+
+/// The name of an unknown field, from the message of prost-reflect or serde.
+fn unknown_field(error: &str) -> Option<&str> {
+    let quoted = |prefix, quote| error.strip_prefix(prefix)?.split_once(quote).map(|(name, _)| name);
+    quoted("unrecognized field name '", "'").or_else(|| quoted("unknown field `", "`"))
+}

@@ -1,0 +1,115 @@
+//! HTTP and JSON in front of gRPC. Each request becomes the gRPC request of the same RPC, passes the same layers and
+//! handlers, and the response is converted back. Nothing is decided here that gRPC decides: who may call, limits,
+//! deadlines, validation.
+//!
+//! [`connect`] serves every RPC by the Connect protocol, [`platform`] the two calls that the platform made before there
+//! was a gRPC API. [`browsers`] refuses the requests of web pages that are not allowed to call.
+
+mod browsers;
+mod call;
+mod connect;
+mod failure;
+mod json;
+mod lingering_body;
+mod platform;
+mod refusal;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tower::Service;
+
+use self::refusal::{Dialect, Refusal};
+use crate::grpc::{Connection, layers::InnerService};
+pub use browsers::Browsers;
+
+const HEALTHZ: &str = "/healthz";
+const LIVEZ: &str = "/livez";
+
+/// Serves HTTP with the layers and handlers of `calls`, which serve gRPC.
+#[derive(Debug, Clone)]
+pub struct HttpService<Calls> {
+    calls: Calls,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    browsers: Browsers,
+    readiness: watch::Receiver<bool>,
+}
+
+impl<Calls: InnerService> HttpService<Calls> {
+    pub fn new(calls: Calls, browsers: Browsers, readiness: watch::Receiver<bool>) -> Self {
+        json::prepare();
+        Self { calls, shared: Arc::new(Shared { browsers, readiness }) }
+    }
+}
+
+impl<Calls: InnerService> Service<Request<Body>> for HttpService<Calls> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.calls.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
+        let clone = self.calls.clone();
+        let calls = std::mem::replace(&mut self.calls, clone);
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { Ok(shared.respond(calls, request).await) })
+    }
+}
+
+impl Shared {
+    async fn respond(&self, calls: impl InnerService, request: Request<Body>) -> Response<Body> {
+        // A request that becomes no call keeps its connection from being idle, too.
+        let _in_use = request.extensions().get::<Arc<Connection>>().map(Connection::begin_call);
+        let request = lingering_body::wrap(request);
+        let origin = match self.browsers.check(&request) {
+            Ok(origin) => origin.cloned(),
+            Err(refusal) => return refusal.into_response(Dialect::Connect),
+        };
+        let mut response = match Browsers::preflight(&request) {
+            Some(response) => response,
+            None => self.route(calls, request).await,
+        };
+        // Responses contain keys.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self.browsers.expose(&mut response, origin);
+        response
+    }
+
+    async fn route(&self, calls: impl InnerService, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        if path == HEALTHZ || path == LIVEZ {
+            let is_healthy = path == LIVEZ || *self.readiness.borrow();
+            health(request.method(), is_healthy)
+        } else if let Some(call) = platform::find(path) {
+            platform::respond(calls, call, request).await
+        } else if let Some(rpc) = json::find_rpc(path) {
+            connect::respond(calls, rpc, request).await
+        } else {
+            Refusal::not_found().into_response(Dialect::Connect)
+        }
+    }
+}
+
+fn health(method: &Method, is_healthy: bool) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        return Refusal::method_not_allowed("GET, HEAD").into_response(Dialect::Connect);
+    }
+    let (status, text) =
+        if is_healthy { (StatusCode::OK, "SERVING") } else { (StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING") };
+    refusal::json_response(status, &serde_json::json!({ "status": text }))
+}

@@ -1,0 +1,93 @@
+//! Responses to requests that do not become a call, and what all responses in JSON have in common.
+
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use prost::bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use tonic::body::Body;
+
+/// The JSON form of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Connect,
+    Platform,
+}
+
+/// Why a request does not become a call.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    /// The code that a Connect client derives from the status.
+    code: &'static str,
+    reason: &'static str,
+    message: &'static str,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl Refusal {
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unimplemented", "NOT_FOUND", "there is nothing at this path")
+    }
+
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
+        let message = "this path does not support the request's method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "unknown", "METHOD_NOT_ALLOWED", message).with(header::ALLOW, allowed)
+    }
+
+    /// `supported` lists media types.
+    pub fn unsupported_media_type(supported: &'static str) -> Self {
+        const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+        let message =
+            "the content type is missing or unsupported; the header Accept-Post lists those that are supported";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unknown", "UNSUPPORTED_MEDIA_TYPE", message).with(ACCEPT_POST, supported)
+    }
+
+    pub fn unsupported_encoding() -> Self {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unimplemented", "UNSUPPORTED_ENCODING", "the request must not be compressed")
+            .with(header::ACCEPT_ENCODING, "identity")
+    }
+
+    pub fn foreign_origin() -> Self {
+        let message = "pages of this origin may not call; TURNKEY_HTTP_ALLOWED_ORIGINS names those that may";
+        Self::new(StatusCode::FORBIDDEN, "permission_denied", "ORIGIN_NOT_ALLOWED", message)
+    }
+
+    pub fn foreign_host() -> Self {
+        let message = "the header Host must name a loopback address, because the server listens on one";
+        Self::new(StatusCode::FORBIDDEN, "permission_denied", "HOST_NOT_ALLOWED", message)
+    }
+
+    const fn new(status: StatusCode, code: &'static str, reason: &'static str, message: &'static str) -> Self {
+        Self { status, code, reason, message, header: None }
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    pub fn into_response(self, dialect: Dialect) -> Response<Body> {
+        let Self { status, code, reason, message, header } = self;
+        let body = match dialect {
+            Dialect::Connect => json!({ "code": code, "message": message }),
+            Dialect::Platform => {
+                json!({ "status": "error", "statusCode": status.as_u16(), "error": reason, "message": message })
+            }
+        };
+        let mut response = json_response(status, &body);
+        response.headers_mut().extend(header.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        response
+    }
+}
+
+pub(super) fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    // Fails only for maps with keys that are not text.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
