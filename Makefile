@@ -3,10 +3,9 @@
 .PHONY: run test check check-all soak bench coverage format prepare
 
 # Serves gRPC on 127.0.0.1:50051 and HTTP on 127.0.0.1:8080, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
-run: export TURNKEY_HTTP_LISTEN ?= 127.0.0.1:8080
 run:
 	@[ -n "$$DATABASE_URL" ] || scripts/install-postgres
-	cargo run --locked -- serve
+	TURNKEY_HTTP_LISTEN="$${TURNKEY_HTTP_LISTEN-127.0.0.1:8080}" cargo run --locked -- serve
 
 # Runs all tests on a temporary Postgres.
 test:

@@ -70,7 +70,7 @@ pub struct ServeArgs {
     /// [default: none]
     #[arg(long = HTTP_LISTEN.flag, env = HTTP_LISTEN.variable, value_name = "ADDRESS")]
     http_listen: Option<String>,
-    /// Origins of the web pages that may call by HTTP, separated by commas, such as https://admin.example.com
+    /// Origins of the web pages that may call by HTTP, separated by commas, such as `https://admin.example.com`
     /// [default: none]
     #[arg(long = HTTP_ALLOWED_ORIGINS.flag, env = HTTP_ALLOWED_ORIGINS.variable, value_name = "ORIGINS")]
     http_allowed_origins: Option<String>,

@@ -4,6 +4,7 @@
 //! secrets, into the URL.
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,14 +13,14 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::Frame;
 use prost::bytes::{BufMut as _, Bytes, BytesMut};
-use serde_json::json;
+use serde::Serialize;
 use tonic::{Code, Status, body::Body};
 
 use super::{
     call::{self, no_status},
     failure::Failure,
     json::{self, Rpc},
-    refusal::{Dialect, Refusal},
+    refusal::{ConnectError, Dialect, Refusal},
 };
 use crate::{
     error::{Error, Result},
@@ -104,7 +105,7 @@ fn parse_headers(headers: &HeaderMap, is_stream: bool) -> Result<Option<u64>> {
     if headers.get(PROTOCOL_VERSION).is_some_and(|version| version != "1") {
         return Err(Error::MalformedMessage("Connect-Protocol-Version must be 1".to_owned()));
     }
-    check_encoding(headers, if is_stream { STREAM_ENCODING } else { header::CONTENT_ENCODING })?;
+    check_encoding(headers, &if is_stream { STREAM_ENCODING } else { header::CONTENT_ENCODING })?;
     let Some(timeout) = headers.get(TIMEOUT) else { return Ok(None) };
     let digits = timeout.to_str().ok().filter(|text| text.len() <= MAX_TIMEOUT_DIGITS);
     let digits = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -116,8 +117,8 @@ fn parse_headers(headers: &HeaderMap, is_stream: bool) -> Result<Option<u64>> {
 
 /// # Errors
 /// [`Error::UnsupportedEncoding`] if the message is compressed.
-pub(super) fn check_encoding(headers: &HeaderMap, name: HeaderName) -> Result<()> {
-    match headers.get(&name) {
+fn check_encoding(headers: &HeaderMap, name: &HeaderName) -> Result<()> {
+    match headers.get(name) {
         Some(encoding) if encoding != "identity" => {
             Err(Error::UnsupportedEncoding(format!("unsupported {name}: the supported encoding is identity")))
         }
@@ -185,13 +186,17 @@ fn end_of(status: Status) -> Bytes {
 /// The last envelope of a stream that failed.
 fn end_with(failure: &Failure) -> Bytes {
     let headers = failure.headers();
-    let metadata = headers.iter().filter_map(|(name, value)| Some((name.to_string(), json!([value.to_str().ok()?]))));
-    let metadata: serde_json::Map<_, _> = metadata.collect();
-    let mut end = json!({ "error": failure.connect_error() });
-    if !metadata.is_empty() {
-        end["metadata"] = metadata.into();
-    }
-    envelope(END_STREAM, end.to_string().as_bytes())
+    let metadata = headers.iter().filter_map(|(name, value)| Some((name.as_str(), [value.to_str().ok()?]))).collect();
+    let end = failure.with_connect_error(|error| serde_json::to_vec(&EndStream { error, metadata }));
+    // Fails only for maps with keys that are not text.
+    envelope(END_STREAM, &end.unwrap_or_default())
+}
+
+#[derive(Serialize)]
+struct EndStream<'a> {
+    error: &'a ConnectError<'a>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<&'a str, [&'a str; 1]>,
 }
 
 /// The messages of a stream, which are in envelopes already, and its end in place of gRPC's trailers.

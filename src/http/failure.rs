@@ -4,13 +4,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use prost::Message as _;
 use prost_types::Any;
-use serde_json::{Value, json};
 use tonic::{Code, Status, body::Body};
-use tonic_types::StatusExt as _;
+use tonic_types::{FieldViolation, StatusExt as _};
 
 use super::{
     json,
-    refusal::{Dialect, json_response},
+    refusal::{ConnectDetail, ConnectError, Dialect, InvalidField, PlatformError, json_response},
 };
 use crate::{
     error::Error,
@@ -32,30 +31,26 @@ impl Failure {
 
     /// `fields` maps the names of fields to those of the caller, in the dialect of the platform.
     pub fn into_response(self, dialect: Dialect, fields: &[(&str, &str)]) -> Response<Body> {
-        let (status, body) = match dialect {
-            Dialect::Connect => (http_status(self.0.code()), self.connect_error()),
-            Dialect::Platform => self.platform_error(fields),
+        let mut response = match dialect {
+            Dialect::Connect => self.with_connect_error(|error| json_response(http_status(self.0.code()), error)),
+            Dialect::Platform => self.platform_response(fields),
         };
-        let mut response = json_response(status, &body);
         response.headers_mut().extend(self.headers());
-        if status == StatusCode::UNAUTHORIZED {
+        if response.status() == StatusCode::UNAUTHORIZED {
             // RFC 9110, section 15.5.2, requires it.
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
 
-    /// The error in JSON as in <https://connectrpc.com/docs/protocol/#error-end-stream>.
-    pub fn connect_error(&self) -> Value {
-        let mut error = json!({ "code": connect_code(self.0.code()) });
-        if !self.0.message().is_empty() {
-            error["message"] = self.0.message().into();
-        }
-        let details: Vec<Value> = self.details().iter().map(connect_detail).collect();
-        if !details.is_empty() {
-            error["details"] = details.into();
-        }
-        error
+    pub fn with_connect_error<T>(&self, use_error: impl FnOnce(&ConnectError<'_>) -> T) -> T {
+        let details =
+            tonic_types::pb::Status::decode(self.0.details()).map(|status| status.details).unwrap_or_default();
+        use_error(&ConnectError {
+            code: &connect_code(self.0.code()),
+            message: self.0.message(),
+            details: details.iter().map(connect_detail).collect(),
+        })
     }
 
     /// When to retry.
@@ -73,11 +68,7 @@ impl Failure {
         headers
     }
 
-    fn details(&self) -> Vec<Any> {
-        tonic_types::pb::Status::decode(self.0.details()).map(|status| status.details).unwrap_or_default()
-    }
-
-    fn platform_error(&self, fields: &[(&str, &str)]) -> (StatusCode, Value) {
+    fn platform_response(&self, fields: &[(&str, &str)]) -> Response<Body> {
         let info = self.0.get_details_error_info();
         let (status, reason) = match (&info, self.0.code()) {
             (Some(info), code) => (http_status(code), info.reason.as_str()),
@@ -86,42 +77,28 @@ impl Failure {
             (None, Code::InvalidArgument) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
             (None, code) => (http_status(code), code_name(code)),
         };
-        let mut error = json!({
-            "status": "error",
-            "statusCode": status.as_u16(),
-            "error": reason,
-            "message": self.0.message(),
-        });
-        if let Some(bad_request) = self.0.get_details_bad_request() {
-            let renamed = |name: &str| {
-                let known = fields.iter().find(|(field, _)| *field == name);
-                known.map_or_else(|| name.to_owned(), |(_, callers)| (*callers).to_owned())
-            };
-            let violations = bad_request.field_violations.iter().map(|violation| {
-                json!({
-                    "field": renamed(&violation.field),
-                    "reason": violation.reason,
-                    "description": violation.description,
-                })
-            });
-            if let [only] = bad_request.field_violations.as_slice() {
-                error["message"] = format!("{} {}", renamed(&only.field), only.description).into();
-            }
-            error["fields"] = violations.collect();
+        let mut error = PlatformError::new(status, reason, self.0.message());
+        let violations = self.0.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+        error.fields = violations
+            .iter()
+            .map(|FieldViolation { field, reason, description, .. }| {
+                let renamed = fields.iter().find(|(name, _)| name == field);
+                InvalidField { field: renamed.map_or(field.as_str(), |(_, name)| name), reason, description }
+            })
+            .collect();
+        if let [only] = error.fields.as_slice() {
+            error.message = format!("{} {}", only.field, only.description).into();
         }
-        (status, error)
+        json_response(status, &error)
     }
 }
 
-fn connect_detail(detail: &Any) -> Value {
-    let mut json = json!({
-        "type": detail.type_url.rsplit('/').next(),
-        "value": BASE64_STANDARD_NO_PAD.encode(&detail.value),
-    });
-    if let Some(debug) = json::detail(detail) {
-        json["debug"] = debug;
+fn connect_detail(detail: &Any) -> ConnectDetail<'_> {
+    ConnectDetail {
+        type_name: detail.type_url.rsplit('/').next().unwrap_or_default(),
+        value: BASE64_STANDARD_NO_PAD.encode(&detail.value),
+        debug: json::detail(detail),
     }
-    json
 }
 
 /// The name of a code in the Connect protocol.

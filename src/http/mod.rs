@@ -76,17 +76,20 @@ impl Shared {
         // A request that becomes no call keeps its connection from being idle, too.
         let _in_use = request.extensions().get::<Arc<Connection>>().map(Connection::begin_call);
         let request = lingering_body::wrap(request);
-        let origin = match self.browsers.check(&request) {
-            Ok(origin) => origin.cloned(),
-            Err(refusal) => return refusal.into_response(Dialect::Connect),
-        };
-        let mut response = match Browsers::preflight(&request) {
-            Some(response) => response,
-            None => self.route(calls, request).await,
+        let mut response = match self.browsers.check(&request) {
+            Err(refusal) => refusal.into_response(Dialect::Connect),
+            Ok(origin) => {
+                let origin = origin.cloned();
+                let mut response = match Browsers::preflight(&request) {
+                    Some(response) => response,
+                    None => self.route(calls, request).await,
+                };
+                self.browsers.expose(&mut response, origin);
+                response
+            }
         };
         // Responses contain keys.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        self.browsers.expose(&mut response, origin);
         response
     }
 

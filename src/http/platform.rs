@@ -8,8 +8,7 @@ use std::sync::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use prost::{Message as _, bytes::Bytes};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tonic::body::Body;
 
 use super::{
@@ -76,6 +75,46 @@ struct SignUp {
     password: Option<String>,
     business_name: Option<String>,
     slug: Option<String>,
+}
+
+/// The response, whose sign-up form has the fields of [`SignedUp`] too.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Provisioned<'a> {
+    #[serde(flatten)]
+    signed_up: Option<SignedUp<'a>>,
+    tenant: Tenant<'a>,
+    secret_key: &'a str,
+    segment: Named<'a>,
+    packages: Vec<Named<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SignedUp<'a> {
+    tenant_id: &'a str,
+    slug: &'a str,
+    email: &'a str,
+    api_key_public: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tenant<'a> {
+    #[serde(flatten)]
+    named: Named<'a>,
+    api_key_public: &'a str,
+    commission_percent: f64,
+    is_active: bool,
+    /// In the form of RFC 3339.
+    created_at: String,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    id: &'a str,
+    slug: &'a str,
+    name: &'a str,
 }
 
 pub(super) async fn respond(calls: impl InnerService, call: PlatformCall, request: Request<Body>) -> Response<Body> {
@@ -153,46 +192,52 @@ impl Transcoder for PlatformTranscoder {
     }
 
     fn encode_response(&self, message: Bytes) -> Result<Bytes> {
-        let missing = || Error::internal("the response has no tenant or no segment");
         let (json, is_replay) = match self.call {
             PlatformCall::CreateTenant => {
                 let created = pb::CreateFullyProvisionedResponse::decode(message).map_err(Error::internal)?;
-                let (tenant, segment) = created.tenant.as_ref().zip(created.segment.as_ref()).ok_or_else(missing)?;
-                (provisioned(tenant, &created.secret_key, segment, &created.packages), created.replayed)
+                let (tenant, segment) = (created.tenant.unwrap_or_default(), created.segment.unwrap_or_default());
+                let response = provisioned(&tenant, &created.secret_key, &segment, &created.packages);
+                (serde_json::to_vec(&response), created.replayed)
             }
             PlatformCall::SignUp => {
                 let created = pb::CreateFromSignupResponse::decode(message).map_err(Error::internal)?;
-                let (tenant, segment) = created.tenant.as_ref().zip(created.segment.as_ref()).ok_or_else(missing)?;
-                let mut json = provisioned(tenant, &created.secret_key, segment, &created.packages);
-                json["tenantId"] = tenant.id.as_str().into();
-                json["slug"] = tenant.slug.as_str().into();
-                json["email"] = tenant.owner_email.as_deref().into();
-                json["apiKeyPublic"] = tenant.api_key_public.as_str().into();
-                (json, created.replayed)
+                let (tenant, segment) = (created.tenant.unwrap_or_default(), created.segment.unwrap_or_default());
+                let response = Provisioned {
+                    signed_up: Some(SignedUp {
+                        tenant_id: &tenant.id,
+                        slug: &tenant.slug,
+                        email: tenant.owner_email(),
+                        api_key_public: &tenant.api_key_public,
+                    }),
+                    ..provisioned(&tenant, &created.secret_key, &segment, &created.packages)
+                };
+                (serde_json::to_vec(&response), created.replayed)
             }
         };
         self.is_replay.store(is_replay, Ordering::Relaxed);
-        serde_json::to_vec(&json).map(Bytes::from).map_err(Error::internal)
+        json.map(Bytes::from).map_err(Error::internal)
     }
 }
 
-fn provisioned(tenant: &pb::Tenant, secret_key: &str, segment: &pb::Segment, packages: &[pb::Package]) -> Value {
-    let packages: Vec<Value> = packages
-        .iter()
-        .map(|package| json!({ "id": package.id, "slug": package.slug, "name": package.name }))
-        .collect();
-    json!({
-        "tenant": {
-            "id": tenant.id,
-            "slug": tenant.slug,
-            "name": tenant.name,
-            "apiKeyPublic": tenant.api_key_public,
-            "commissionPercent": tenant.commission_percent,
-            "isActive": tenant.is_active,
-            "createdAt": tenant.created_at.as_ref().map(ToString::to_string),
+fn provisioned<'a>(
+    tenant: &'a pb::Tenant,
+    secret_key: &'a str,
+    segment: &'a pb::Segment,
+    packages: &'a [pb::Package],
+) -> Provisioned<'a> {
+    let packages =
+        packages.iter().map(|package| Named { id: &package.id, slug: &package.slug, name: &package.name }).collect();
+    Provisioned {
+        signed_up: None,
+        tenant: Tenant {
+            named: Named { id: &tenant.id, slug: &tenant.slug, name: &tenant.name },
+            api_key_public: &tenant.api_key_public,
+            commission_percent: tenant.commission_percent,
+            is_active: tenant.is_active,
+            created_at: tenant.created_at.unwrap_or_default().to_string(),
         },
-        "secretKey": secret_key,
-        "segment": { "id": segment.id, "slug": segment.slug, "name": segment.name },
-        "packages": packages,
-    })
+        secret_key,
+        segment: Named { id: &segment.id, slug: &segment.slug, name: &segment.name },
+        packages,
+    }
 }

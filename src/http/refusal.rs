@@ -1,10 +1,12 @@
 //! Responses to requests that do not become a call, and what all responses in JSON have in common.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use prost::bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::Value;
 use tonic::body::Body;
 
 /// The JSON form of an error.
@@ -71,15 +73,58 @@ impl Refusal {
 
     pub fn into_response(self, dialect: Dialect) -> Response<Body> {
         let Self { status, code, reason, message, header } = self;
-        let body = match dialect {
-            Dialect::Connect => json!({ "code": code, "message": message }),
-            Dialect::Platform => {
-                json!({ "status": "error", "statusCode": status.as_u16(), "error": reason, "message": message })
-            }
+        let mut response = match dialect {
+            Dialect::Connect => json_response(status, &ConnectError { code, message, details: Vec::new() }),
+            Dialect::Platform => json_response(status, &PlatformError::new(status, reason, message)),
         };
-        let mut response = json_response(status, &body);
         response.headers_mut().extend(header.map(|(name, value)| (name, HeaderValue::from_static(value))));
         response
+    }
+}
+
+/// An error as in <https://connectrpc.com/docs/protocol/#error-end-stream>.
+#[derive(Debug, Serialize)]
+pub(super) struct ConnectError<'a> {
+    pub code: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub message: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<ConnectDetail<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ConnectDetail<'a> {
+    #[serde(rename = "type")]
+    pub type_name: &'a str,
+    /// Protobuf, in base64.
+    pub value: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debug: Option<Value>,
+}
+
+/// An error of the platform's calls.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PlatformError<'a> {
+    status: &'static str,
+    status_code: u16,
+    #[serde(rename = "error")]
+    reason: &'a str,
+    pub message: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<InvalidField<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct InvalidField<'a> {
+    pub field: &'a str,
+    pub reason: &'a str,
+    pub description: &'a str,
+}
+
+impl<'a> PlatformError<'a> {
+    pub fn new(status: StatusCode, reason: &'a str, message: &'a str) -> Self {
+        Self { status: "error", status_code: status.as_u16(), reason, message: message.into(), fields: Vec::new() }
     }
 }
 
