@@ -6,7 +6,7 @@ use std::{
 };
 
 use prost::Message as _;
-use tonic::{Code, Status, client::Grpc, transport::Channel};
+use tonic::{Code, Status, client::Grpc};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 use turnkey::{
@@ -18,8 +18,9 @@ use turnkey::{
 };
 
 use crate::support::{
+    connect::{Transport, over_connect, over_grpc},
     database::{Cluster, TestDatabase},
-    fixture::{Fixture, channel},
+    fixture::{Fixture, channel, with_http},
     process::{Process, database_url, serve, temp_folder, turnkey},
     requests::{bella, unknown_secret_key, with_bearer, with_last_char_changed},
     responses::reason,
@@ -37,8 +38,8 @@ fn rpcs() -> Vec<String> {
 }
 
 /// Calls the RPC with an empty request.
-async fn call(channel: &Channel, rpc: &str, credential: Option<&str>) -> Result<(), Status> {
-    let mut client = Grpc::new(channel.clone());
+async fn call(transport: &Transport, rpc: &str, credential: Option<&str>) -> Result<(), Status> {
+    let mut client = Grpc::new(transport.clone());
     client.ready().await.unwrap();
     let path = rpc.parse().unwrap();
     client.unary(with_bearer((), credential), path, ProstCodec::<(), ()>::default()).await.map(drop)
@@ -64,21 +65,24 @@ async fn every_rpc_rejects_credentials_without_its_role() {
     let verifier = tokens.create("gateway", &["verifier"]);
     let catalog = tokens.create("booking", &["catalog"]);
     let all = tokens.create("all", &["provisioner", "catalog"]);
-    let fixture = Fixture::start_with(TestDatabase::unreachable(), tokens.settings()).await;
-    let channel = channel(&fixture.server.address.to_string()).await;
+    let fixture = Fixture::start_with(TestDatabase::unreachable(), with_http(tokens.settings())).await;
+    let grpc = over_grpc(channel(&fixture.server.address.to_string()).await);
 
     let wrong = with_last_char_changed(&catalog);
     let (unauthenticated, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
     assert_eq!(rpcs().len(), 26);
-    for rpc in rpcs() {
+    let transports = [&grpc, &over_connect(fixture.http())];
+    for (transport, rpc) in
+        transports.into_iter().flat_map(|transport| rpcs().into_iter().map(move |rpc| (transport, rpc)))
+    {
         let is_catalog = rpc.contains("PackageCatalog");
         let is_verify = rpc.ends_with("/VerifyApiKey") || rpc.ends_with("/VerifyPassword");
         for invalid in
             [None, Some(""), Some("x"), Some(wrong.as_str()), Some("sk_live_bella"), Some(tenant.public_key.as_str())]
         {
-            assert_eq!(rejection(&call(&channel, &rpc, invalid).await), unauthenticated, "{rpc} {invalid:?}");
+            assert_eq!(rejection(&call(transport, &rpc, invalid).await), unauthenticated, "{rpc} {invalid:?}");
         }
-        let outcome = async |token: &str| rejection(&call(&channel, &rpc, Some(token)).await);
+        let outcome = async |token: &str| rejection(&call(transport, &rpc, Some(token)).await);
         assert_eq!(outcome(&provisioner).await, denied.filter(|_| is_catalog), "{rpc}");
         assert_eq!(outcome(&verifier).await, denied.filter(|_| !is_verify), "{rpc}");
         assert_eq!(outcome(&catalog).await, denied.filter(|_| !is_catalog), "{rpc}");
@@ -88,8 +92,8 @@ async fn every_rpc_rejects_credentials_without_its_role() {
         }
     }
     for unknown in ["/turnkey.v1.TenantProvisioning/DropEverything", "/turnkey.v2.Unknown/Rpc"] {
-        assert_eq!(rejection(&call(&channel, unknown, None).await), unauthenticated);
-        assert_eq!(call(&channel, unknown, Some(&all)).await.unwrap_err().code(), Code::Unimplemented);
+        assert_eq!(rejection(&call(&grpc, unknown, None).await), unauthenticated);
+        assert_eq!(call(&grpc, unknown, Some(&all)).await.unwrap_err().code(), Code::Unimplemented);
     }
 }
 

@@ -29,6 +29,7 @@ mod generated_slugs;
 mod get_tenant;
 mod graceful_shutdown;
 mod health;
+mod http;
 mod idempotency_cleanup;
 mod import;
 mod import_refusals;

@@ -9,13 +9,14 @@ use tonic::{Code, Status};
 use turnkey::grpc::pb::{
     BatchUpsertPackagesRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, GetPackageRequest,
     GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest, PackageUpsert, UpsertPackageRequest,
-    UpsertSegmentRequest,
+    UpsertSegmentRequest, package_catalog_client::PackageCatalogClient,
 };
 use uuid::Uuid;
 
 use super::all_rows;
 use crate::support::{
-    fixture::Fixture,
+    connect::{Transport, over_connect, over_grpc},
+    fixture::{Fixture, channel, settings, with_http},
     requests::{named, with_bearer},
     responses::reason,
     tokens::Tokens,
@@ -96,19 +97,31 @@ fn unknown_value(field: &str) -> String {
     if field.ends_with("slug") { "no-such-thing".to_owned() } else { Uuid::new_v4().to_string() }
 }
 
-async fn call(fixture: &Fixture, tenant_id: &str, rpc: &str, field: &str, value: &str) -> Result<(), Status> {
-    call_with(None, fixture, tenant_id, rpc, field, value).await
+/// The clients of a server with HTTP, by gRPC and by Connect.
+async fn clients(fixture: &Fixture) -> [PackageCatalogClient<Transport>; 2] {
+    let grpc = channel(&fixture.server.address.to_string()).await;
+    [over_grpc(grpc), over_connect(fixture.http())].map(PackageCatalogClient::new)
 }
 
-async fn call_with(
-    credential: Option<&str>,
-    fixture: &Fixture,
+async fn call(
+    catalog: &PackageCatalogClient<Transport>,
     tenant_id: &str,
     rpc: &str,
     field: &str,
     value: &str,
 ) -> Result<(), Status> {
-    let mut catalog = fixture.catalog.clone();
+    call_with(None, catalog, tenant_id, rpc, field, value).await
+}
+
+async fn call_with(
+    credential: Option<&str>,
+    catalog: &PackageCatalogClient<Transport>,
+    tenant_id: &str,
+    rpc: &str,
+    field: &str,
+    value: &str,
+) -> Result<(), Status> {
+    let mut catalog = catalog.clone();
     let tenant_id = tenant_id.to_owned();
     let given = |name: &str| (field == name).then(|| value.to_owned());
     let text = |name: &str| given(name).unwrap_or_default();
@@ -166,6 +179,13 @@ async fn call_with(
     }
 }
 
+/// Every identifier with each client.
+fn over_each(
+    clients: &[PackageCatalogClient<Transport>],
+) -> impl Iterator<Item = (&PackageCatalogClient<Transport>, (&'static str, &'static str))> {
+    clients.iter().flat_map(|client| IDENTIFIERS.into_iter().map(move |identifier| (client, identifier)))
+}
+
 /// Everything in a status that a client can see, except the date of the HTTP response.
 fn visible_parts(status: &Status) -> (Code, &str, &[u8], HeaderMap) {
     let mut trailers = status.metadata().clone().into_headers();
@@ -175,12 +195,12 @@ fn visible_parts(status: &Status) -> (Code, &str, &[u8], HeaderMap) {
 
 #[tokio::test]
 async fn an_identifier_of_another_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::with_settings(with_http(settings())).await;
     let (tenant, other) = (Tenant::create(&fixture, "bella").await, Tenant::create(&fixture, "other").await);
     let before = all_rows(&fixture).await;
-    for (rpc, field) in IDENTIFIERS {
-        let foreign = call(&fixture, &tenant.id, rpc, field, other.value(rpc, field)).await.unwrap_err();
-        let absent = call(&fixture, &tenant.id, rpc, field, &unknown_value(field)).await.unwrap_err();
+    for (catalog, (rpc, field)) in over_each(&clients(&fixture).await) {
+        let foreign = call(catalog, &tenant.id, rpc, field, other.value(rpc, field)).await.unwrap_err();
+        let absent = call(catalog, &tenant.id, rpc, field, &unknown_value(field)).await.unwrap_err();
         assert_eq!(visible_parts(&foreign), visible_parts(&absent), "{rpc} {field}");
         let expected = match field.trim_start_matches("packages.") {
             "package_id" => (Code::NotFound, "PACKAGE_NOT_FOUND"),
@@ -194,10 +214,10 @@ async fn an_identifier_of_another_tenant_gets_byte_for_byte_the_response_of_an_u
 
 #[tokio::test]
 async fn the_same_calls_succeed_for_the_tenant_that_owns_the_identifiers() {
-    let fixture = Fixture::start().await;
-    for (number, (rpc, field)) in IDENTIFIERS.into_iter().enumerate() {
+    let fixture = Fixture::with_settings(with_http(settings())).await;
+    for (number, (catalog, (rpc, field))) in over_each(&clients(&fixture).await).enumerate() {
         let tenant = Tenant::create(&fixture, &format!("tenant-{number}")).await;
-        let response = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
+        let response = call(catalog, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
         assert!(response.is_ok(), "{rpc} {field}: {response:?}");
     }
 }
@@ -205,7 +225,8 @@ async fn the_same_calls_succeed_for_the_tenant_that_owns_the_identifiers() {
 /// The login role has every right on these tables. So the test denies it access, to show that catalog calls do not use it.
 #[tokio::test]
 async fn every_catalog_call_uses_the_role_that_sees_one_tenant() {
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::with_settings(with_http(settings())).await;
+    let [catalog, _] = clients(&fixture).await;
     let mut tenants = Vec::new();
     for number in 0..IDENTIFIERS.len() {
         tenants.push(Tenant::create(&fixture, &format!("tenant-{number}")).await);
@@ -220,7 +241,7 @@ async fn every_catalog_call_uses_the_role_that_sees_one_tenant() {
     fixture.database.execute(deny_login_role.concat()).await;
     assert!(fixture.create(named("denied")).await.is_err());
     for ((rpc, field), tenant) in IDENTIFIERS.into_iter().zip(&tenants) {
-        let response = call(&fixture, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
+        let response = call(&catalog, &tenant.id, rpc, field, tenant.value(rpc, field)).await;
         assert!(response.is_ok(), "{rpc} {field}: {response:?}");
     }
 }
@@ -229,11 +250,11 @@ async fn every_catalog_call_uses_the_role_that_sees_one_tenant() {
 async fn a_tenant_key_grants_no_access_to_the_catalog_of_another_tenant() {
     let open = Fixture::start().await;
     let (own, other) = (open.tenant("own").await, Tenant::create(&open, "other").await);
-    let closed = Fixture::start_with(open.database.clone(), Tokens::new().settings()).await;
+    let closed = Fixture::start_with(open.database.clone(), with_http(Tokens::new().settings())).await;
     let before = all_rows(&open).await;
-    for (rpc, field) in IDENTIFIERS {
+    for (catalog, (rpc, field)) in over_each(&clients(&closed).await) {
         let value = other.value(rpc, field);
-        let error = call_with(Some(&own.secret_key), &closed, &other.id, rpc, field, value).await.unwrap_err();
+        let error = call_with(Some(&own.secret_key), catalog, &other.id, rpc, field, value).await.unwrap_err();
         let expected = (Code::PermissionDenied, "PERMISSION_DENIED");
         assert_eq!((error.code(), reason(&error).as_str()), expected, "{rpc} {field}");
     }
@@ -242,17 +263,17 @@ async fn a_tenant_key_grants_no_access_to_the_catalog_of_another_tenant() {
 
 #[tokio::test]
 async fn a_deleted_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::with_settings(with_http(settings())).await;
     let (deleted, _living) = (Tenant::create(&fixture, "bella").await, Tenant::create(&fixture, "other").await);
     let delete = "UPDATE tenants SET deleted_at = now() WHERE slug = 'bella'";
     sqlx::query(delete).execute(&fixture.superuser_pool().await).await.unwrap();
     let before = all_rows(&fixture).await;
-    for (rpc, field) in IDENTIFIERS {
+    for (catalog, (rpc, field)) in over_each(&clients(&fixture).await) {
         let own = deleted.value(rpc, field);
         // A page token contains its tenant. With the list of another tenant it is invalid, whether or not that tenant exists.
         let field = if field == "page_token" { "none" } else { field };
-        let error = call(&fixture, &deleted.id, rpc, field, own).await.unwrap_err();
-        let unknown = call(&fixture, &Uuid::new_v4().to_string(), rpc, field, own).await.unwrap_err();
+        let error = call(catalog, &deleted.id, rpc, field, own).await.unwrap_err();
+        let unknown = call(catalog, &Uuid::new_v4().to_string(), rpc, field, own).await.unwrap_err();
         assert_eq!(visible_parts(&error), visible_parts(&unknown), "{rpc} {field}");
         assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"), "{rpc} {field}");
         assert_eq!(all_rows(&fixture).await, before, "{rpc} {field}");

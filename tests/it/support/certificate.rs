@@ -29,6 +29,11 @@ impl SelfSigned {
 
     /// A client that trusts this certificate and speaks HTTP/2. It presents `identity` to a server that requests one.
     pub fn connector(&self, identity: Option<&Self>) -> TlsConnector {
+        self.connector_of(&[b"h2"], identity)
+    }
+
+    /// The same for other protocols.
+    pub fn connector_of(&self, protocols: &[&[u8]], identity: Option<&Self>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -42,7 +47,7 @@ impl SelfSigned {
                 config.with_client_auth_cert(vec![identity.der()], key).unwrap()
             }
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
 

@@ -30,6 +30,7 @@ use turnkey::{
 
 use super::{
     database::{Cluster, TestDatabase},
+    http1::Http,
     proxy::Proxy,
     requests::{named, rotation},
 };
@@ -85,6 +86,11 @@ pub fn settings() -> ServerSettings {
     }
 }
 
+/// The settings with HTTP on any free port.
+pub fn with_http(settings: ServerSettings) -> ServerSettings {
+    ServerSettings { http_listen: Some("127.0.0.1:0".parse().unwrap()), ..settings }
+}
+
 /// Settings of a server with a single database connection.
 pub fn one_connection() -> ServerSettings {
     ServerSettings { database_max_connections: 1, ..settings() }
@@ -125,6 +131,11 @@ impl Fixture {
         let channel = channel(&server.address.to_string()).await;
         let provisioning = TenantProvisioningClient::new(channel.clone());
         Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel), clock_offset_us }
+    }
+
+    /// The address of HTTP. The settings must have one, as [`with_http`] adds it.
+    pub fn http(&self) -> Http {
+        Http { address: self.server.http_address.expect("HTTP is served") }
     }
 
     pub fn advance_clock(&self, duration: SignedDuration) {

@@ -2,11 +2,13 @@
 //! module stays in that module, and no test module imports another one.
 
 pub mod certificate;
+pub mod connect;
 pub mod damage;
 pub mod database;
 pub mod doc_markers;
 pub mod faults;
 pub mod fixture;
+pub mod http1;
 pub mod http2;
 pub mod load;
 pub mod memory_limit;

@@ -1,0 +1,15 @@
+//! HTTP and JSON in front of the RPCs. That callers are authenticated and isolated as with gRPC is tested beside the tests
+//! of gRPC, in `authentication` and `isolation`, which run over both.
+
+/// Slow, large and many requests.
+mod bounds;
+/// Web pages: origins, hosts, preflights.
+mod browsers;
+/// The Connect protocol, unary and streaming, JSON and binary.
+mod connect;
+/// Start, stop, TLS, health.
+mod lifecycle;
+/// The two calls of the platform's earlier API.
+mod platform;
+/// What is refused before it becomes a call.
+mod refusals;
