@@ -4,13 +4,19 @@
 //! The JSON form is that of protobuf (<https://protobuf.dev/programming-guides/json/>). Responses contain fields with
 //! their zero values, so that a client needs no defaults of its own.
 
-use std::{collections::HashMap, marker::PhantomData, sync::LazyLock};
+use std::{collections::HashMap, io, marker::PhantomData, sync::LazyLock};
 
 use prost::{Message as _, bytes::Bytes};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use prost_types::Any;
-use serde::de::{DeserializeOwned, DeserializeSeed};
-use serde_json::error::Category;
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, DeserializeSeed},
+};
+use serde_json::{
+    error::Category,
+    ser::{CompactFormatter, Formatter},
+};
 use serde_path_to_error::{Path, Track};
 
 use crate::{
@@ -75,10 +81,34 @@ pub(super) fn to_protobuf(message: &MessageDescriptor, json: &[u8]) -> Result<By
 /// Converts a response to JSON.
 pub(super) fn from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
     let message = DynamicMessage::decode(message.clone(), protobuf).map_err(Error::internal)?;
-    let mut json = serde_json::Serializer::new(Vec::new());
     let options = SerializeOptions::new().skip_default_fields(false);
-    message.serialize_with_options(&mut json, &options).map_err(Error::internal)?;
-    Ok(json.into_inner().into())
+    write(|serializer| message.serialize_with_options(serializer, &options))
+}
+
+/// Converts a response whose form is a Rust type to JSON.
+pub(super) fn to_json(response: &impl Serialize) -> Result<Bytes> {
+    write(|serializer| response.serialize(serializer))
+}
+
+fn write(
+    serialize: impl FnOnce(&mut serde_json::Serializer<Vec<u8>, WholeNumbers>) -> serde_json::Result<()>,
+) -> Result<Bytes> {
+    let mut serializer = serde_json::Serializer::with_formatter(Vec::new(), WholeNumbers);
+    serialize(&mut serializer).map_err(Error::internal)?;
+    Ok(serializer.into_inner().into())
+}
+
+/// Writes a double without a fraction as `10`, as JavaScript and other implementations of protobuf do, and not as `10.0`,
+/// which some clients read as another type.
+struct WholeNumbers;
+
+impl Formatter for WholeNumbers {
+    fn write_f64<Writer: ?Sized + io::Write>(&mut self, writer: &mut Writer, value: f64) -> io::Result<()> {
+        /// 2^53. Larger numbers keep the shortest form.
+        const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
+        let is_whole = value.fract() == 0.0 && value.abs() < MAX_WHOLE && !(value == 0.0 && value.is_sign_negative());
+        if is_whole { write!(writer, "{value:.0}") } else { CompactFormatter.write_f64(writer, value) }
+    }
 }
 
 /// Returns the detail of an error in JSON; `None` if its type is unknown.
@@ -154,9 +184,13 @@ fn unreadable(error: &serde_json::Error, path: &Path) -> Error {
     let text = error.to_string();
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
     let parent = Some(path.to_string()).filter(|path| path != ".");
-    let (field, description) = if let Some(name) = unknown_field(text) {
+    let (field, description) = if let Some(name) = quoted(text, "unrecognized field name '", '\'') {
+        // Of prost-reflect, which has left the field already.
         let field = parent.map_or_else(|| name.to_owned(), |parent| format!("{parent}.{name}"));
         (field, "is not a field of this request".to_owned())
+    } else if let Some(name) = quoted(text, "unknown field `", '`') {
+        // Of serde, which is still in the field.
+        (parent.unwrap_or_else(|| name.to_owned()), "is not a field of this request".to_owned())
     } else if let Some((_, oneof)) = text.split_once("multiple fields provided for oneof ") {
         (oneof.trim_matches('\'').to_owned(), "can be set by one field only".to_owned())
     } else {
@@ -171,8 +205,45 @@ fn unreadable(error: &serde_json::Error, path: &Path) -> Error {
     violations.into()
 }
 
-/// The name of an unknown field, from the message of prost-reflect or serde.
-fn unknown_field(error: &str) -> Option<&str> {
-    let quoted = |prefix, quote| error.strip_prefix(prefix)?.split_once(quote).map(|(name, _)| name);
-    quoted("unrecognized field name '", "'").or_else(|| quoted("unknown field `", "`"))
+/// The text after the prefix, up to the quotation mark.
+fn quoted<'a>(error: &'a str, prefix: &str, mark: char) -> Option<&'a str> {
+    error.strip_prefix(prefix)?.split_once(mark).map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_descriptors_have_every_rpc_and_the_details_of_errors() {
+        assert_eq!(RPCS.len(), 26);
+        let streaming: Vec<&str> = RPCS.values().filter(|rpc| rpc.is_server_streaming).map(|rpc| &*rpc.path).collect();
+        assert_eq!(streaming, ["/turnkey.v1.TenantProvisioning/CheckIntegrity"]);
+        for name in ["BadRequest", "ErrorInfo", "PreconditionFailure", "QuotaFailure", "ResourceInfo", "RetryInfo"] {
+            assert!(DETAILS.get_message_by_name(&format!("google.rpc.{name}")).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn doubles_without_a_fraction_are_whole_numbers_and_all_read_the_same_again() {
+        let numbers =
+            [10.0, -3.0, 0.0, -0.0, 12.34, 0.1, 9_007_199_254_740_991.0, 9_007_199_254_740_992.0, 1e300, 5e-324];
+        let json = to_json(&numbers).unwrap();
+        let expected = "[10,-3,0,-0.0,12.34,0.1,9007199254740991,9007199254740992.0,1e+300,5e-324]";
+        assert_eq!(str::from_utf8(&json).unwrap(), expected);
+        let read: Vec<f64> = serde_json::from_slice(&json).unwrap();
+        assert!(read.iter().zip(numbers).all(|(read, number)| read.to_bits() == number.to_bits()));
+    }
+
+    #[test]
+    fn values_are_counted_before_they_are_parsed_and_brackets_in_text_are_none() {
+        let items = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert!(check_cost(items(MAX_NESTED_MESSAGES - 1).as_bytes()).is_ok());
+        assert!(matches!(check_cost(items(MAX_NESTED_MESSAGES).as_bytes()), Err(Error::TooManyNestedMessages)));
+        let text = format!(r#"{{"a\\\"": "{}"}}"#, r#"[{,\""#.repeat(MAX_NESTED_MESSAGES));
+        assert!(check_cost(text.as_bytes()).is_ok());
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(check_cost(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert!(matches!(check_cost(nested(MAX_DEPTH + 1).as_bytes()), Err(Error::MalformedMessage(_))));
+    }
 }

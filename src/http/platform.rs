@@ -197,7 +197,7 @@ impl Transcoder for PlatformTranscoder {
                 let created = pb::CreateFullyProvisionedResponse::decode(message).map_err(Error::internal)?;
                 let (tenant, segment) = (created.tenant.unwrap_or_default(), created.segment.unwrap_or_default());
                 let response = provisioned(&tenant, &created.secret_key, &segment, &created.packages);
-                (serde_json::to_vec(&response), created.replayed)
+                (json::to_json(&response), created.replayed)
             }
             PlatformCall::SignUp => {
                 let created = pb::CreateFromSignupResponse::decode(message).map_err(Error::internal)?;
@@ -211,11 +211,11 @@ impl Transcoder for PlatformTranscoder {
                     }),
                     ..provisioned(&tenant, &created.secret_key, &segment, &created.packages)
                 };
-                (serde_json::to_vec(&response), created.replayed)
+                (json::to_json(&response), created.replayed)
             }
         };
         self.is_replay.store(is_replay, Ordering::Relaxed);
-        json.map(Bytes::from).map_err(Error::internal)
+        json
     }
 }
 

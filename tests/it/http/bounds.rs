@@ -88,11 +88,11 @@ async fn the_largest_branding_and_the_largest_batch_are_accepted() {
     let (fixture, http) = start_with(Bounds::default()).await;
     let tenant = fixture.tenant("bella").await;
     let numbers: Vec<u32> = (0..1_900).collect();
-    let nested = (0..20).fold(json!(numbers), |inner, _| json!({ "a": inner }));
+    let nested = (0..12).fold(json!(numbers), |inner, _| json!({ "a": inner }));
     let update = json!({ "tenantId": tenant.id, "branding": { "colors": nested } });
     let updated = http.post("/turnkey.v1.TenantProvisioning/UpdateTenant", &update).await;
     assert_eq!(updated.status, StatusCode::OK, "{updated:?}");
-    assert_eq!(updated.json()["tenant"]["branding"]["colors"], update["branding"]["colors"]);
+    assert!(updated.json()["tenant"]["branding"]["colors"] == update["branding"]["colors"]);
     let package = |number: usize| {
         json!({
             "slug": format!("gold-{number}"), "name": "Gold", "title": "Gold", "description": "x", "basePrice": 1,
@@ -107,15 +107,13 @@ async fn the_largest_branding_and_the_largest_batch_are_accepted() {
 async fn a_head_above_16_kib_is_refused() {
     let (_fixture, http) = start_with(Bounds::default()).await;
     let with_header = async |length: usize| {
-        let head = format!(
-            "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: {}\r\n\r\n",
-            "a".repeat(length)
-        );
+        let head =
+            format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: {}\r\n\r\n", "a".repeat(length));
         http.send_bytes(head.as_bytes()).await
     };
     assert!(with_header(15 * 1024).await.starts_with("HTTP/1.1 200 "));
     assert!(with_header(17 * 1024).await.starts_with("HTTP/1.1 431 "));
-    let many = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "a: b\r\n".repeat(1_000));
+    let many = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "a: b\r\n".repeat(1_000));
     assert!(http.send_bytes(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
 }
 
@@ -132,7 +130,7 @@ async fn bytes_that_are_not_http_close_the_connection() {
         );
     }
     // Both lengths: the request of a smuggler.
-    let smuggled = "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let smuggled = "POST /livez HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let response = http.send_bytes(smuggled.as_bytes()).await;
     assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
 }
@@ -148,9 +146,9 @@ async fn a_connection_that_sends_no_request_or_an_unfinished_head_is_closed() {
     let bounds = Bounds { http1_head_timeout: Duration::from_millis(300), ..Bounds::default() };
     let (_fixture, http) = start_with(bounds).await;
     sent_until_closed(http, "").await;
-    sent_until_closed(http, "GET /healthz HT").await;
-    sent_until_closed(http, "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ").await;
-    let kept_alive = sent_until_closed(http, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    sent_until_closed(http, "GET /livez HT").await;
+    sent_until_closed(http, "GET /livez HTTP/1.1\r\nhost: localhost\r\nx: ").await;
+    let kept_alive = sent_until_closed(http, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(kept_alive.starts_with("HTTP/1.1 200 "), "{kept_alive}");
 }
 
@@ -158,7 +156,7 @@ async fn a_connection_that_sends_no_request_or_an_unfinished_head_is_closed() {
 async fn a_connection_is_closed_at_its_maximum_age() {
     let short_lived = ServerSettings { max_connection_age: Duration::from_millis(300), ..with_http(settings()) };
     let fixture = Fixture::with_settings(short_lived).await;
-    let response = sent_until_closed(fixture.http(), "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let response = sent_until_closed(fixture.http(), "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
 }
 
@@ -212,12 +210,12 @@ async fn one_address_can_open_as_many_connections_as_with_grpc() {
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut socket = TcpStream::connect(http.address).await.unwrap();
-        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let mut received = [0; 12];
         socket.read_exact(&mut received).await.unwrap();
         open.push(socket);
     }
-    assert_eq!(http.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await, "");
+    assert_eq!(http.send_bytes(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await, "");
 }
 
 #[tokio::test]

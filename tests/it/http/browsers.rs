@@ -96,6 +96,6 @@ async fn a_host_name_that_was_rebound_to_the_loopback_address_is_refused() {
     }
     assert_eq!(fixture.count("tenants").await, 0);
     for host in ["localhost", "127.0.0.1:8080", "[::1]:8080"] {
-        assert_eq!(send(http, Method::GET, "/healthz", &[("host", host)]).await.status, StatusCode::OK, "{host}");
+        assert_eq!(send(http, Method::GET, "/livez", &[("host", host)]).await.status, StatusCode::OK, "{host}");
     }
 }
