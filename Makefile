@@ -26,6 +26,7 @@ check:
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples
+	scripts/with-database scripts/check-http-clients
 
 # Also runs the matrices that take several minutes.
 check-all: check

@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn doubles_without_a_fraction_are_whole_numbers_and_all_read_the_same_again() {
-        let numbers =
+        let numbers: [f64; 10] =
             [10.0, -3.0, 0.0, -0.0, 12.34, 0.1, 9_007_199_254_740_991.0, 9_007_199_254_740_992.0, 1e300, 5e-324];
         let json = to_json(&numbers).unwrap();
         let expected = "[10,-3,0,-0.0,12.34,0.1,9007199254740991,9007199254740992.0,1e+300,5e-324]";
