@@ -107,9 +107,9 @@ async fn the_largest_branding_and_the_largest_batch_are_accepted() {
 async fn a_head_above_16_kib_is_refused() {
     let (_fixture, http) = start_with(Bounds::default()).await;
     let with_header = async |length: usize| {
-        let head =
+        let request =
             format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: {}\r\n\r\n", "a".repeat(length));
-        http.send_bytes(head.as_bytes()).await
+        http.send_bytes(request.as_bytes()).await
     };
     assert!(with_header(15 * 1024).await.starts_with("HTTP/1.1 200 "));
     assert!(with_header(17 * 1024).await.starts_with("HTTP/1.1 431 "));
@@ -164,10 +164,10 @@ async fn a_connection_is_closed_at_its_maximum_age() {
 async fn a_body_that_does_not_arrive_in_time_ends_with_an_error() {
     let bounds = Bounds { message_timeout: Duration::from_millis(300), ..Bounds::default() };
     let (fixture, http) = start_with(bounds).await;
-    let head = format!(
+    let request = format!(
         "POST {LIST} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
     );
-    let response = sent_until_closed(http, &head).await;
+    let response = sent_until_closed(http, &request).await;
     assert!(response.starts_with("HTTP/1.1 504 ") && response.contains("deadline_exceeded"), "{response}");
     fixture.create(named("bella")).await.unwrap();
 }
@@ -181,10 +181,10 @@ async fn unfinished_bodies_are_limited_and_leave_room_for_finished_ones() {
     // Without credentials all callers are one, which may use all of the limit.
     while refused == 0 {
         let mut socket = TcpStream::connect(http.address).await.unwrap();
-        let head = format!(
+        let request = format!(
             "POST {LIST} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
         );
-        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
         let mut received = [0; 12];
         match timeout(Duration::from_secs(if held.len() < 4 { 1 } else { 20 }), socket.read_exact(&mut received)).await
         {

@@ -9,7 +9,7 @@ use turnkey::{
 };
 
 use crate::support::{
-    damage::damage_of_every_kind,
+    damage::{UNKNOWN_TENANT, damage_of_every_kind},
     database::TestDatabase,
     fixture::{Fixture, settings, with_http},
     http1::{Http, Received},
@@ -212,7 +212,7 @@ async fn a_stream_has_an_envelope_for_each_message_and_ends_with_its_status() {
 #[tokio::test]
 async fn a_stream_that_fails_ends_with_the_error_and_has_status_200() {
     let (_fixture, http) = start().await;
-    let unknown = uuid::Uuid::now_v7();
+    let unknown = UNKNOWN_TENANT;
     for (body, code) in [
         (envelope(0, &format!(r#"{{"tenantId": "{unknown}"}}"#)), "not_found"),
         (envelope(0, r#"{"tenantId": "x"}"#), "invalid_argument"),

@@ -81,8 +81,8 @@ async fn http_2_is_served_without_tls_and_with_it_beside_http_1() {
 
     let mut encrypted = start(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
     let address = http(&mut encrypted).address;
-    let port = Port { address, tls: Some(certificate.connector(None)) };
-    assert_eq!(call(&port, "https").await, StatusCode::OK);
+    let http_2 = Port { address, tls: Some(certificate.connector(None)) };
+    assert_eq!(call(&http_2, "https").await, StatusCode::OK);
     let http_1 = Port { address, tls: Some(certificate.connector_of(&[b"http/1.1"], None)) };
     let request = Request::post(LIST).header("content-type", "application/json").body(Bytes::from("{}")).unwrap();
     assert_eq!(send_over(http_1.connect().await.unwrap(), request).await.status, StatusCode::OK);
