@@ -1,5 +1,7 @@
 //! Authenticated callers and what they may do. Which RPC requires which role is in `grpc/auth.rs`.
 
+use std::sync::Arc;
+
 use super::ids::TenantId;
 
 /// A permission of a service.
@@ -24,7 +26,8 @@ const fn unknown_role(_text: &str) -> RoleError {
 /// An authenticated caller. Idempotency records are separate for each caller's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    name: String,
+    /// Shared, because each call copies it several times.
+    name: Arc<str>,
     authority: Authority,
 }
 
@@ -47,23 +50,23 @@ impl Caller {
 
     /// Any caller of a server that requires no credential.
     pub fn anonymous() -> Self {
-        Self { name: Self::ANONYMOUS.to_owned(), authority: Authority::All }
+        Self { name: Self::ANONYMOUS.into(), authority: Authority::All }
     }
 
     /// An import that writes to the database directly, without a server.
     pub fn import() -> Self {
-        Self { name: Self::IMPORT.to_owned(), authority: Authority::All }
+        Self { name: Self::IMPORT.into(), authority: Authority::All }
     }
 
     pub fn service(name: &str, roles: &[Role]) -> Self {
-        Self { name: name.to_owned(), authority: Authority::Roles(roles.to_vec()) }
+        Self { name: name.into(), authority: Authority::Roles(roles.to_vec()) }
     }
 
     pub fn tenant(tenant_id: TenantId) -> Self {
-        Self { name: format!("tenant {tenant_id}"), authority: Authority::Tenant(tenant_id) }
+        Self { name: format!("tenant {tenant_id}").into(), authority: Authority::Tenant(tenant_id) }
     }
 
-    pub fn name(&self) -> &str {
+    pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 

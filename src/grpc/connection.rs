@@ -4,13 +4,13 @@
 //! The server decides from it when a connection has to be closed, see `server/connection.rs`.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::future::AbortHandle;
+use hashbrown::HashMap;
 
 use crate::domain::service_credentials::San;
 

@@ -4,10 +4,11 @@
 //! refused.
 
 use std::{
-    collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use hashbrown::HashMap;
 
 /// Cheap to clone; the clones share the limit.
 #[derive(Debug)]
@@ -25,6 +26,21 @@ struct Used<K> {
     total: usize,
     /// Only keys that use something.
     by_key: HashMap<K, usize>,
+}
+
+impl<K: Clone + Eq + Hash> Used<K> {
+    /// Replaces a part of what the key uses.
+    fn change(&mut self, key: &K, before: usize, after: usize) {
+        self.total = self.total - before + after;
+        let Some(of_key) = self.by_key.get_mut(key) else {
+            self.by_key.insert(key.clone(), after);
+            return;
+        };
+        *of_key = *of_key - before + after;
+        if *of_key == 0 {
+            self.by_key.remove(key);
+        }
+    }
 }
 
 impl<K> Clone for FairLimit<K> {
@@ -62,13 +78,15 @@ pub struct Share<K: Clone + Eq + Hash> {
 impl<K: Clone + Eq + Hash> Share<K> {
     /// Takes more. Returns false, and takes nothing, if that would exceed the limit.
     pub fn try_grow(&mut self, amount: usize) -> bool {
+        if amount == 0 {
+            return true;
+        }
         let mut used = self.limit.lock();
         let of_key = used.by_key.get(&self.key).copied().unwrap_or_default();
         let fits = used.total.saturating_add(amount) <= self.limit.0.max
             && of_key.saturating_add(amount) <= self.limit.0.max_per_key;
-        if fits && amount > 0 {
-            used.total += amount;
-            used.by_key.insert(self.key.clone(), of_key + amount);
+        if fits {
+            used.change(&self.key, 0, amount);
             drop(used);
             self.amount += amount;
         }
@@ -77,16 +95,10 @@ impl<K: Clone + Eq + Hash> Share<K> {
 
     /// Sets the amount in use, even beyond the limit: for a cost that is known only after it has arisen.
     pub fn set(&mut self, amount: usize) {
-        let mut used = self.limit.lock();
-        used.total = used.total - self.amount + amount;
-        let of_key = used.by_key.get(&self.key).copied().unwrap_or_default() - self.amount + amount;
-        if of_key == 0 {
-            used.by_key.remove(&self.key);
-        } else {
-            used.by_key.insert(self.key.clone(), of_key);
+        if amount != self.amount {
+            self.limit.lock().change(&self.key, self.amount, amount);
+            self.amount = amount;
         }
-        drop(used);
-        self.amount = amount;
     }
 
     pub const fn amount(&self) -> usize {

@@ -44,7 +44,7 @@ pub(super) struct TenantCreation {
 pub(super) enum CreationKey {
     Slug(String),
     /// The names of caller and RPC, and the hash of the request id.
-    Request(String, &'static str, Sha256Digest),
+    Request(Arc<str>, &'static str, Sha256Digest),
     Email(String),
 }
 
@@ -92,7 +92,7 @@ impl SharedStatement for Provisioning {
     fn keys(TenantCreation { scope, tenant }: &TenantCreation) -> Vec<CreationKey> {
         let slug = CreationKey::Slug(tenant.tenant.slug.to_string());
         let request = tenant.record.as_ref().map(|record| {
-            CreationKey::Request(scope.caller.name().to_owned(), scope.rpc.as_str(), record.request_hash)
+            CreationKey::Request(Arc::clone(scope.caller.name()), scope.rpc.as_str(), record.request_hash)
         });
         let email = tenant.tenant.owner.as_ref().map(|owner| CreationKey::Email(owner.email.canonical().to_owned()));
         [Some(slug), request, email].into_iter().flatten().collect()
@@ -269,7 +269,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.as_str())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.canonical())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.password_hash.as_str())) as _,
-        &column(scopes, |scope| scope.caller.name()) as _,
+        &column(scopes, |scope| &**scope.caller.name()) as _,
         &column(scopes, |scope| scope.rpc.as_str()) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.request_hash.as_slice())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.fingerprint.0.as_slice())) as _,

@@ -13,9 +13,9 @@ use http_body_util::{BodyStream, Full, StreamBody};
 use tonic::body::Body;
 
 use super::{
-    call_context::CallContext,
+    call_context::{CallContext, trace_id},
     held_response::ResponseHolder,
-    middleware::{CallFuture, InnerService, Middleware},
+    middleware::{CallFuture, InnerService, Middleware, take_ready},
     request_message::{Framing, MessageLimits, PREFIX_BYTES},
     transcoding::{Transcoding, with_prefix},
 };
@@ -29,7 +29,6 @@ use crate::{
         message_cost::count_nested_messages,
         status,
     },
-    telemetry::trace::TraceId,
 };
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -95,7 +94,7 @@ impl Admission {
             (Some(stream), None, None)
         } else {
             let caller = extensions.get::<CallContext>().and_then(|context| context.caller.as_ref());
-            let payer = Payer::Caller(caller.map(Caller::name).ok_or_else(missing_layer)?.into());
+            let payer = Payer::Caller(Arc::clone(caller.map(Caller::name).ok_or_else(missing_layer)?));
             let max_bytes = if is_batch(path) { MAX_BATCH_MESSAGE_BYTES } else { MAX_MESSAGE_BYTES };
             let (message, nested) = receive(&self.messages, request, &payer, max_bytes).await?;
             let reserved_bytes = RESERVED_RESPONSE_BYTES + nested.min(MAX_RESERVED_ITEMS) * RESERVED_ITEM_BYTES;
@@ -154,12 +153,9 @@ fn is_read(path: &str) -> bool {
 impl Middleware for Admission {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
         let admission = self.clone();
-        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
-        let clone = inner.clone();
-        let mut inner = std::mem::replace(inner, clone);
+        let mut inner = take_ready(inner);
         Either::Right(Box::pin(async move {
-            let trace_id =
-                request.extensions().get::<CallContext>().map_or(TraceId::INVALID, |context| context.trace_id);
+            let trace_id = trace_id(&request);
             let is_read = is_read(request.uri().path());
             let transcoding = request.extensions().get::<Transcoding>().cloned();
             let result = match admission.admit(&mut request).await {

@@ -8,8 +8,8 @@ use http::Request;
 use tonic::body::Body;
 
 use super::{
-    call_context::CallContext,
-    middleware::{CallFuture, InnerService, Middleware},
+    call_context::{CallContext, trace_id},
+    middleware::{CallFuture, InnerService, Middleware, take_ready},
 };
 use crate::{
     domain::Caller,
@@ -19,12 +19,11 @@ use crate::{
         connection::Connection,
         status,
     },
-    telemetry::trace::TraceId,
 };
 
 /// The name of the authenticated caller, as an extension of the response.
 #[derive(Debug, Clone)]
-pub struct CallerName(pub String);
+pub struct CallerName(pub Arc<str>);
 
 /// Without an authenticator, every caller is anonymous and may call every RPC.
 impl Middleware for Option<Authenticator> {
@@ -34,12 +33,9 @@ impl Middleware for Option<Authenticator> {
             request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(Caller::anonymous());
             return Either::Left(inner.call(request));
         };
-        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
-        let clone = inner.clone();
-        let mut inner = std::mem::replace(inner, clone);
+        let mut inner = take_ready(inner);
         Either::Right(Box::pin(async move {
-            let context = request.extensions().get::<CallContext>();
-            let trace_id = context.map_or(TraceId::INVALID, |context| context.trace_id);
+            let trace_id = trace_id(&request);
             let result = match request.extensions().get::<Arc<Connection>>() {
                 Some(connection) => {
                     authenticator.authenticate(request.uri().path(), request.headers(), connection).await
@@ -50,8 +46,8 @@ impl Middleware for Option<Authenticator> {
                 Ok(caller) => caller,
                 Err(error) => return Ok(status::from_error(error, trace_id).into_http()),
             };
-            tracing::Span::current().record("turnkey.caller", caller.name());
-            let name = CallerName(caller.name().to_owned());
+            tracing::Span::current().record("turnkey.caller", &**caller.name());
+            let name = CallerName(Arc::clone(caller.name()));
             let mut response = match authorize(&caller, request.uri().path()) {
                 Ok(()) => {
                     request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(caller);

@@ -59,6 +59,11 @@ impl CallContext {
     }
 }
 
+/// Returns the trace id of a call, which is invalid without this layer.
+pub fn trace_id(request: &Request<Body>) -> TraceId {
+    request.extensions().get::<CallContext>().map_or(TraceId::INVALID, |context| context.trace_id)
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct CallContextMiddleware {
     refusals: RefusalLog,

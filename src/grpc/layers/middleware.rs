@@ -28,6 +28,12 @@ impl<S> InnerService for S where
 pub type CallFuture<S> =
     Either<<S as Service<Request<Body>>>::Future, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
 
+/// Returns the instance that `poll_ready` reserved, for a future that calls it, and leaves a clone.
+pub fn take_ready<S: InnerService>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    std::mem::replace(inner, clone)
+}
+
 pub trait Middleware: Clone {
     /// Calls `inner`, which is ready for one call, or returns a response in its place.
     fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> CallFuture<S>;

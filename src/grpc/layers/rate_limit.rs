@@ -23,7 +23,8 @@ use crate::{
     grpc::{auth::is_public, status},
 };
 
-type KeyedLimiter = RateLimiter<String, HashMapStateStore<String>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+type KeyedLimiter =
+    RateLimiter<Arc<str>, HashMapStateStore<Arc<str>>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
 /// One limit for each caller, by its name. Without authentication, all calls share the limit of the anonymous caller.
 /// Cheap to clone.
@@ -41,7 +42,7 @@ impl CallerRateLimiter {
     /// [`Error::RateLimited`], with the time until the next call is permitted.
     fn check(&self, caller: &Caller) -> Result<()> {
         self.0
-            .check_key(&caller.name().to_owned())
+            .check_key(caller.name())
             .map_err(|until| Error::RateLimited { retry_after: until.wait_time_from(MonotonicClock.now()) })
     }
 

@@ -11,7 +11,7 @@ use crate::{grpc::status::code_name, telemetry::LogLimiter};
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct RefusalLog(Arc<LogLimiter<(String, String)>>);
+pub struct RefusalLog(Arc<LogLimiter<(Arc<str>, String)>>);
 
 impl RefusalLog {
     /// Logs the response of a call if it is a refusal. Internal errors are logged where they occur.
@@ -20,11 +20,12 @@ impl RefusalLog {
         if matches!(status.code(), Code::Ok | Code::Cancelled | Code::Internal) {
             return;
         }
-        let caller = response.extensions().get::<CallerName>().map_or("unauthenticated", |CallerName(name)| name);
+        let caller =
+            response.extensions().get().map_or_else(|| "unauthenticated".into(), |CallerName(name)| Arc::clone(name));
         let details = status.get_error_details();
         let reason = details.error_info().map_or_else(|| code_name(status.code()), |info| info.reason.as_str());
-        if let Some(count) = self.0.count((caller.to_owned(), reason.to_owned())) {
-            tracing::info!(caller, rpc, reason, count, "Refused call");
+        if let Some(count) = self.0.count((Arc::clone(&caller), reason.to_owned())) {
+            tracing::info!(caller = &*caller, rpc, reason, count, "Refused call");
         }
     }
 }
