@@ -1,7 +1,10 @@
 //! Creates tenants from a request, a sign-up or the items of a batch: generates ids and keys, hashes the keys, stores
 //! everything, and replays repeated calls. The order of a batch's items is in `batch.rs`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::future::join_all;
 use rand::Rng;
@@ -129,7 +132,7 @@ impl TenantService {
     async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
         let records = self.find_records(scope, std::iter::once(&spec)).await?;
         if !records.is_empty() || self.store.slug_exists(&spec.slug).await? {
-            return self.replay(scope, &spec, &records, UniqueField::TenantSlug);
+            return self.replay(scope, &spec, records.first(), UniqueField::TenantSlug);
         }
         Ok(CreateOutcome::Created(self.prepare(&spec, self.clock.now())?.into_provisioned()))
     }
@@ -167,11 +170,22 @@ impl TenantService {
         let is_refused = |insertion: &Result<_>| matches!(insertion, Ok(Insertion::Exists | Insertion::EmailExists));
         let refused = prepared.iter().zip(&insertions).filter(|(_, insertion)| is_refused(insertion));
         let records = self.find_records(scope, refused.map(|(tenant, _)| tenant.spec)).await;
-        let replay = |spec, existing| self.replay(scope, spec, records.as_ref().map_err(Error::clone)?, existing);
-        let outcomes = prepared.into_iter().zip(insertions).map(|(tenant, insertion)| match insertion? {
+        let positions: HashMap<_, _> = prepared.iter().map(|tenant| tenant.insert.tenant.id).zip(0..).collect();
+        let replay = |position, spec: &TenantSpec, existing| {
+            let hash = spec.request_id.as_ref().map(RequestId::hash);
+            let mut records = records.as_ref().map_err(Error::clone)?.iter();
+            // The record of a later tenant with the same request id did not exist when this one was refused.
+            let is_later = |record: &&IdempotencyRecord<CreatedTenant>| {
+                positions.get(&record.created.tenant.id).is_some_and(|&later| later > position)
+            };
+            let record = records.find(|record| Some(record.request_hash) == hash).filter(|record| !is_later(record));
+            self.replay(scope, spec, record, existing)
+        };
+        let outcomes = (0..).zip(prepared.into_iter().zip(insertions));
+        let outcomes = outcomes.map(|(position, (tenant, insertion))| match insertion? {
             Insertion::Created => Ok(CreateOutcome::Created(tenant.into_provisioned())),
-            Insertion::Exists => replay(tenant.spec, UniqueField::TenantSlug),
-            Insertion::EmailExists => replay(tenant.spec, UniqueField::OwnerEmail),
+            Insertion::Exists => replay(position, tenant.spec, UniqueField::TenantSlug),
+            Insertion::EmailExists => replay(position, tenant.spec, UniqueField::OwnerEmail),
         });
         Ok(outcomes.collect())
     }
@@ -233,17 +247,15 @@ impl TenantService {
         records.ok_or_else(|| response_too_large("requests"))
     }
 
-    /// Returns the outcome of a tenant that was not created: a replay if its request id has a record, otherwise the
+    /// Returns the outcome of a tenant that was not created: a replay if there is a record of its request id, otherwise the
     /// error that its slug, or the e-mail address of its owner, already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,
         spec: &TenantSpec,
-        records: &[IdempotencyRecord<CreatedTenant>],
+        record: Option<&IdempotencyRecord<CreatedTenant>>,
         existing: UniqueField,
     ) -> Result<CreateOutcome> {
-        let hash = spec.request_id.as_ref().map(RequestId::hash);
-        let record = records.iter().find(|record| Some(record.request_hash) == hash);
         let Some((record, request_id)) = record.zip(spec.request_id.as_ref()) else {
             let slug = (existing == UniqueField::TenantSlug).then_some(spec.slug.as_str());
             return Err(Error::already_exists(existing, slug));
