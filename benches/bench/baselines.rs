@@ -212,7 +212,7 @@ pub fn pgbench(env: &BenchEnv, script: &str, protocol: Protocol, clients: u64, w
         .arg("-h")
         .arg(std::path::absolute(options.get_socket().unwrap()).unwrap())
         .args(["-p", &options.get_port().to_string(), "-U", options.get_username(), options.get_database().unwrap()])
-        .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
+        .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off -c plan_cache_mode=force_generic_plan")
         .current_dir(folder.path())
         .output()
         .unwrap();

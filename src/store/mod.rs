@@ -71,7 +71,11 @@ impl Store {
 
     /// Creates a store for commands that no caller waits for: one connection, without a statement timeout.
     pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
-        let options = with_session_settings(options).options([("statement_timeout", "0"), ("enable_seqscan", "on")]);
+        let options = with_session_settings(options).options([
+            ("statement_timeout", "0"),
+            ("enable_seqscan", "on"),
+            ("plan_cache_mode", "auto"),
+        ]);
         Self::with_pool(ConnectionPool::new(options, 1, None))
     }
 
@@ -147,5 +151,8 @@ fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
         // Every query uses an index. Otherwise plans that were cached while the tables were small, triggers' plans
         // included, would scan the tables after they have grown.
         ("enable_seqscan", "off"),
+        // A statement is planned once in a session. Otherwise Postgres would plan some, such as lists, for each
+        // execution, because their cost seems to depend on the arguments: 0.3 ms more for a page of 100,000 tenants.
+        ("plan_cache_mode", "force_generic_plan"),
     ])
 }

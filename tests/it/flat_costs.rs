@@ -116,7 +116,9 @@ async fn every_list_of_tenants_reads_as_much_among_50_000_tenants_as_among_10_00
         for (pages, database) in pages.iter_mut().zip([&few, &many]) {
             *pages = measure(database, PAGES, async |fixture| list_two_pages(fixture, &request).await).await;
         }
-        assert!(pages[1] * 2 <= pages[0] * 3, "{pages:?} pages: {request:?}");
+        // An index can be one level deeper: one page more for each of four ranges.
+        let deeper = 4 * 2 * CALLS;
+        assert!(pages[1] * 2 <= pages[0] * 3 + deeper * 2, "{pages:?} pages: {request:?}");
     }
 }
 
