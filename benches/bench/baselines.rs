@@ -194,6 +194,10 @@ pub enum Protocol {
     Prepared,
 }
 
+/// How long pgbench runs before it is measured. Its sessions are new, unlike the server's, and have to prepare their
+/// statements first.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 /// Runs a script as the role of the server.
 pub fn pgbench(env: &BenchEnv, script: &str, protocol: Protocol, clients: u64, window: Duration) -> Measurement {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -204,10 +208,9 @@ pub fn pgbench(env: &BenchEnv, script: &str, protocol: Protocol, clients: u64, w
         Protocol::Simple => "simple",
         Protocol::Prepared => "prepared",
     };
-    let started = Instant::now();
     let output = Command::new(env.postgres_bin_dir.join("pgbench"))
         .args(["-n", "-j", &THREADS.to_string(), "-M", protocol, "-D", "n=0", "--log", "--log-prefix=log"])
-        .args(["-c", &clients.to_string(), "-T", &window.as_secs().to_string(), "-f"])
+        .args(["-c", &clients.to_string(), "-T", &(WARM_UP + window).as_secs().to_string(), "-f"])
         .arg(&file)
         .arg("-h")
         .arg(std::path::absolute(options.get_socket().unwrap()).unwrap())
@@ -217,19 +220,26 @@ pub fn pgbench(env: &BenchEnv, script: &str, protocol: Protocol, clients: u64, w
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let elapsed = started.elapsed();
+    let logs = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let logs = logs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("log"));
+    measure_log(&logs.map(|path| fs::read_to_string(path).unwrap()).collect::<String>())
+}
+
+/// Measures the transactions in pgbench's log that ended after the warm-up. The third field of a line is the latency in
+/// microseconds; the fifth and the sixth are the time of the end, in seconds and microseconds.
+fn measure_log(log: &str) -> Measurement {
+    let transactions = log.lines().map(|line| {
+        let field = |index| line.split(' ').nth(index).unwrap().parse::<u64>().unwrap();
+        (Duration::from_secs(field(4)) + Duration::from_micros(field(5)), field(2))
+    });
+    let transactions: Vec<(Duration, u64)> = transactions.collect();
+    let ends = || transactions.iter().map(|&(end, _)| end);
+    let measured_from = ends().min().unwrap() + WARM_UP;
     let mut latencies = Histogram::<u64>::new(3).unwrap();
-    for log in fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
-        if log.file_name().unwrap().to_string_lossy().starts_with("log") {
-            for line in fs::read_to_string(log).unwrap().lines() {
-                latencies.record(line.split(' ').nth(2).unwrap().parse().unwrap()).unwrap();
-            }
-        }
+    for &(_, latency) in transactions.iter().filter(|&&(end, _)| end > measured_from) {
+        latencies.record(latency).unwrap();
     }
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let tps = stdout.lines().find_map(|line| line.strip_prefix("tps = ")).unwrap();
-    let rate: f64 = tps.split(' ').next().unwrap().parse().unwrap();
-    Measurement { rate, ..Measurement::new(&latencies, latencies.len(), elapsed) }
+    Measurement::new(&latencies, latencies.len(), ends().max().unwrap() - measured_from)
 }
 
 /// Returns how many hashes per second one core computes with the parameters for keys, reusing the memory.

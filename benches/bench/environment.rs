@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tonic::transport::Endpoint;
 use turnkey::store;
 
-use crate::process_memory::memory_kib;
+use crate::{cpu_time::CpuTime, process_memory::memory_kib};
 
 pub struct BenchEnv {
     folder: TempDir,
@@ -79,6 +79,12 @@ impl BenchEnv {
         }
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
+    }
+
+    /// Returns the CPU time used since the start. `None` if it is unknown.
+    pub fn cpu_time(&self) -> Option<CpuTime> {
+        let pid_file = fs::read_to_string(self.folder.path().join("cluster/postgres/postmaster.pid")).ok()?;
+        CpuTime::of(self.server.0.id(), pid_file.lines().next()?.parse().ok()?)
     }
 
     pub async fn postgres_version(&self) -> String {

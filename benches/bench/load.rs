@@ -18,13 +18,15 @@ pub struct Measurement {
     pub rate: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
+    /// Units of work.
+    pub units: u64,
 }
 
 impl Measurement {
     /// Takes latencies in microseconds.
     pub fn new(latencies: &Histogram<u64>, units: u64, elapsed: Duration) -> Self {
         let quantile_ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
-        Self { rate: units as f64 / elapsed.as_secs_f64(), p50_ms: quantile_ms(0.5), p99_ms: quantile_ms(0.99) }
+        Self { rate: units as f64 / elapsed.as_secs_f64(), p50_ms: quantile_ms(0.5), p99_ms: quantile_ms(0.99), units }
     }
 }
 

@@ -9,6 +9,7 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
 mod baselines;
+mod cpu_time;
 #[path = "../../tests/it/support/doc_markers.rs"]
 mod doc_markers;
 mod environment;

@@ -8,6 +8,7 @@ use plotters::prelude::{
 };
 
 use crate::{
+    cpu_time::CpuTime,
     doc_markers::write_between_marks,
     growth::{Growth, MAX_RATIO},
     load::Measurement,
@@ -31,11 +32,15 @@ pub fn print(results: &[WorkloadResult]) {
 
 fn workload_table(results: &[WorkloadResult]) -> String {
     let mut table =
-        "| work | rate | p50 | p99 | baseline | its result | ratio | goal |\n|---|---|---|---|---|---|---|---|\n"
+        "| work | rate | p50 | p99 | CPU of the service | of Postgres | baseline | its result | ratio | goal |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     for result in results {
         let WorkloadResult { workload, baseline, baseline_result, ratio, .. } = result;
-        let Measurement { rate, p50_ms, p99_ms } = result.measurement;
+        let Measurement { rate, p50_ms, p99_ms, .. } = result.measurement;
+        let cpu = result.cpu.map_or(["?".to_owned(), "?".to_owned()], |CpuTime { service_us, postgres_us }| {
+            [service_us, postgres_us].map(|us| format!("{us:.0} µs"))
+        });
         let verdict = |is_met| if is_met { "met" } else { "not met" };
         let comparison = match result.goal {
             Goal::MinRate(goal) => {
@@ -47,7 +52,8 @@ fn workload_table(results: &[WorkloadResult]) -> String {
             Goal::None if baseline.is_empty() => " | | ".to_owned(),
             Goal::None => format!("{baseline_result:.0}/s | {ratio:.2} | "),
         };
-        writeln!(table, "| {workload} | {rate:.0}/s | {p50_ms:.2} ms | {p99_ms:.2} ms | {baseline} | {comparison} |")
+        let latency = format!("{p50_ms:.2} ms | {p99_ms:.2} ms");
+        writeln!(table, "| {workload} | {rate:.0}/s | {latency} | {} | {baseline} | {comparison} |", cpu.join(" | "))
             .unwrap();
     }
     table

@@ -19,11 +19,13 @@ use crate::{
         Protocol, RoundTrips, argon2, catalog_read_script, create_script, pgbench, prepare_baseline_tenants,
         update_script,
     },
+    cpu_time::CpuTime,
     environment::BenchEnv,
     load::{Measurement, generate_load},
 };
 
 const CALLERS: u64 = 32;
+const MANY_CALLERS: u64 = 128;
 pub const BATCH_SIZE: u64 = 100;
 pub const BATCH_CALLERS: u64 = 4;
 
@@ -37,6 +39,8 @@ pub struct WorkloadResult {
     /// In the unit of the goal.
     pub baseline_result: f64,
     pub ratio: f64,
+    /// Per unit of work; `None` if it is unknown.
+    pub cpu: Option<CpuTime>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,28 +67,44 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     let window = settings.window;
     let tenants = create_sample_tenants(env).await;
     let tenant = &tenants[0];
-    let mut runner = Runner { settings, name_filter, results: Vec::new() };
+    let mut runner = Runner { env, settings, name_filter, results: Vec::new() };
 
     let baseline = |round| pgbench(env, &create_script(round), Protocol::Prepared, CALLERS, window).rate;
     let workload = || create(env, CALLERS, window);
-    let goal = Goal::MinRate(0.7);
+    let goal = Goal::MinRate(1.3);
     runner.compare("CreateFullyProvisioned, 32 callers", workload, "pgbench, same statement", baseline, goal);
+
+    let baseline = |round| pgbench(env, &create_script(200 + round), Protocol::Prepared, CALLERS, window).p50_ms;
+    let goal = Goal::MaxLatency(1.0);
+    runner.compare(
+        "CreateFullyProvisioned, 32 callers (p50)",
+        workload,
+        "pgbench, same statement (p50)",
+        baseline,
+        goal,
+    );
+
+    let baseline = |round| pgbench(env, &create_script(300 + round), Protocol::Prepared, MANY_CALLERS, window).rate;
+    let workload = || create(env, MANY_CALLERS, window);
+    let goal = Goal::MinRate(1.6);
+    runner.compare("CreateFullyProvisioned, 128 callers", workload, "pgbench, 128 clients", baseline, goal);
 
     let baseline = |round| pgbench(env, &create_script(100 + round), Protocol::Prepared, 1, window).p50_ms;
     let workload = || create(env, 1, window);
     let goal = Goal::MaxLatency(1.6);
     runner.compare("CreateFullyProvisioned, 1 caller (p50)", workload, "pgbench, 1 client (p50)", baseline, goal);
 
-    let baseline = |_| create(env, CALLERS, window).rate;
+    let baseline = |round| pgbench(env, &create_script(400 + round), Protocol::Prepared, CALLERS, window).rate;
     let workload = || batch_create(env, BATCH_CALLERS, window);
-    runner.compare("BatchCreateFullyProvisioned, tenants", workload, "single calls", baseline, Goal::MinRate(2.0));
+    let (name, goal) = ("BatchCreateFullyProvisioned, tenants", Goal::MinRate(2.5));
+    runner.compare(name, workload, "pgbench, one tenant a statement", baseline, goal);
 
     let (tenant_id, package_id) = (format!("'{}'", tenant.id), format!("'{}'", tenant.package_id));
     let (text, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant_id.as_str(), package_id.as_str()]);
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
     let workload = || get_package(env, &tenants, window);
-    let goal = Goal::MinRate(0.6);
+    let goal = Goal::MinRate(0.7);
     runner.compare("GetPackage, 32 callers", workload, "pgbench, three round trips", baseline, goal);
 
     let script = catalog_read_script(RoundTrips::One, text, &tenant.id, &values);
@@ -101,7 +121,7 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
     let workload = || list_packages(env, &tenants, window);
-    let goal = Goal::MinRate(0.6);
+    let goal = Goal::MinRate(0.7);
     runner.compare("ListPackages (3), 32 callers", workload, "pgbench, three round trips", baseline, goal);
 
     prepare_baseline_tenants(env, &tenants).await;
@@ -120,6 +140,7 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
 }
 
 struct Runner<'a> {
+    env: &'a BenchEnv,
     settings: RunSettings,
     name_filter: Option<&'a str>,
     results: Vec<WorkloadResult>,
@@ -140,14 +161,21 @@ impl Runner<'_> {
             return;
         }
         let (mut measurements, mut baseline_results, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut cpu, mut units) = (Some(CpuTime::default()), 0);
         for round in 0..self.settings.rounds {
-            let (measurement, baseline_result) = (measure(), measure_baseline(round));
+            let before = self.env.cpu_time();
+            let measurement = measure();
+            let after = self.env.cpu_time();
+            cpu = cpu.zip(before.zip(after)).map(|(sum, (before, after))| sum.add(before, after));
+            units += measurement.units;
+            let baseline_result = measure_baseline(round);
             ratios.push(goal.ratio(&measurement, baseline_result));
             measurements.push(measurement);
             baseline_results.push(baseline_result);
         }
         let (measurement, baseline_result, ratio) = (medians(&measurements), median(baseline_results), median(ratios));
-        self.results.push(WorkloadResult { workload, measurement, baseline, goal, baseline_result, ratio });
+        let cpu = cpu.map(|cpu| cpu.per(units));
+        self.results.push(WorkloadResult { workload, measurement, baseline, goal, baseline_result, ratio, cpu });
     }
 }
 
@@ -158,7 +186,8 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 
 pub fn medians(measurements: &[Measurement]) -> Measurement {
     let median_by = |field: fn(&Measurement) -> f64| median(measurements.iter().map(field).collect());
-    Measurement { rate: median_by(|m| m.rate), p50_ms: median_by(|m| m.p50_ms), p99_ms: median_by(|m| m.p99_ms) }
+    let units = measurements.iter().map(|m| m.units).sum();
+    Measurement { rate: median_by(|m| m.rate), p50_ms: median_by(|m| m.p50_ms), p99_ms: median_by(|m| m.p99_ms), units }
 }
 
 fn create_request(slug: String) -> CreateFullyProvisionedRequest {
