@@ -239,7 +239,7 @@ fn measure_log(log: &str) -> Measurement {
     for &(_, latency) in transactions.iter().filter(|&&(end, _)| end > measured_from) {
         latencies.record(latency).unwrap();
     }
-    Measurement::new(&latencies, latencies.len(), ends().max().unwrap() - measured_from)
+    Measurement::new(&latencies, latencies.len(), ends().max().unwrap().saturating_sub(measured_from))
 }
 
 /// Returns how many hashes per second one core computes with the parameters for keys, reusing the memory.
