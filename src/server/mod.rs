@@ -14,6 +14,7 @@ mod tls;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
+use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -31,6 +32,7 @@ use self::{
 pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::{
     config::{ServerSettings, service_credentials},
+    domain::service_credentials::ServiceCredentials,
     error::ErrorChain,
     grpc::{
         Authenticator, CallTasks, Handler,
@@ -117,7 +119,7 @@ pub fn start(
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
     let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
     let tasks = CallTasks::default();
-    let authenticator = authenticator(settings, &tenants, &tasks)?;
+    let authenticator = authenticator(settings, &tenants, &tasks, clock.clone())?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
     let acceptor = acceptor(settings, tls, clock, stop.clone());
@@ -209,10 +211,25 @@ fn authenticator(
     settings: &ServerSettings,
     tenants: &Arc<TenantService>,
     calls: &CallTasks,
+    clock: Clock,
 ) -> Result<Option<Authenticator>, StartError> {
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
-    let credentials = reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&path))?;
-    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone())))
+    let (paths, clock_of_loads) = (vec![path.clone()], clock.clone());
+    let credentials = reload::watch_files(paths, "tokens", move || {
+        service_credentials::read(&path).inspect(|credentials| warn_of_expired(credentials, clock_of_loads.now()))
+    })?;
+    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock)))
+}
+
+/// Logs the names of services with credentials that are no longer valid, in one line.
+fn warn_of_expired(credentials: &ServiceCredentials, now: OffsetDateTime) {
+    let names: Vec<&str> = credentials.expired(now).into_iter().collect();
+    if !names.is_empty() {
+        tracing::warn!(
+            "The tokens file has expired entries, which permit nothing any more, of {}: remove them",
+            names.join(", ")
+        );
+    }
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

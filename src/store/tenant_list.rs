@@ -1,6 +1,7 @@
 //! The list of tenants, in three orders (docs/adr/0015-lists-read-index-ranges.md).
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{
     Store,
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ListTenants, Tenant,
+        ListTenants, Tenant, TenantId,
         paging::{ListRow, MAX_PAGE_BYTES, SlugCursor},
         tenant::TenantOrder,
     },
@@ -20,30 +21,44 @@ use crate::{
 /// Each of the four states that a tenant can have (deleted or not, active or not) is one range of an index in this
 /// order. The statement merges the ranges of the states that the filter selects, and reads no other row. Each range has
 /// its own ORDER BY and LIMIT, so that this holds for every plan that Postgres may choose, whatever its statistics.
+///
+/// For a caller that is limited to tenants, it reads these by their ids instead, at most 100.
 macro_rules! list_tenants_in_order {
-    ($store:expr, order: $order:tt, after: $after:tt, $now:expr, $position:expr, $filter:expr, $limit:expr) => {{
+    ($store:expr, order: $order:tt, after: $after:tt, $now:expr, $position:expr, $list:expr, $limit:expr) => {{
         let (first, second) = $position;
+        let limit_to = $list.limit.as_ref().map(|limit| limit.iter().map(TenantId::as_uuid).collect::<Vec<_>>());
         let rows = select_tenants!(
+            // MATERIALIZED: the planner must not walk an index in the order of the list to find them.
+            with: r#"
+            WITH limited AS MATERIALIZED (
+                SELECT * FROM tenants WHERE id = ANY($8::uuid[])
+            )
+            "#,
             columns: r#", has_next AS "has_next!""#,
             from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
                           lead(true) OVER list IS NOT NULL AS has_next
                      FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
                              FROM ((SELECT * FROM tenants
-                                     WHERE coalesce($4::bool, true) AND is_active AND deleted_at IS NULL
+                                     WHERE $8 IS NULL AND coalesce($4::bool, true) AND is_active AND deleted_at IS NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NULL
+                                     WHERE $8 IS NULL
+                                       AND NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE $5::bool
+                                     WHERE $8 IS NULL AND $5::bool
                                        AND coalesce($4, true) AND is_active AND deleted_at IS NOT NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE $5
+                                     WHERE $8 IS NULL AND $5
                                        AND NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NOT NULL
+                                       AND " + $after + " ORDER BY " + $order + " LIMIT $6)
+                                    UNION ALL
+                                   (SELECT * FROM limited
+                                     WHERE coalesce(is_active = $4, true) AND (deleted_at IS NULL OR $5)
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)) AS in_state
                             ORDER BY " + $order + "
                             LIMIT $6) AS candidate
@@ -55,10 +70,11 @@ macro_rules! list_tenants_in_order {
             $now,
             first,
             second,
-            $filter.is_active,
-            $filter.show_deleted,
+            $list.filter.is_active,
+            $list.filter.show_deleted,
             i64::try_from($limit).map_err(Error::internal)?,
             MAX_PAGE_BYTES,
+            limit_to as Option<Vec<Uuid>>,
         );
         let rows = rows.fetch_all(&mut $store.acquire("list_tenants").await?).await?;
         rows.into_iter().map(|row| Ok(ListRow { has_next: row.has_next, item: into_tenant!(row)? })).collect()
@@ -81,7 +97,7 @@ impl Store {
                                             coalesce($3::uuid, '00000000-0000-0000-0000-000000000000'))",
                 now,
                 (after.map(|after| after.created_at), after.map(|after| after.id)),
-                list.filter,
+                list,
                 limit
             ),
             TenantOrder::NewestFirst(after) => list_tenants_in_order!(
@@ -91,7 +107,7 @@ impl Store {
                                             coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))",
                 now,
                 (after.map(|after| after.created_at), after.map(|after| after.id)),
-                list.filter,
+                list,
                 limit
             ),
             TenantOrder::SlugPrefix(prefix, after) => list_tenants_in_order!(
@@ -101,7 +117,7 @@ impl Store {
                 after: "slug >= $2::text AND slug < $2 || '{' AND slug > coalesce($3::text, '')",
                 now,
                 (prefix, after.as_ref().map(|SlugCursor(slug)| slug.as_str())),
-                list.filter,
+                list,
                 limit
             ),
         }
