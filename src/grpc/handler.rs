@@ -1,5 +1,5 @@
-//! What every handler does: check the tenant that the request names, convert it, run one service method in a task, convert its output. The handlers
-//! of the two services are in `tenant_provisioning` and `package_catalog`.
+//! What every handler does: check which tenants the request concerns, convert it, run one service method in a task, convert
+//! its output. The handlers of the two services are in `tenant_provisioning` and `package_catalog`.
 
 use std::{
     panic::AssertUnwindSafe,

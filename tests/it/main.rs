@@ -47,6 +47,7 @@ mod orphans;
 mod otlp_over_http;
 mod overload;
 mod own_files;
+mod permissions;
 mod pgbouncer;
 mod plain_language;
 mod prometheus;
