@@ -57,7 +57,7 @@ pub struct TenantUpdate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListTenants {
     /// The tenants that the caller is limited to; `None` for all.
-    pub limit: Option<TenantLimit>,
+    pub tenants: Option<TenantLimit>,
     pub filter: TenantFilter,
     pub order: TenantOrder,
     pub size: PageSize,
@@ -96,10 +96,10 @@ impl ListTenants {
             TenantOrder::NewestFirst(_) => format!("ListTenants newest first {is_active:?} {show_deleted}"),
             TenantOrder::SlugPrefix(prefix, _) => format!("ListTenants by slug {is_active:?} {show_deleted} {prefix}"),
         };
-        PageTokenScope::new(match &self.limit {
+        PageTokenScope::new(match &self.tenants {
             None => list,
-            Some(limit) => {
-                let ids: Vec<String> = limit.iter().map(|id| id.to_string()).collect();
+            Some(tenants) => {
+                let ids: Vec<String> = tenants.iter().map(|id| id.to_string()).collect();
                 format!("of {}: {list}", ids.join(" "))
             }
         })

@@ -1,7 +1,6 @@
 //! The list of tenants, in three orders (docs/adr/0015-lists-read-index-ranges.md).
 
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
     Store,
@@ -22,44 +21,64 @@ use crate::{
 /// order. The statement merges the ranges of the states that the filter selects, and reads no other row. Each range has
 /// its own ORDER BY and LIMIT, so that this holds for every plan that Postgres may choose, whatever its statistics.
 ///
-/// For a caller that is limited to tenants, it reads these by their ids instead, at most 100.
+/// For a caller that is limited to tenants, another statement reads these, at most 100, by their ids and sorts them: in
+/// the ranges of an index they could be anywhere.
 macro_rules! list_tenants_in_order {
-    ($store:expr, order: $order:tt, after: $after:tt, $now:expr, $position:expr, $list:expr, $limit:expr) => {{
-        let (first, second) = $position;
-        let limit_to = $list.limit.as_ref().map(|limit| limit.iter().map(TenantId::as_uuid).collect::<Vec<_>>());
-        let rows = select_tenants!(
-            // MATERIALIZED: the planner must not walk an index in the order of the list to find them.
-            with: r#"
-            WITH limited AS MATERIALIZED (
-                SELECT * FROM tenants WHERE id = ANY($8::uuid[])
-            )
-            "#,
-            columns: r#", has_next AS "has_next!""#,
-            from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
-                          lead(true) OVER list IS NOT NULL AS has_next
-                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
-                             FROM ((SELECT * FROM tenants
-                                     WHERE $8 IS NULL AND coalesce($4::bool, true) AND is_active AND deleted_at IS NULL
+    ($store:expr, order: $order:tt, after: $after:tt, $now:expr, $position:expr, $list:expr, $limit:expr) => {
+        match &$list.tenants {
+            None => select_page!(
+                $store,
+                order: $order,
+                candidates: "(SELECT * FROM tenants
+                                     WHERE coalesce($4::bool, true) AND is_active AND deleted_at IS NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE $8 IS NULL
-                                       AND NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NULL
+                                     WHERE NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE $8 IS NULL AND $5::bool
+                                     WHERE $5::bool
                                        AND coalesce($4, true) AND is_active AND deleted_at IS NOT NULL
                                        AND " + $after + " ORDER BY " + $order + " LIMIT $6)
                                     UNION ALL
                                    (SELECT * FROM tenants
-                                     WHERE $8 IS NULL AND $5
+                                     WHERE $5
                                        AND NOT coalesce($4, false) AND NOT is_active AND deleted_at IS NOT NULL
-                                       AND " + $after + " ORDER BY " + $order + " LIMIT $6)
-                                    UNION ALL
-                                   (SELECT * FROM limited
-                                     WHERE coalesce(is_active = $4, true) AND (deleted_at IS NULL OR $5)
-                                       AND " + $after + " ORDER BY " + $order + " LIMIT $6)) AS in_state
+                                       AND " + $after + " ORDER BY " + $order + " LIMIT $6)";
+                $now, $position, $list.filter, $limit
+            ),
+            Some(tenants) => select_page!(
+                $store,
+                // MATERIALIZED: the planner must not search for them along an index in the order of the list.
+                with: "WITH limited AS MATERIALIZED (SELECT * FROM tenants WHERE id = ANY($8))",
+                order: $order,
+                candidates: "SELECT * FROM limited
+                              WHERE coalesce(is_active = $4::bool, true) AND (deleted_at IS NULL OR $5::bool)
+                                AND " + $after;
+                $now, $position, $list.filter, $limit, &tenants.iter().map(TenantId::as_uuid).collect::<Vec<_>>()
+            ),
+        }
+    };
+}
+
+/// Selects the page at the beginning of the candidates.
+macro_rules! select_page {
+    (
+        $store:expr,
+        $(with: $with:tt,)?
+        order: $order:tt,
+        candidates: $candidate:tt $(+ $more:tt)*;
+        $now:expr, $position:expr, $filter:expr, $limit:expr $(, $ids:expr)?
+    ) => {{
+        let (first, second) = $position;
+        let rows = select_tenants!(
+            $(with: $with,)?
+            columns: r#", has_next AS "has_next!""#,
+            from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
+                          lead(true) OVER list IS NOT NULL AS has_next
+                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
+                             FROM (" + $candidate $(+ $more)* + ") AS in_state
                             ORDER BY " + $order + "
                             LIMIT $6) AS candidate
                    WINDOW list AS (ORDER BY " + $order + ")) AS tenants
@@ -70,11 +89,11 @@ macro_rules! list_tenants_in_order {
             $now,
             first,
             second,
-            $list.filter.is_active,
-            $list.filter.show_deleted,
+            $filter.is_active,
+            $filter.show_deleted,
             i64::try_from($limit).map_err(Error::internal)?,
             MAX_PAGE_BYTES,
-            limit_to as Option<Vec<Uuid>>,
+            $($ids)?
         );
         let rows = rows.fetch_all(&mut $store.acquire("list_tenants").await?).await?;
         rows.into_iter().map(|row| Ok(ListRow { has_next: row.has_next, item: into_tenant!(row)? })).collect()

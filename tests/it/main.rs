@@ -36,6 +36,7 @@ mod import_refusals;
 mod integrity;
 mod isolation;
 mod layering;
+mod limited_tokens;
 mod limits;
 mod list_api_keys;
 mod list_packages;
