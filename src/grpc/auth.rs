@@ -25,6 +25,10 @@ use crate::{
 };
 
 /// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
+///
+/// RPCs that do not exist yet: `Provisioner` or `KeyManager` for CreateApiKey; `Provisioner` or `OwnerManager` for
+/// CreateOwnerToken and SetOwner; `Provisioner` or `Verifier` for ChangePassword, ResetPassword and VerifyEmail, because
+/// each needs the password or a token; `Provisioner` for PurgeTenant.
 pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
@@ -36,13 +40,10 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
-    // With CreateApiKey: Provisioner, KeyManager.
     ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner, Reader, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/VerifyApiKey", &[Provisioner, Verifier]),
-    // With ChangePassword, ResetPassword and VerifyEmail, each of which needs the password or a token: Provisioner,
-    // Verifier. With CreateOwnerToken and SetOwner: Provisioner, OwnerManager.
     ("/turnkey.v1.TenantProvisioning/VerifyPassword", &[Provisioner, Verifier]),
     ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner, Reader]),
     ("/turnkey.v1.TenantProvisioning/RepairTenant", &[Provisioner]),
