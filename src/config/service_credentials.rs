@@ -101,15 +101,17 @@ pub fn writable_by_others(path: &Path) -> Option<String> {
 /// If the token expires in a year with more than four digits, which RFC 3339 cannot express.
 pub fn entry(token: &ServiceToken) -> Result<String, time::error::Format> {
     let ServiceToken { grant: ServiceGrant { name, roles, tenants, expires }, sha256 } = token;
-    let (name, roles, sha256) = (name.as_str(), quoted(roles), hex::encode(sha256));
-    let mut entry = format!("[[token]]\nname = \"{name}\"\nroles = [{roles}]\nsha256 = \"{sha256}\"\n");
-    if let Some(tenants) = tenants {
-        entry += &format!("tenants = [{}]\n", quoted(tenants.iter()));
-    }
+    let mut lines = vec![
+        "[[token]]".to_owned(),
+        format!("name = \"{}\"", name.as_str()),
+        format!("roles = [{}]", quoted(roles)),
+        format!("sha256 = \"{}\"", hex::encode(sha256)),
+    ];
+    lines.extend(tenants.as_ref().map(|tenants| format!("tenants = [{}]", quoted(tenants.iter()))));
     if let Some(expires) = expires {
-        entry += &format!("expires = \"{}\"\n", expires.format(&Rfc3339)?);
+        lines.push(format!("expires = \"{}\"", expires.format(&Rfc3339)?));
     }
-    Ok(entry)
+    Ok(lines.join("\n") + "\n")
 }
 
 /// None of the values contains a character that has to be escaped.

@@ -26,9 +26,9 @@ use crate::{
 
 /// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
 ///
-/// RPCs that do not exist yet: `Provisioner` or `KeyManager` for CreateApiKey; `Provisioner` or `OwnerManager` for
-/// CreateOwnerToken and SetOwner; `Provisioner` or `Verifier` for ChangePassword, ResetPassword and VerifyEmail, because
-/// each needs the password or a token; `Provisioner` for PurgeTenant.
+/// RPCs that do not exist yet: `Provisioner` or `KeyManager` for `CreateApiKey`; `Provisioner` or `OwnerManager` for
+/// `CreateOwnerToken` and `SetOwner`; `Provisioner` or `Verifier` for `ChangePassword`, `ResetPassword` and `VerifyEmail`,
+/// because each needs the password or a token; `Provisioner` for `PurgeTenant`.
 pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),

@@ -4,6 +4,7 @@
 
 mod client_stream;
 mod connection;
+mod credentials;
 mod health;
 mod limits;
 mod listener;
@@ -14,7 +15,6 @@ mod tls;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
-use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -32,7 +32,6 @@ use self::{
 pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::{
     config::{ServerSettings, service_credentials},
-    domain::service_credentials::ServiceCredentials,
     error::ErrorChain,
     grpc::{
         Authenticator, CallTasks, Handler,
@@ -214,22 +213,8 @@ fn authenticator(
     clock: Clock,
 ) -> Result<Option<Authenticator>, StartError> {
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
-    let (paths, clock_of_loads) = (vec![path.clone()], clock.clone());
-    let credentials = reload::watch_files(paths, "tokens", move || {
-        service_credentials::read(&path).inspect(|credentials| warn_of_expired(credentials, clock_of_loads.now()))
-    })?;
+    let credentials = credentials::watch(path, clock.clone())?;
     Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock)))
-}
-
-/// Logs the names of services with credentials that are no longer valid, in one line.
-fn warn_of_expired(credentials: &ServiceCredentials, now: OffsetDateTime) {
-    let names: Vec<&str> = credentials.expired(now).into_iter().collect();
-    if !names.is_empty() {
-        tracing::warn!(
-            "The tokens file has expired entries, which permit nothing any more, of {}: remove them",
-            names.join(", ")
-        );
-    }
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

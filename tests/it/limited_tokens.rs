@@ -215,7 +215,7 @@ async fn expired_entries_are_reported_once_at_every_load_of_the_tokens_file() {
     let warnings: Vec<_> = process.log.iter().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     for line in warnings {
-        assert!(line.contains("expired entries") && line.contains("of old, older: remove them"), "{line}");
+        assert!(line.contains("The tokens file has expired entries: remove those of old, older"), "{line}");
     }
 }
 
