@@ -12,9 +12,10 @@ use turnkey::{
         SignupForm, TenantChange, TenantId, TenantIdentifier, Violations,
         api_key::RotateApiKey,
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert},
+        integrity::CheckedTenants,
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
-    grpc::{pb, status},
+    grpc::{LimitedRequest, pb, status},
     telemetry::trace::TraceId,
 };
 
@@ -30,7 +31,7 @@ pub fn requests(data: &[u8]) {
         1 => parse::<pb::CreateFromSignupRequest, SignupForm>(message),
         2 => parse::<pb::BatchCreateFullyProvisionedRequest, Vec<Result<CreateFullyProvisioned, Violations>>>(message),
         3 => parse::<pb::GetTenantRequest, TenantIdentifier>(message),
-        4 => parse::<pb::ListTenantsRequest, ListTenants>(message),
+        4 => parse_limited::<pb::ListTenantsRequest, ListTenants>(message),
         5 => parse::<pb::UpdateTenantRequest, (TenantId, TenantChange)>(message),
         6 => parse::<pb::SuspendTenantRequest, TenantId>(message),
         7 => parse::<pb::ReactivateTenantRequest, TenantId>(message),
@@ -41,7 +42,7 @@ pub fn requests(data: &[u8]) {
         12 => parse::<pb::RevokeApiKeyRequest, (TenantId, PublicKey)>(message),
         13 => parse::<pb::VerifyApiKeyRequest, SecretString>(message),
         14 => parse::<pb::VerifyPasswordRequest, (Option<Email>, Option<Password>)>(message),
-        15 => parse::<pb::CheckIntegrityRequest, Option<TenantId>>(message),
+        15 => parse_limited::<pb::CheckIntegrityRequest, CheckedTenants>(message),
         16 => parse::<pb::RepairTenantRequest, TenantId>(message),
         17 => parse::<pb::UpsertPackageRequest, (TenantId, PackageUpsert)>(message),
         18 => parse::<pb::BatchUpsertPackagesRequest, (TenantId, Vec<PackageUpsert>)>(message),
@@ -60,9 +61,24 @@ where
     Request: Message + Default + Debug,
     Input: TryFrom<Request, Error = Violations>,
 {
+    parse_with(bytes, Input::try_from);
+}
+
+fn parse_limited<Request, Input>(bytes: &[u8])
+where
+    Request: Message + Default + Debug,
+    Input: TryFrom<LimitedRequest<Request>, Error = Violations>,
+{
+    parse_with(bytes, |message| Input::try_from(LimitedRequest { message, limit: None }));
+}
+
+fn parse_with<Request, Input>(bytes: &[u8], parse: impl FnOnce(Request) -> Result<Input, Violations>)
+where
+    Request: Message + Default + Debug,
+{
     let Ok(request) = Request::decode(bytes) else { return };
     let _debug = format!("{request:?}");
-    if let Err(violations) = Input::try_from(request) {
+    if let Err(violations) = parse(request) {
         let status = status::from_error(violations.into(), TraceId::INVALID);
         assert_ne!(status.code(), tonic::Code::Internal, "{status:?}");
         assert!(status.details().len().div_ceil(3) * 4 <= MAX_TRAILER_BYTES, "{}", status.details().len());

@@ -27,7 +27,7 @@ use crate::{
     config::DoctorSettings,
     domain::{
         Argon2Params, Caller, TenantId,
-        integrity::{Finding, FindingKind, RepairReport},
+        integrity::{CheckedTenants, Finding, FindingKind, RepairReport},
     },
     error,
     secrets::{Hasher, HashingSettings},
@@ -77,7 +77,7 @@ impl Doctor {
         // indicatif hides the bar if standard error is not a terminal.
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tenants ({per_sec}, {eta} left)")?;
         let bar = ProgressBar::new(self.service.count_tenants().await?).with_style(style);
-        let mut chunks = pin!(Arc::clone(&self.service).check_integrity(None));
+        let mut chunks = pin!(Arc::clone(&self.service).check_integrity(CheckedTenants::All));
         let mut tenants = 0;
         while let Some(chunk) = chunks.try_next().await? {
             for of_tenant in chunk.findings.chunk_by(|one, next| one.tenant_id == next.tenant_id) {

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     config::{TokenSettings, service_credentials},
-    domain::service_credentials::{ServiceToken, hash_token},
+    domain::service_credentials::{ServiceGrant, ServiceToken, hash_token},
     secrets::mint_token,
+    service::Clock,
 };
 
 /// Some hundred thousand entries.
@@ -25,9 +26,12 @@ const MAX_TOKENS_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Prints the token, this one time, to standard output, and appends its entry to the file. Without a file it prints the
 /// entry to standard error, to be pasted.
 pub async fn create(settings: TokenSettings) -> Result<(), Error> {
-    let TokenSettings { name, roles, tokens_file } = settings;
+    let TokenSettings { name, roles, tenants, expires_in, tokens_file } = settings;
     let token = mint_token(&name, &mut UnwrapErr(SysRng));
-    let entry = service_credentials::entry(&ServiceToken { name, roles, sha256: hash_token(&token) });
+    let expires = expires_in.map(|expires_in| Clock::system().now().truncate_to_second() + expires_in);
+    let grant = ServiceGrant { name, roles, tenants, expires };
+    let entry = service_credentials::entry(&ServiceToken { grant, sha256: hash_token(&token) });
+    let entry = entry.map_err(|error| format!("cannot express the expiry: {error}"))?;
     match tokens_file {
         Some(path) => append(&path, &entry)?,
         None => write!(io::stderr(), "{entry}").map_err(|error| format!("cannot write to standard error: {error}"))?,

@@ -4,13 +4,14 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use secrecy::SecretString;
+use time::Duration as SignedDuration;
 
 use super::{
     ConfigErrors, Database, DatabaseArgs, FlagsFirst, KeyArgs, ServerUrl, TOKENS_FILE,
     setting::{POSITIVE_FORMAT, Setting},
     variable,
 };
-use crate::domain::{Argon2Params, KeyMode, Role, service_credentials::ServiceName};
+use crate::domain::{Argon2Params, KeyMode, Role, TenantId, TenantLimit, service_credentials::ServiceName};
 
 const CONCURRENCY: Setting = Setting::flag("concurrency");
 const SERVER: Setting = Setting::flag("server");
@@ -18,6 +19,8 @@ const OLDER_THAN: Setting = Setting::flag("older-than");
 const TOKEN: Setting = Setting::new("token", "TURNKEY_TOKEN");
 const NAME: Setting = Setting::flag("name");
 const ROLE: Setting = Setting::flag("role");
+const TENANT: Setting = Setting::flag("tenant");
+const EXPIRES: Setting = Setting::flag("expires");
 
 const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
@@ -82,9 +85,16 @@ pub struct TokenArgs {
     /// Name of the service; appears in the token, in logs and in spans
     #[arg(long = NAME.flag, value_name = "NAME")]
     name: String,
-    /// Role of the service: `provisioner`, `verifier` or `catalog`; can be given more than once
+    /// Role of the service: `provisioner`, `verifier`, `owner_manager`, `catalog`, `catalog_reader`, `reader` or
+    /// `key_manager`; can be given more than once
     #[arg(long = ROLE.flag, value_name = "ROLE", required = true)]
     roles: Vec<String>,
+    /// Tenant that the token is limited to; can be given up to 100 times [default: any tenant]
+    #[arg(long = TENANT.flag, value_name = "ID")]
+    tenants: Vec<String>,
+    /// Time until the token expires, such as 90d or 12h [default: it does not expire]
+    #[arg(long = EXPIRES.flag, value_name = "DURATION")]
+    expires: Option<String>,
     /// Tokens file of the server to add the entry to [default: print the entry to standard error]
     #[arg(long = TOKENS_FILE.flag, env = TOKENS_FILE.variable, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
@@ -144,6 +154,8 @@ pub struct PurgeSettings {
 pub struct TokenSettings {
     pub name: ServiceName,
     pub roles: Vec<Role>,
+    pub tenants: Option<TenantLimit>,
+    pub expires_in: Option<SignedDuration>,
     pub tokens_file: Option<PathBuf>,
 }
 
@@ -218,7 +230,30 @@ impl TokenArgs {
         let mut errors = ConfigErrors::default();
         let name = errors.check(NAME, ServiceName::parse(&self.name).map_err(|invalid| invalid.description));
         let roles = self.roles.iter().filter_map(|role| errors.check(ROLE, role.parse::<Role>())).collect();
-        errors.into_result(|| Some(TokenSettings { name: name?, roles, tokens_file: self.tokens_file.clone() }))
+        let tenants = if self.tenants.is_empty() { None } else { self.tenants(&mut errors) };
+        let expires_in = self.expires.as_deref().and_then(|text| errors.check(EXPIRES, parse_expiry(text)));
+        let tokens_file = self.tokens_file.clone();
+        errors.into_result(|| Some(TokenSettings { name: name?, roles, tenants, expires_in, tokens_file }))
+    }
+
+    fn tenants(&self, errors: &mut ConfigErrors) -> Option<TenantLimit> {
+        let parse = |text: &String| TenantId::parse(text).map_err(|invalid| format!("{text} {}", invalid.description));
+        let ids: Vec<TenantId> = self.tenants.iter().filter_map(|text| errors.check(TENANT, parse(text))).collect();
+        if ids.len() < self.tenants.len() {
+            return None;
+        }
+        errors.check(TENANT, TenantLimit::new(ids).map_err(|invalid| invalid.description))
+    }
+}
+
+/// At most 100 years, so that the expiry is a time that RFC 3339 can express.
+fn parse_expiry(text: &str) -> Result<SignedDuration, String> {
+    const MAX: SignedDuration = SignedDuration::days(36_525);
+    let duration = humantime::parse_duration(text);
+    let duration = duration.map_err(|error| format!("must be a duration such as 90d or 12h: {error}"))?;
+    match SignedDuration::try_from(duration) {
+        Ok(duration) if (SignedDuration::SECOND..=MAX).contains(&duration) => Ok(duration),
+        _ => Err("must be between 1s and 36525d".to_owned()),
     }
 }
 
@@ -226,11 +261,41 @@ impl TokenArgs {
 mod tests {
     use super::*;
 
+    fn invalid_token(args: &TokenArgs) -> String {
+        let Err(errors) = args.settings() else { panic!("the settings are invalid") };
+        errors.to_string()
+    }
+
+    fn token() -> TokenArgs {
+        TokenArgs {
+            name: "booking".to_owned(),
+            roles: vec!["catalog".to_owned()],
+            tenants: Vec::new(),
+            expires: None,
+            tokens_file: None,
+        }
+    }
+
     #[test]
     fn an_invalid_role_is_reported_with_the_roles_that_exist() {
-        let args = TokenArgs { name: "booking".to_owned(), roles: vec!["king".to_owned()], tokens_file: None };
-        let Err(errors) = args.settings() else { panic!("there is no such role") };
-        let expected = "invalid settings:\n  --role: must be provisioner, verifier or catalog";
-        assert_eq!(errors.to_string(), expected);
+        let expected = "invalid settings:\n  --role: must be provisioner, verifier, owner_manager, catalog, \
+                        catalog_reader, reader or key_manager";
+        assert_eq!(invalid_token(&TokenArgs { roles: vec!["king".to_owned()], ..token() }), expected);
+    }
+
+    #[test]
+    fn a_token_can_be_limited_to_100_tenants_and_to_a_time() {
+        let ids = |count: u128| (0..count).map(|id| uuid::Uuid::from_u128(id).to_string()).collect::<Vec<_>>();
+        let args = TokenArgs { tenants: ids(100), expires: Some("90d".to_owned()), ..token() };
+        let settings = args.settings().unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(settings.tenants.unwrap().iter().count(), 100);
+        assert_eq!(settings.expires_in, Some(SignedDuration::days(90)));
+        assert!(invalid_token(&TokenArgs { tenants: ids(101), ..token() }).contains("--tenant: must have at most 100"));
+        let malformed = TokenArgs { tenants: vec!["bella".to_owned(), String::new()], ..token() };
+        assert_eq!(invalid_token(&malformed).matches("\n  --tenant: ").count(), 2);
+        for expires in ["0s", "999ms", "101y", "tomorrow", ""] {
+            let args = TokenArgs { expires: Some(expires.to_owned()), ..token() };
+            assert!(invalid_token(&args).contains("--expires: must be"), "{expires}");
+        }
     }
 }

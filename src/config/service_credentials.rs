@@ -5,23 +5,26 @@
 //! name = "booking"
 //! roles = ["catalog"]
 //! sha256 = "…64 hex digits…"
+//! tenants = ["0197…"]                # optional: the tenants that the token is limited to
+//! expires = "2027-01-31T00:00:00Z"   # optional
 //!
 //! [[certificate]]
-//! san = "DNS:booking.internal"   # or "URI:spiffe://…"
+//! san = "DNS:booking.internal"       # or "URI:spiffe://…"
 //! name = "booking"
-//! roles = ["catalog"]
+//! roles = ["catalog"]                # and optionally tenants and expires
 //! ```
 //!
 //! `server/reload.rs` watches the file; `turnkey token create` writes to it.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fmt::Display, fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use hex::FromHex as _;
 use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::domain::{
-    Role,
-    service_credentials::{San, ServiceCertificate, ServiceCredentials, ServiceName, ServiceToken},
+    Role, TenantId, TenantLimit,
+    service_credentials::{San, ServiceCertificate, ServiceCredentials, ServiceGrant, ServiceName, ServiceToken},
 };
 
 #[derive(Deserialize)]
@@ -39,6 +42,8 @@ struct TokenEntry {
     name: String,
     roles: Vec<String>,
     sha256: String,
+    tenants: Option<Vec<String>>,
+    expires: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +52,8 @@ struct CertificateEntry {
     san: String,
     name: String,
     roles: Vec<String>,
+    tenants: Option<Vec<String>>,
+    expires: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,14 +96,27 @@ pub fn writable_by_others(path: &Path) -> Option<String> {
 }
 
 /// Returns the entry of a token, to be appended to the file.
-pub fn entry(token: &ServiceToken) -> String {
-    let roles: Vec<String> = token.roles.iter().map(|role| format!("\"{role}\"")).collect();
-    format!(
-        "[[token]]\nname = \"{}\"\nroles = [{}]\nsha256 = \"{}\"\n",
-        token.name.as_str(),
-        roles.join(", "),
-        hex::encode(token.sha256),
-    )
+///
+/// # Errors
+/// If the token expires in a year with more than four digits, which RFC 3339 cannot express.
+pub fn entry(token: &ServiceToken) -> Result<String, time::error::Format> {
+    let ServiceToken { grant: ServiceGrant { name, roles, tenants, expires }, sha256 } = token;
+    let mut lines = vec![
+        "[[token]]".to_owned(),
+        format!("name = \"{}\"", name.as_str()),
+        format!("roles = [{}]", quoted(roles)),
+        format!("sha256 = \"{}\"", hex::encode(sha256)),
+    ];
+    lines.extend(tenants.as_ref().map(|tenants| format!("tenants = [{}]", quoted(tenants.iter()))));
+    if let Some(expires) = expires {
+        lines.push(format!("expires = \"{}\"", expires.format(&Rfc3339)?));
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// None of the values contains a character that has to be escaped.
+fn quoted(values: impl IntoIterator<Item = impl Display>) -> String {
+    values.into_iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn parse(text: &str) -> Result<ServiceCredentials, String> {
@@ -114,25 +134,48 @@ fn parse_entries<E, T>(table: &str, entries: Vec<E>, parse: fn(E) -> Result<T, S
 
 impl TokenEntry {
     fn parse(self) -> Result<ServiceToken, String> {
-        let (name, roles) = (parse_name(&self.name)?, parse_roles(&self.roles)?);
+        let grant = parse_grant(&self.name, &self.roles, self.tenants.as_deref(), self.expires.as_deref())?;
         let sha256 = <[u8; 32]>::from_hex(&self.sha256).map_err(|_| "sha256 must be 64 hex digits")?;
-        Ok(ServiceToken { name, roles, sha256 })
+        Ok(ServiceToken { grant, sha256 })
     }
 }
 
 impl CertificateEntry {
     fn parse(self) -> Result<ServiceCertificate, String> {
         let san = San::parse(&self.san).map_err(|invalid| format!("san {}", invalid.description))?;
-        Ok(ServiceCertificate { name: parse_name(&self.name)?, roles: parse_roles(&self.roles)?, san })
+        let grant = parse_grant(&self.name, &self.roles, self.tenants.as_deref(), self.expires.as_deref())?;
+        Ok(ServiceCertificate { san, grant })
     }
 }
 
-fn parse_name(text: &str) -> Result<ServiceName, String> {
-    ServiceName::parse(text).map_err(|invalid| format!("name {}", invalid.description))
+fn parse_grant(
+    name: &str,
+    roles: &[String],
+    tenants: Option<&[String]>,
+    expires: Option<&str>,
+) -> Result<ServiceGrant, String> {
+    Ok(ServiceGrant {
+        name: ServiceName::parse(name).map_err(|invalid| format!("name {}", invalid.description))?,
+        roles: parse_roles(roles)?,
+        tenants: tenants.map(parse_tenants).transpose()?,
+        expires: expires.map(parse_time).transpose()?,
+    })
 }
 
 fn parse_roles(texts: &[String]) -> Result<Vec<Role>, String> {
     texts.iter().map(|text| text.parse::<Role>().map_err(|expected| format!("each role {expected}"))).collect()
+}
+
+fn parse_tenants(texts: &[String]) -> Result<TenantLimit, String> {
+    let parse =
+        |text: &String| TenantId::parse(text).map_err(|invalid| format!("each id in tenants {}", invalid.description));
+    let ids: Vec<TenantId> = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    TenantLimit::new(ids).map_err(|invalid| format!("tenants {}", invalid.description))
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_invalid| "expires must be a time in RFC 3339, such as 2027-01-31T00:00:00Z".to_owned())
 }
 
 #[cfg(test)]
@@ -144,18 +187,37 @@ mod tests {
     use super::*;
     use crate::domain::service_credentials::hash_token;
 
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn token(secret: &SecretString, tenants: Option<TenantLimit>, expires: Option<OffsetDateTime>) -> ServiceToken {
+        let (name, roles) = (ServiceName::parse("booking").unwrap(), vec![Role::Catalog, Role::KeyManager]);
+        ServiceToken { grant: ServiceGrant { name, roles, tenants, expires }, sha256: hash_token(secret) }
+    }
+
     #[test]
     fn a_written_token_entry_can_be_read() {
         let secret = SecretString::from(format!("svc_booking_{}", "a".repeat(43)));
-        let token = ServiceToken {
-            name: ServiceName::parse("booking").unwrap(),
-            roles: vec![Role::Catalog, Role::Verifier],
-            sha256: hash_token(&secret),
-        };
-        let caller = parse(&(entry(&token) + "\n" + &entry(&token))).unwrap().by_token(&secret).unwrap();
-        assert!(caller.has_any(&[Role::Verifier]) && !caller.has_any(&[Role::Provisioner]));
-        assert!(parse("").unwrap().by_token(&secret).is_none());
+        let text = entry(&token(&secret, None, None)).unwrap();
+        let caller = parse(&(text.clone() + "\n" + &text)).unwrap().by_token(&secret, NOW).unwrap();
+        assert!(caller.has_any(&[Role::KeyManager]) && !caller.has_any(&[Role::Provisioner]));
+        assert_eq!(caller.tenant_limit(), None);
+        assert!(parse("").unwrap().by_token(&secret, NOW).is_none());
         assert!(parse("# no entries\n").is_ok());
+    }
+
+    #[test]
+    fn the_entry_of_a_token_has_its_tenants_and_its_expiry() {
+        let secret = SecretString::from(format!("svc_booking_{}", "a".repeat(43)));
+        let ids = [1, 2].map(|id| TenantId::from_uuid(uuid::Uuid::from_u128(id)));
+        let limit = TenantLimit::new(ids).unwrap();
+        let text = entry(&token(&secret, Some(limit.clone()), Some(NOW + time::Duration::DAY))).unwrap();
+        let expected = "tenants = [\"00000000-0000-0000-0000-000000000001\", \"00000000-0000-0000-0000-000000000002\"]
+expires = \"1970-01-02T00:00:00Z\"
+";
+        assert!(text.ends_with(expected), "{text}");
+        let credentials = parse(&text).unwrap();
+        assert_eq!(credentials.by_token(&secret, NOW).unwrap().tenant_limit(), Some(limit));
+        assert_eq!(credentials.by_token(&secret, NOW + time::Duration::DAY), None);
     }
 
     #[test]
@@ -169,6 +231,22 @@ mod tests {
             (format!("[[token]]\nname = 'cli'\nroles = []\nsha256 = '{sha256}'\n"), "token 1: name must not be"),
             ("[[certificate]]\nsan = 'x'\nname = 'import'\nroles = []\n".to_owned(), "certificate 1: name must not be"),
             ("[[certificate]]\nsan = 'spiffe://x'\nname = 'x'\nroles = []\n".to_owned(), "certificate 1: san must be"),
+            (
+                format!("[[token]]\nname = 'x'\nroles = []\nsha256 = '{sha256}'\ntenants = []\n"),
+                "token 1: tenants must have at least one id",
+            ),
+            (
+                format!("[[token]]\nname = 'x'\nroles = []\nsha256 = '{sha256}'\ntenants = ['bella']\n"),
+                "token 1: each id in tenants must be a UUID",
+            ),
+            (
+                format!("[[token]]\nname = 'x'\nroles = []\nsha256 = '{sha256}'\nexpires = '2027-01-31'\n"),
+                "token 1: expires must be a time in RFC 3339",
+            ),
+            (
+                "[[certificate]]\nsan = 'x'\nname = 'x'\nroles = []\ntenants = []\n".to_owned(),
+                "certificate 1: tenants must have at least one id",
+            ),
             ("[[tokens]]\n".to_owned(), "unknown field"),
             ("not toml".to_owned(), ""),
         ] {

@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
-use super::ids::TenantId;
+use super::{ids::TenantId, tenant_limit::TenantLimit};
 
 /// A permission of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
-#[strum(serialize_all = "lowercase", parse_err_ty = RoleError, parse_err_fn = unknown_role)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantArray)]
+#[strum(serialize_all = "snake_case", parse_err_ty = RoleError, parse_err_fn = unknown_role)]
 pub enum Role {
     /// All of `TenantProvisioning`.
     Provisioner,
     /// `VerifyApiKey` and `VerifyPassword`.
     Verifier,
+    /// The RPCs that set owners and create their tokens.
+    OwnerManager,
     /// All of `PackageCatalog`, for any tenant.
     Catalog,
+    /// The RPCs of `PackageCatalog` that read, for any tenant.
+    CatalogReader,
+    /// What [`Self::CatalogReader`] permits, and the RPCs of `TenantProvisioning` that read tenants and list keys.
+    Reader,
+    /// The RPCs that create, rotate, revoke and list API keys.
+    KeyManager,
 }
 
 /// What a text must be to parse as a [`Role`].
 type RoleError = &'static str;
 
 const fn unknown_role(_text: &str) -> RoleError {
-    "must be provisioner, verifier or catalog"
+    "must be provisioner, verifier, owner_manager, catalog, catalog_reader, reader or key_manager"
 }
 
 /// An authenticated caller. Idempotency records are separate for each caller's name.
@@ -34,7 +42,11 @@ pub struct Caller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Authority {
     All,
-    Roles(Vec<Role>),
+    Service {
+        roles: Vec<Role>,
+        /// `None` for any tenant.
+        tenants: Option<TenantLimit>,
+    },
     /// The tenant whose key was presented.
     Tenant(TenantId),
 }
@@ -58,8 +70,8 @@ impl Caller {
         Self { name: Self::IMPORT.into(), authority: Authority::All }
     }
 
-    pub fn service(name: &str, roles: &[Role]) -> Self {
-        Self { name: name.into(), authority: Authority::Roles(roles.to_vec()) }
+    pub fn service(name: &str, roles: &[Role], tenants: Option<TenantLimit>) -> Self {
+        Self { name: name.into(), authority: Authority::Service { roles: roles.to_vec(), tenants } }
     }
 
     pub fn tenant(tenant_id: TenantId) -> Self {
@@ -79,16 +91,35 @@ impl Caller {
     pub fn has_any(&self, roles: &[Role]) -> bool {
         match &self.authority {
             Authority::All => true,
-            Authority::Roles(granted) => granted.iter().any(|role| roles.contains(role)),
+            Authority::Service { roles: granted, .. } => granted.iter().any(|role| roles.contains(role)),
             Authority::Tenant(_) => false,
         }
     }
 
-    /// Whether the caller is not restricted to another tenant. This does not replace the check of its roles.
-    pub fn can_access_tenant(&self, tenant_id: TenantId) -> bool {
-        match self.authority {
-            Authority::Tenant(own) => own == tenant_id,
-            Authority::All | Authority::Roles(_) => true,
+    /// Returns the tenants that the caller is limited to, `None` if it may access any. This does not replace the check of
+    /// its roles.
+    pub fn tenant_limit(&self) -> Option<TenantLimit> {
+        match &self.authority {
+            Authority::All => None,
+            Authority::Service { tenants, .. } => tenants.clone(),
+            Authority::Tenant(own) => Some(TenantLimit::one(*own)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::VariantArray as _;
+
+    use super::*;
+
+    #[test]
+    fn the_error_of_an_unknown_role_lists_every_role() {
+        let expected = "king".parse::<Role>().unwrap_err();
+        for role in Role::VARIANTS {
+            let name = role.to_string();
+            assert_eq!(name.parse(), Ok(*role));
+            assert!(expected.split([' ', ',']).any(|word| word == name), "{name}");
         }
     }
 }

@@ -2,7 +2,20 @@
 
 use secrecy::SecretString;
 
-use super::{api_key::ApiKey, ids::TenantId, package::Package, segment::Segment, tenant::Tenant};
+use super::{
+    api_key::ApiKey, ids::TenantId, package::Package, segment::Segment, tenant::Tenant, tenant_limit::TenantLimit,
+};
+
+/// The tenants of an integrity check, with the rows that refer to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckedTenants {
+    /// All tenants, and all ids of missing tenants.
+    All,
+    /// Those that the caller is limited to. They need not exist.
+    Limited(TenantLimit),
+    /// A tenant that must exist, or to which rows refer.
+    One(TenantId),
+}
 
 /// One defect. A tenant with several defects has a finding for each.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,13 +2,17 @@
 //!
 //! The file that lists them is read in `config`; tokens are created in `secrets`.
 
+use std::collections::BTreeSet;
+
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use time::OffsetDateTime;
 
 use super::{
     base62::U256_DIGITS,
     caller::{Caller, Role},
+    tenant_limit::TenantLimit,
     validation::{InvalidValue, Reason},
 };
 
@@ -42,11 +46,31 @@ impl ServiceName {
     }
 }
 
-/// A token in force. A fast hash is enough: 256 random bits cannot be guessed at any cost per guess.
+/// What a credential permits, and to which service.
 #[derive(Debug, Clone)]
-pub struct ServiceToken {
+pub struct ServiceGrant {
     pub name: ServiceName,
     pub roles: Vec<Role>,
+    /// `None` for any tenant.
+    pub tenants: Option<TenantLimit>,
+    /// The time from which the credential is not valid any more; `None` if it does not expire.
+    pub expires: Option<OffsetDateTime>,
+}
+
+impl ServiceGrant {
+    pub fn is_expired(&self, now: OffsetDateTime) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    fn caller(&self) -> Caller {
+        Caller::service(self.name.as_str(), &self.roles, self.tenants.clone())
+    }
+}
+
+/// The token of a service. A fast hash is enough: 256 random bits cannot be guessed at any cost per guess.
+#[derive(Debug, Clone)]
+pub struct ServiceToken {
+    pub grant: ServiceGrant,
     pub sha256: [u8; 32],
 }
 
@@ -89,15 +113,14 @@ impl San {
     }
 }
 
-/// A client certificate in force, identified by one of its subject alternative names.
+/// The client certificate of a service, identified by one of its subject alternative names.
 #[derive(Debug, Clone)]
 pub struct ServiceCertificate {
     pub san: San,
-    pub name: ServiceName,
-    pub roles: Vec<Role>,
+    pub grant: ServiceGrant,
 }
 
-/// All tokens and certificates in force.
+/// All tokens and certificates of services, expired ones included.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceCredentials {
     tokens: Vec<ServiceToken>,
@@ -110,21 +133,30 @@ impl ServiceCredentials {
     }
 
     /// Returns the service whose certificate has one of these subject alternative names.
-    pub fn by_certificate(&self, sans: &[San]) -> Option<Caller> {
-        let certificate = self.certificates.iter().find(|certificate| sans.contains(&certificate.san))?;
-        Some(Caller::service(certificate.name.as_str(), &certificate.roles))
+    pub fn by_certificate(&self, sans: &[San], now: OffsetDateTime) -> Option<Caller> {
+        let mut in_force = self.certificates.iter().filter(|certificate| !certificate.grant.is_expired(now));
+        let certificate = in_force.find(|certificate| sans.contains(&certificate.san))?;
+        Some(certificate.grant.caller())
     }
 
     /// Returns the service that has this token. Names are not secret; hashes are compared in constant time.
-    pub fn by_token(&self, token: &SecretString) -> Option<Caller> {
+    pub fn by_token(&self, token: &SecretString, now: OffsetDateTime) -> Option<Caller> {
         let (name, random) = token.expose_secret().strip_prefix(TOKEN_PREFIX)?.rsplit_once('_')?;
         if random.len() != U256_DIGITS {
             return None;
         }
         let sha256 = hash_token(token);
-        let mut with_name = self.tokens.iter().filter(|token| token.name.as_str() == name);
-        let token = with_name.find(|token| bool::from(token.sha256.ct_eq(&sha256)))?;
-        Some(Caller::service(name, &token.roles))
+        let mut in_force =
+            self.tokens.iter().filter(|token| token.grant.name.as_str() == name && !token.grant.is_expired(now));
+        let token = in_force.find(|token| bool::from(token.sha256.ct_eq(&sha256)))?;
+        Some(token.grant.caller())
+    }
+
+    /// Returns the names of the services that have an expired token or certificate.
+    pub fn expired(&self, now: OffsetDateTime) -> BTreeSet<&str> {
+        let grants = self.tokens.iter().map(|token| &token.grant);
+        let grants = grants.chain(self.certificates.iter().map(|certificate| &certificate.grant));
+        grants.filter(|grant| grant.is_expired(now)).map(|grant| grant.name.as_str()).collect()
     }
 }
 
@@ -134,15 +166,22 @@ pub fn hash_token(token: &SecretString) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use time::Duration;
+
     use super::*;
 
     fn token(name: &str, digit: &str) -> SecretString {
         SecretString::from(format!("svc_{name}_{}", digit.repeat(U256_DIGITS)))
     }
 
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn grant(name: &str, roles: &[Role]) -> ServiceGrant {
+        ServiceGrant { name: ServiceName::parse(name).unwrap(), roles: roles.to_vec(), tenants: None, expires: None }
+    }
+
     fn stored(name: &str, digit: &str, roles: &[Role]) -> ServiceToken {
-        let sha256 = hash_token(&token(name, digit));
-        ServiceToken { name: ServiceName::parse(name).unwrap(), roles: roles.to_vec(), sha256 }
+        ServiceToken { grant: grant(name, roles), sha256: hash_token(&token(name, digit)) }
     }
 
     #[test]
@@ -155,16 +194,17 @@ mod tests {
             ],
             Vec::new(),
         );
-        assert_eq!(credentials.by_token(&token("booking", "a")), Some(Caller::service("booking", &[Role::Catalog])));
-        assert!(credentials.by_token(&token("booking", "b")).is_some());
-        assert!(credentials.by_token(&token("admin-ui", "c")).unwrap().has_any(&[Role::Provisioner]));
+        let booking = Caller::service("booking", &[Role::Catalog], None);
+        assert_eq!(credentials.by_token(&token("booking", "a"), NOW), Some(booking));
+        assert!(credentials.by_token(&token("booking", "b"), NOW).is_some());
+        assert!(credentials.by_token(&token("admin-ui", "c"), NOW).unwrap().has_any(&[Role::Provisioner]));
         for wrong in [token("booking", "c"), token("admin-ui", "a"), token("unknown", "a"), token("", "a")] {
-            assert_eq!(credentials.by_token(&wrong), None);
+            assert_eq!(credentials.by_token(&wrong, NOW), None);
         }
         for malformed in ["", "svc_", "svc_booking", "booking_a", "svc_booking_a", "sk_live_bella_x_y"] {
-            assert_eq!(credentials.by_token(&SecretString::from(malformed)), None, "{malformed}");
+            assert_eq!(credentials.by_token(&SecretString::from(malformed), NOW), None, "{malformed}");
         }
-        assert_eq!(ServiceCredentials::default().by_token(&token("booking", "a")), None, "no service may call");
+        assert_eq!(ServiceCredentials::default().by_token(&token("booking", "a"), NOW), None, "no service may call");
     }
 
     #[test]
@@ -192,13 +232,38 @@ mod tests {
         }
         assert_eq!(San::parse("").unwrap_err().reason, Reason::MissingField);
 
-        let certificate =
-            |san| ServiceCertificate { san, name: ServiceName::parse("booking").unwrap(), roles: vec![Role::Catalog] };
+        let certificate = |san| ServiceCertificate { san, grant: grant("booking", &[Role::Catalog]) };
         let text = "spiffe://platform/booking";
         let credentials = ServiceCredentials::new(Vec::new(), vec![certificate(uri(text))]);
-        assert!(credentials.by_certificate(&[San::dns("other"), uri(text)]).is_some());
-        assert_eq!(credentials.by_certificate(&[San::dns(text)]), None);
-        assert_eq!(credentials.by_certificate(&[]), None);
+        assert!(credentials.by_certificate(&[San::dns("other"), uri(text)], NOW).is_some());
+        assert_eq!(credentials.by_certificate(&[San::dns(text)], NOW), None);
+        assert_eq!(credentials.by_certificate(&[], NOW), None);
+    }
+
+    #[test]
+    fn a_credential_is_valid_until_it_expires_and_does_not_hide_another_one() {
+        let until = |seconds, mut grant: ServiceGrant| {
+            grant.expires = Some(NOW + Duration::seconds(seconds));
+            grant
+        };
+        let san = San::dns("booking.internal");
+        let sha256 = hash_token(&token("booking", "a"));
+        let tokens = [1, 2].map(|seconds| ServiceToken { grant: until(seconds, grant("booking", &[])), sha256 });
+        let certificates = [1, 3]
+            .map(|seconds| ServiceCertificate { san: san.clone(), grant: until(seconds, grant("admin-ui", &[])) });
+        let credentials = ServiceCredentials::new(tokens.to_vec(), certificates.to_vec());
+        for (seconds, is_token_valid, is_certificate_valid, expired) in [
+            (0, true, true, &[][..]),
+            (1, true, true, &["admin-ui", "booking"]),
+            (2, false, true, &["admin-ui", "booking"]),
+            (3, false, false, &["admin-ui", "booking"]),
+        ] {
+            let now = NOW + Duration::seconds(seconds);
+            assert_eq!(credentials.by_token(&token("booking", "a"), now).is_some(), is_token_valid, "{seconds}");
+            let by_certificate = credentials.by_certificate(std::slice::from_ref(&san), now);
+            assert_eq!(by_certificate.is_some(), is_certificate_valid, "{seconds}");
+            assert!(credentials.expired(now).iter().eq(expired), "{seconds}");
+        }
     }
 
     #[test]

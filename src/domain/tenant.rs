@@ -9,6 +9,7 @@ use super::{
     commission::CommissionPercent,
     ids::TenantId,
     paging::{Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor},
+    tenant_limit::TenantLimit,
     text::DisplayName,
     validation::InvalidValue,
 };
@@ -55,6 +56,8 @@ pub struct TenantUpdate {
 /// A request for one page of tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListTenants {
+    /// The tenants that the caller is limited to; `None` for all.
+    pub tenants: Option<TenantLimit>,
     pub filter: TenantFilter,
     pub order: TenantOrder,
     pub size: PageSize,
@@ -86,12 +89,19 @@ impl ListTenants {
     /// Returns the scope that page tokens of this list are bound to.
     pub fn page_token_scope(&self) -> PageTokenScope {
         let TenantFilter { is_active, show_deleted } = self.filter;
-        PageTokenScope::new(match &self.order {
+        let list = match &self.order {
             // The trailing space is where a prefix was before lists by prefix had an order of their own. Page tokens
             // from that time stay valid.
             TenantOrder::OldestFirst(_) => format!("ListTenants {is_active:?} {show_deleted} "),
             TenantOrder::NewestFirst(_) => format!("ListTenants newest first {is_active:?} {show_deleted}"),
             TenantOrder::SlugPrefix(prefix, _) => format!("ListTenants by slug {is_active:?} {show_deleted} {prefix}"),
+        };
+        PageTokenScope::new(match &self.tenants {
+            None => list,
+            Some(tenants) => {
+                let ids: Vec<String> = tenants.iter().map(|id| id.to_string()).collect();
+                format!("of {}: {list}", ids.join(" "))
+            }
         })
     }
 

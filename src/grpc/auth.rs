@@ -11,7 +11,7 @@ use tonic::transport::CertificateDer;
 use crate::{
     domain::{
         Caller, KeyStatus, KeyVerdict,
-        caller::Role::{self, Catalog, Provisioner, Verifier},
+        caller::Role::{self, Catalog, CatalogReader, KeyManager, Provisioner, Reader, Verifier},
         key_format::SECRET_PREFIX,
         service_credentials::{San, ServiceCredentials},
     },
@@ -21,36 +21,40 @@ use crate::{
         connection::{Connection, PeerAddress},
         verification_slots::VerificationSlots,
     },
-    service::TenantService,
+    service::{Clock, TenantService},
 };
 
 /// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
+///
+/// RPCs that do not exist yet: `Provisioner` or `KeyManager` for `CreateApiKey`; `Provisioner` or `OwnerManager` for
+/// `CreateOwnerToken` and `SetOwner`; `Provisioner` or `Verifier` for `ChangePassword`, `ResetPassword` and `VerifyEmail`,
+/// because each needs the password or a token; `Provisioner` for `PurgeTenant`.
 pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
-    ("/turnkey.v1.TenantProvisioning/GetTenant", &[Provisioner]),
-    ("/turnkey.v1.TenantProvisioning/ListTenants", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/GetTenant", &[Provisioner, Reader]),
+    ("/turnkey.v1.TenantProvisioning/ListTenants", &[Provisioner, Reader]),
     ("/turnkey.v1.TenantProvisioning/UpdateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/SuspendTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
-    ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner]),
-    ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner]),
-    ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner, KeyManager]),
+    ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner, Reader, KeyManager]),
+    ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/VerifyApiKey", &[Provisioner, Verifier]),
     ("/turnkey.v1.TenantProvisioning/VerifyPassword", &[Provisioner, Verifier]),
-    ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner, Reader]),
     ("/turnkey.v1.TenantProvisioning/RepairTenant", &[Provisioner]),
     ("/turnkey.v1.PackageCatalog/UpsertPackage", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/BatchUpsertPackages", &[Catalog]),
-    ("/turnkey.v1.PackageCatalog/GetPackage", &[Catalog]),
-    ("/turnkey.v1.PackageCatalog/ListPackages", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetPackage", &[Catalog, CatalogReader, Reader]),
+    ("/turnkey.v1.PackageCatalog/ListPackages", &[Catalog, CatalogReader, Reader]),
     ("/turnkey.v1.PackageCatalog/DeletePackage", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/UpsertSegment", &[Catalog]),
-    ("/turnkey.v1.PackageCatalog/GetSegment", &[Catalog]),
-    ("/turnkey.v1.PackageCatalog/ListSegments", &[Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetSegment", &[Catalog, CatalogReader, Reader]),
+    ("/turnkey.v1.PackageCatalog/ListSegments", &[Catalog, CatalogReader, Reader]),
     ("/turnkey.v1.PackageCatalog/DeleteSegment", &[Catalog]),
 ];
 
@@ -79,6 +83,8 @@ pub struct Authenticator {
     service: Arc<TenantService>,
     tasks: CallTasks,
     slots: VerificationSlots,
+    /// Determines which credentials of services have expired.
+    clock: Clock,
 }
 
 impl Authenticator {
@@ -86,8 +92,9 @@ impl Authenticator {
         credentials: watch::Receiver<Arc<ServiceCredentials>>,
         service: Arc<TenantService>,
         tasks: CallTasks,
+        clock: Clock,
     ) -> Self {
-        Self { credentials, service, tasks, slots: VerificationSlots::new() }
+        Self { credentials, service, tasks, slots: VerificationSlots::new(), clock }
     }
 
     /// Identifies the caller. Queries the database only for a tenant key, and only if the RPC permits tenant keys. The
@@ -102,11 +109,11 @@ impl Authenticator {
             return Ok(Caller::anonymous());
         }
         let caller = match bearer_token(headers)? {
-            None => self.credentials.borrow().by_certificate(&connection.sans),
+            None => self.credentials.borrow().by_certificate(&connection.sans, self.clock.now()),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
                 return self.authenticate_tenant_key(secret_key, permits_tenant_keys(path), connection.peer).await;
             }
-            Some(token) => self.credentials.borrow().by_token(&token),
+            Some(token) => self.credentials.borrow().by_token(&token, self.clock.now()),
         };
         caller.ok_or(Error::Unauthenticated)
     }
@@ -140,11 +147,11 @@ impl Authenticator {
 }
 
 fn permits_tenant_keys(path: &str) -> bool {
-    required_roles(path).is_some_and(|(_, roles)| roles == [Catalog])
+    required_roles(path).is_some_and(|(_, roles)| roles.contains(&Catalog))
 }
 
-/// Checks whether the caller may call the RPC. That a tenant key is limited to its tenant is checked later, when the
-/// request has been decoded.
+/// Checks whether the caller may call the RPC. That some callers are limited to tenants is checked later, when the request
+/// has been decoded, in `tenant_access`.
 ///
 /// # Errors
 /// [`Error::PermissionDenied`], [`Error::Unimplemented`].

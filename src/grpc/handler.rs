@@ -1,17 +1,13 @@
-//! What every handler does: convert the request, run one service method in a task, convert its output. The handlers
-//! of the two services are in `tenant_provisioning` and `package_catalog`.
+//! What every handler does: check which tenants the request concerns, convert it, run one service method in a task, convert
+//! its output. The handlers of the two services are in `tenant_provisioning` and `package_catalog`.
 
 use std::{
-    future::ready,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
 };
 
-use futures_util::{
-    Stream, StreamExt as _,
-    future::Either::{Left, Right},
-};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -20,9 +16,10 @@ use super::{
     CallTasks,
     layers::call_context::{CallContext, panic_message},
     status,
+    tenant_access::{Access, TenantRequest},
 };
 use crate::{
-    domain::{Caller, TenantId, Violations},
+    domain::{Caller, Violations},
     error::{Error, Result},
 };
 
@@ -52,31 +49,13 @@ impl<Service> Handler<Service> {
         work: impl FnOnce(Arc<Service>, Input) -> Work,
     ) -> impl Future<Output = RpcResult<Reply>> + Send
     where
+        Message: TenantRequest,
         Input: TryFrom<Message, Error = Violations>,
         Work: Future<Output = Result<Output>> + Send + 'static,
         Output: Send + 'static,
         Reply: From<Output>,
     {
         self.unary_with_caller(request, |service, _caller, input| work(service, input))
-    }
-
-    /// As [`Handler::unary`], for calls that a tenant key may make for its own tenant only. The input begins with the tenant's
-    /// id. Another tenant's id is rejected before the database is queried, whether or not that tenant exists.
-    pub fn unary_for_tenant<Message, Input, Output, Reply, Work>(
-        &self,
-        request: Request<Message>,
-        work: impl FnOnce(Arc<Service>, (TenantId, Input)) -> Work,
-    ) -> impl Future<Output = RpcResult<Reply>> + Send
-    where
-        (TenantId, Input): TryFrom<Message, Error = Violations>,
-        Work: Future<Output = Result<Output>> + Send + 'static,
-        Output: Send + 'static,
-        Reply: From<Output>,
-    {
-        self.unary_with_caller(request, |service, caller, input: (TenantId, Input)| {
-            let is_permitted = caller.can_access_tenant(input.0);
-            if is_permitted { Left(work(service, input)) } else { Right(ready(Err(Error::PermissionDenied))) }
-        })
     }
 
     /// As [`Handler::unary`], for work that needs to know its caller.
@@ -89,6 +68,7 @@ impl<Service> Handler<Service> {
         work: impl FnOnce(Arc<Service>, Caller, Input) -> Work,
     ) -> impl Future<Output = RpcResult<Reply>> + Send
     where
+        Message: TenantRequest,
         Input: TryFrom<Message, Error = Violations>,
         Work: Future<Output = Result<Output>> + Send + 'static,
         Output: Send + 'static,
@@ -114,6 +94,7 @@ impl<Service> Handler<Service> {
         work: impl FnOnce(Arc<Service>, Input) -> Outputs,
     ) -> RpcResult<ResponseStream<Reply>>
     where
+        Message: TenantRequest,
         Input: TryFrom<Message, Error = Violations>,
         Outputs: Stream<Item = Result<Output>> + Send + 'static,
         Output: Send + 'static,
@@ -131,8 +112,9 @@ impl<Service> Handler<Service> {
         let forward = async move {
             let mut outputs = pin!(outputs);
             while let Some(output) = outputs.next().await {
+                let is_last = output.is_err();
                 // Fails once the client has disconnected.
-                if sender.send(output).await.is_err() {
+                if sender.send(output).await.is_err() || is_last {
                     break;
                 }
             }
@@ -143,9 +125,11 @@ impl<Service> Handler<Service> {
     }
 }
 
-/// Returns the context of a call, and its caller and input unless the deadline has passed or the request is invalid.
+/// Returns the context of a call, and its caller and input unless the deadline has passed, the caller may not access what
+/// the request names, or the request is invalid.
 fn parse<Message, Input>(mut request: Request<Message>) -> (CallContext, Result<(Caller, Input)>)
 where
+    Message: TenantRequest,
     Input: TryFrom<Message, Error = Violations>,
 {
     let mut context = request.extensions_mut().remove::<CallContext>().unwrap_or_default();
@@ -155,8 +139,18 @@ where
     if context.deadline_exceeded() {
         return (context, Err(Error::DeadlineExceeded));
     }
-    let input = Input::try_from(request.into_inner()).map_err(Error::from);
-    (context, input.map(|input| (caller, input)))
+    let message = request.into_inner();
+    let access = Access::check(&caller, &message);
+    if access == Access::Denied {
+        return (context, Err(Error::PermissionDenied));
+    }
+    let input = match Input::try_from(message) {
+        Err(violations) => Err(violations.into()),
+        // No conversion accepts a malformed id.
+        Ok(_) if access != Access::Permitted => Err(Error::PermissionDenied),
+        Ok(input) => Ok((caller, input)),
+    };
+    (context, input)
 }
 
 #[cfg(test)]
@@ -164,17 +158,20 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::grpc::pb;
+    use crate::{
+        domain::{TenantId, integrity::CheckedTenants},
+        grpc::{pb, tenant_access::with_limit},
+    };
 
     #[tokio::test]
     async fn a_stream_whose_work_panics_ends_with_an_error() {
         let handler = Handler::new(Arc::new(()), CallTasks::default());
-        let work = |_service, _only: Option<TenantId>| {
+        let work = |_service, _tenants: CheckedTenants| {
             stream::iter(0..2).map(|number| if number == 0 { Ok(1) } else { panic!("a bug") })
         };
         let mut request = Request::new(pb::CheckIntegrityRequest::default());
         request.extensions_mut().insert(CallContext { caller: Some(Caller::anonymous()), ..CallContext::default() });
-        let replies = handler.server_streaming::<_, _, _, i32, _>(request, work).unwrap().into_inner();
+        let replies = handler.server_streaming::<_, _, _, i32, _>(with_limit(request), work).unwrap().into_inner();
         let replies: Vec<_> = replies.map(|reply| reply.map_err(|status| status.code())).collect().await;
         assert_eq!(replies, [Ok(1), Err(tonic::Code::Internal)]);
     }

@@ -16,6 +16,7 @@ pub mod layers;
 mod message_cost;
 mod package_catalog;
 pub mod status;
+mod tenant_access;
 mod tenant_provisioning;
 mod verification_slots;
 
@@ -26,6 +27,7 @@ pub use fair_limit::FairLimit;
 pub use handler::Handler;
 pub use health_service::HealthService;
 pub use message_cost::MAX_NESTED_MESSAGES;
+pub use tenant_access::LimitedRequest;
 
 /// The generated messages, clients and servers.
 #[expect(

@@ -11,9 +11,10 @@ use crate::service::CatalogService;
 #[async_trait]
 impl PackageCatalog for Handler<CatalogService> {
     async fn upsert_package(&self, request: Request<pb::UpsertPackageRequest>) -> RpcResult<pb::UpsertPackageResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, upsert)| async move {
-            service.upsert_package(tenant_id, upsert).await
-        })
+        self.unary(
+            request,
+            |service, (tenant_id, upsert)| async move { service.upsert_package(tenant_id, upsert).await },
+        )
         .await
     }
 
@@ -21,50 +22,51 @@ impl PackageCatalog for Handler<CatalogService> {
         &self,
         request: Request<pb::BatchUpsertPackagesRequest>,
     ) -> RpcResult<pb::BatchUpsertPackagesResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, upserts)| async move {
+        self.unary(request, |service, (tenant_id, upserts)| async move {
             service.batch_upsert_packages(tenant_id, upserts).await
         })
         .await
     }
 
     async fn get_package(&self, request: Request<pb::GetPackageRequest>) -> RpcResult<pb::GetPackageResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, package_id)| async move {
+        self.unary(request, |service, (tenant_id, package_id)| async move {
             service.get_package(tenant_id, package_id).await
         })
         .await
     }
 
     async fn list_packages(&self, request: Request<pb::ListPackagesRequest>) -> RpcResult<pb::ListPackagesResponse> {
-        self.unary_for_tenant(request, |service, (id, list)| async move { service.list_packages(id, list).await }).await
+        self.unary(request, |service, (id, list)| async move { service.list_packages(id, list).await }).await
     }
 
     async fn delete_package(&self, request: Request<pb::DeletePackageRequest>) -> RpcResult<pb::DeletePackageResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, package_id)| async move {
+        self.unary(request, |service, (tenant_id, package_id)| async move {
             service.delete_package(tenant_id, package_id).await
         })
         .await
     }
 
     async fn upsert_segment(&self, request: Request<pb::UpsertSegmentRequest>) -> RpcResult<pb::UpsertSegmentResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, upsert)| async move {
-            service.upsert_segment(tenant_id, upsert).await
-        })
+        self.unary(
+            request,
+            |service, (tenant_id, upsert)| async move { service.upsert_segment(tenant_id, upsert).await },
+        )
         .await
     }
 
     async fn get_segment(&self, request: Request<pb::GetSegmentRequest>) -> RpcResult<pb::GetSegmentResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, segment_id)| async move {
+        self.unary(request, |service, (tenant_id, segment_id)| async move {
             service.get_segment(tenant_id, segment_id).await
         })
         .await
     }
 
     async fn list_segments(&self, request: Request<pb::ListSegmentsRequest>) -> RpcResult<pb::ListSegmentsResponse> {
-        self.unary_for_tenant(request, |service, (id, list)| async move { service.list_segments(id, list).await }).await
+        self.unary(request, |service, (id, list)| async move { service.list_segments(id, list).await }).await
     }
 
     async fn delete_segment(&self, request: Request<pb::DeleteSegmentRequest>) -> RpcResult<pb::DeleteSegmentResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, segment_id)| async move {
+        self.unary(request, |service, (tenant_id, segment_id)| async move {
             service.delete_segment(tenant_id, segment_id).await
         })
         .await

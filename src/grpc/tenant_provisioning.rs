@@ -6,6 +6,7 @@ use tonic::{Request, async_trait};
 use super::{
     handler::{Handler, ResponseStream, RpcResult},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
+    tenant_access::with_limit,
 };
 use crate::{
     domain::{ProvisioningSource, TenantChange, integrity::IntegrityChunk},
@@ -54,7 +55,7 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn list_tenants(&self, request: Request<pb::ListTenantsRequest>) -> RpcResult<pb::ListTenantsResponse> {
-        self.unary(request, |service, list| async move { service.list_tenants(list).await }).await
+        self.unary(with_limit(request), |service, list| async move { service.list_tenants(list).await }).await
     }
 
     async fn update_tenant(&self, request: Request<pb::UpdateTenantRequest>) -> RpcResult<pb::UpdateTenantResponse> {
@@ -117,7 +118,9 @@ impl TenantProvisioning for Handler<TenantService> {
         request: Request<pb::CheckIntegrityRequest>,
     ) -> RpcResult<Self::CheckIntegrityStream> {
         let findings = |chunk: IntegrityChunk| stream::iter(chunk.findings.into_iter().map(Ok));
-        self.server_streaming(request, |service, only| service.check_integrity(only).map_ok(findings).try_flatten())
+        self.server_streaming(with_limit(request), |service, tenants| {
+            service.check_integrity(tenants).map_ok(findings).try_flatten()
+        })
     }
 
     async fn repair_tenant(&self, request: Request<pb::RepairTenantRequest>) -> RpcResult<pb::RepairTenantResponse> {

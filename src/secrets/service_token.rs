@@ -27,7 +27,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::domain::service_credentials::{ServiceCredentials, ServiceToken, hash_token};
+    use crate::domain::service_credentials::{ServiceCredentials, ServiceGrant, ServiceToken, hash_token};
 
     #[test]
     fn a_new_token_is_recognized_by_its_hash() {
@@ -35,8 +35,10 @@ mod tests {
         let token = mint_token(&name, &mut StdRng::seed_from_u64(7));
         let random = token.expose_secret().strip_prefix("svc_booking_").unwrap();
         assert!(random.len() == 43 && random.bytes().all(|digit| digit.is_ascii_alphanumeric()));
-        let stored = ServiceToken { name, roles: Vec::new(), sha256: hash_token(&token) };
-        assert!(ServiceCredentials::new(vec![stored], Vec::new()).by_token(&token).is_some());
+        let grant = ServiceGrant { name, roles: Vec::new(), tenants: None, expires: None };
+        let stored = ServiceToken { grant, sha256: hash_token(&token) };
+        let now = time::OffsetDateTime::UNIX_EPOCH;
+        assert!(ServiceCredentials::new(vec![stored], Vec::new()).by_token(&token, now).is_some());
         assert!(!format!("{token:?}").contains(random));
     }
 }

@@ -4,6 +4,7 @@
 
 mod client_stream;
 mod connection;
+mod credentials;
 mod health;
 mod limits;
 mod listener;
@@ -117,7 +118,7 @@ pub fn start(
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
     let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
     let tasks = CallTasks::default();
-    let authenticator = authenticator(settings, &tenants, &tasks)?;
+    let authenticator = authenticator(settings, &tenants, &tasks, clock.clone())?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
     let acceptor = acceptor(settings, tls, clock, stop.clone());
@@ -209,10 +210,11 @@ fn authenticator(
     settings: &ServerSettings,
     tenants: &Arc<TenantService>,
     calls: &CallTasks,
+    clock: Clock,
 ) -> Result<Option<Authenticator>, StartError> {
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
-    let credentials = reload::watch_files(vec![path.clone()], "tokens", move || service_credentials::read(&path))?;
-    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone())))
+    let credentials = credentials::watch(path, clock.clone())?;
+    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock)))
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     TenantService, change_log,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{
         ApiKey, Email, PackageId, SegmentId, Tenant, TenantId, TenantIdentifier, defaults,
-        integrity::{Finding, IntegrityChunk, RepairReport},
+        integrity::{CheckedTenants, Finding, IntegrityChunk, RepairReport},
         provisioning::{NewApiKey, default_packages, default_segment},
     },
     error::{Error, Resource, Result},
@@ -22,16 +22,25 @@ use crate::{
 };
 
 impl TenantService {
-    /// Checks all tenants, or one, and the rows that refer to them, in chunks that each hold a bounded number of rows.
+    /// Checks tenants and the rows that refer to them, in the order of their ids and in chunks that each hold a bounded
+    /// number of rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if `only` does not exist and no rows refer to it. An error ends the stream.
+    /// [`Error::NotFound`] for [`CheckedTenants::One`] that does not exist and to which no rows refer. An error ends the
+    /// stream.
     pub fn check_integrity(
         self: Arc<Self>,
-        only: Option<TenantId>,
+        tenants: CheckedTenants,
     ) -> impl Stream<Item = Result<IntegrityChunk>> + Send + 'static {
-        self.store.check_integrity(only).and_then(move |chunk| async move {
-            if only.is_some() && chunk.tenants == 0 && chunk.findings.is_empty() {
+        let must_exist = matches!(tenants, CheckedTenants::One(_));
+        let checks: Vec<Option<TenantId>> = match tenants {
+            CheckedTenants::All => vec![None],
+            CheckedTenants::Limited(limit) => limit.iter().map(Some).collect(),
+            CheckedTenants::One(tenant_id) => vec![Some(tenant_id)],
+        };
+        let chunks = stream::iter(checks).flat_map(move |only| self.store.check_integrity(only));
+        chunks.and_then(move |chunk| async move {
+            if must_exist && chunk.tenants == 0 && chunk.findings.is_empty() {
                 return Err(Error::not_found(Resource::Tenant));
             }
             chunk.findings.iter().for_each(|finding| metrics::count_integrity_finding(finding.kind.into()));

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use crate::support::{
     database::{Cluster, TestDatabase},
     fixture::{Fixture, NewTenant, one_connection},
-    requests::{bella_with_request_id, gold, named, rotation},
+    requests::{bella_with_request_id, gold, named, rotation, with_bearer},
+    tokens::Tokens,
 };
 
 /// More than the executions after which Postgres may keep a plan.
@@ -47,12 +48,21 @@ async fn number(connection: &mut PgConnection, sql: &'static str) -> i64 {
 
 /// Returns how much a counter grows while a server works, from its start to its end.
 async fn measure(database: &TestDatabase, counter: &'static str, work: impl AsyncFnOnce(&Fixture)) -> i64 {
+    measure_with(database, settings(), counter, work).await
+}
+
+async fn measure_with(
+    database: &TestDatabase,
+    settings: ServerSettings,
+    counter: &'static str,
+    work: impl AsyncFnOnce(&Fixture),
+) -> i64 {
     let mut connection = database.superuser.connect().await.unwrap();
     let other_sessions = "SELECT count(*) FROM pg_stat_activity
                            WHERE datname = current_database() AND pid <> pg_backend_pid()";
     while number(&mut connection, other_sessions).await > 0 {}
     let before = number(&mut connection, counter).await;
-    let fixture = start_on(database).await;
+    let fixture = Fixture::start_with(database.clone(), settings).await;
     work(&fixture).await;
     fixture.server.stop().await;
     while number(&mut connection, other_sessions).await > 0 {}
@@ -100,11 +110,12 @@ fn tenant_lists() -> Vec<ListTenantsRequest> {
 }
 
 /// Reads the first two pages several times.
-async fn list_two_pages(fixture: &Fixture, request: &ListTenantsRequest) {
+async fn list_two_pages(fixture: &Fixture, request: &ListTenantsRequest, token: Option<&str>) {
+    let mut client = fixture.provisioning.clone();
     for _ in 0..CALLS {
-        let first = fixture.provisioning.clone().list_tenants(request.clone()).await.unwrap().into_inner();
+        let first = client.list_tenants(with_bearer(request.clone(), token)).await.unwrap().into_inner();
         let second = ListTenantsRequest { page_token: first.next_page_token, ..request.clone() };
-        fixture.provisioning.clone().list_tenants(second).await.unwrap();
+        client.list_tenants(with_bearer(second, token)).await.unwrap();
     }
 }
 
@@ -114,11 +125,33 @@ async fn every_list_of_tenants_reads_as_much_among_50_000_tenants_as_among_10_00
     for request in tenant_lists() {
         let mut pages = [0, 0];
         for (pages, database) in pages.iter_mut().zip([&few, &many]) {
-            *pages = measure(database, PAGES, async |fixture| list_two_pages(fixture, &request).await).await;
+            *pages = measure(database, PAGES, async |fixture| list_two_pages(fixture, &request, None).await).await;
         }
         // An index can be one level deeper: one page more for each of four ranges.
         let deeper = 4 * 2 * CALLS;
         assert!(pages[1] * 2 <= pages[0] * 3 + deeper * 2, "{pages:?} pages: {request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_limited_to_100_tenants_makes_every_list_read_these_alone() {
+    let database = database_with_tenants(50_000).await;
+    let mut connection = database.superuser.connect().await.unwrap();
+    // In the order of creation, most tenants are before or after these.
+    let ids = "SELECT id::text FROM tenants ORDER BY created_at OFFSET 25000 LIMIT 100";
+    let ids: Vec<String> = sqlx::query_scalar(ids).fetch_all(&mut connection).await.unwrap();
+    drop(connection);
+    let tokens = Tokens::new();
+    let limits: Vec<&str> = ids.iter().flat_map(|id| ["--tenant", id]).collect();
+    let token = tokens.create_with("booking", &["reader"], &limits);
+    for request in tenant_lists() {
+        let settings = ServerSettings { tokens_file: Some(tokens.file()), ..settings() };
+        let rows = measure_with(&database, settings, ROWS, async |fixture| {
+            list_two_pages(fixture, &request, Some(&token)).await;
+        });
+        // Each page reads 100 tenants by their ids, and the keys and the owner of those that it shows.
+        let (rows, pages) = (rows.await, 2 * CALLS);
+        assert!(rows <= pages * 600, "{rows} rows: {request:?}");
     }
 }
 
@@ -336,7 +369,7 @@ async fn make_tenant_calls(fixture: &Fixture, created: &CreateFullyProvisionedRe
         fixture.suspend_tenant(&tenant.id).await.unwrap();
         fixture.keys(&tenant.id).await;
         fixture.try_rotate(rotation(&tenant.id, None)).await.unwrap();
-        list_two_pages(fixture, &ListTenantsRequest { page_size: 1, ..Default::default() }).await;
+        list_two_pages(fixture, &ListTenantsRequest { page_size: 1, ..Default::default() }, None).await;
     }
 }
 

@@ -6,18 +6,25 @@ use super::convert;
 use crate::{
     domain::{
         TenantId, Violations,
-        integrity::{Finding, FindingKind, RepairReport},
+        integrity::{CheckedTenants, Finding, FindingKind, RepairReport},
     },
-    grpc::pb,
+    grpc::{pb, tenant_access::LimitedRequest},
 };
 
-impl TryFrom<pb::CheckIntegrityRequest> for Option<TenantId> {
+impl TryFrom<LimitedRequest<pb::CheckIntegrityRequest>> for CheckedTenants {
     type Error = Violations;
 
-    fn try_from(request: pb::CheckIntegrityRequest) -> Result<Self, Violations> {
+    fn try_from(request: LimitedRequest<pb::CheckIntegrityRequest>) -> Result<Self, Violations> {
+        let LimitedRequest { message, limit } = request;
         let mut fields = Violations::default();
-        let tenant_id = fields.check_optional("tenant_id", request.tenant_id, |text| TenantId::parse(&text));
-        fields.into_result(|| Some(tenant_id))
+        let tenant_id = fields.check_optional("tenant_id", message.tenant_id, |text| TenantId::parse(&text));
+        fields.into_result(|| {
+            Some(match (tenant_id, limit) {
+                (Some(tenant_id), _) => Self::One(tenant_id),
+                (None, Some(limit)) => Self::Limited(limit),
+                (None, None) => Self::All,
+            })
+        })
     }
 }
 

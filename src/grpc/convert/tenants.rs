@@ -8,7 +8,7 @@ use crate::{
         paging::PageSize,
         tenant::{TenantFilter, TenantOrder},
     },
-    grpc::pb,
+    grpc::{pb, tenant_access::LimitedRequest},
 };
 
 impl TryFrom<pb::GetTenantRequest> for TenantIdentifier {
@@ -34,15 +34,16 @@ impl TryFrom<pb::GetTenantRequest> for TenantIdentifier {
     }
 }
 
-impl TryFrom<pb::ListTenantsRequest> for ListTenants {
+impl TryFrom<LimitedRequest<pb::ListTenantsRequest>> for ListTenants {
     type Error = Violations;
 
-    fn try_from(request: pb::ListTenantsRequest) -> Result<Self, Violations> {
+    fn try_from(request: LimitedRequest<pb::ListTenantsRequest>) -> Result<Self, Violations> {
+        let LimitedRequest { message: request, limit: tenants } = request;
         let mut fields = Violations::default();
         let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted };
         let order = fields.check("newest_first", order(request.newest_first, request.slug_prefix));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
-        let list = order.zip(size).map(|(order, size)| Self { filter, order, size });
+        let list = order.zip(size).map(|(order, size)| Self { tenants, filter, order, size });
         let list = list.and_then(|list| fields.check("page_token", list.after(&request.page_token)));
         fields.into_result(|| list)
     }

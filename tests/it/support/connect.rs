@@ -18,8 +18,8 @@ use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
-    http1::{Http, Received},
-    http2::framed,
+    http1::{Http, Received, send_over},
+    http2::{Port, framed},
 };
 
 /// gRPC or Connect.
@@ -30,15 +30,19 @@ pub fn over_grpc(channel: Channel) -> Transport {
 }
 
 pub fn over_connect(http: Http) -> Transport {
-    Transport::new(Connect(http).map_err(|never| match never {}))
+    over_connect_to(Port { address: http.address, tls: None })
+}
+
+pub fn over_connect_to(port: Port) -> Transport {
+    Transport::new(Connect(port).map_err(|never| match never {}))
 }
 
 const STREAMING_RPC: &str = "/CheckIntegrity";
 const PREFIX_BYTES: usize = 5;
 const END_STREAM: u8 = 2;
 
-#[derive(Debug, Clone, Copy)]
-struct Connect(Http);
+#[derive(Clone)]
+struct Connect(Port);
 
 impl Service<Request<Body>> for Connect {
     type Response = Response<Body>;
@@ -50,12 +54,12 @@ impl Service<Request<Body>> for Connect {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let http = self.0;
-        Box::pin(async move { Ok(call(http, request).await) })
+        let port = self.0.clone();
+        Box::pin(async move { Ok(call(&port, request).await) })
     }
 }
 
-async fn call(http: Http, request: Request<Body>) -> Response<Body> {
+async fn call(port: &Port, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let message = body.collect().await.unwrap().to_bytes();
     let is_stream = head.uri.path().ends_with(STREAMING_RPC);
@@ -69,7 +73,7 @@ async fn call(http: Http, request: Request<Body>) -> Response<Body> {
     for value in head.headers.get_all(header::AUTHORIZATION) {
         connect = connect.header(header::AUTHORIZATION, value);
     }
-    let response = http.send(connect.body(message).unwrap()).await;
+    let response = send_over(port.connect().await.unwrap(), connect.body(message).unwrap()).await;
     if response.status != StatusCode::OK {
         assert_eq!(response.header("content-type"), Some("application/json"));
         return status(&serde_json::from_slice(&response.body).unwrap(), &response.headers).into_http();

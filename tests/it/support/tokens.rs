@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
+    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -39,12 +40,22 @@ impl Tokens {
 
     /// Adds a service token with these roles and returns it.
     pub fn create(&self, name: &str, roles: &[&str]) -> String {
+        self.create_with(name, roles, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn create_with(&self, name: &str, roles: &[&str], arguments: &[&str]) -> String {
         let mut command = turnkey(self.folder.path());
-        command.args(["token", "create", "--name", name, "--tokens-file", "tokens.toml"]);
+        command.args(["token", "create", "--name", name, "--tokens-file", "tokens.toml"]).args(arguments);
         let output = command.args(roles.iter().flat_map(|role| ["--role", role])).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         assert_eq!(output.stderr, b"", "the only output is the token");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Appends to the file, such as the entry of a certificate or a line of the last entry.
+    pub fn append(&self, text: &str) {
+        fs::OpenOptions::new().append(true).open(self.file()).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
     /// Settings of a server that reads this file.
