@@ -230,7 +230,7 @@ mod tests {
     fn an_invalid_role_is_reported_with_the_roles_that_exist() {
         let args = TokenArgs { name: "booking".to_owned(), roles: vec!["king".to_owned()], tokens_file: None };
         let Err(errors) = args.settings() else { panic!("there is no such role") };
-        let expected = "invalid settings:\n  --role: must be provisioner, verifier or catalog";
+        let expected = "invalid settings:\n  --role: must be provisioner, verifier, owner_manager or catalog";
         assert_eq!(errors.to_string(), expected);
     }
 }

@@ -6,12 +6,14 @@ use super::ids::TenantId;
 
 /// A permission of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
-#[strum(serialize_all = "lowercase", parse_err_ty = RoleError, parse_err_fn = unknown_role)]
+#[strum(serialize_all = "snake_case", parse_err_ty = RoleError, parse_err_fn = unknown_role)]
 pub enum Role {
     /// All of `TenantProvisioning`.
     Provisioner,
-    /// `VerifyApiKey` and `VerifyPassword`.
+    /// `VerifyApiKey` and the RPCs that an owner's password or token permits.
     Verifier,
+    /// `CreateOwnerToken` and `SetOwner`.
+    OwnerManager,
     /// All of `PackageCatalog`, for any tenant.
     Catalog,
 }
@@ -20,7 +22,7 @@ pub enum Role {
 type RoleError = &'static str;
 
 const fn unknown_role(_text: &str) -> RoleError {
-    "must be provisioner, verifier or catalog"
+    "must be provisioner, verifier, owner_manager or catalog"
 }
 
 /// An authenticated caller. Idempotency records are separate for each caller's name.
