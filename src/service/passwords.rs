@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{TenantService, change_log, ids::system_rng};
 use crate::{
     domain::{
-        LogIn, Password, TenantId,
+        Email, LogIn, Password, TenantId,
         owner::{ChangePassword, PasswordForm},
     },
     error::{Error, ErrorChain, Result},
@@ -66,7 +66,7 @@ impl TenantService {
     /// # Errors
     /// [`Error::InvalidRequest`] with all violations of the form.
     pub(super) async fn check_strength<T>(&self, purpose: PasswordUse, form: PasswordForm<T>) -> Result<T> {
-        let user_inputs = form.email.iter().flat_map(|email| email.user_inputs()).collect();
+        let user_inputs = form.email.iter().flat_map(Email::user_inputs).collect();
         let is_guessable = match &form.password {
             Some(password) => self.hasher.is_guessable(purpose, password.clone(), user_inputs).await?,
             None => false,

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::{Store, owners::Owner};
 use crate::{
     domain::{
-        LogIn, TenantId,
+        Email, LogIn, TenantId,
         log_in::{ATTEMPT_WINDOW, AttemptPair, MAX_WRONG_ATTEMPTS},
     },
     error::Result,
@@ -73,7 +73,7 @@ impl Store {
             now,
             now - ATTEMPT_WINDOW,
             MAX_WRONG_ATTEMPTS,
-            log_in.email.as_ref().map(|email| email.canonical()),
+            log_in.email.as_ref().map(Email::canonical),
         )
         .fetch_one(&mut self.acquire("begin_password_attempt").await?)
         .await?;

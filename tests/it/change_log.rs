@@ -154,7 +154,7 @@ impl Calls {
     }
 
     async fn change_owners(&mut self) {
-        let email = "bella@example.com".to_owned();
+        let email = "owner@example.com".to_owned();
         let set = SetOwnerRequest { tenant_id: self.tenant_id(), email: email.clone(), password: None };
         for _ in 0..2 {
             self.provisioning.set_owner(set.clone()).await.unwrap();

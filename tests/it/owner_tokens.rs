@@ -22,8 +22,8 @@ async fn get(fixture: &Fixture, tenant_id: &str) -> Tenant {
     fixture.get(Identifier::TenantId(tenant_id.to_owned())).await.unwrap()
 }
 
-fn seconds(seconds: i64) -> Option<ProtoDuration> {
-    Some(ProtoDuration { seconds, nanos: 0 })
+const fn seconds(seconds: i64) -> ProtoDuration {
+    ProtoDuration { seconds, nanos: 0 }
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn a_reset_by_e_mail_sets_the_password_and_verifies_the_address() {
 async fn a_token_expires_after_an_hour_or_after_its_ttl() {
     let fixture = Fixture::start().await;
     let (tenant_id, _) = fixture.sign_bella_up().await;
-    for (ttl, lifetime) in [(None, 3_600), (seconds(1), 1), (seconds(604_800), 604_800)] {
+    for (ttl, lifetime) in [(None, 3_600), (Some(seconds(1)), 1), (Some(seconds(604_800)), 604_800)] {
         for purpose in [OwnerTokenPurpose::ResetPassword, OwnerTokenPurpose::VerifyEmail] {
             let created = fixture.create_owner_token(BELLA, purpose, ttl).await.unwrap();
             let unknown = fixture.create_owner_token("unknown@example.com", purpose, ttl).await.unwrap();
@@ -74,7 +74,8 @@ async fn a_token_expires_after_an_hour_or_after_its_ttl() {
 async fn a_ttl_out_of_range_and_a_missing_or_unknown_purpose_are_violations() {
     let fixture = Fixture::start().await;
     for ttl in [0, -1, 604_801] {
-        let error = fixture.create_owner_token("", OwnerTokenPurpose::Unspecified, seconds(ttl)).await.unwrap_err();
+        let error =
+            fixture.create_owner_token("", OwnerTokenPurpose::Unspecified, Some(seconds(ttl))).await.unwrap_err();
         let expected = [("purpose", "MISSING_FIELD"), ("ttl", "OUT_OF_RANGE")];
         assert_eq!(violations(&error), expected.map(|(field, reason)| (field.to_owned(), reason.to_owned())));
     }

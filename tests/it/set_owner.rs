@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use tonic::Code;
-use turnkey::grpc::pb::{FindingKind, Tenant, Verdict, get_tenant_request::Identifier};
+use turnkey::grpc::pb::{Finding, FindingKind, Tenant, Verdict, get_tenant_request::Identifier};
 use uuid::Uuid;
 
 use crate::support::{
@@ -132,8 +132,7 @@ async fn a_lost_owner_of_a_sign_up_is_given_again_and_a_stray_owner_does_not_kee
     let fixture = Fixture::start().await;
     let (id, _) = fixture.sign_bella_up().await;
     fixture.database.execute_without_triggers("UPDATE owners SET tenant_id = gen_random_uuid()").await;
-    let kinds: Vec<_> =
-        fixture.check_integrity(Some(&id)).await.unwrap().iter().map(|finding| finding.kind()).collect();
+    let kinds: Vec<_> = fixture.check_integrity(Some(&id)).await.unwrap().iter().map(Finding::kind).collect();
     assert_eq!(kinds, [FindingKind::SignupWithoutOwner]);
     fixture.set_owner(&id, BELLA, Some(PASSWORD)).await.unwrap();
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
