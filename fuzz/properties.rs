@@ -8,11 +8,12 @@ use secrecy::SecretString;
 use turnkey::{
     cli::import::rows,
     domain::{
-        CreateFullyProvisioned, Email, ListTenants, PackageId, ParsedSecretKey, Password, PublicKey, SegmentId,
-        SignupForm, TenantChange, TenantId, TenantIdentifier, Violations,
+        CreateFullyProvisioned, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId, SignupForm,
+        TenantChange, TenantId, TenantIdentifier, Violations,
         api_key::RotateApiKey,
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert},
         integrity::CheckedTenants,
+        owner::{ChangePassword, CreateOwnerToken, PasswordForm, ResetPassword, SetOwner},
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
     grpc::{LimitedRequest, pb, status},
@@ -26,7 +27,7 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// read.
 pub fn requests(data: &[u8]) {
     let Some((rpc, message)) = data.split_first() else { return };
-    match rpc % 26 {
+    match rpc % 31 {
         0 => parse::<pb::CreateFullyProvisionedRequest, CreateFullyProvisioned>(message),
         1 => parse::<pb::CreateFromSignupRequest, SignupForm>(message),
         2 => parse::<pb::BatchCreateFullyProvisionedRequest, Vec<Result<CreateFullyProvisioned, Violations>>>(message),
@@ -41,7 +42,7 @@ pub fn requests(data: &[u8]) {
         11 => parse::<pb::ListApiKeysRequest, TenantId>(message),
         12 => parse::<pb::RevokeApiKeyRequest, (TenantId, PublicKey)>(message),
         13 => parse::<pb::VerifyApiKeyRequest, SecretString>(message),
-        14 => parse::<pb::VerifyPasswordRequest, (Option<Email>, Option<Password>)>(message),
+        14 => parse::<pb::VerifyPasswordRequest, LogIn>(message),
         15 => parse_limited::<pb::CheckIntegrityRequest, CheckedTenants>(message),
         16 => parse::<pb::RepairTenantRequest, TenantId>(message),
         17 => parse::<pb::UpsertPackageRequest, (TenantId, PackageUpsert)>(message),
@@ -52,7 +53,12 @@ pub fn requests(data: &[u8]) {
         22 => parse::<pb::UpsertSegmentRequest, (TenantId, SegmentUpsert)>(message),
         23 => parse::<pb::GetSegmentRequest, (TenantId, SegmentId)>(message),
         24 => parse::<pb::ListSegmentsRequest, (TenantId, ListSegments)>(message),
-        _ => parse::<pb::DeleteSegmentRequest, (TenantId, SegmentId)>(message),
+        25 => parse::<pb::DeleteSegmentRequest, (TenantId, SegmentId)>(message),
+        26 => parse::<pb::ChangePasswordRequest, PasswordForm<ChangePassword>>(message),
+        27 => parse::<pb::CreateOwnerTokenRequest, CreateOwnerToken>(message),
+        28 => parse::<pb::ResetPasswordRequest, ResetPassword>(message),
+        29 => parse::<pb::VerifyEmailRequest, SecretString>(message),
+        _ => parse::<pb::SetOwnerRequest, PasswordForm<SetOwner>>(message),
     }
 }
 

@@ -1,5 +1,5 @@
--- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; the triggers that
--- reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
+-- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; attempts to enter a
+-- password; the triggers that reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
 -- are created before the migrations run (src/store/roles.sql).
 --
 -- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
@@ -18,7 +18,7 @@ CREATE TABLE tenants (
     updated_at         timestamptz   NOT NULL,
     deleted_at         timestamptz,
     -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
-    -- lost clears it, because an owner cannot be created again.
+    -- lost clears it, because the address is lost too. SetOwner can give the tenant an owner again.
     is_signup          boolean       NOT NULL DEFAULT false,
     -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
     -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
@@ -112,7 +112,10 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX api_keys_tenant_id_idx ON api_keys (tenant_id);
 
--- The login of a tenant that was created by CreateFromSignup.
+-- The login of a tenant, from CreateFromSignup or SetOwner.
+--
+-- An owner has at most one token of each purpose: a new one replaces the older. Only the SHA-256 of a token is stored,
+-- and that of a used one is kept until it expires, so that a repeated reset is recognized.
 CREATE TABLE owners (
     tenant_id       uuid NOT NULL CONSTRAINT owners_pkey PRIMARY KEY
                     CONSTRAINT owners_tenant_id_fkey REFERENCES tenants (id),
@@ -120,12 +123,42 @@ CREATE TABLE owners (
     -- The form in which addresses are compared: the part before the @ by Unicode case folding, the domain in its ASCII
     -- form (src/domain/email.rs). Postgres has neither function, so the service writes both columns.
     canonical_email text COLLATE "C" NOT NULL CONSTRAINT owners_email_key UNIQUE,
-    password_hash   text NOT NULL,
+    password_hash   text, -- NULL until the first reset of an owner that SetOwner gave no password
+    email_verified_at             timestamptz,
+    reset_token_hash              bytea,
+    reset_token_expires_at        timestamptz,
+    reset_token_used_at           timestamptz,
+    verification_token_hash       bytea,
+    verification_token_expires_at timestamptz,
     -- An administrator who changes an address has to change both columns. For ASCII addresses, Postgres can check that.
     CONSTRAINT owners_canonical_email_matches_email
         CHECK (canonical_email = lower(email COLLATE "C") OR octet_length(email) > length(email)),
-    CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$'))
+    CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$')),
+    CONSTRAINT owners_token_hash_lengths
+        CHECK (length(reset_token_hash) = 32 AND length(verification_token_hash) = 32),
+    CONSTRAINT owners_tokens_expire
+        CHECK ((reset_token_hash IS NULL) = (reset_token_expires_at IS NULL)
+               AND (verification_token_hash IS NULL) = (verification_token_expires_at IS NULL))
 );
+-- A token is found by its hash.
+CREATE UNIQUE INDEX owners_reset_token_hash_idx ON owners (reset_token_hash) WHERE reset_token_hash IS NOT NULL;
+CREATE UNIQUE INDEX owners_verification_token_hash_idx ON owners (verification_token_hash)
+    WHERE verification_token_hash IS NOT NULL;
+
+-- Attempts to enter a password, for each pair of e-mail address and client address (src/domain/log_in.rs), whether or not
+-- an owner has the address. Both are stored as SHA-256 only. An attempt is pending until its password has been compared,
+-- so that concurrent attempts cannot exceed the limit. The cleanup deletes rows whose window is over.
+CREATE TABLE password_attempts (
+    email_hash bytea       NOT NULL,
+    pair_hash  bytea       NOT NULL,
+    wrong      integer     NOT NULL,
+    pending    integer     NOT NULL,
+    started_at timestamptz NOT NULL, -- of the window
+    -- By e-mail address first: a reset deletes all pairs of one.
+    CONSTRAINT password_attempts_pkey PRIMARY KEY (email_hash, pair_hash),
+    CONSTRAINT password_attempts_hash_lengths CHECK (length(email_hash) = 32 AND length(pair_hash) = 32)
+);
+CREATE INDEX password_attempts_started_at_idx ON password_attempts (started_at);
 
 -- Idempotency records: one for each call with a request_id. A repeated call finds the record and returns what the first
 -- call created, instead of creating it again. Records expire after 30 days.
@@ -262,7 +295,8 @@ REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenant
 -- `turnkey.tenant_id`, and no rows if that is not set. (After the transaction that set it, the setting is '' and not
 -- NULL.) Row-level security does not apply to the owner of the tables, because the triggers above run as the owner and
 -- must see all rows.
-GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, owners, idempotency_records
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, owners, idempotency_records,
+    password_attempts
     TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;

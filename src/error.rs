@@ -49,6 +49,9 @@ pub enum Error {
     /// The caller exceeded its rate limit; its next call is permitted after `retry_after`.
     #[error("too many calls by this caller")]
     RateLimited { retry_after: Duration },
+    /// Too many wrong passwords were entered. No password is compared until `retry_after` is over.
+    #[error("too many wrong passwords")]
+    TooManyAttempts { retry_after: Duration },
     /// The tenant has, or would have, more of these resources than its quota. A retry does not help.
     #[error("a tenant can have at most {limit} {resource}s")]
     QuotaExceeded { tenant_id: TenantId, resource: Resource, limit: NonZeroU32 },

@@ -10,9 +10,9 @@ use super::{ids::TenantId, tenant_limit::TenantLimit};
 pub enum Role {
     /// All of `TenantProvisioning`.
     Provisioner,
-    /// `VerifyApiKey` and `VerifyPassword`.
+    /// `VerifyApiKey` and the RPCs that an owner's password or token permits.
     Verifier,
-    /// The RPCs that set owners and create their tokens.
+    /// `CreateOwnerToken` and `SetOwner`.
     OwnerManager,
     /// All of `PackageCatalog`, for any tenant.
     Catalog,

@@ -62,6 +62,12 @@ impl Email {
         &self.address
     }
 
+    /// Returns the words that zxcvbn should treat as guessable: the address and its local part.
+    pub fn user_inputs(&self) -> Vec<String> {
+        let local_part = self.address.split_once('@').map(|(local_part, _)| local_part);
+        [Some(self.address.as_str()), local_part].into_iter().flatten().map(str::to_owned).collect()
+    }
+
     /// Returns the same text for all spellings of an address: the local part by Unicode case folding, the domain in
     /// its ASCII form by UTS #46.
     ///

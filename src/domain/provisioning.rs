@@ -147,6 +147,7 @@ impl NewTenant {
             is_active: true,
             branding: StoredBranding::empty(),
             owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
+            owner_email_verified_at: None,
             created_at: self.created_at,
             updated_at: self.created_at,
             deleted_at: None,

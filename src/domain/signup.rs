@@ -1,14 +1,8 @@
 //! The parsed request of `CreateFromSignup`, which creates a tenant and its owner.
 
 use super::{
-    derived_slug::SlugStem,
-    email::Email,
-    idempotency::Fingerprint,
-    password::Password,
-    request_id::RequestId,
-    slug::TenantSlug,
-    text::DisplayName,
-    validation::{InvalidValue, Reason, Violations},
+    derived_slug::SlugStem, email::Email, idempotency::Fingerprint, owner::guessable_password, password::Password,
+    request_id::RequestId, slug::TenantSlug, text::DisplayName, validation::Violations,
 };
 
 /// A parsed sign-up whose password strength has not been checked yet.
@@ -52,7 +46,7 @@ impl SignupForm {
     /// All violations, including `WEAK_PASSWORD` if the password is guessable.
     pub fn validate(mut self, password_is_guessable: bool) -> Result<CreateFromSignup, Violations> {
         if password_is_guessable {
-            self.violations.add("password", InvalidValue::new(Reason::WeakPassword, "is too easy to guess"));
+            self.violations.add("password", guessable_password());
         }
         self.violations.into_result(|| {
             Some(CreateFromSignup {
@@ -69,11 +63,7 @@ impl SignupForm {
     /// part.
     pub fn user_inputs(&self) -> Vec<String> {
         let name = self.business_name.iter().map(|name| name.as_str().to_owned());
-        let email = self.email.iter().flat_map(|email| {
-            let address = email.as_str();
-            [address.to_owned()].into_iter().chain(address.split_once('@').map(|(local_part, _)| local_part.to_owned()))
-        });
-        name.chain(email).collect()
+        name.chain(self.email.iter().flat_map(Email::user_inputs)).collect()
     }
 }
 

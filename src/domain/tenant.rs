@@ -27,6 +27,7 @@ pub struct Tenant {
     /// Free-form settings of the storefront, written by the platform's front end.
     pub branding: StoredBranding,
     pub owner_email: Option<String>,
+    pub owner_email_verified_at: Option<OffsetDateTime>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,

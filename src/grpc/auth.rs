@@ -11,7 +11,7 @@ use tonic::transport::CertificateDer;
 use crate::{
     domain::{
         Caller, KeyStatus, KeyVerdict,
-        caller::Role::{self, Catalog, CatalogReader, KeyManager, Provisioner, Reader, Verifier},
+        caller::Role::{self, Catalog, CatalogReader, KeyManager, OwnerManager, Provisioner, Reader, Verifier},
         key_format::SECRET_PREFIX,
         service_credentials::{San, ServiceCredentials},
     },
@@ -25,11 +25,7 @@ use crate::{
 };
 
 /// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
-///
-/// RPCs that do not exist yet: `Provisioner` or `KeyManager` for `CreateApiKey`; `Provisioner` or `OwnerManager` for
-/// `CreateOwnerToken` and `SetOwner`; `Provisioner` or `Verifier` for `ChangePassword`, `ResetPassword` and `VerifyEmail`,
-/// because each needs the password or a token; `Provisioner` for `PurgeTenant`.
-pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
+pub const REQUIRED_ROLES: [(&str, &[Role]); 31] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -45,6 +41,11 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/VerifyApiKey", &[Provisioner, Verifier]),
     ("/turnkey.v1.TenantProvisioning/VerifyPassword", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/ChangePassword", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/CreateOwnerToken", &[Provisioner, OwnerManager]),
+    ("/turnkey.v1.TenantProvisioning/ResetPassword", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/VerifyEmail", &[Provisioner, Verifier]),
+    ("/turnkey.v1.TenantProvisioning/SetOwner", &[Provisioner, OwnerManager]),
     ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner, Reader]),
     ("/turnkey.v1.TenantProvisioning/RepairTenant", &[Provisioner]),
     ("/turnkey.v1.PackageCatalog/UpsertPackage", &[Catalog]),

@@ -64,6 +64,8 @@ pub const fn code_name(code: Code) -> &'static str {
 
 /// Logs the cause of an error and returns its status. That of an internal error contains the trace id.
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
+    // The window of wrong passwords is long, and a client that retries by itself would only extend the wait of its user.
+    let client_may_retry = !matches!(error, Error::TooManyAttempts { .. });
     let mut failure = report(error);
     if failure.code == Code::Internal {
         failure.message = format!("{}; report it with the trace id {trace_id}", failure.message);
@@ -75,9 +77,11 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     let retry_delay = failure.details.retry_info().and_then(|retry| retry.retry_delay);
     let mut status = Status::with_error_details(failure.code, failure.message, failure.details);
     if let Some(delay) = retry_delay {
-        // Stock gRPC clients obey this trailer, and do not know the details (gRFC A6).
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        status.metadata_mut().insert(RETRY_PUSHBACK, delay_ms.into());
+        // Stock gRPC clients obey this trailer, and do not know the details (gRFC A6). A negative number means: do not
+        // retry.
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let pushback_ms = if client_may_retry { delay_ms } else { -1 };
+        status.metadata_mut().insert(RETRY_PUSHBACK, pushback_ms.into());
     }
     status
 }
@@ -125,6 +129,9 @@ impl From<Error> for RpcError {
                 (Code::ResourceExhausted, ErrorDetails::new())
             }
             Error::RateLimited { retry_after } => (Code::ResourceExhausted, retry_info("OVERLOADED", retry_after)),
+            Error::TooManyAttempts { retry_after } => {
+                (Code::ResourceExhausted, retry_info("TOO_MANY_ATTEMPTS", retry_after))
+            }
             Error::QuotaExceeded { tenant_id, resource, .. } => {
                 (Code::ResourceExhausted, quota_exceeded(tenant_id, resource, &message))
             }
@@ -293,6 +300,19 @@ mod tests {
         let mut twice = violations(1, 4);
         twice.add("0000", InvalidValue::missing());
         assert_eq!(details(twice).1.len(), 1);
+    }
+
+    #[test]
+    fn a_retry_delay_is_also_in_the_trailer_that_stock_clients_obey() {
+        let pushback = |error| {
+            let status = from_error(error, TraceId::INVALID);
+            let trailer = status.metadata().get(RETRY_PUSHBACK).map(|value| value.to_str().unwrap().to_owned());
+            (status.get_details_retry_info().and_then(|info| info.retry_delay), trailer)
+        };
+        let delay = Duration::from_millis(1_500);
+        assert_eq!(pushback(Error::RateLimited { retry_after: delay }), (Some(delay), Some("1500".to_owned())));
+        assert_eq!(pushback(Error::TooManyAttempts { retry_after: delay }), (Some(delay), Some("-1".to_owned())));
+        assert_eq!(pushback(Error::Unauthenticated), (None, None));
     }
 
     #[test]

@@ -109,8 +109,33 @@ impl TenantProvisioning for Handler<TenantService> {
         &self,
         request: Request<pb::VerifyPasswordRequest>,
     ) -> RpcResult<pb::VerifyPasswordResponse> {
-        self.unary(request, |service, (email, password)| async move { service.verify_password(email, password).await })
-            .await
+        self.unary(request, |service, log_in| async move { service.verify_password(log_in).await }).await
+    }
+
+    async fn change_password(
+        &self,
+        request: Request<pb::ChangePasswordRequest>,
+    ) -> RpcResult<pb::ChangePasswordResponse> {
+        self.unary(request, |service, form| async move { service.change_password(form).await }).await
+    }
+
+    async fn create_owner_token(
+        &self,
+        request: Request<pb::CreateOwnerTokenRequest>,
+    ) -> RpcResult<pb::CreateOwnerTokenResponse> {
+        self.unary(request, |service, request| async move { service.create_owner_token(request).await }).await
+    }
+
+    async fn reset_password(&self, request: Request<pb::ResetPasswordRequest>) -> RpcResult<pb::ResetPasswordResponse> {
+        self.unary(request, |service, reset| async move { service.reset_password(reset).await }).await
+    }
+
+    async fn verify_email(&self, request: Request<pb::VerifyEmailRequest>) -> RpcResult<pb::VerifyEmailResponse> {
+        self.unary(request, |service, token| async move { service.verify_email(token).await }).await
+    }
+
+    async fn set_owner(&self, request: Request<pb::SetOwnerRequest>) -> RpcResult<pb::SetOwnerResponse> {
+        self.unary(request, |service, form| async move { service.set_owner(form).await }).await
     }
 
     async fn check_integrity(

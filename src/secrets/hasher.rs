@@ -1,8 +1,8 @@
 //! Hashes and verifies keys and passwords on bounded pools, off the async runtime.
 //!
-//! Keys and passwords have separate parameters and separate workers, so that a sign-up never delays a key. Sign-ups and
-//! log-ins share their workers, which bounds the memory, but each have a queue, so that a flood of one does not reject the
-//! other. Salts come from the generator that the caller passes.
+//! Keys and passwords have separate parameters and separate workers, so that a sign-up never delays a key. Sign-ups,
+//! log-ins and resets share their workers, which bounds the memory, but each have a queue, so that a flood of one does not
+//! reject the others. Salts come from the generator that the caller passes.
 
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ pub struct HashingSettings {
 pub enum PasswordUse {
     SignUp,
     LogIn,
+    /// With a token, which any stranger can make up.
+    Reset,
 }
 
 /// Computes and verifies hashes. Clones are cheap and share the pools.
@@ -51,6 +53,7 @@ pub struct Hasher {
     keys: HashProfile,
     sign_ups: HashProfile,
     log_ins: HashProfile,
+    resets: HashProfile,
     workers: usize,
 }
 
@@ -100,13 +103,15 @@ impl Hasher {
             keys: profile("key", &key, &key_workers),
             sign_ups: profile("signup", &password, &password_workers),
             log_ins: profile("login", &password, &password_workers),
+            resets: profile("reset", &password, &password_workers),
             workers,
         })
     }
 
     /// Returns the length and limit of each queue.
     pub fn stats(&self) -> Vec<QueueStats> {
-        [&self.keys, &self.sign_ups, &self.log_ins].into_iter().map(|profile| profile.pool.stats()).collect()
+        let profiles = [&self.keys, &self.sign_ups, &self.log_ins, &self.resets];
+        profiles.into_iter().map(|profile| profile.pool.stats()).collect()
     }
 
     /// Hashes the random part of a key.
@@ -166,19 +171,26 @@ impl Hasher {
         self.passwords(purpose).verify(secret, stored).await
     }
 
-    /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the pool of sign-ups,
+    /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the pool of its use,
     /// because some passwords take as long as hashing.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
-    pub async fn is_guessable(&self, password: Password, user_inputs: Vec<String>) -> Result<bool> {
-        self.sign_ups.pool.run(move |_memory| password_strength::is_guessable(&password, &user_inputs)).await
+    pub async fn is_guessable(
+        &self,
+        purpose: PasswordUse,
+        password: Password,
+        user_inputs: Vec<String>,
+    ) -> Result<bool> {
+        let check = move |_memory: &mut Vec<Block>| password_strength::is_guessable(&password, &user_inputs);
+        self.passwords(purpose).pool.run(check).await
     }
 
     const fn passwords(&self, purpose: PasswordUse) -> &HashProfile {
         match purpose {
             PasswordUse::SignUp => &self.sign_ups,
             PasswordUse::LogIn => &self.log_ins,
+            PasswordUse::Reset => &self.resets,
         }
     }
 }

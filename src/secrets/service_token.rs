@@ -12,11 +12,15 @@ use crate::domain::{
 
 /// Creates a token for this service.
 pub fn mint_token(name: &ServiceName, rng: &mut impl CryptoRng) -> SecretString {
+    mint(&format!("{TOKEN_PREFIX}{}_", name.as_str()), rng)
+}
+
+/// Returns the prefix and 256 random bits in base62.
+pub(super) fn mint(prefix: &str, rng: &mut impl CryptoRng) -> SecretString {
     let mut secret = random_secret(rng);
-    let prefix = format!("{TOKEN_PREFIX}{}_", name.as_str());
     // Allocates the full length: growing the string would leave copies of the secret in memory.
     let mut token = Zeroizing::new(String::with_capacity(prefix.len() + U256_DIGITS));
-    token.push_str(&prefix);
+    token.push_str(prefix);
     push_digits(&mut token, secret.as_mut(), U256_DIGITS);
     SecretString::from(token.as_str())
 }

@@ -235,7 +235,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Periodic maintenance: deletes expired idempotency records (one replica at a time), forgets idle callers, closes idle
+/// Periodic maintenance: deletes expired idempotency records and password attempts (one replica at a time), forgets idle callers, closes idle
 /// connections.
 async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
     loop {
@@ -244,6 +244,9 @@ async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<Calle
         tenants.close_idle_connections();
         if let Err(error) = tenants.delete_expired_idempotency_records().await {
             tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired idempotency records; trying again later");
+        }
+        if let Err(error) = tenants.delete_expired_password_attempts().await {
+            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired password attempts; trying again later");
         }
     }
 }

@@ -6,8 +6,11 @@
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult},
-    store::RepairResult,
+    domain::{
+        ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult,
+        owner::OwnerTokenPurpose,
+    },
+    store::{RepairResult, ResetResult},
 };
 
 /// `now` is the time of the change. A change to the same values leaves an earlier `updated_at`, and has no line.
@@ -57,6 +60,27 @@ pub(super) fn api_key_revoked(key: &ApiKey, now: OffsetDateTime) {
     if key.revoked_at == Some(now) {
         tracing::info!(tenant_id = %key.tenant_id, public_key = key.public_key, "Revoked API key");
     }
+}
+
+pub(super) fn owner_set(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Set owner");
+}
+
+pub(super) fn owner_token_created(tenant_id: TenantId, purpose: OwnerTokenPurpose) {
+    tracing::info!(%tenant_id, %purpose, "Created owner token");
+}
+
+pub(super) fn password_changed(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Changed password");
+}
+
+pub(super) fn password_reset(tenant_id: TenantId, result: &ResetResult) {
+    let ResetResult { is_email_verified, api_keys_revoked } = result;
+    tracing::info!(%tenant_id, is_email_verified, api_keys_revoked, "Reset password");
+}
+
+pub(super) fn email_verified(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Verified e-mail address");
 }
 
 pub(super) fn package_upserted(result: &UpsertResult<Package>, now: OffsetDateTime) {

@@ -12,6 +12,7 @@ mod clock;
 mod idempotency;
 mod ids;
 mod integrity;
+mod owners;
 mod passwords;
 mod provisioning;
 mod retry;

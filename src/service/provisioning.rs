@@ -92,7 +92,9 @@ impl TenantService {
     /// [`Error::FailedPrecondition`] for a reused request id, [`Error::Conflict`] if every derived slug exists.
     pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<CreateOutcome> {
         let is_guessable = match &form.password {
-            Some(password) => self.hasher.is_guessable(password.clone(), form.user_inputs()).await?,
+            Some(password) => {
+                self.hasher.is_guessable(PasswordUse::SignUp, password.clone(), form.user_inputs()).await?
+            }
             None => false,
         };
         let signup = form.validate(is_guessable)?;

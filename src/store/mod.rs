@@ -16,6 +16,7 @@ mod migrate;
 mod owners;
 mod package_upsert;
 mod packages;
+mod password_attempts;
 mod pool;
 mod probe;
 mod provisioning;
@@ -34,8 +35,9 @@ use std::sync::Arc;
 use sqlx::postgres::PgConnectOptions;
 
 pub use migrate::{MigrateError, grant_provisioner, migrate};
-pub use owners::Owner;
+pub use owners::{Owner, ResetResult, ResetToken};
 pub use package_upsert::NewPackageIds;
+pub use password_attempts::{AttemptEnd, AttemptStart};
 pub use probe::{NotReady, Probe, check_migrated};
 pub use provisioning::Insertion;
 pub use repair::{RepairPlan, RepairResult};

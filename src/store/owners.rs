@@ -1,36 +1,51 @@
-//! Finds owners and replaces their password hashes. `provisioning.rs` inserts an owner together with its tenant.
+//! Owners after sign-up: their passwords, their e-mail addresses and the tokens for both. `provisioning.rs` inserts an owner
+//! together with its tenant, and `password_attempts.rs` finds one by its address.
 
-use super::Store;
+use time::OffsetDateTime;
+
+use super::{
+    Store,
+    error::is_constraint_violation,
+    tenants::{into_tenant, select_tenants},
+};
 use crate::{
-    domain::{Email, TenantId},
-    error::Result,
+    domain::{Email, Tenant, TenantId, idempotency::Sha256Digest, log_in::email_hash, owner::OwnerTokenPurpose},
+    error::{Error, Resource, Result, UniqueField},
 };
 
 /// The owner of a tenant that is not deleted.
 #[derive(Debug)]
 pub struct Owner {
     pub tenant_id: TenantId,
-    /// Argon2id in PHC format.
-    pub password_hash: String,
+    /// Argon2id in PHC format. `None` if the owner has no password yet.
+    pub password_hash: Option<String>,
+}
+
+/// A reset token that has not expired, and its owner.
+#[derive(Debug)]
+pub struct ResetToken {
+    pub tenant_id: TenantId,
+    pub email: Option<Email>,
+    /// The hash of the password that the reset set, if the token has been used. The token of an owner whose password has
+    /// been changed since is void.
+    pub used_for: Option<String>,
+}
+
+/// What a reset did besides setting the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetResult {
+    pub is_email_verified: bool,
+    pub api_keys_revoked: i64,
+}
+
+/// The tenant after `SetOwner`.
+#[derive(Debug)]
+pub struct SetOwnerResult {
+    pub tenant: Tenant,
+    pub is_changed: bool,
 }
 
 impl Store {
-    /// Finds the owner with this address by its canonical form. Skips owners of deleted tenants.
-    pub async fn find_owner(&self, email: &Email) -> Result<Option<Owner>> {
-        let row = sqlx::query!(
-            r#"
-            SELECT tenant_id, password_hash
-              FROM owners
-              JOIN tenants ON tenants.id = owners.tenant_id AND tenants.deleted_at IS NULL
-             WHERE canonical_email = $1
-            "#,
-            email.canonical(),
-        )
-        .fetch_optional(&mut self.acquire("find_owner").await?)
-        .await?;
-        Ok(row.map(|row| Owner { tenant_id: TenantId::from_uuid(row.tenant_id), password_hash: row.password_hash }))
-    }
-
     /// Replaces the hash of the owner's password, unless the stored hash has changed since it was read.
     pub async fn replace_password_hash(&self, owner: &Owner, new_hash: &str) -> Result<()> {
         sqlx::query!(
@@ -42,5 +57,243 @@ impl Store {
         .execute(&mut self.acquire_for(owner.tenant_id, "replace_password_hash").await?)
         .await?;
         Ok(())
+    }
+
+    /// Changes the owner's password and voids its reset token. Returns `false`, and changes nothing, if the stored hash has
+    /// changed since it was read or the tenant has been deleted.
+    pub async fn change_password(&self, owner: &Owner, new_hash: &str) -> Result<bool> {
+        let changed = sqlx::query!(
+            "
+            UPDATE owners
+               SET password_hash = $1, reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL
+              FROM tenants
+             WHERE tenant_id = $2 AND password_hash = $3 AND tenants.id = tenant_id AND deleted_at IS NULL
+            ",
+            new_hash,
+            owner.tenant_id.as_uuid(),
+            owner.password_hash,
+        )
+        .execute(&mut self.acquire_for(owner.tenant_id, "change_password").await?)
+        .await?;
+        Ok(changed.rows_affected() > 0)
+    }
+
+    /// Stores the hash of a new token, in place of an older one of the same purpose. Returns `None` if no owner of a tenant
+    /// that is not deleted has the address.
+    pub async fn create_owner_token(
+        &self,
+        email: Option<&Email>,
+        purpose: OwnerTokenPurpose,
+        token_hash: &Sha256Digest,
+        expires_at: OffsetDateTime,
+    ) -> Result<Option<TenantId>> {
+        let tenant_id = sqlx::query_scalar!(
+            r#"
+            WITH updated AS (
+                UPDATE owners
+                   SET reset_token_hash = CASE WHEN $2 THEN $3 ELSE reset_token_hash END,
+                       reset_token_expires_at = CASE WHEN $2 THEN $4 ELSE reset_token_expires_at END,
+                       reset_token_used_at = CASE WHEN NOT $2 THEN reset_token_used_at END,
+                       verification_token_hash = CASE WHEN $2 THEN verification_token_hash ELSE $3 END,
+                       verification_token_expires_at = CASE WHEN $2 THEN verification_token_expires_at ELSE $4 END
+                  FROM tenants
+                 WHERE canonical_email = $1 AND tenants.id = tenant_id AND deleted_at IS NULL
+                RETURNING tenant_id
+            ), equal_work AS MATERIALIZED (
+                -- Otherwise an unknown address would save the wait for the disk at COMMIT, which takes longer than the rest.
+                -- The message is empty, and no one reads it.
+                SELECT CASE WHEN NOT EXISTS (SELECT FROM updated) THEN pg_logical_emit_message(true, 'turnkey', '') END
+            )
+            SELECT (SELECT tenant_id FROM updated) FROM equal_work
+            "#,
+            email.map(Email::canonical),
+            purpose == OwnerTokenPurpose::ResetPassword,
+            token_hash.as_slice(),
+            expires_at,
+        )
+        .fetch_one(&mut self.acquire("create_owner_token").await?)
+        .await?;
+        Ok(tenant_id.map(TenantId::from_uuid))
+    }
+
+    /// Finds a reset token that has not expired, used or not, of a tenant that is not deleted.
+    pub async fn find_reset_token(&self, token_hash: &Sha256Digest, now: OffsetDateTime) -> Result<Option<ResetToken>> {
+        let row = sqlx::query!(
+            r#"
+            SELECT tenant_id, email,
+                   CASE WHEN reset_token_used_at IS NOT NULL THEN coalesce(password_hash, '') END AS used_for
+              FROM owners
+              JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
+             WHERE reset_token_hash = $1 AND reset_token_expires_at > $2
+            "#,
+            token_hash.as_slice(),
+            now,
+        )
+        .fetch_optional(&mut self.acquire("find_reset_token").await?)
+        .await?;
+        Ok(row.map(|row| ResetToken {
+            tenant_id: TenantId::from_uuid(row.tenant_id),
+            email: Email::parse(&row.email).ok(),
+            used_for: row.used_for,
+        }))
+    }
+
+    /// Uses a reset token: sets the password, verifies the address, and ends the count of wrong passwords for it. If the
+    /// address was not verified before, revokes all keys. The tenant's lock keeps a concurrent rotation from adding a key
+    /// that this statement does not see.
+    ///
+    /// Returns `None`, and changes nothing, if the token has been used or voided since it was found.
+    pub async fn reset_password(
+        &self,
+        token: &ResetToken,
+        token_hash: &Sha256Digest,
+        new_hash: &str,
+        now: OffsetDateTime,
+    ) -> Result<Option<ResetResult>> {
+        let email_hash = token.email.as_ref().map(email_hash);
+        let mut transaction = self.begin_as_provisioner("reset_password", token.tenant_id).await?;
+        let result = sqlx::query_as!(
+            ResetResult,
+            r#"
+            WITH owner AS MATERIALIZED (
+                SELECT tenant_id, email_verified_at IS NULL AS is_unverified
+                  FROM owners
+                  JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
+                 WHERE tenant_id = $1 AND reset_token_hash = $2 AND reset_token_used_at IS NULL
+                   AND reset_token_expires_at > $3
+                   FOR UPDATE OF owners
+            ), new_password AS (
+                UPDATE owners
+                   SET password_hash = $4, reset_token_used_at = $3, email_verified_at = coalesce(email_verified_at, $3)
+                  FROM owner
+                 WHERE owners.tenant_id = owner.tenant_id
+            ), changed_tenant AS (
+                UPDATE tenants SET updated_at = $3 FROM owner WHERE id = owner.tenant_id AND is_unverified
+            ), revoked_key AS (
+                -- Revoked keys still count as keys of the tenant.
+                UPDATE api_keys
+                   SET revoked_at = $3
+                  FROM owner
+                 WHERE api_keys.tenant_id = owner.tenant_id AND is_unverified AND revoked_at IS NULL
+                RETURNING 1
+            ), ended_count AS (
+                DELETE FROM password_attempts WHERE email_hash = $5 AND EXISTS (SELECT FROM owner)
+            )
+            SELECT is_unverified AS "is_email_verified!", (SELECT count(*) FROM revoked_key) AS "api_keys_revoked!"
+              FROM owner
+            "#,
+            token.tenant_id.as_uuid(),
+            token_hash.as_slice(),
+            now,
+            new_hash,
+            email_hash.as_ref().map(Sha256Digest::as_slice),
+        )
+        .fetch_optional(transaction.connection())
+        .await?;
+        transaction.commit().await?;
+        Ok(result)
+    }
+
+    /// Verifies the address of the owner with this token. Returns its tenant and whether the address was not verified
+    /// before; `None` if no owner of a tenant that is not deleted has the token, or if it has expired.
+    pub async fn verify_email(
+        &self,
+        token_hash: &Sha256Digest,
+        now: OffsetDateTime,
+    ) -> Result<Option<(TenantId, bool)>> {
+        let row = sqlx::query!(
+            r#"
+            WITH owner AS MATERIALIZED (
+                SELECT tenant_id, email_verified_at IS NULL AS is_unverified
+                  FROM owners
+                  JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
+                 WHERE verification_token_hash = $1 AND verification_token_expires_at > $2
+                   FOR UPDATE OF owners
+            ), verified AS (
+                UPDATE owners SET email_verified_at = $2 FROM owner
+                 WHERE owners.tenant_id = owner.tenant_id AND is_unverified
+            ), changed_tenant AS (
+                UPDATE tenants SET updated_at = $2 FROM owner WHERE id = owner.tenant_id AND is_unverified
+            )
+            SELECT tenant_id, is_unverified AS "is_unverified!" FROM owner
+            "#,
+            token_hash.as_slice(),
+            now,
+        )
+        .fetch_optional(&mut self.acquire("verify_email").await?)
+        .await?;
+        Ok(row.map(|row| (TenantId::from_uuid(row.tenant_id), row.is_unverified)))
+    }
+
+    /// Gives the tenant this owner, in place of an earlier one, and voids the tokens of the earlier one. The address stays
+    /// verified only if it is the same. An owner whose own tenant does not exist does not keep the address.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for a deleted tenant; [`Error::AlreadyExists`] if another owner has the address.
+    pub async fn set_owner(
+        &self,
+        tenant_id: TenantId,
+        email: &Email,
+        password_hash: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<SetOwnerResult> {
+        let mut transaction = self.begin_as_provisioner("set_owner", tenant_id).await?;
+        let row = select_tenants!(
+            with: "WITH tenant AS MATERIALIZED (
+                SELECT id FROM tenants WHERE id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE
+            ), deleted_owner AS MATERIALIZED (
+                DELETE FROM owners USING tenant
+                 WHERE canonical_email = $4 AND NOT EXISTS (SELECT FROM tenants WHERE id = owners.tenant_id)
+                RETURNING 1
+            ), earlier AS MATERIALIZED (
+                SELECT owners.*,
+                       owners.email = $3 AND password_hash IS NOT DISTINCT FROM $5
+                       AND reset_token_hash IS NULL AND verification_token_hash IS NULL AS is_same,
+                       -- In another spelling, the address may be another mailbox.
+                       CASE WHEN owners.email = $3 THEN email_verified_at END AS still_verified_at
+                  FROM owners
+                  JOIN tenant ON tenant_id = tenant.id
+            ), updated AS (
+                -- After the deletion, as the insertion below.
+                UPDATE owners
+                   SET email = $3, canonical_email = $4, password_hash = $5, email_verified_at = still_verified_at,
+                       reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL,
+                       verification_token_hash = NULL, verification_token_expires_at = NULL
+                  FROM earlier
+                 WHERE owners.tenant_id = earlier.tenant_id AND (SELECT count(*) FROM deleted_owner) >= 0
+                RETURNING owners.tenant_id, owners.email, owners.email_verified_at
+            ), inserted AS (
+                INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
+                SELECT id, $3, $4, $5
+                  FROM tenant
+                 WHERE NOT EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
+                RETURNING tenant_id, email, email_verified_at
+            ), changed AS (
+                UPDATE tenants
+                   SET updated_at = CASE WHEN EXISTS (SELECT FROM earlier WHERE email = $3) THEN updated_at ELSE $1 END
+                  FROM tenant
+                 WHERE tenants.id = tenant.id
+                RETURNING tenants.*
+            )",
+            columns: r#", NOT EXISTS (SELECT FROM earlier WHERE is_same) AS "is_changed!""#,
+            from: "FROM changed AS tenants
+              JOIN (SELECT * FROM updated UNION ALL SELECT * FROM inserted) AS owners ON owners.tenant_id = tenants.id",
+            now,
+            tenant_id.as_uuid(),
+            email.as_str(),
+            email.canonical(),
+            password_hash,
+        );
+        let row = match row.fetch_optional(transaction.connection()).await {
+            Err(error) if is_constraint_violation(&error, "owners_email_key") => {
+                transaction.rollback().await?;
+                return Err(Error::already_exists(UniqueField::OwnerEmail, None));
+            }
+            row => row?,
+        };
+        transaction.commit().await?;
+        let row = row.ok_or(Error::not_found(Resource::Tenant))?;
+        let is_changed = row.is_changed;
+        Ok(SetOwnerResult { tenant: into_tenant!(row)?, is_changed })
     }
 }

@@ -83,7 +83,8 @@ macro_rules! select_page {
                             LIMIT $6) AS candidate
                    WINDOW list AS (ORDER BY " + $order + ")) AS tenants
              -- OFFSET 0: the planner must not read all owners at once, which is less work while there are few.
-             LEFT JOIN LATERAL (SELECT email FROM owners WHERE tenant_id = tenants.id OFFSET 0) AS owners ON true
+             LEFT JOIN LATERAL (SELECT email, email_verified_at FROM owners WHERE tenant_id = tenants.id OFFSET 0)
+                    AS owners ON true
             WHERE bytes_before < $7
             ORDER BY " + $order,
             $now,

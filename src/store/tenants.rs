@@ -25,7 +25,7 @@ macro_rules! select_tenants {
                    (commission_percent * 100)::int4 AS "commission_hundredths!",
                    branding::text AS "branding!", is_active AS "is_active!",
                    tenants.created_at AS "created_at!", updated_at AS "updated_at!", deleted_at,
-                   owners.email AS "owner_email?",
+                   owners.email AS "owner_email?", owners.email_verified_at AS "owner_email_verified_at?",
                    (SELECT public_key
                       FROM api_keys
                      WHERE api_keys.tenant_id = tenants.id
@@ -52,6 +52,7 @@ macro_rules! into_tenant {
             is_active: $row.is_active,
             branding: $crate::domain::StoredBranding::from_json($row.branding),
             owner_email: $row.owner_email,
+            owner_email_verified_at: $row.owner_email_verified_at,
             created_at: $row.created_at,
             updated_at: $row.updated_at,
             deleted_at: $row.deleted_at,

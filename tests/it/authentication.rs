@@ -63,6 +63,7 @@ async fn every_rpc_rejects_credentials_without_its_role() {
     let tokens = Tokens::new();
     let provisioner = tokens.create("admin-ui", &["provisioner"]);
     let verifier = tokens.create("gateway", &["verifier"]);
+    let owner_manager = tokens.create("support", &["owner_manager"]);
     let catalog = tokens.create("booking", &["catalog"]);
     let all = tokens.create("all", &["provisioner", "catalog"]);
     let fixture = Fixture::start_with(TestDatabase::unreachable(), with_http(tokens.settings())).await;
@@ -70,13 +71,16 @@ async fn every_rpc_rejects_credentials_without_its_role() {
 
     let wrong = with_last_char_changed(&catalog);
     let (unauthenticated, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
-    assert_eq!(rpcs().len(), 26);
+    assert_eq!(rpcs().len(), 31);
     let transports = [&grpc, &over_connect(fixture.http())];
     for (transport, rpc) in
         transports.into_iter().flat_map(|transport| rpcs().into_iter().map(move |rpc| (transport, rpc)))
     {
         let is_catalog = rpc.contains("PackageCatalog");
-        let is_verify = rpc.ends_with("/VerifyApiKey") || rpc.ends_with("/VerifyPassword");
+        let is_one_of = |names: &[&str]| names.contains(&rpc.rsplit('/').next().unwrap());
+        let is_verify =
+            is_one_of(&["VerifyApiKey", "VerifyPassword", "ChangePassword", "ResetPassword", "VerifyEmail"]);
+        let is_owner_management = is_one_of(&["CreateOwnerToken", "SetOwner"]);
         for invalid in
             [None, Some(""), Some("x"), Some(wrong.as_str()), Some("sk_live_bella"), Some(tenant.public_key.as_str())]
         {
@@ -85,6 +89,7 @@ async fn every_rpc_rejects_credentials_without_its_role() {
         let outcome = async |token: &str| rejection(&call(transport, &rpc, Some(token)).await);
         assert_eq!(outcome(&provisioner).await, denied.filter(|_| is_catalog), "{rpc}");
         assert_eq!(outcome(&verifier).await, denied.filter(|_| !is_verify), "{rpc}");
+        assert_eq!(outcome(&owner_manager).await, denied.filter(|_| !is_owner_management), "{rpc}");
         assert_eq!(outcome(&catalog).await, denied.filter(|_| !is_catalog), "{rpc}");
         assert_eq!(outcome(&all).await, None, "{rpc}");
         if !is_catalog {

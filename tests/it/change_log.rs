@@ -8,10 +8,11 @@ use prost_types::FileDescriptorSet;
 use serde_json::Value;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::{
-    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, DESCRIPTORS, DeletePackageRequest,
-    DeleteSegmentRequest, DeleteTenantRequest, PackageUpsert, ReactivateTenantRequest, RepairTenantRequest,
-    RevokeApiKeyRequest, RotateApiKeyRequest, SuspendTenantRequest, UndeleteTenantRequest, UpdateTenantRequest,
-    UpsertPackageRequest, UpsertSegmentRequest, package_catalog_client::PackageCatalogClient,
+    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateOwnerTokenRequest,
+    DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest, OwnerTokenPurpose, PackageUpsert,
+    ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, RotateApiKeyRequest,
+    SetOwnerRequest, SuspendTenantRequest, UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest,
+    UpsertSegmentRequest, VerifyEmailRequest, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -20,7 +21,7 @@ use crate::support::{
     database::{Cluster, TestDatabase},
     fixture::{Fixture, channel},
     process::{Process, database_url, serve, temp_folder, turnkey},
-    requests::{REQUEST_ID, bella_with_request_id, named, signup_with_request_id},
+    requests::{PASSWORD, REQUEST_ID, bella_with_request_id, named, signup_with_request_id},
 };
 
 /// The RPCs that change nothing an operator looks for in the log.
@@ -38,17 +39,20 @@ const READING_RPCS: [&str; 10] = [
 ];
 
 /// The fields of a line besides those of the log itself. All are ids, numbers or words of this program.
-const PERMITTED_FIELDS: [&str; 21] = [
+const PERMITTED_FIELDS: [&str; 24] = [
     "api_keys_created",
+    "api_keys_revoked",
     "emails_corrected",
     "flow",
     "idempotency_records_deleted",
+    "is_email_verified",
     "otel.kind",
     "otel.name",
     "packages_created",
     "packages_moved",
     "package_id",
     "public_key",
+    "purpose",
     "rows_deleted",
     "rpc.method",
     "rpc.system.name",
@@ -149,6 +153,46 @@ impl Calls {
         self.expect("TenantProvisioning/RevokeApiKey", "Revoked API key", &public_key);
     }
 
+    async fn change_owners(&mut self) {
+        let email = "owner@example.com".to_owned();
+        let set = SetOwnerRequest { tenant_id: self.tenant_id(), email: email.clone(), password: None };
+        for _ in 0..2 {
+            self.provisioning.set_owner(set.clone()).await.unwrap();
+        }
+        self.expect("TenantProvisioning/SetOwner", "Set owner", self.tenant_id());
+        let mut tokens = Vec::new();
+        for (purpose, address) in [
+            (OwnerTokenPurpose::VerifyEmail, email.as_str()),
+            (OwnerTokenPurpose::ResetPassword, email.as_str()),
+            (OwnerTokenPurpose::ResetPassword, "unknown@example.com"),
+        ] {
+            let request =
+                CreateOwnerTokenRequest { email: address.to_owned(), purpose: purpose.into(), ..Default::default() };
+            tokens.push(self.provisioning.create_owner_token(request).await.unwrap().into_inner().token);
+        }
+        self.expect("TenantProvisioning/CreateOwnerToken", "Created owner token", self.tenant_id());
+        self.expect("TenantProvisioning/CreateOwnerToken", "Created owner token", self.tenant_id());
+        for token in [&tokens[0], &tokens[0], &tokens[1]] {
+            self.provisioning.verify_email(VerifyEmailRequest { token: token.clone() }).await.unwrap();
+        }
+        self.expect("TenantProvisioning/VerifyEmail", "Verified e-mail address", self.tenant_id());
+        for token in [&tokens[1], &tokens[1], &tokens[0]] {
+            let request = ResetPasswordRequest { token: token.clone(), new_password: PASSWORD.to_owned() };
+            self.provisioning.reset_password(request).await.unwrap();
+        }
+        self.expect("TenantProvisioning/ResetPassword", "Reset password", self.tenant_id());
+        for current in [PASSWORD, "a wrong password"] {
+            let request = ChangePasswordRequest {
+                email: email.clone(),
+                current_password: current.to_owned(),
+                new_password: PASSWORD.to_owned(),
+                client_address: None,
+            };
+            self.provisioning.change_password(request).await.unwrap();
+        }
+        self.expect("TenantProvisioning/ChangePassword", "Changed password", self.tenant_id());
+    }
+
     async fn change_packages(&mut self) {
         let tenant_id = self.tenant_id();
         let (slug, name) = (Some("gold".to_owned()), Some("Gold".to_owned()));
@@ -246,6 +290,7 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
     calls.create_tenants().await;
     calls.change_tenant().await;
     calls.change_keys().await;
+    calls.change_owners().await;
     calls.change_packages().await;
     calls.change_segments().await;
     calls.repair().await;

@@ -11,8 +11,9 @@ use tonic::{
     transport::Channel,
 };
 use turnkey::grpc::pb::{
-    CreateFromSignupRequest, CreateFullyProvisionedRequest, ListPackagesRequest, RevokeApiKeyRequest,
-    VerifyApiKeyRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
+    ChangePasswordRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, CreateOwnerTokenRequest,
+    ListPackagesRequest, OwnerTokenPurpose, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest,
+    VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -27,6 +28,8 @@ use crate::support::{
 const PASSWORD: &str = "canary under a lamp";
 const WRONG_PASSWORD: &str = "canary under the lamp";
 const WEAK_PASSWORD: &str = "canary99";
+const NEW_PASSWORD: &str = "canary beside a lamp";
+const OTHER_PASSWORD: &str = "canary behind a lamp";
 const REQUEST_IDS: [&str; 3] = [
     "c0ffee99-9c0b-4ef8-bb6d-6bb9bd380a11",
     "decade99-9c0b-4ef8-bb6d-6bb9bd380a12",
@@ -69,6 +72,8 @@ impl Interceptor for Bearer {
     }
 }
 
+type Client = TenantProvisioningClient<InterceptedService<Channel, Bearer>>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let database = Cluster::get().migrated().await;
@@ -82,6 +87,7 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
     let keys = call_with_secrets(&mut client, &mut seen).await;
+    let owner_tokens = call_with_owners_secrets(&mut client, &mut seen).await;
     call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
     process.signal(Signal::SIGTERM);
     process.wait();
@@ -91,9 +97,11 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let debug = seen.0.join("\n");
     assert!(log.contains(r#""level":"TRACE""#), "the log has the most verbose level");
     assert!(dump.contains("bella-weddings") && dump.contains("m=19456,t=2,p=1"));
-    let random_parts = keys.iter().chain([&token]).map(|secret| secret.rsplit_once('_').unwrap().1);
+    let random_parts =
+        keys.iter().chain([&token]).chain(&owner_tokens).map(|secret| secret.rsplit_once('_').unwrap().1);
     let without_hyphens: Vec<String> = REQUEST_IDS.iter().map(|id| id.replace('-', "")).collect();
-    let secrets = [PASSWORD, WRONG_PASSWORD, WEAK_PASSWORD, INVALID_REQUEST_ID].into_iter();
+    let secrets =
+        [PASSWORD, WRONG_PASSWORD, WEAK_PASSWORD, NEW_PASSWORD, OTHER_PASSWORD, INVALID_REQUEST_ID].into_iter();
     for secret in secrets.chain(REQUEST_IDS).chain(without_hyphens.iter().map(String::as_str)).chain(random_parts) {
         for (location, text) in [("log", &log), ("dump", &dump), ("Debug output", &debug)] {
             assert!(!text.contains(secret), "{secret} is in the {location}");
@@ -113,10 +121,7 @@ async fn call_with_credentials(channel: &Channel, token: &str, secret_key: &str,
 }
 
 /// Makes every call that takes or returns a secret, with valid and invalid values. Returns the created secret keys.
-async fn call_with_secrets(
-    client: &mut TenantProvisioningClient<InterceptedService<Channel, Bearer>>,
-    seen: &mut Seen,
-) -> Vec<String> {
+async fn call_with_secrets(client: &mut Client, seen: &mut Seen) -> Vec<String> {
     let request_id = |number: usize| Some(REQUEST_IDS[number].to_owned());
     let create = seen.request(CreateFullyProvisionedRequest { request_id: request_id(0), ..bella() });
     let created = seen.response(client.create_fully_provisioned(create.clone()).await).unwrap();
@@ -138,7 +143,7 @@ async fn call_with_secrets(
     let weak = seen.request(CreateFromSignupRequest { password: WEAK_PASSWORD.to_owned(), ..owner });
     assert!(seen.response(client.create_from_signup(weak).await).is_none());
     for password in [PASSWORD, WRONG_PASSWORD] {
-        let request = VerifyPasswordRequest { email: "omer@example.com".to_owned(), password: password.to_owned() };
+        let request = VerifyPasswordRequest { password: password.to_owned(), ..log_in() };
         let request = seen.request(request);
         seen.response(client.verify_password(request).await).unwrap();
     }
@@ -156,6 +161,56 @@ async fn call_with_secrets(
     let secret_as_public = RevokeApiKeyRequest { tenant_id, public_key: keys[0].clone() };
     assert!(seen.response(client.revoke_api_key(secret_as_public).await).is_none());
     keys
+}
+
+fn log_in() -> VerifyPasswordRequest {
+    VerifyPasswordRequest { email: "omer@example.com".to_owned(), ..VerifyPasswordRequest::default() }
+}
+
+/// Makes every call that takes or returns a secret of an owner. Returns the tokens.
+async fn call_with_owners_secrets(client: &mut Client, seen: &mut Seen) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for purpose in [OwnerTokenPurpose::ResetPassword, OwnerTokenPurpose::VerifyEmail, OwnerTokenPurpose::ResetPassword]
+    {
+        let email = log_in().email;
+        let request = CreateOwnerTokenRequest { email, purpose: purpose.into(), ..Default::default() };
+        tokens.push(seen.response(client.create_owner_token(request).await).unwrap().token);
+    }
+    for token in tokens.iter().cloned().chain(tokens.iter().map(|token| format!("{token}x"))) {
+        let request = seen.request(VerifyEmailRequest { token: token.clone() });
+        seen.response(client.verify_email(request).await).unwrap();
+        for new_password in [WEAK_PASSWORD, NEW_PASSWORD, OTHER_PASSWORD] {
+            let request = ResetPasswordRequest { token: token.clone(), new_password: new_password.to_owned() };
+            let request = seen.request(request);
+            assert_eq!(seen.response(client.reset_password(request).await).is_none(), new_password == WEAK_PASSWORD);
+        }
+    }
+    for (current_password, new_password) in
+        [(WRONG_PASSWORD, OTHER_PASSWORD), (NEW_PASSWORD, WEAK_PASSWORD), (NEW_PASSWORD, OTHER_PASSWORD)]
+    {
+        let request = ChangePasswordRequest {
+            email: log_in().email,
+            current_password: current_password.to_owned(),
+            new_password: new_password.to_owned(),
+            client_address: None,
+        };
+        let request = seen.request(request);
+        assert_eq!(seen.response(client.change_password(request).await).is_none(), new_password == WEAK_PASSWORD);
+    }
+    let verified = seen.response(
+        client.verify_password(VerifyPasswordRequest { password: OTHER_PASSWORD.to_owned(), ..log_in() }).await,
+    );
+    let tenant_id = verified.unwrap().tenant_id;
+    for password in [WEAK_PASSWORD, NEW_PASSWORD] {
+        let request = SetOwnerRequest {
+            tenant_id: tenant_id.clone(),
+            email: log_in().email,
+            password: Some(password.to_owned()),
+        };
+        let request = seen.request(request);
+        assert_eq!(seen.response(client.set_owner(request).await).is_none(), password == WEAK_PASSWORD);
+    }
+    tokens
 }
 
 /// The whole database as `pg_dump` writes it.

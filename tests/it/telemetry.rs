@@ -260,6 +260,7 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
         ("turnkey.provisioning.queue.length", "{tenant}", vec![]),
         ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "login")]),
         ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "signup")]),
+        ("turnkey.hashing.queue.length", "{hash}", vec![("turnkey.hashing.pool", "reset")]),
         ("turnkey.hashing.queue.limit", "{hash}", vec![("turnkey.hashing.pool", "key")]),
         ("turnkey.tenants.provisioned", "{tenant}", vec![("turnkey.flow", "signup")]),
         ("turnkey.requests.replayed", "{request}", vec![("rpc.method", create)]),

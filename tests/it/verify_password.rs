@@ -3,23 +3,18 @@
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use turnkey::{
-    config::ServerSettings,
-    domain::Argon2Params,
-    grpc::pb::{Verdict, VerifyPasswordRequest},
-};
+use turnkey::{config::ServerSettings, domain::Argon2Params, grpc::pb::Verdict};
 
 use crate::support::{
     database::Cluster,
     fixture::{Fixture, settings},
+    owners::verify_password_request,
     requests::{PASSWORD, signup},
     responses::reason,
 };
 
 async fn verify_password(fixture: &Fixture, email: &str, password: &str) -> Result<(Verdict, String), Status> {
-    let request = VerifyPasswordRequest { email: email.to_owned(), password: password.to_owned() };
-    let response = fixture.provisioning.clone().verify_password(request).await?.into_inner();
-    Ok((response.verdict(), response.tenant_id))
+    fixture.verify_password(email, password, None).await
 }
 
 async fn password_hash(fixture: &Fixture) -> String {
@@ -128,8 +123,7 @@ async fn passwords_beyond_the_hashing_queue_are_rejected_with_a_retry_delay_and_
     let mut flood = JoinSet::new();
     for number in 0..64 {
         let mut client = fixture.provisioning.clone();
-        let request =
-            VerifyPasswordRequest { email: format!("unknown-{number}@example.com"), password: PASSWORD.to_owned() };
+        let request = verify_password_request(&format!("unknown-{number}@example.com"), PASSWORD, None);
         flood.spawn(
             async move { client.verify_password(request).await.map(|response| response.into_inner().verdict()) },
         );
@@ -174,7 +168,8 @@ async fn passwords_are_verified_during_a_flood_of_sign_ups() {
         if let Err(status) = response.unwrap() {
             assert_eq!(reason(&status), "OVERLOADED");
             refused += 1;
-            assert_eq!(verify_password(&fixture, "omer@example.com", PASSWORD).await.unwrap(), invalid());
+            let email = format!("omer-{refused}@example.com");
+            assert_eq!(verify_password(&fixture, &email, PASSWORD).await.unwrap(), invalid());
         }
     }
     assert!(refused > 0, "the queue of sign-ups is bounded");
@@ -186,8 +181,7 @@ async fn sign_ups_succeed_during_a_flood_of_passwords_to_verify() {
     let mut flood = JoinSet::new();
     for number in 0..32 {
         let mut client = fixture.provisioning.clone();
-        let request =
-            VerifyPasswordRequest { email: format!("bella-{number}@example.com"), password: PASSWORD.to_owned() };
+        let request = verify_password_request(&format!("bella-{number}@example.com"), PASSWORD, None);
         flood.spawn(async move { client.verify_password(request).await.map(drop) });
     }
     let mut refused = 0;

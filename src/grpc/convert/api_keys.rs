@@ -4,10 +4,10 @@ use prost_types::Duration as PbDuration;
 use secrecy::{ExposeSecret, SecretString};
 use time::Duration;
 
-use super::timestamp;
+use super::{durations, timestamp};
 use crate::{
     domain::{
-        ApiKey, InvalidValue, KeyStatus, KeyVerdict, Reason, RequestId, TenantId, Violations,
+        ApiKey, InvalidValue, KeyStatus, KeyVerdict, RequestId, TenantId, Violations,
         api_key::{KeyRotation, RotateApiKey},
     },
     grpc::pb,
@@ -29,20 +29,7 @@ impl TryFrom<pb::RotateApiKeyRequest> for RotateApiKey {
 }
 
 fn overlap(message: PbDuration) -> Result<Duration, InvalidValue> {
-    let (seconds, nanos) = (message.seconds, message.nanos);
-    let is_normal =
-        nanos.unsigned_abs() < 1_000_000_000 && (seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0));
-    if !is_normal {
-        return Err(InvalidValue::new(
-            Reason::BadFormat,
-            "must be a duration whose seconds and nanos have the same sign, with nanos below 1,000,000,000",
-        ));
-    }
-    let overlap = Duration::new(seconds, nanos);
-    if overlap.is_negative() || overlap > MAX_OVERLAP {
-        return Err(InvalidValue::new(Reason::OutOfRange, "must be between 0 and 30 days"));
-    }
-    Ok(overlap)
+    durations::parse(message, &(Duration::ZERO..=MAX_OVERLAP), "must be between 0 and 30 days")
 }
 
 impl From<KeyRotation> for pb::RotateApiKeyResponse {
@@ -94,6 +81,7 @@ impl From<ApiKey> for pb::ApiKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Reason;
 
     #[test]
     fn an_overlap_is_between_zero_and_thirty_days() {

@@ -7,8 +7,9 @@ mod api_keys;
 mod batches;
 mod branding;
 mod catalog;
+mod durations;
 mod integrity;
-mod passwords;
+mod owners;
 mod provisioning;
 mod tenants;
 
@@ -79,6 +80,7 @@ messages_from_outputs! {
     tenant: Tenant => ReactivateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
+    tenant: Tenant => SetOwnerResponse { tenant: Some(tenant.into()) };
     keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: convert(keys) };
     key: ApiKey => RevokeApiKeyResponse { api_key: Some(key.into()) };
 

@@ -91,6 +91,7 @@ impl From<Tenant> for pb::Tenant {
             branding: Some(branding::render(&tenant.branding)),
             owner_email: tenant.owner_email,
             deleted_at: tenant.deleted_at.map(timestamp),
+            owner_email_verified_at: tenant.owner_email_verified_at.map(timestamp),
         }
     }
 }

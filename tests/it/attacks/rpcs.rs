@@ -4,13 +4,15 @@ use prost::Message as _;
 use prost_types::{FileDescriptorSet, ServiceDescriptorProto};
 use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, HealthCheckRequest};
 use turnkey::grpc::pb::{
-    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, CheckIntegrityRequest, DESCRIPTORS,
-    DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest, GetPackageRequest, GetSegmentRequest,
-    GetTenantRequest, ListApiKeysRequest, ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest, PackageUpsert,
-    ReactivateTenantRequest, RepairTenantRequest, RevokeApiKeyRequest, SuspendTenantRequest, UndeleteTenantRequest,
-    UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyApiKeyRequest, VerifyPasswordRequest,
-    get_tenant_request::Identifier,
+    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CheckIntegrityRequest,
+    CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest,
+    GetPackageRequest, GetSegmentRequest, GetTenantRequest, ListApiKeysRequest, ListPackagesRequest,
+    ListSegmentsRequest, ListTenantsRequest, OwnerTokenPurpose, PackageUpsert, ReactivateTenantRequest,
+    RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest, SuspendTenantRequest,
+    UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyApiKeyRequest,
+    VerifyEmailRequest, VerifyPasswordRequest, get_tenant_request::Identifier,
 };
+use uuid::Uuid;
 
 use super::target::Target;
 use crate::support::requests::{PASSWORD, rotation, signup};
@@ -107,6 +109,11 @@ fn catalog_request(rpc: &str, target: &Target) -> Vec<u8> {
     }
 }
 
+/// A client address or a token that no other call has.
+fn unique() -> String {
+    Uuid::new_v4().to_string()
+}
+
 fn provisioning_request(rpc: &str, target: &Target) -> Vec<u8> {
     let tenant_id = target.attacker.id.clone();
     // What deletes must not make the attacker's own responses small.
@@ -134,9 +141,29 @@ fn provisioning_request(rpc: &str, target: &Target) -> Vec<u8> {
             RevokeApiKeyRequest { tenant_id: other.id.clone(), public_key: other.public_key.clone() }.encode_to_vec()
         }
         "VerifyApiKey" => VerifyApiKeyRequest { secret_key: target.attacker.secret_key.clone() }.encode_to_vec(),
-        "VerifyPassword" => {
-            VerifyPasswordRequest { email: "bella@example.com".to_owned(), password: PASSWORD.to_owned() }
-                .encode_to_vec()
+        "VerifyPassword" => VerifyPasswordRequest {
+            email: "bella@example.com".to_owned(),
+            password: PASSWORD.to_owned(),
+            client_address: Some(unique()),
+        }
+        .encode_to_vec(),
+        "ChangePassword" => ChangePasswordRequest {
+            email: "bella@example.com".to_owned(),
+            current_password: PASSWORD.to_owned(),
+            new_password: PASSWORD.to_owned(),
+            client_address: Some(unique()),
+        }
+        .encode_to_vec(),
+        "CreateOwnerToken" => CreateOwnerTokenRequest {
+            email: "bella@example.com".to_owned(),
+            purpose: OwnerTokenPurpose::VerifyEmail.into(),
+            ttl: None,
+        }
+        .encode_to_vec(),
+        "ResetPassword" => ResetPasswordRequest { token: unique(), new_password: PASSWORD.to_owned() }.encode_to_vec(),
+        "VerifyEmail" => VerifyEmailRequest { token: unique() }.encode_to_vec(),
+        "SetOwner" => {
+            SetOwnerRequest { tenant_id, email: "omer@example.com".to_owned(), password: None }.encode_to_vec()
         }
         "CheckIntegrity" => CheckIntegrityRequest::default().encode_to_vec(),
         "RepairTenant" => RepairTenantRequest { tenant_id }.encode_to_vec(),
