@@ -91,14 +91,15 @@ macro_rules! without_a_tenant_id {
 
 with_a_tenant_id! {
     UpdateTenantRequest SuspendTenantRequest ReactivateTenantRequest DeleteTenantRequest UndeleteTenantRequest
-    RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest RepairTenantRequest
+    RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest SetOwnerRequest RepairTenantRequest
     UpsertPackageRequest BatchUpsertPackagesRequest GetPackageRequest ListPackagesRequest DeletePackageRequest
     UpsertSegmentRequest GetSegmentRequest ListSegmentsRequest DeleteSegmentRequest
 }
 
 without_a_tenant_id! {
     CreateFullyProvisionedRequest CreateFromSignupRequest BatchCreateFullyProvisionedRequest
-    VerifyApiKeyRequest VerifyPasswordRequest
+    VerifyApiKeyRequest VerifyPasswordRequest ChangePasswordRequest CreateOwnerTokenRequest ResetPasswordRequest
+    VerifyEmailRequest
 }
 
 impl TenantRequest for pb::GetTenantRequest {
