@@ -13,6 +13,7 @@ mod baselines;
 mod doc_markers;
 mod environment;
 mod growth;
+mod http;
 mod load;
 #[path = "../../tests/it/support/process_memory.rs"]
 mod process_memory;
