@@ -173,11 +173,6 @@ struct PlatformTranscoder {
 }
 
 impl Transcoder for PlatformTranscoder {
-    /// None of the names that the conventions define.
-    fn rpc_system(&self) -> &'static str {
-        "http"
-    }
-
     fn decode_request(&self, body: Bytes) -> Result<Bytes> {
         let request_id = self.idempotency_key.clone();
         let message = match self.call {
