@@ -1,6 +1,6 @@
 # `make run` starts the service, `make test` runs the tests, and `make check` runs every check that CI runs.
 
-.PHONY: run test check check-all soak bench coverage format prepare
+.PHONY: run test check check-all soak bench coverage format prepare reference
 
 # Serves gRPC on 127.0.0.1:50051 and HTTP on 127.0.0.1:8080, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
 run:
@@ -58,3 +58,7 @@ format:
 prepare:
 	@scripts/install-postgres
 	scripts/with-database scripts/check-sql --write
+
+# Writes docs/openapi.json. Run it after a change to the API.
+reference:
+	cargo test --locked --test it -- --ignored openapi::write

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -14,13 +15,14 @@ use tempfile::TempDir;
 use tonic::transport::Endpoint;
 use turnkey::store;
 
-use crate::{cpu_time::CpuTime, process_memory::memory_kib};
+use crate::{cpu_time::CpuTime, http::HttpTarget, process_memory::memory_kib};
 
 pub struct BenchEnv {
     folder: TempDir,
     postgres: EmbeddedPostgres,
     server: ServerProcess,
     pub endpoint: Endpoint,
+    pub http: HttpTarget,
     pub superuser: PgPool,
     pub postgres_bin_dir: PathBuf,
 }
@@ -50,9 +52,9 @@ impl BenchEnv {
             .fetch_one(&superuser)
             .await
             .unwrap();
-        let (server, address) = start_server(&folder, &postgres.server_options());
+        let (server, address, http) = start_server(&folder, &postgres.server_options());
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        Self { folder, postgres, server, endpoint, superuser, postgres_bin_dir: postgres_bin_dir.into() }
+        Self { folder, postgres, server, endpoint, http, superuser, postgres_bin_dir: postgres_bin_dir.into() }
     }
 
     /// Returns the options with which the server connects.
@@ -98,14 +100,17 @@ impl BenchEnv {
     }
 }
 
-/// Starts a server, waits until it is ready, and returns it with its address.
-fn start_server(folder: &TempDir, options: &PgConnectOptions) -> (ServerProcess, String) {
+/// Starts a server, waits until it is ready, and returns it with its addresses.
+fn start_server(folder: &TempDir, options: &PgConnectOptions) -> (ServerProcess, String, HttpTarget) {
     let socket = std::path::absolute(options.get_socket().unwrap()).unwrap();
     let (role, database) = (options.get_username(), options.get_database().unwrap());
     let ready_file = folder.path().join("ready");
+    // A port that is free now. Only the log has that of a port 0.
+    let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let server = Command::new(env!("CARGO_BIN_EXE_turnkey"))
         .args(["serve", "--listen", "127.0.0.1:0", "--ready-file"])
         .arg(&ready_file)
+        .args(["--http-listen", &http.to_string()])
         .env("DATABASE_URL", format!("postgres://{role}@localhost/{database}?host={}", socket.display()))
         .env("TURNKEY_MAX_PACKAGES_PER_TENANT", "100000")
         .env_remove("RUST_LOG")
@@ -117,5 +122,5 @@ fn start_server(folder: &TempDir, options: &PgConnectOptions) -> (ServerProcess,
     while !ready_file.exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    (ServerProcess(server), fs::read_to_string(ready_file).unwrap().trim().to_owned())
+    (ServerProcess(server), fs::read_to_string(ready_file).unwrap().trim().to_owned(), HttpTarget(http))
 }

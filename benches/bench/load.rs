@@ -33,16 +33,32 @@ impl Measurement {
 /// The number of cores for which the goals are defined. pgbench runs as many threads.
 pub const THREADS: u64 = 2;
 
-/// Runs `call` in a loop for each caller until the window has passed. `call` takes a channel, the caller's number and
+/// What callers connect to.
+pub trait Target: Sync {
+    /// A connection, whose clones share it.
+    type Client: Clone;
+
+    fn connect(&self) -> impl Future<Output = Self::Client>;
+}
+
+impl Target for Endpoint {
+    type Client = Channel;
+
+    async fn connect(&self) -> Channel {
+        Self::connect(self).await.unwrap()
+    }
+}
+
+/// Runs `call` in a loop for each caller until the window has passed. `call` takes a client, the caller's number and
 /// the call's number, and returns how many units of work it did.
 ///
-/// Like pgbench's clients, the callers are spread over threads that share nothing. Each thread has its own channel:
+/// Like pgbench's clients, the callers are spread over threads that share nothing. Each thread has its own connection:
 /// work that moves from one core to another would count as work of the service.
-pub fn generate_load<Call>(
-    endpoint: &Endpoint,
+pub fn generate_load<To: Target, Call>(
+    target: &To,
     callers: u64,
     window: Duration,
-    call: impl Fn(Channel, u64, u64) -> Call + Sync,
+    call: impl Fn(To::Client, u64, u64) -> Call + Sync,
 ) -> Measurement
 where
     Call: Future<Output = u64>,
@@ -52,11 +68,11 @@ where
     let run_thread = |thread: u64| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let channel = endpoint.connect().await.unwrap();
+            let client = target.connect().await;
             all_connected.wait();
             let callers = (thread..callers).step_by(usize::try_from(threads).unwrap());
             let started = Instant::now();
-            let loops = callers.map(|caller| run_caller(&channel, caller, window, call));
+            let loops = callers.map(|caller| run_caller(&client, caller, window, call));
             (join_all(loops).await, started.elapsed())
         })
     };
@@ -77,11 +93,11 @@ where
     Measurement::new(&all_latencies, all_units, longest)
 }
 
-async fn run_caller<Call: Future<Output = u64>>(
-    channel: &Channel,
+async fn run_caller<Client: Clone, Call: Future<Output = u64>>(
+    client: &Client,
     caller: u64,
     window: Duration,
-    call: &impl Fn(Channel, u64, u64) -> Call,
+    call: &impl Fn(Client, u64, u64) -> Call,
 ) -> (Histogram<u64>, u64) {
     let mut latencies = Histogram::<u64>::new(3).unwrap();
     let (mut units, started) = (0, Instant::now());
@@ -90,7 +106,7 @@ async fn run_caller<Call: Future<Output = u64>>(
         if call_started - started > window {
             break;
         }
-        units += call(channel.clone(), caller, number).await;
+        units += call(client.clone(), caller, number).await;
         latencies.record(u64::try_from(call_started.elapsed().as_micros()).unwrap()).unwrap();
     }
     (latencies, units)

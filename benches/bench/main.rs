@@ -14,6 +14,7 @@ mod cpu_time;
 mod doc_markers;
 mod environment;
 mod growth;
+mod http;
 mod load;
 #[path = "../../tests/it/support/process_memory.rs"]
 mod process_memory;

@@ -21,10 +21,11 @@ use crate::{
     },
     cpu_time::CpuTime,
     environment::BenchEnv,
+    http,
     load::{Measurement, generate_load},
 };
 
-const CALLERS: u64 = 32;
+pub const CALLERS: u64 = 32;
 const MANY_CALLERS: u64 = 128;
 pub const BATCH_SIZE: u64 = 100;
 pub const BATCH_CALLERS: u64 = 4;
@@ -135,11 +136,12 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     let workload = || verify_api_key(env, tenant, window);
     runner.compare("VerifyApiKey, 32 callers", workload, "Argon2 on one core", baseline, Goal::MinRate(0.5));
 
+    http::compare(&mut runner, env, &tenants, window);
     runner.compare("health Check, 32 callers", || check_health(env, window), "", |_| 1.0, Goal::None);
     runner.results
 }
 
-struct Runner<'a> {
+pub struct Runner<'a> {
     env: &'a BenchEnv,
     settings: RunSettings,
     name_filter: Option<&'a str>,
@@ -149,7 +151,7 @@ struct Runner<'a> {
 impl Runner<'_> {
     /// Measures a workload and its baseline in turn. `measure_baseline` takes the round's number and returns a result
     /// in the unit of the goal.
-    fn compare(
+    pub fn compare(
         &mut self,
         workload: &'static str,
         measure: impl Fn() -> Measurement,
@@ -247,11 +249,11 @@ async fn create_sample_tenants(env: &BenchEnv) -> Vec<SampleTenant> {
     tenants
 }
 
-fn of_caller(tenants: &[SampleTenant], caller: u64) -> &SampleTenant {
+pub fn of_caller(tenants: &[SampleTenant], caller: u64) -> &SampleTenant {
     &tenants[usize::try_from(caller).unwrap() % tenants.len()]
 }
 
-fn get_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+pub fn get_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
     generate_load(&env.endpoint, CALLERS, window, |channel, caller, _| {
         let tenant = of_caller(tenants, caller);
         let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
@@ -262,7 +264,7 @@ fn get_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Me
     })
 }
 
-fn list_packages(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+pub fn list_packages(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
     generate_load(&env.endpoint, CALLERS, window, |channel, caller, _| {
         let request = ListPackagesRequest { tenant_id: of_caller(tenants, caller).id.clone(), ..Default::default() };
         async move {
@@ -272,7 +274,7 @@ fn list_packages(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> 
     })
 }
 
-fn update_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
+pub fn update_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
     generate_load(&env.endpoint, CALLERS, window, |channel, caller, number| {
         let tenant = of_caller(tenants, caller);
         let request = UpsertPackageRequest {
@@ -288,7 +290,7 @@ fn update_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) ->
     })
 }
 
-fn verify_api_key(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
+pub fn verify_api_key(env: &BenchEnv, tenant: &SampleTenant, window: Duration) -> Measurement {
     generate_load(&env.endpoint, CALLERS, window, |channel, _, _| {
         let request = VerifyApiKeyRequest { secret_key: tenant.secret_key.clone() };
         async move {

@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use tonic::body::Body;
 
 use super::refusal::Refusal;
@@ -35,6 +35,10 @@ impl Browsers {
 
     /// Returns the origin of the page that sent the request; `None` if no page did.
     pub(super) fn check<'a>(&self, request: &'a Request<Body>) -> Result<Option<&'a HeaderValue>, Refusal> {
+        // RFC 9112, section 3.2, requires it: a proxy could read another one of several hosts than the server.
+        if request.version() == Version::HTTP_11 && request.headers().get_all(header::HOST).iter().count() != 1 {
+            return Err(Refusal::invalid_host());
+        }
         if self.on_loopback && !hosts(request).all(is_loopback) {
             return Err(Refusal::foreign_host());
         }
@@ -105,7 +109,9 @@ mod tests {
     fn check(listen: &str, uri: &str, headers: &[(header::HeaderName, &str)]) -> StatusCode {
         let allowed = vec!["https://admin.example.com".parse().unwrap()];
         let browsers = Browsers::new(allowed, listen.parse().unwrap());
-        let mut request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+        let has_host = headers.iter().any(|(name, _)| name == header::HOST);
+        let version = if has_host { Version::HTTP_11 } else { Version::HTTP_2 };
+        let mut request = Request::builder().version(version).uri(uri).body(Body::empty()).unwrap();
         for (name, value) in headers {
             request.headers_mut().append(name, value.parse().unwrap());
         }
@@ -138,6 +144,17 @@ mod tests {
         assert_eq!(check("127.0.0.1:1", "http://localhost/", &[(header::HOST, "evil.example")]), StatusCode::FORBIDDEN);
         assert_eq!(check("127.0.0.1:1", "http://localhost:1/", &[]), StatusCode::OK);
         assert_eq!(check("127.0.0.1:1", "/", &[]), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_request_by_http_1_1_has_one_host() {
+        let hosts = [(header::HOST, "localhost"), (header::HOST, "localhost")];
+        assert_eq!(check("192.0.2.1:8080", "/", &hosts[..1]), StatusCode::OK);
+        assert_eq!(check("192.0.2.1:8080", "/", &hosts), StatusCode::BAD_REQUEST);
+        let browsers = Browsers::new(Vec::new(), "192.0.2.1:8080".parse().unwrap());
+        let without_host = |version| Request::builder().version(version).body(Body::empty()).unwrap();
+        assert!(browsers.check(&without_host(Version::HTTP_11)).is_err());
+        assert!(browsers.check(&without_host(Version::HTTP_10)).is_ok());
     }
 
     #[test]

@@ -132,6 +132,10 @@ struct ConnectTranscoder {
 }
 
 impl Transcoder for ConnectTranscoder {
+    fn rpc_system(&self) -> &'static str {
+        "connectrpc"
+    }
+
     fn decode_request(&self, body: Bytes) -> Result<Bytes> {
         let message = if self.rpc.is_server_streaming { open_envelope(body)? } else { body };
         match self.codec {

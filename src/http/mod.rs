@@ -77,7 +77,7 @@ impl Shared {
         let _in_use = request.extensions().get::<Arc<Connection>>().map(Connection::begin_call);
         let request = lingering_body::wrap(request);
         let mut response = match self.browsers.check(&request) {
-            Err(refusal) => refusal.into_response(Dialect::Connect),
+            Err(refusal) => refusal.into_response(Dialect::of_path(request.uri().path())),
             Ok(origin) => {
                 let origin = origin.cloned();
                 let mut response = match Browsers::preflight(&request) {

@@ -129,7 +129,12 @@ pub(super) async fn respond(calls: impl InnerService, call: PlatformCall, reques
         return Refusal::unsupported_encoding().into_response(Dialect::Platform);
     }
     let idempotency_key = idempotency_key(headers);
-    let transcoder = Arc::new(PlatformTranscoder { call, idempotency_key, is_replay: AtomicBool::new(false) });
+    let transcoder = Arc::new(PlatformTranscoder {
+        call,
+        idempotency_key,
+        is_decoded: AtomicBool::new(false),
+        is_replay: AtomicBool::new(false),
+    });
     let response =
         call::send(calls, call.rpc_path(), request, None, Arc::<PlatformTranscoder>::clone(&transcoder)).await;
     match call::unary_message(response).await {
@@ -143,7 +148,11 @@ pub(super) async fn respond(calls: impl InnerService, call: PlatformCall, reques
             }
             response
         }
-        Err(failure) => failure.into_response(Dialect::Platform, call.fields()),
+        Err(failure) => {
+            // An error about the JSON has the caller's names already.
+            let fields = if transcoder.is_decoded.load(Ordering::Relaxed) { call.fields() } else { &[] };
+            failure.into_response(Dialect::Platform, fields)
+        }
     }
 }
 
@@ -157,6 +166,8 @@ fn idempotency_key(headers: &HeaderMap) -> Option<String> {
 struct PlatformTranscoder {
     call: PlatformCall,
     idempotency_key: Option<String>,
+    /// Whether the request has been converted.
+    is_decoded: AtomicBool,
     /// Known once the response has been converted.
     is_replay: AtomicBool,
 }
@@ -188,6 +199,7 @@ impl Transcoder for PlatformTranscoder {
                 .encode_to_vec()
             }
         };
+        self.is_decoded.store(true, Ordering::Relaxed);
         Ok(message.into())
     }
 

@@ -9,11 +9,20 @@ use serde::Serialize;
 use serde_json::Value;
 use tonic::body::Body;
 
+use super::platform;
+
 /// The JSON form of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     Connect,
     Platform,
+}
+
+impl Dialect {
+    /// The dialect of the callers of a path.
+    pub fn of_path(path: &str) -> Self {
+        if platform::find(path).is_some() { Self::Platform } else { Self::Connect }
+    }
 }
 
 /// Why a request does not become a call.
@@ -50,6 +59,11 @@ impl Refusal {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Self::new(status, "unimplemented", "UNSUPPORTED_ENCODING", "the request must not be compressed")
             .with(header::ACCEPT_ENCODING, "identity")
+    }
+
+    pub fn invalid_host() -> Self {
+        let message = "a request by HTTP/1.1 must have one header Host";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_argument", "INVALID_HOST", message)
     }
 
     pub fn foreign_origin() -> Self {

@@ -69,10 +69,17 @@ fn meter() -> Meter {
     global::meter("turnkey")
 }
 
-/// Records the end of a call. `status` is the name of its code, such as `OK`; `is_failure` marks a fault of the service.
-pub fn record_call(method: &'static str, status: &'static str, is_failure: bool, duration: Duration) {
+/// Records the end of a call. `system` is its protocol, such as `grpc`; `status` is the name of its code, such as `OK`, by
+/// each protocol; `is_failure` marks a fault of the service.
+pub fn record_call(
+    system: &'static str,
+    method: &'static str,
+    status: &'static str,
+    is_failure: bool,
+    duration: Duration,
+) {
     let mut attributes = vec![
-        KeyValue::new("rpc.system.name", "grpc"),
+        KeyValue::new("rpc.system.name", system),
         KeyValue::new("rpc.method", method),
         KeyValue::new("rpc.response.status_code", status),
     ];

@@ -13,7 +13,7 @@ use turnkey::{
     config::ServerSettings,
     grpc::pb::{
         DESCRIPTORS, GetPackageRequest, ListPackagesRequest, ListTenantsRequest, RevokeApiKeyRequest,
-        SuspendTenantRequest, VerifyApiKeyRequest,
+        SuspendTenantRequest, VerifyApiKeyRequest, tenant_provisioning_client::TenantProvisioningClient,
     },
 };
 
@@ -106,11 +106,14 @@ async fn every_rpc_rejects_credentials_without_its_role() {
 async fn a_call_with_two_credentials_is_unauthenticated() {
     let tokens = Tokens::new();
     let token = tokens.create("admin-ui", &["provisioner"]);
-    let closed = Fixture::with_settings(tokens.settings()).await;
-    let mut request = with_bearer(ListTenantsRequest::default(), Some(&token));
-    request.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
-    let error = closed.provisioning.clone().list_tenants(request).await.unwrap_err();
-    assert_eq!((error.code(), reason(&error).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    let closed = Fixture::with_settings(with_http(tokens.settings())).await;
+    let grpc = over_grpc(channel(&closed.server.address.to_string()).await);
+    for transport in [grpc, over_connect(closed.http())] {
+        let mut request = with_bearer(ListTenantsRequest::default(), Some(&token));
+        request.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
+        let error = TenantProvisioningClient::new(transport).list_tenants(request).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +172,7 @@ async fn a_changed_tokens_file_is_reloaded_and_an_invalid_one_keeps_the_previous
     let channel = channel(&process.address()).await;
     let verify = async |token: &str| {
         let request = with_bearer(VerifyApiKeyRequest { secret_key: String::new() }, Some(token));
-        let mut client = turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient::new(channel.clone());
+        let mut client = TenantProvisioningClient::new(channel.clone());
         client.verify_api_key(request).await.map(drop)
     };
     assert!(verify(&first).await.is_ok());

@@ -45,6 +45,7 @@ mod list_tenants;
 mod log_lines;
 mod lost_responses;
 mod migrate;
+mod openapi;
 mod orphans;
 mod otlp_over_http;
 mod overload;

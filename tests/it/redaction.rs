@@ -3,7 +3,9 @@
 
 use std::{fmt::Debug, process::Command};
 
+use http::{Request as HttpRequest, StatusCode};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use tonic::{
     Request, Response, Status,
@@ -20,6 +22,7 @@ use turnkey::grpc::pb::{
 use crate::support::{
     database::{Cluster, postgres_bin_dir},
     fixture::channel,
+    http1::Http,
     process::{Process, database_url, serve, temp_folder},
     requests::{bella, rotation, signup},
     tokens::Tokens,
@@ -30,10 +33,11 @@ const WRONG_PASSWORD: &str = "canary under the lamp";
 const WEAK_PASSWORD: &str = "canary99";
 const NEW_PASSWORD: &str = "canary beside a lamp";
 const OTHER_PASSWORD: &str = "canary behind a lamp";
-const REQUEST_IDS: [&str; 3] = [
+const REQUEST_IDS: [&str; 4] = [
     "c0ffee99-9c0b-4ef8-bb6d-6bb9bd380a11",
     "decade99-9c0b-4ef8-bb6d-6bb9bd380a12",
     "facade99-9c0b-4ef8-bb6d-6bb9bd380a13",
+    "beaded99-9c0b-4ef8-bb6d-6bb9bd380a14",
 ];
 /// Invalid, and not to be repeated in the error.
 const INVALID_REQUEST_ID: &str = "c0ffee99-9c0b-7ef8-bb6d-6bb9bd380a11";
@@ -80,14 +84,15 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let folder = temp_folder();
     let tokens = Tokens::new();
     let token = tokens.create("canary", &["provisioner"]);
-    let mut process = Process::start(
-        serve(folder.path(), &database.server).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace"),
-    );
+    let mut command = serve(folder.path(), &database.server);
+    command.args(["--http-listen", "127.0.0.1:0"]).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace");
+    let mut process = Process::start(&mut command);
     let channel = channel(&process.address()).await;
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
-    let keys = call_with_secrets(&mut client, &mut seen).await;
+    let mut keys = call_with_secrets(&mut client, &mut seen).await;
     let owner_tokens = call_with_owners_secrets(&mut client, &mut seen).await;
+    keys.extend(call_by_http(process.http(), &token, &mut seen).await);
     call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
     process.signal(Signal::SIGTERM);
     process.wait();
@@ -211,6 +216,39 @@ async fn call_with_owners_secrets(client: &mut Client, seen: &mut Seen) -> Vec<S
         assert_eq!(seen.response(client.set_owner(request).await).is_none(), password == WEAK_PASSWORD);
     }
     tokens
+}
+
+/// Makes calls with secrets by HTTP, readable ones and others. Returns the created secret keys.
+async fn call_by_http(http: Http, token: &str, seen: &mut Seen) -> Vec<String> {
+    let authorization = format!("Bearer {token}");
+    let post = async |path: &str, key: &str, body: &str| {
+        let request = HttpRequest::post(path).header("content-type", "application/json");
+        let request = request.header("authorization", &authorization).header("idempotency-key", key);
+        http.send(request.body(body.to_owned().into()).unwrap()).await
+    };
+    let (create, sign_up) = ("/api/v1/admin/tenants", "/v1/auth/signup");
+    let created = post(create, REQUEST_IDS[3], r#"{"slug": "by-http", "name": "By HTTP"}"#).await.json();
+    let signed_up = json!({ "email": "http@example.com", "password": PASSWORD, "businessName": "Signed up" });
+    let signed_up = post(sign_up, "", &signed_up.to_string()).await;
+    assert_eq!(signed_up.status, StatusCode::BAD_REQUEST, "an empty key");
+    let secret_key = created["secretKey"].as_str().unwrap();
+    let verify_key = "/turnkey.v1.TenantProvisioning/VerifyApiKey";
+    let verified = post(verify_key, "", &json!({ "secretKey": secret_key }).to_string()).await;
+    assert_eq!(verified.json()["verdict"], "VERDICT_VALID");
+    for (path, key, body) in [
+        (create, INVALID_REQUEST_ID, json!({ "slug": "other", "name": "Other" }).to_string()),
+        (sign_up, "", json!({ "email": "http@example.com", "password": WEAK_PASSWORD }).to_string()),
+        (sign_up, "", json!({ "email": "http@example.com", "password": [PASSWORD] }).to_string()),
+        (sign_up, "", format!(r#"{{"password": "{PASSWORD}""#)),
+        (verify_key, "", json!({ "secretKey": { "key": secret_key } }).to_string()),
+        (verify_key, "", secret_key.to_owned()),
+        (&format!("/{secret_key}"), REQUEST_IDS[3], String::new()),
+    ] {
+        let refused = post(path, key, &body).await;
+        assert!(refused.status.is_client_error(), "{refused:?}");
+        seen.0.push(format!("{refused:?}"));
+    }
+    vec![secret_key.to_owned()]
 }
 
 /// The whole database as `pg_dump` writes it.

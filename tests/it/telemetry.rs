@@ -23,6 +23,7 @@ use opentelemetry_proto::tonic::{
     metrics::v1::metric::Data,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
+use serde_json::json;
 use tokio::net::TcpListener;
 use tonic::{
     Code, Request, Response, Status,
@@ -30,8 +31,8 @@ use tonic::{
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use turnkey::grpc::pb::{
-    CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, GetTenantResponse, UpsertPackageRequest,
-    get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
+    CheckIntegrityRequest, CreateFullyProvisionedRequest, GetTenantRequest, GetTenantResponse, ListTenantsRequest,
+    UpsertPackageRequest, get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -280,6 +281,41 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
         expected.iter().map(|(name, ..)| *name).collect()
     );
     assert_eq!(collector.prometheus_names(), listed_names(), "metrics.txt lists exactly the exported metrics");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_span_and_the_metric_of_a_call_name_its_protocol() {
+    let collector = Collector::default();
+    let database = Cluster::get().migrated().await;
+    let folder = temp_folder();
+    let mut command = serve(folder.path(), &database.server);
+    command.args(["--http-listen", "127.0.0.1:0"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await);
+    let mut process = Process::start(&mut command);
+    let mut grpc = process.provisioning().await;
+    let http = process.http();
+    grpc.list_tenants(ListTenantsRequest::default()).await.unwrap();
+    let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
+    let (list, create) =
+        ("turnkey.v1.TenantProvisioning/ListTenants", "turnkey.v1.TenantProvisioning/CreateFullyProvisioned");
+    let listed = http.post_with(&format!("/{list}"), &json!({}), &[("traceparent", &traceparent)]).await;
+    let created = http.post("/api/v1/admin/tenants", &json!({ "slug": "bella", "name": "Bella" })).await;
+    assert_eq!((listed.status.as_u16(), created.status.as_u16()), (200, 201));
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success(), "{:?}", process.log);
+
+    let metrics = collector.metrics();
+    let (_, calls) = &metrics["rpc.server.call.duration"];
+    for (method, system, is_in_trace) in [(list, "grpc", false), (list, "connectrpc", true), (create, "http", false)] {
+        let is_protocol = |span: &Span| attributes(&span.attributes)["rpc.system.name"] == system;
+        let span = collector.span(method, is_protocol);
+        assert_eq!(hex(&span.trace_id) == TRACE_ID, is_in_trace, "{method} {system}");
+        let is_call = |point: &BTreeMap<String, String>| {
+            point["rpc.method"] == method
+                && point["rpc.system.name"] == system
+                && point["rpc.response.status_code"] == "OK"
+        };
+        assert!(calls.iter().any(is_call), "{method} {system} among {calls:?}");
+    }
 }
 
 /// The metrics that `scripts/check-alerts` lets the dashboard and the alerts use.

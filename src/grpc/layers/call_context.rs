@@ -17,6 +17,7 @@ use super::{
     call_metrics::CallMetrics,
     middleware::{CallFuture, InnerService, Middleware},
     refusal_log::RefusalLog,
+    transcoding::Transcoding,
 };
 use crate::{
     domain::Caller,
@@ -35,6 +36,7 @@ const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
 /// `rpc.method` of an unknown path (<https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>).
 const UNKNOWN_RPC: &str = "_OTHER";
+const GRPC: &str = "grpc";
 
 /// What layers and handlers know of a call besides its message. Without this layer, a call has no deadline.
 #[derive(Debug, Clone)]
@@ -75,9 +77,11 @@ impl Middleware for CallContextMiddleware {
         let path = request.uri().path();
         // One name for all unknown paths: clients could otherwise create any number of metric series.
         let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or(UNKNOWN_RPC));
-        let span = rpc.map_or_else(Span::none, rpc_span);
+        let transcoding = request.extensions().get::<Transcoding>();
+        let system = transcoding.map_or(GRPC, |Transcoding(transcoder)| transcoder.rpc_system());
+        let span = rpc.map_or_else(Span::none, |rpc| rpc_span(system, rpc));
         let trace_id = attach_trace(&span, request.headers());
-        let metrics = rpc.map(|rpc| CallMetrics::new(rpc, span.clone()));
+        let metrics = rpc.map(|rpc| CallMetrics::new(system, rpc, span.clone()));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });
         // tonic has a timer for `grpc-timeout` too, but returns CANCELLED where the specification requires
@@ -109,15 +113,15 @@ impl Middleware for CallContextMiddleware {
 }
 
 /// At error level, so that error logs have trace ids even if nothing else is logged.
-fn rpc_span(rpc: &'static str) -> Span {
+fn rpc_span(system: &'static str, rpc: &'static str) -> Span {
     use tracing::field::Empty;
     tracing::error_span!(
         "rpc",
         // Without a known method, the conventions name the span after the system.
-        otel.name = if rpc == UNKNOWN_RPC { "grpc" } else { rpc },
+        otel.name = if rpc == UNKNOWN_RPC { system } else { rpc },
         otel.kind = "server",
         otel.status_code = Empty,
-        rpc.system.name = "grpc",
+        rpc.system.name = system,
         rpc.method = rpc,
         rpc.response.status_code = Empty,
         error.type = Empty,

@@ -13,6 +13,7 @@ use crate::{grpc::status::code_name, telemetry::metrics};
 /// Records the end of one call, once. Dropping it earlier records CANCELLED.
 #[derive(Debug)]
 pub struct CallMetrics {
+    system: &'static str,
     method: &'static str,
     span: Span,
     started: Instant,
@@ -20,9 +21,9 @@ pub struct CallMetrics {
 }
 
 impl CallMetrics {
-    /// `method` has no leading slash.
-    pub fn new(method: &'static str, span: Span) -> Self {
-        Self { method, span, started: Instant::now(), has_ended: false }
+    /// `system` is the protocol. `method` has no leading slash.
+    pub fn new(system: &'static str, method: &'static str, span: Span) -> Self {
+        Self { system, method, span, started: Instant::now(), has_ended: false }
     }
 
     /// Records the call now if the response is trailers-only; otherwise wraps the body and records at its trailers.
@@ -51,7 +52,7 @@ impl CallMetrics {
             self.span.record("error.type", status);
             self.span.record("otel.status_code", "ERROR");
         }
-        metrics::record_call(self.method, status, is_server_error, self.started.elapsed());
+        metrics::record_call(self.system, self.method, status, is_server_error, self.started.elapsed());
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use prost::bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
@@ -50,8 +51,9 @@ impl MessageLimits {
     /// Receives a message of at most `max_bytes`, with its prefix. The bytes count as long as the share is held.
     ///
     /// # Errors
-    /// [`Error::MessageTooLarge`], as soon as the prefix announces it; [`Error::DeadlineExceeded`] if the message does not
-    /// arrive in time; [`Error::Overloaded`]; [`Error::Cancelled`] if the client disconnects.
+    /// [`Error::MessageTooLarge`], as soon as the prefix or the header Content-Length announces it;
+    /// [`Error::DeadlineExceeded`] if the message does not arrive in time; [`Error::Overloaded`]; [`Error::Cancelled`] if
+    /// the client disconnects.
     pub async fn receive(
         &self,
         body: Body,
@@ -83,6 +85,7 @@ struct IncomingMessage {
 impl IncomingMessage {
     /// Receives until the client ends the stream. It can be called again after it was dropped.
     async fn receive(&mut self) -> Result<()> {
+        self.check_size()?;
         while let Some(frame) = self.body.frame().await {
             let frame = frame.map_err(|_disconnected| Error::Cancelled)?;
             // Trailers of a request have no meaning in gRPC.
@@ -98,12 +101,12 @@ impl IncomingMessage {
     }
 
     fn check_size(&self) -> Result<()> {
-        let announced = match self.received.first_chunk::<PREFIX_BYTES>() {
-            Some([_flag, length @ ..]) if self.framing == Framing::Grpc => {
-                usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX)
-            }
-            _ => 0,
+        let announced = match (self.framing, self.received.first_chunk::<PREFIX_BYTES>()) {
+            (Framing::Grpc, None) => 0,
+            (Framing::Grpc, Some([_flag, length @ ..])) => u32::from_be_bytes(*length).into(),
+            (Framing::None, _) => self.body.size_hint().lower(),
         };
+        let announced = usize::try_from(announced).unwrap_or(usize::MAX);
         let received = self.received.len().saturating_sub(self.framing.prefix_bytes());
         if announced.max(received) > self.max_bytes {
             return Err(Error::MessageTooLarge { max_bytes: self.max_bytes });

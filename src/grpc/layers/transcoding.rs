@@ -23,6 +23,12 @@ use crate::{
 
 /// The messages of one call.
 pub trait Transcoder: Send + Sync {
+    /// The protocol, as `rpc.system.name` of traces and metrics
+    /// (<https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>).
+    fn rpc_system(&self) -> &'static str {
+        "http"
+    }
+
     /// Converts the body of the request to the protobuf message of the RPC.
     fn decode_request(&self, body: Bytes) -> Result<Bytes>;
 

@@ -153,6 +153,23 @@ async fn a_connection_that_sends_no_request_or_an_unfinished_head_is_closed() {
 }
 
 #[tokio::test]
+async fn a_head_that_arrives_byte_by_byte_has_the_same_time() {
+    let bounds = Bounds { http1_head_timeout: Duration::from_millis(300), ..Bounds::default() };
+    let (_fixture, http) = start_with(bounds).await;
+    let mut socket = TcpStream::connect(http.address).await.unwrap();
+    socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx: ").await.unwrap();
+    let drip = async {
+        let mut received = [0; 1024];
+        // Each byte comes long before the time is up.
+        while timeout(Duration::from_millis(20), socket.read(&mut received)).await.is_err() {
+            // Fails once the server has closed the connection.
+            let _ = socket.write_all(b"x").await;
+        }
+    };
+    timeout(END_TIMEOUT, drip).await.expect("the server closes the connection");
+}
+
+#[tokio::test]
 async fn a_connection_is_closed_at_its_maximum_age() {
     let short_lived = ServerSettings { max_connection_age: Duration::from_millis(300), ..with_http(settings()) };
     let fixture = Fixture::with_settings(short_lived).await;

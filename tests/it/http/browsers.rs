@@ -40,6 +40,11 @@ async fn no_page_may_call_unless_its_origin_is_named() {
         }
     }
     assert_eq!(fixture.count("tenants").await, 0);
+    // In the form that the callers of the path read.
+    for (path, code) in [("/api/v1/admin/tenants", &["error"][..]), (PATHS[0], &["code"])] {
+        let error = send(fixture.http(), Method::POST, path, &[("origin", PAGE)]).await.json();
+        assert!(code.iter().all(|name| error.get(name).is_some()), "{error}");
+    }
 }
 
 #[tokio::test]

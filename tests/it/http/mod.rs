@@ -7,6 +7,8 @@ mod bounds;
 mod browsers;
 /// The Connect protocol, unary and streaming, JSON and binary.
 mod connect;
+/// Requests as HTTP/1.1 permits them, and as it does not.
+mod http1;
 /// Start, stop, TLS, health.
 mod lifecycle;
 /// The two calls of the platform's earlier API.

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     damage::UNKNOWN_TENANT,
+    database::TestDatabase,
     fixture::{Fixture, ONE_TENANT, settings, with_http},
     http1::{Http, Received},
     requests::{PASSWORD, REQUEST_ID, request_id},
@@ -158,6 +159,9 @@ async fn json_that_cannot_be_read_names_the_callers_field() {
         (json!({ "slug": "bella", "name": "Bella", "commission": "5" }), "commission"),
         (json!({ "slug": 4711, "name": "Bella" }), "slug"),
         (json!({ "slug": "bella", "name": "Bella", "requestId": REQUEST_ID }), "requestId"),
+        // The RPC has fields of these names.
+        (json!({ "slug": "bella", "name": "Bella", "request_id": REQUEST_ID }), "request_id"),
+        (json!({ "slug": "bella", "name": "Bella", "commission_percent": 5 }), "commission_percent"),
     ] {
         let response = http.post(CREATE, &form).await;
         assert_eq!(response.status, StatusCode::BAD_REQUEST, "{form}");
@@ -169,6 +173,16 @@ async fn json_that_cannot_be_read_names_the_callers_field() {
         );
         assert!(error["message"].as_str().unwrap().starts_with(field), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_retryable_error_says_when_to_retry() {
+    let fixture = Fixture::start_with(TestDatabase::unreachable(), with_http(settings())).await;
+    let unavailable = fixture.http().post(CREATE, &json!({ "slug": "bella", "name": "Bella" })).await;
+    assert_eq!(unavailable.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(unavailable.header("retry-after"), Some("1"));
+    let error = unavailable.json();
+    assert_eq!((&error["error"], &error["statusCode"]), (&json!("DATABASE_UNAVAILABLE"), &json!(503)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient;
 
-use super::fixture::channel;
+use super::{fixture::channel, http1::Http};
 
 /// A log line that does not come within this time never comes.
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,6 +150,13 @@ impl Process {
         let line = self.wait_for_json("Turnkey listens on");
         self.wait_for(r#""Serving""#);
         line["address"].as_str().unwrap().to_owned()
+    }
+
+    /// Returns where the server, which is ready, serves HTTP.
+    pub fn http(&self) -> Http {
+        let line = self.log.iter().find(|line| line.contains("HTTP is served on")).unwrap();
+        let line: Value = serde_json::from_str(line).unwrap();
+        Http { address: line["address"].as_str().unwrap().parse().unwrap() }
     }
 
     /// Waits until the server is ready, and connects to it.
