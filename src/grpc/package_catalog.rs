@@ -11,8 +11,8 @@ use crate::service::CatalogService;
 #[async_trait]
 impl PackageCatalog for Handler<CatalogService> {
     async fn upsert_package(&self, request: Request<pb::UpsertPackageRequest>) -> RpcResult<pb::UpsertPackageResponse> {
-        self.unary_for_tenant(request, |service, (tenant_id, upsert)| async move {
-            service.upsert_package(tenant_id, upsert).await
+        self.unary_for_tenant(request, |service, (tenant_id, request)| async move {
+            service.upsert_package(tenant_id, request).await
         })
         .await
     }
