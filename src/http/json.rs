@@ -143,7 +143,7 @@ fn parse<'json, Seed: DeserializeSeed<'json>>(seed: Seed, json: &'json [u8]) -> 
 
 /// Bounds the memory that a request takes once it is parsed, before it is parsed: each value takes up to a KiB. The
 /// number of values is limited as that of nested messages in gRPC.
-fn check_cost(json: &[u8]) -> Result<()> {
+pub(super) fn check_cost(json: &[u8]) -> Result<()> {
     let (mut values, mut depth, mut is_in_text, mut is_escaped) = (1_usize, 0_usize, false, false);
     for &byte in json {
         if is_in_text {
