@@ -136,7 +136,7 @@ pub fn start(
     register_gauges(&health, &store, &tenants);
     let admission = limits::admission(settings);
     #[cfg(feature = "mcp")]
-    let tenant_gate = tenant_gate(authenticator.clone(), &tenants, &tasks, admission.clone());
+    let tenant_gate = tenant_gate(settings, authenticator.clone(), &tenants, &tasks, admission.clone());
 
     let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, tasks.clone())))
         .add_service(PackageCatalogServer::new(Handler::new(catalog, tasks.clone())))
@@ -226,6 +226,7 @@ fn authenticator(
 /// Agents need a tenant's key, also where other callers need no credential.
 #[cfg(feature = "mcp")]
 fn tenant_gate(
+    settings: &ServerSettings,
     authenticator: Option<Authenticator>,
     tenants: &Arc<TenantService>,
     calls: &CallTasks,
@@ -233,7 +234,8 @@ fn tenant_gate(
 ) -> TenantGate {
     let without_service_credentials =
         || Authenticator::new(watch::channel(Arc::default()).1, Arc::clone(tenants), calls.clone());
-    TenantGate::new(authenticator.unwrap_or_else(without_service_credentials), admission)
+    let authenticator = authenticator.unwrap_or_else(without_service_credentials);
+    TenantGate::new(authenticator, admission, limits::agent_requests(settings))
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

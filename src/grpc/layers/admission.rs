@@ -112,15 +112,16 @@ impl Admission {
     /// leads to is admitted on its own.
     pub(super) async fn receive(
         &self,
-        caller: &Caller,
+        requests: &FairLimit<Payer>,
+        payer: &Payer,
         connection: Arc<Connection>,
         body: Body,
     ) -> Result<(Bytes, ResponseHolder)> {
-        let payer = Payer::Caller(Arc::clone(caller.name()));
-        let (received, share) = self.messages.receive(body, Framing::None, &payer, MAX_MESSAGE_BYTES).await?;
-        let bytes = self.response_bytes.try_acquire(&payer, RESERVED_RESPONSE_BYTES).ok_or(Error::Overloaded)?;
-        let permit = HeldByCall { _permit: None, _message: Some(share), _call: connection.begin_call() };
-        Ok((received, ResponseHolder { permit: Arc::new(permit), connection, bytes: Some(bytes) }))
+        let (received, share) = self.messages.receive(body, Framing::None, payer, MAX_MESSAGE_BYTES).await?;
+        let bytes = self.response_bytes.try_acquire(payer, RESERVED_RESPONSE_BYTES).ok_or(Error::Overloaded)?;
+        let permit = requests.try_acquire(payer, 1).ok_or(Error::Overloaded)?;
+        let held = HeldByCall { _permit: Some(permit), _message: Some(share), _call: connection.begin_call() };
+        Ok((received, ResponseHolder { permit: Arc::new(held), connection, bytes: Some(bytes) }))
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tonic::{Status, body::Body};
 
 use super::{
-    admission::Admission,
+    admission::{Admission, Payer},
     authentication::{AuthenticatedCaller, CallerName},
     call_context::MAX_CALL_DURATION,
     held_response::ResponseHolder,
@@ -17,20 +17,22 @@ use super::{
 };
 use crate::{
     error::Error,
-    grpc::{auth::Authenticator, connection::Connection, status},
+    grpc::{auth::Authenticator, connection::Connection, fair_limit::FairLimit, status},
 };
 
 #[derive(Debug, Clone)]
 pub struct TenantGate {
     authenticator: Authenticator,
     admission: Admission,
+    requests: FairLimit<Payer>,
     refusals: RefusalLog,
 }
 
 impl TenantGate {
-    /// `admission` is that of the calls.
-    pub fn new(authenticator: Authenticator, admission: Admission) -> Self {
-        Self { authenticator, admission, refusals: RefusalLog::default() }
+    /// `admission` is that of the calls, and `requests` limits the requests in progress. These have a limit of their own,
+    /// because each call takes a permit, too: requests that hold all permits could make none of their calls.
+    pub fn new(authenticator: Authenticator, admission: Admission, requests: FairLimit<Payer>) -> Self {
+        Self { authenticator, admission, requests, refusals: RefusalLog::default() }
     }
 
     /// Identifies the tenant and receives the body. The caller is then an extension of the request, and a call with these
@@ -46,7 +48,9 @@ impl TenantGate {
             let connection = connection.ok_or_else(|| Error::internal("the request has no connection"))?;
             let caller = self.authenticator.authenticate_tenant(request.headers(), &connection).await?;
             caller_name = Some(CallerName(Arc::clone(caller.name())));
-            let received = self.admission.receive(&caller, connection, std::mem::take(request.body_mut())).await?;
+            let payer = Payer::Caller(Arc::clone(caller.name()));
+            let body = std::mem::take(request.body_mut());
+            let received = self.admission.receive(&self.requests, &payer, connection, body).await?;
             request.extensions_mut().insert(AuthenticatedCaller(caller));
             Ok(received)
         };

@@ -1,6 +1,5 @@
 //! Tools for agents by the Model Context Protocol (<https://modelcontextprotocol.io/specification>): streamable HTTP,
-//! without sessions and streams. The official SDK implements the protocol; [`tools`] has the tools, each of which is one
-//! gRPC call.
+//! without sessions and streams. The official SDK implements the protocol. [`tools`] has the tools: one gRPC call for each.
 //!
 //! Each request needs a tenant's own key and acts on that tenant alone. [`TenantGate`] authenticates it and receives its
 //! body, so that the SDK gets no credential and nothing that is too large.
@@ -35,6 +34,8 @@ use super::{
 use crate::grpc::layers::{InnerService, tenant_gate::TenantGate};
 
 pub(super) const PATH: &str = "/mcp";
+/// The values in the JSON of a message. The SDK keeps those that are not arguments until its response.
+const MAX_VALUES: usize = 1_000;
 /// The SDK requires what the specification tells clients to accept. The response is always JSON.
 const ACCEPTED: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const INSTRUCTIONS: &str = "Manages the catalog of one tenant of a booking platform: its packages, which customers \
@@ -82,7 +83,7 @@ impl<Calls: InnerService> AgentTools<Calls> {
             Ok(admitted) => admitted,
             Err(status) => return Failure::new(status).into_response(Dialect::Platform, &[]),
         };
-        if let Err(error) = json::check_cost(&body) {
+        if let Err(error) = json::check_cost(&body, MAX_VALUES) {
             return Failure::of(error).into_response(Dialect::Platform, &[]);
         }
         if let Err(error) = serde_json::from_slice::<ClientJsonRpcMessage>(&body) {

@@ -9,6 +9,9 @@ mod browsers;
 mod connect;
 /// Start, stop, TLS, health.
 mod lifecycle;
+/// Tools for agents.
+#[cfg(feature = "mcp")]
+mod mcp;
 /// The two calls of the platform's earlier API.
 mod platform;
 /// What is refused before it becomes a call.
