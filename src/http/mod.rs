@@ -67,6 +67,7 @@ impl<Calls: InnerService> HttpService<Calls> {
 
     /// Also serves the tools for agents.
     #[cfg(feature = "mcp")]
+    #[must_use]
     pub fn with_agent_tools(self, gate: TenantGate) -> Self {
         let agent_tools = mcp::AgentTools::new(self.calls.clone(), gate);
         Self { agent_tools: Some(agent_tools), ..self }

@@ -3,7 +3,9 @@
 
 use std::{fmt::Debug, process::Command};
 
+use http::StatusCode;
 use nix::sys::signal::Signal;
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use tonic::{
     Request, Response, Status,
@@ -19,6 +21,7 @@ use turnkey::grpc::pb::{
 use crate::support::{
     database::{Cluster, postgres_bin_dir},
     fixture::channel,
+    http1::Http,
     process::{Process, database_url, serve, temp_folder},
     requests::{bella, rotation, signup},
     tokens::Tokens,
@@ -76,13 +79,18 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let tokens = Tokens::new();
     let token = tokens.create("canary", &["provisioner"]);
     let mut process = Process::start(
-        serve(folder.path(), &database.server).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace"),
+        serve(folder.path(), &database.server)
+            .args(["--http-listen", "127.0.0.1:0", "--tokens-file"])
+            .arg(tokens.file())
+            .env("RUST_LOG", "trace"),
     );
     let channel = channel(&process.address()).await;
+    let http = process.http();
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
     let keys = call_with_secrets(&mut client, &mut seen).await;
     call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
+    call_as_agent(http, &keys).await;
     process.signal(Signal::SIGTERM);
     process.wait();
 
@@ -110,6 +118,19 @@ async fn call_with_credentials(channel: &Channel, token: &str, secret_key: &str,
         let mut catalog = PackageCatalogClient::with_interceptor(channel.clone(), bearer);
         assert!(seen.response(catalog.list_packages(list.clone()).await).is_none());
     }
+}
+
+/// Calls a tool for agents with each key. Not all are valid.
+async fn call_as_agent(http: Http, keys: &[String]) {
+    let params = json!({ "name": "get_packages", "arguments": {} });
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    let mut permitted = 0;
+    for key in keys {
+        let authorization = format!("Bearer {key}");
+        let response = http.post_with("/mcp", &message, &[("authorization", &authorization)]).await;
+        permitted += usize::from(response.status == StatusCode::OK);
+    }
+    assert!(permitted > 0);
 }
 
 /// Makes every call that takes or returns a secret, with valid and invalid values. Returns the created secret keys.

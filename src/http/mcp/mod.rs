@@ -5,6 +5,7 @@
 //! body, so that the SDK gets no credential and nothing that is too large.
 
 mod errors;
+mod results;
 mod tools;
 
 use std::sync::Arc;

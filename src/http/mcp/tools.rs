@@ -1,4 +1,4 @@
-//! The tools: their arguments, the gRPC call of each, and the form of its result. The names are those of the platform's
+//! The tools: their descriptions, their arguments, and the gRPC call of each. The names are those of the platform's
 //! earlier tools (`title` for `name`, `priceCents` for `base_price`), which agents and their prompts know.
 
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use rmcp::{
     model::{CallToolResult, JsonObject, Tool, ToolAnnotations},
     schemars::{self, JsonSchema},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::errors;
+use super::{errors, results};
 use crate::{
     domain::{InvalidValue, Reason, TenantId, Violations},
     error::{Error, Result},
@@ -136,7 +136,7 @@ impl CatalogTool {
     }
 
     /// Returns the request of the RPC, and whether it changes nothing.
-    fn request(self, tenant_id: TenantId, arguments: JsonObject) -> Result<(Bytes, bool)> {
+    fn request(self, tenant_id: TenantId, arguments: &JsonObject) -> Result<(Bytes, bool)> {
         let tenant_id = tenant_id.to_string();
         let (message, dry_run) = match self {
             GetSegments => {
@@ -172,46 +172,10 @@ impl CatalogTool {
         };
         Ok((message.into(), dry_run))
     }
-
-    fn result(self, response: Bytes, dry_run: bool) -> Result<Value> {
-        match self {
-            GetSegments => {
-                let page: pb::ListSegmentsResponse = decode(response)?;
-                let segments: Vec<Segment> = page.segments.into_iter().map(Segment::from).collect();
-                Ok(with_next_page(json!({ "segments": segments }), page.next_page_token))
-            }
-            GetPackages => {
-                let page: pb::ListPackagesResponse = decode(response)?;
-                let packages: Vec<Package> = page.packages.into_iter().map(Package::from).collect();
-                Ok(with_next_page(json!({ "packages": packages }), page.next_page_token))
-            }
-            UpsertPackage => {
-                let response: pb::UpsertPackageResponse = decode(response)?;
-                let action = if response.action() == pb::UpsertAction::Created { "CREATED" } else { "UPDATED" };
-                let package = Package::from(response.package.unwrap_or_default());
-                let mut result = json!({ "action": action, "dryRun": dry_run, "package": package });
-                if let Some(previous) = response.previous {
-                    result["previousPrice"] = previous.base_price().into();
-                }
-                Ok(result)
-            }
-        }
-    }
 }
 
-fn with_next_page(mut result: Value, next_page_token: String) -> Value {
-    if !next_page_token.is_empty() {
-        result["nextPageToken"] = next_page_token.into();
-    }
-    result
-}
-
-fn parse<Arguments: DeserializeOwned>(arguments: JsonObject) -> Result<Arguments> {
-    json::parse_as(&json::to_json(&arguments)?)
-}
-
-fn decode<Response: Message + Default>(response: Bytes) -> Result<Response> {
-    Response::decode(response).map_err(Error::internal)
+fn parse<Arguments: DeserializeOwned>(arguments: &JsonObject) -> Result<Arguments> {
+    json::parse_as(&json::to_json(arguments)?)
 }
 
 /// An empty text counts as absent.
@@ -224,61 +188,6 @@ fn booking_type(text: Option<&str>) -> Result<pb::BookingType> {
             let mut violations = Violations::default();
             violations.add("booking_type", InvalidValue::new(Reason::BadFormat, "must be DATE or TIMESLOT"));
             Err(violations.into())
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Segment {
-    id: String,
-    slug: String,
-    name: String,
-    hero_title: String,
-    description: String,
-    sort_order: i32,
-    active: bool,
-}
-
-impl From<pb::Segment> for Segment {
-    fn from(segment: pb::Segment) -> Self {
-        let pb::Segment { id, slug, name, hero_title, description, sort_order, active, .. } = segment;
-        Self { id, slug, name, hero_title, description, sort_order, active }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Package {
-    /// Absent before a package exists.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    id: String,
-    segment_id: String,
-    slug: String,
-    title: String,
-    description: String,
-    price_cents: i64,
-    booking_type: &'static str,
-    active: bool,
-    grouping_order: i32,
-}
-
-impl From<pb::Package> for Package {
-    fn from(package: pb::Package) -> Self {
-        let booking_type = match package.booking_type() {
-            pb::BookingType::Timeslot => "TIMESLOT",
-            pb::BookingType::Date | pb::BookingType::Unspecified => "DATE",
-        };
-        Self {
-            price_cents: package.base_price(),
-            booking_type,
-            id: package.id,
-            segment_id: package.segment_id,
-            slug: package.slug,
-            title: package.name,
-            description: package.description,
-            active: package.active,
-            grouping_order: package.grouping_order,
         }
     }
 }
@@ -305,12 +214,12 @@ async fn try_call(
     let caller = head.extensions.get::<AuthenticatedCaller>();
     let tenant_id = caller.and_then(|AuthenticatedCaller(caller)| caller.tenant_id());
     let tenant_id = tenant_id.ok_or_else(|| Failure::of(Error::internal("the agent was not authenticated")))?;
-    let (message, dry_run) = tool.request(tenant_id, arguments).map_err(Failure::of)?;
+    let (message, dry_run) = tool.request(tenant_id, &arguments).map_err(Failure::of)?;
     let request = Request::from_parts(head.clone(), Body::empty());
     let Ok(_ready) = calls.ready().await;
     let response = call::send(calls, tool.rpc_path(), request, None, Arc::new(Prepared(message))).await;
     let body = call::unary_message(response).await?.collect().await.map_err(Failure::new)?;
-    tool.result(body.to_bytes(), dry_run).map_err(Failure::of)
+    results::of(tool, body.to_bytes(), dry_run).map_err(Failure::of)
 }
 
 /// Replaces the body of the request, which has been received already. The response stays protobuf.

@@ -10,7 +10,6 @@ mod connect;
 /// Start, stop, TLS, health.
 mod lifecycle;
 /// Tools for agents.
-#[cfg(feature = "mcp")]
 mod mcp;
 /// The two calls of the platform's earlier API.
 mod platform;

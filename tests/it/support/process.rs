@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::tenant_provisioning_client::TenantProvisioningClient;
 
-use super::fixture::channel;
+use super::{fixture::channel, http1::Http};
 
 /// A log line that does not come within this time never comes.
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,6 +150,18 @@ impl Process {
         let line = self.wait_for_json("Turnkey listens on");
         self.wait_for(r#""Serving""#);
         line["address"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the server is ready and serves HTTP. The two log lines come in either order.
+    pub fn http(&mut self) -> Http {
+        loop {
+            let find = |text: &str| self.log.iter().find(|line| line.contains(text));
+            if let (Some(line), Some(_ready)) = (find("HTTP is served on"), find(r#""Serving""#)) {
+                let line: Value = serde_json::from_str(line).unwrap();
+                return Http { address: line["address"].as_str().unwrap().parse().unwrap() };
+            }
+            self.wait_for("");
+        }
     }
 
     /// Waits until the server is ready, and connects to it.
