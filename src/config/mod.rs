@@ -64,7 +64,7 @@ const LOG_FORMAT: Setting = Setting::new("log-format", "TURNKEY_LOG_FORMAT");
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_051);
 const ARGON2_FORMAT: &str =
     "of the form m=64,t=1,p=1, with m from 8 for each lane to 1048576 KiB, t from 1 to 64 and p from 1 to 16";
-pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn";
+pub const DEFAULT_LOG_FILTER: &str = "info,sqlx=warn,rmcp=error";
 /// The log filter of a command that draws a progress bar.
 pub const QUIET_LOG_FILTER: &str = "warn";
 

@@ -84,7 +84,15 @@ impl Caller {
 
     /// Whether the caller presented a tenant's key.
     pub const fn is_tenant(&self) -> bool {
-        matches!(self.authority, Authority::Tenant(_))
+        self.tenant_id().is_some()
+    }
+
+    /// Returns the tenant whose key the caller presented.
+    pub const fn tenant_id(&self) -> Option<TenantId> {
+        match self.authority {
+            Authority::Tenant(own) => Some(own),
+            Authority::All | Authority::Service { .. } => None,
+        }
     }
 
     /// Whether the caller has at least one of these roles.

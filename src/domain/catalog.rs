@@ -64,6 +64,21 @@ pub struct PackageUpsert {
     pub segment_id: Option<SegmentId>,
 }
 
+/// The request of `UpsertPackage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpsertPackage {
+    pub upsert: PackageUpsert,
+    pub validate_only: bool,
+}
+
+/// The outcome of `UpsertPackage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpsertedPackage {
+    pub result: UpsertResult<Package>,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+}
+
 /// A segment to create or update. An absent field keeps its value in an update and gets its default in a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentUpsert {
@@ -81,6 +96,8 @@ pub struct UpsertResult<T> {
     /// Whether the upsert created the resource; otherwise it existed.
     pub created: bool,
     pub item: T,
+    /// The resource before an update; only of a package that is upserted alone.
+    pub previous: Option<T>,
 }
 
 /// All packages of a batch, in order; or why nothing was written.

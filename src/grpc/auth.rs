@@ -109,10 +109,23 @@ impl Authenticator {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
+        self.identify(permits_tenant_keys(path), headers, connection).await
+    }
+
+    /// Identifies the tenant whose own key the caller presents.
+    ///
+    /// # Errors
+    /// Those of [`Self::authenticate`]; [`Error::PermissionDenied`] for every other valid credential.
+    pub async fn authenticate_tenant(&self, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
+        let caller = self.identify(true, headers, connection).await?;
+        if caller.is_tenant() { Ok(caller) } else { Err(Error::PermissionDenied) }
+    }
+
+    async fn identify(&self, permits_tenants: bool, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
         let caller = match bearer_token(headers)? {
             None => self.credentials.borrow().by_certificate(&connection.sans, self.clock.now()),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
-                return self.authenticate_tenant_key(secret_key, permits_tenant_keys(path), connection.peer).await;
+                return self.authenticate_tenant_key(secret_key, permits_tenants, connection.peer).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token, self.clock.now()),
         };

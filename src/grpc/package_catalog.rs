@@ -13,7 +13,7 @@ impl PackageCatalog for Handler<CatalogService> {
     async fn upsert_package(&self, request: Request<pb::UpsertPackageRequest>) -> RpcResult<pb::UpsertPackageResponse> {
         self.unary(
             request,
-            |service, (tenant_id, upsert)| async move { service.upsert_package(tenant_id, upsert).await },
+            |service, (tenant_id, request)| async move { service.upsert_package(tenant_id, request).await },
         )
         .await
     }

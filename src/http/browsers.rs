@@ -14,7 +14,8 @@ use super::refusal::Refusal;
 use crate::domain::WebOrigin;
 
 /// What a page may send, beside what it may send without asking.
-const ALLOWED_HEADERS: &str = "authorization, content-type, connect-protocol-version, connect-timeout-ms, idempotency-key, traceparent, tracestate";
+const ALLOWED_HEADERS: &str = "authorization, content-type, connect-protocol-version, connect-timeout-ms, idempotency-key, \
+                               mcp-method, mcp-name, mcp-protocol-version, traceparent, tracestate";
 const ALLOWED_METHODS: &str = "GET, POST";
 /// What a page may read, beside the body.
 const EXPOSED_HEADERS: &str = "grpc-retry-pushback-ms, idempotent-replayed, retry-after, www-authenticate";

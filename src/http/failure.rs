@@ -29,6 +29,11 @@ impl Failure {
         Self(of_refused_request(error))
     }
 
+    #[cfg(feature = "mcp")]
+    pub const fn status(&self) -> &Status {
+        &self.0
+    }
+
     /// `fields` maps the names of fields to those of the caller, in the dialect of the platform.
     pub fn into_response(self, dialect: Dialect, fields: &[(&str, &str)]) -> Response<Body> {
         let mut response = match dialect {

@@ -132,7 +132,7 @@ pub(super) fn parse_as<Request: DeserializeOwned>(json: &[u8]) -> Result<Request
 /// [`Error::MalformedMessage`]; [`Error::InvalidRequest`] for an unknown field or a value of the wrong type;
 /// [`Error::TooManyNestedMessages`] if it would take too much memory.
 fn parse<'json, Seed: DeserializeSeed<'json>>(seed: Seed, json: &'json [u8]) -> Result<Seed::Value> {
-    check_cost(json)?;
+    check_cost(json, MAX_NESTED_MESSAGES)?;
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let mut track = Track::new();
     let parsed = seed.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track));
@@ -142,8 +142,8 @@ fn parse<'json, Seed: DeserializeSeed<'json>>(seed: Seed, json: &'json [u8]) -> 
 }
 
 /// Bounds the memory that a request takes once it is parsed, before it is parsed: each value takes up to a KiB. The
-/// number of values is limited as that of nested messages in gRPC.
-fn check_cost(json: &[u8]) -> Result<()> {
+/// number of values of a call is limited as that of nested messages in gRPC.
+pub(super) fn check_cost(json: &[u8], max_values: usize) -> Result<()> {
     let (mut values, mut depth, mut is_in_text, mut is_escaped) = (1_usize, 0_usize, false, false);
     for &byte in json {
         if is_in_text {
@@ -161,7 +161,7 @@ fn check_cost(json: &[u8]) -> Result<()> {
             b',' => values += 1,
             _ => {}
         }
-        if values > MAX_NESTED_MESSAGES {
+        if values > max_values {
             return Err(Error::TooManyNestedMessages);
         }
         if depth > MAX_DEPTH {
@@ -238,13 +238,14 @@ mod tests {
 
     #[test]
     fn values_are_counted_before_they_are_parsed_and_brackets_in_text_are_none() {
+        let check_cost = |json: &str| check_cost(json.as_bytes(), MAX_NESTED_MESSAGES);
         let items = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
-        assert!(check_cost(items(MAX_NESTED_MESSAGES - 1).as_bytes()).is_ok());
-        assert!(matches!(check_cost(items(MAX_NESTED_MESSAGES).as_bytes()), Err(Error::TooManyNestedMessages)));
+        assert!(check_cost(&items(MAX_NESTED_MESSAGES - 1)).is_ok());
+        assert!(matches!(check_cost(&items(MAX_NESTED_MESSAGES)), Err(Error::TooManyNestedMessages)));
         let text = format!(r#"{{"a\\\"": "{}"}}"#, r#"[{,\""#.repeat(MAX_NESTED_MESSAGES));
-        assert!(check_cost(text.as_bytes()).is_ok());
+        assert!(check_cost(&text).is_ok());
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(check_cost(nested(MAX_DEPTH).as_bytes()).is_ok());
-        assert!(matches!(check_cost(nested(MAX_DEPTH + 1).as_bytes()), Err(Error::MalformedMessage(_))));
+        assert!(check_cost(&nested(MAX_DEPTH)).is_ok());
+        assert!(matches!(check_cost(&nested(MAX_DEPTH + 1)), Err(Error::MalformedMessage(_))));
     }
 }

@@ -3,7 +3,7 @@
 //! deadlines, validation.
 //!
 //! [`connect`] serves every RPC by the Connect protocol, [`platform`] the two calls that the platform made before there
-//! was a gRPC API. [`browsers`] refuses the requests of web pages that are not allowed to call.
+//! was a gRPC API. `mcp` has tools for agents. [`browsers`] refuses the requests of web pages that are not allowed to call.
 
 mod browsers;
 mod call;
@@ -11,6 +11,8 @@ mod connect;
 mod failure;
 mod json;
 mod lingering_body;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod platform;
 mod refusal;
 
@@ -27,6 +29,8 @@ use tonic::body::Body;
 use tower::Service;
 
 use self::refusal::{Dialect, Refusal};
+#[cfg(feature = "mcp")]
+use crate::grpc::layers::tenant_gate::TenantGate;
 use crate::grpc::{Connection, layers::InnerService};
 pub use browsers::Browsers;
 
@@ -34,10 +38,13 @@ const HEALTHZ: &str = "/healthz";
 const LIVEZ: &str = "/livez";
 
 /// Serves HTTP with the layers and handlers of `calls`, which serve gRPC.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HttpService<Calls> {
     calls: Calls,
     shared: Arc<Shared>,
+    /// `None` without tools for agents.
+    #[cfg(feature = "mcp")]
+    agent_tools: Option<mcp::AgentTools<Calls>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +56,21 @@ struct Shared {
 impl<Calls: InnerService> HttpService<Calls> {
     pub fn new(calls: Calls, browsers: Browsers, readiness: watch::Receiver<bool>) -> Self {
         json::prepare();
-        Self { calls, shared: Arc::new(Shared { browsers, readiness }) }
+        let shared = Arc::new(Shared { browsers, readiness });
+        Self {
+            calls,
+            shared,
+            #[cfg(feature = "mcp")]
+            agent_tools: None,
+        }
+    }
+
+    /// Also serves the tools for agents.
+    #[cfg(feature = "mcp")]
+    #[must_use]
+    pub fn with_agent_tools(self, gate: TenantGate) -> Self {
+        let agent_tools = mcp::AgentTools::new(self.calls.clone(), gate);
+        Self { agent_tools: Some(agent_tools), ..self }
     }
 }
 
@@ -64,27 +85,27 @@ impl<Calls: InnerService> Service<Request<Body>> for HttpService<Calls> {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
-        let clone = self.calls.clone();
-        let calls = std::mem::replace(&mut self.calls, clone);
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move { Ok(shared.respond(calls, request).await) })
+        let clone = self.clone();
+        let service = std::mem::replace(self, clone);
+        Box::pin(async move { Ok(service.respond(request).await) })
     }
 }
 
-impl Shared {
-    async fn respond(&self, calls: impl InnerService, request: Request<Body>) -> Response<Body> {
+impl<Calls: InnerService> HttpService<Calls> {
+    async fn respond(self, request: Request<Body>) -> Response<Body> {
         // A request that becomes no call keeps its connection from being idle, too.
         let _in_use = request.extensions().get::<Arc<Connection>>().map(Connection::begin_call);
         let request = lingering_body::wrap(request);
-        let mut response = match self.browsers.check(&request) {
+        let shared = Arc::clone(&self.shared);
+        let mut response = match shared.browsers.check(&request) {
             Err(refusal) => refusal.into_response(Dialect::of_path(request.uri().path())),
             Ok(origin) => {
                 let origin = origin.cloned();
                 let mut response = match Browsers::preflight(&request) {
                     Some(response) => response,
-                    None => self.route(calls, request).await,
+                    None => self.route(request).await,
                 };
-                self.browsers.expose(&mut response, origin);
+                shared.browsers.expose(&mut response, origin);
                 response
             }
         };
@@ -93,15 +114,19 @@ impl Shared {
         response
     }
 
-    async fn route(&self, calls: impl InnerService, request: Request<Body>) -> Response<Body> {
+    async fn route(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
+        #[cfg(feature = "mcp")]
+        if let Some(agent_tools) = self.agent_tools.as_ref().filter(|_| path == mcp::PATH) {
+            return agent_tools.respond(request).await;
+        }
         if path == HEALTHZ || path == LIVEZ {
-            let is_healthy = path == LIVEZ || *self.readiness.borrow();
+            let is_healthy = path == LIVEZ || *self.shared.readiness.borrow();
             health(request.method(), is_healthy)
         } else if let Some(call) = platform::find(path) {
-            platform::respond(calls, call, request).await
+            platform::respond(self.calls, call, request).await
         } else if let Some(rpc) = json::find_rpc(path) {
-            connect::respond(calls, rpc, request).await
+            connect::respond(self.calls, rpc, request).await
         } else {
             Refusal::not_found().into_response(Dialect::Connect)
         }

@@ -10,7 +10,7 @@ use crate::{
     grpc::{
         FairLimit, PeerAddress,
         layers::{
-            admission::{Admission, MAX_HEALTH_MESSAGE_BYTES},
+            admission::{Admission, MAX_HEALTH_MESSAGE_BYTES, Payer},
             request_message::MessageLimits,
         },
     },
@@ -24,7 +24,6 @@ pub(super) fn admission(settings: &ServerSettings) -> Admission {
     let bounds = &settings.bounds;
     // Without credentials, the names of callers are unknown.
     let is_anonymous = settings.tokens_file.is_none();
-    let fair_share = |max, share: Option<usize>| share.unwrap_or_else(|| Bounds::share_of_one(max).max(1)).min(max);
     let per_caller = |max, share| FairLimit::new(max, if is_anonymous { max } else { fair_share(max, share) });
     let fair = |max| per_caller(max, None);
     let per_address = |max| FairLimit::new(max, Bounds::share_of_one(max));
@@ -43,6 +42,18 @@ pub(super) fn admission(settings: &ServerSettings) -> Admission {
         reflection_streams: per_address(bounds.reflection_streams),
         reflection_timeout: bounds.response_timeout,
     }
+}
+
+/// The limit on the requests of agents. Their callers are always known.
+#[cfg(feature = "mcp")]
+pub(super) fn agent_requests(settings: &ServerSettings) -> FairLimit<Payer> {
+    let (max, share) = (settings.max_concurrent_calls, settings.max_concurrent_calls_per_caller);
+    FairLimit::new(max, fair_share(max, share))
+}
+
+/// What one caller may use of a limit.
+fn fair_share(max: usize, share: Option<usize>) -> usize {
+    share.unwrap_or_else(|| Bounds::share_of_one(max).max(1)).min(max)
 }
 
 /// The limit on the connections of all addresses together.

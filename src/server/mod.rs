@@ -30,14 +30,16 @@ use self::{
     listener::{Acceptor, Versions},
 };
 pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
+#[cfg(feature = "mcp")]
+use crate::grpc::layers::tenant_gate::TenantGate;
 use crate::{
     config::{ServerSettings, service_credentials},
     error::ErrorChain,
     grpc::{
         Authenticator, CallTasks, Handler,
         layers::{
-            InnerService, MiddlewareLayer, call_context::CallContextMiddleware, grpc_only::GrpcOnly,
-            rate_limit::CallerRateLimiter,
+            InnerService, MiddlewareLayer, admission::Admission, call_context::CallContextMiddleware,
+            grpc_only::GrpcOnly, rate_limit::CallerRateLimiter,
         },
         pb,
         pb::{package_catalog_server::PackageCatalogServer, tenant_provisioning_server::TenantProvisioningServer},
@@ -121,17 +123,21 @@ pub fn start(
     let authenticator = authenticator(settings, &tenants, &tasks, clock.clone())?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
-    let acceptor = acceptor(settings, tls, clock, stop.clone());
+    let acceptor = acceptor(settings, tls, clock.clone(), stop.clone());
 
     let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
-        let service = grpc_only(layered(Routes::new(health.service()), settings, None, None));
+        let routes = Routes::new(health.service());
+        let service = grpc_only(layered(routes, limits::admission(settings), None, None));
         let plaintext = Acceptor { tls: None, ..acceptor.clone() };
         background.push(tokio::spawn(plaintext.serve(bound, service)));
     }
     register_gauges(&health, &store, &tenants);
+    let admission = limits::admission(settings);
+    #[cfg(feature = "mcp")]
+    let tenant_gate = tenant_gate(settings, authenticator.clone(), &tenants, &tasks, admission.clone(), clock);
 
     let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, tasks.clone())))
         .add_service(PackageCatalogServer::new(Handler::new(catalog, tasks.clone())))
@@ -142,13 +148,15 @@ pub fn start(
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES));
     }
     let address = bound.address;
-    let calls = layered(routes, settings, authenticator, rate_limiter);
+    let calls = layered(routes, admission, authenticator, rate_limiter);
     let mut serve_tasks = JoinSet::new();
     let http_address = http_bound.as_ref().map(|bound| bound.address);
     if let Some(bound) = http_bound {
         tracing::info!(address = %bound.address, "HTTP is served on {}", bound.address);
         let browsers = Browsers::new(settings.http_allowed_origins.clone(), bound.address);
         let service = HttpService::new(calls.clone(), browsers, health.readiness());
+        #[cfg(feature = "mcp")]
+        let service = service.with_agent_tools(tenant_gate);
         let acceptor = Acceptor { versions: Versions::Http1AndHttp2, ..acceptor.clone() };
         serve_tasks.spawn(acceptor.serve(bound, service));
     }
@@ -160,7 +168,7 @@ pub fn start(
 /// Puts the layers around routes. The addresses that share the result share its limits on calls.
 fn layered(
     routes: Routes,
-    settings: &ServerSettings,
+    admission: Admission,
     authenticator: Option<Authenticator>,
     rate_limiter: Option<CallerRateLimiter>,
 ) -> impl InnerService {
@@ -168,7 +176,7 @@ fn layered(
         .layer(MiddlewareLayer(CallContextMiddleware::default()))
         .layer(MiddlewareLayer(authenticator))
         .layer(MiddlewareLayer(rate_limiter))
-        .layer(MiddlewareLayer(limits::admission(settings)))
+        .layer(MiddlewareLayer(admission))
         .service(routes.prepare())
 }
 
@@ -215,6 +223,22 @@ fn authenticator(
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
     let credentials = credentials::watch(path, clock.clone())?;
     Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock)))
+}
+
+/// Agents need a tenant's key, also where other callers need no credential.
+#[cfg(feature = "mcp")]
+fn tenant_gate(
+    settings: &ServerSettings,
+    authenticator: Option<Authenticator>,
+    tenants: &Arc<TenantService>,
+    calls: &CallTasks,
+    admission: Admission,
+    clock: Clock,
+) -> TenantGate {
+    let without_service_credentials =
+        || Authenticator::new(watch::channel(Arc::default()).1, Arc::clone(tenants), calls.clone(), clock);
+    let authenticator = authenticator.unwrap_or_else(without_service_credentials);
+    TenantGate::new(authenticator, admission, limits::agent_requests(settings))
 }
 
 fn register_gauges(health: &Health, store: &Store, tenants: &Arc<TenantService>) {

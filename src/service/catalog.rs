@@ -15,7 +15,7 @@ use crate::{
         InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
             ListPackages, ListSegments, PackageUpsert, PackageUpsertError, PackageUpsertFailure, SegmentUpsert,
-            SegmentUpsertError, UpsertResult,
+            SegmentUpsertError, UpsertPackage, UpsertResult, UpsertedPackage,
         },
         paging::{Cursor, Page},
     },
@@ -38,9 +38,11 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
     /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::QuotaExceeded`].
-    pub async fn upsert_package(&self, tenant_id: TenantId, upsert: PackageUpsert) -> Result<UpsertResult<Package>> {
-        let results = self.upsert_packages(tenant_id, &[upsert], |_index| String::new()).await?;
-        results.into_iter().next().ok_or_else(|| Error::internal("an upsert of one package returned none"))
+    pub async fn upsert_package(&self, tenant_id: TenantId, request: UpsertPackage) -> Result<UpsertedPackage> {
+        let UpsertPackage { upsert, validate_only: dry_run } = request;
+        let results = self.upsert_packages(tenant_id, &[upsert], dry_run, |_index| String::new()).await?;
+        let none = || Error::internal("an upsert of one package returned none");
+        Ok(UpsertedPackage { result: results.into_iter().next().ok_or_else(none)?, dry_run })
     }
 
     /// Creates or updates packages, all or none. A violation names its item, as in `packages[3].name`.
@@ -53,13 +55,14 @@ impl CatalogService {
         tenant_id: TenantId,
         upserts: Vec<PackageUpsert>,
     ) -> Result<Vec<UpsertResult<Package>>> {
-        self.upsert_packages(tenant_id, &upserts, |index| format!("packages[{index}].")).await
+        self.upsert_packages(tenant_id, &upserts, false, |index| format!("packages[{index}].")).await
     }
 
     async fn upsert_packages(
         &self,
         tenant_id: TenantId,
         upserts: &[PackageUpsert],
+        dry_run: bool,
         field_prefix: impl Fn(usize) -> String,
     ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
@@ -68,14 +71,18 @@ impl CatalogService {
         let new_ids = NewPackageIds { packages, general_segment: SegmentId::from_uuid(id()) };
         let limit = self.quotas.packages;
         let quota_exceeded = Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit };
-        let results = retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now))
-            .await?
-            .map_err(|failure| match failure {
-                PackageUpsertFailure::Items(errors) => {
-                    package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix)
-                }
-                PackageUpsertFailure::ResponseTooLarge => response_too_large("packages"),
-            })?;
+        let results =
+            retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now, dry_run))
+                .await?
+                .map_err(|failure| match failure {
+                    PackageUpsertFailure::Items(errors) => {
+                        package_upsert_error(&errors, upserts, &quota_exceeded, field_prefix)
+                    }
+                    PackageUpsertFailure::ResponseTooLarge => response_too_large("packages"),
+                })?;
+        if dry_run {
+            return Ok(results);
+        }
         log_general_segment_use(tenant_id, upserts, &results, new_ids.general_segment);
         for result in &results {
             change_log::package_upserted(result, now);

@@ -35,6 +35,9 @@ impl Store {
     /// Creates or updates packages, all or none. No item creates a package if the tenant would then have more than
     /// `max_packages`.
     ///
+    /// A dry run executes the same statement and rolls it back, so its checks and its outcome are those of a real run. No
+    /// other transaction sees what was rolled back, and the lock keeps the tenant's other changes waiting until then.
+    ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
     /// lock, has used one of the slugs meanwhile.
@@ -45,6 +48,7 @@ impl Store {
         new_ids: &NewPackageIds,
         max_packages: NonZeroU32,
         now: OffsetDateTime,
+        dry_run: bool,
     ) -> Result<PackageUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
         let connection = transaction.connection();
@@ -55,7 +59,7 @@ impl Store {
             rows => rows?,
         };
         let outcome = outcome(rows, tenant_id, new_ids);
-        if matches!(outcome, Ok(Ok(_))) {
+        if matches!(outcome, Ok(Ok(_))) && !dry_run {
             transaction.commit().await?;
         } else {
             transaction.rollback().await?;
@@ -78,7 +82,7 @@ async fn choose_slugs(
 }
 
 /// Returns one row for each item, in order, or none if the tenant does not exist. An item with an error is not
-/// written; the caller rolls back the others.
+/// written; the caller rolls back the others. If the only item is an update, the package before it follows.
 ///
 /// The statement checks and writes under the tenant's lock, so that nothing changes in between.
 #[expect(clippy::too_many_lines, reason = "a single SQL statement")]
@@ -209,16 +213,21 @@ async fn upsert(
                    (packages.slug, packages.name, packages.description, packages.base_price,
                     packages.booking_type, packages.active, packages.grouping_order, packages.segment_id)
             RETURNING packages.*
-        ), package AS (
-            -- The package of every item as it is now. The table itself still shows its old state here.
-            SELECT * FROM inserted
-             UNION ALL
-            SELECT * FROM updated
-             UNION ALL
-            SELECT unchanged.*
+        ), previous AS (
+            -- The existing packages of the items. The table still shows its old state here.
+            SELECT existing.*
               FROM validated_item
-             CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS unchanged
-             WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated WHERE updated.id = target_id)
+             CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS existing
+             WHERE error IS NULL
+        ), package AS (
+            -- The package of every item as it is now; and that of an only item as it was.
+            SELECT false AS is_previous, * FROM inserted
+             UNION ALL
+            SELECT false, * FROM updated
+             UNION ALL
+            SELECT false, * FROM previous WHERE NOT EXISTS (SELECT FROM updated WHERE updated.id = previous.id)
+             UNION ALL
+            SELECT true, * FROM previous WHERE $22
         )
         SELECT package.id AS "id?", package.segment_id AS "segment_id?", package.slug AS "slug?",
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
@@ -227,7 +236,7 @@ async fn upsert(
                NULL::bool AS has_next, validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
-         ORDER BY number
+         ORDER BY number, is_previous
         "#,
         tenant_id.as_uuid(),
         &column(&new_ids.packages, |id| id.as_uuid()),
@@ -250,6 +259,7 @@ async fn upsert(
         now,
         defaults::BOOKING_TYPE.as_str(),
         i64::from(max_packages.get()),
+        items.len() == 1,
     )
     .fetch_all(connection)
     .await
@@ -260,17 +270,22 @@ fn outcome(rows: Vec<PackageRow>, tenant_id: TenantId, new_ids: &NewPackageIds) 
         return Err(Error::not_found(Resource::Tenant));
     }
     let (mut results, mut errors) = (Vec::with_capacity(rows.len()), Vec::new());
-    for (index, (row, &new_id)) in rows.into_iter().zip(&new_ids.packages).enumerate() {
+    let mut rows = rows.into_iter();
+    // `zip` asks the ids first, so that it leaves the row after the last item.
+    for (index, (&new_id, row)) in new_ids.packages.iter().zip(&mut rows).enumerate() {
         if let Some(error) = &row.error {
             errors.push((index, error.parse().map_err(Error::internal)?));
         } else {
             let missing = || Error::internal("the upsert of a valid item returned no package");
             let item = row.into_package(tenant_id).ok_or_else(missing)?;
-            results.push(UpsertResult { created: item.id == new_id, item });
+            results.push(UpsertResult { created: item.id == new_id, item, previous: None });
         }
     }
     if !errors.is_empty() {
         return Ok(Err(PackageUpsertFailure::Items(errors)));
+    }
+    if let [only] = results.as_mut_slice() {
+        only.previous = rows.next().and_then(|row| row.into_package(tenant_id));
     }
     let response_bytes = packages_response_bytes(results.iter().map(|result| &result.item));
     Ok(if response_bytes <= MAX_RESPONSE_BYTES { Ok(results) } else { Err(PackageUpsertFailure::ResponseTooLarge) })

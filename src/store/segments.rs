@@ -310,5 +310,5 @@ fn outcome(row: Option<UpsertRow>, new_id: SegmentId) -> Result<SegmentUpsertOut
     }
     let missing = || Error::internal("the upsert of a valid segment returned no segment");
     let Json(item) = row.segment.ok_or_else(missing)?;
-    Ok(Ok(UpsertResult { created: item.id == new_id, item }))
+    Ok(Ok(UpsertResult { created: item.id == new_id, item, previous: None }))
 }

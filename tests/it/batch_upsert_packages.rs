@@ -109,6 +109,16 @@ async fn one_invalid_item_prevents_all_changes_of_the_batch() {
 }
 
 #[tokio::test]
+async fn an_item_that_only_validates_is_refused() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let validating = PackageUpsert { validate_only: Some(true), ..named("Gold") };
+    let error = batch_upsert(&fixture, &tenant, vec![named("Gold"), validating]).await.unwrap_err();
+    assert_eq!(violations(&error), [("packages[1].validate_only".to_owned(), "BAD_FORMAT".to_owned())]);
+    assert_eq!(fixture.count("packages").await, 3);
+}
+
+#[tokio::test]
 async fn violations_contain_the_index_of_their_item() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;

@@ -198,7 +198,9 @@ impl Calls {
         let (slug, name) = (Some("gold".to_owned()), Some("Gold".to_owned()));
         let gold = UpsertPackageRequest { tenant_id, slug, name, base_price: Some(1), ..Default::default() };
         let mut id = String::new();
-        for request in [gold.clone(), gold.clone(), UpsertPackageRequest { base_price: Some(2), ..gold }] {
+        let dry_run = UpsertPackageRequest { base_price: Some(3), validate_only: Some(true), ..gold.clone() };
+        let change = UpsertPackageRequest { base_price: Some(2), ..gold.clone() };
+        for request in [gold.clone(), gold, dry_run, change] {
             let response = self.catalog.upsert_package(request).await.unwrap();
             id = response.into_inner().package.unwrap().id;
         }

@@ -24,11 +24,12 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 ];
 
 /// Libraries, and the modules that may use them.
-const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 20] = [
+const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 21] = [
     ("tonic", &["grpc", "http", "server"]),
     ("prost", &["grpc", "http", "server"]),
     ("prost_types", &["grpc", "http"]),
     ("prost_reflect", &["http"]),
+    ("rmcp", &["http"]),
     ("sqlx", &["store", "server", "cli", "config"]),
     ("embedded_postgres", &["cli"]),
     ("opentelemetry", &["telemetry"]),

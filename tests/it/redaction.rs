@@ -88,12 +88,14 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     command.args(["--http-listen", "127.0.0.1:0"]).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace");
     let mut process = Process::start(&mut command);
     let channel = channel(&process.address()).await;
+    let http = process.http();
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
     let mut keys = call_with_secrets(&mut client, &mut seen).await;
     let owner_tokens = call_with_owners_secrets(&mut client, &mut seen).await;
-    keys.extend(call_by_http(process.http(), &token, &mut seen).await);
+    keys.extend(call_by_http(http, &token, &mut seen).await);
     call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
+    call_as_agent(http, &keys).await;
     process.signal(Signal::SIGTERM);
     process.wait();
 
@@ -123,6 +125,19 @@ async fn call_with_credentials(channel: &Channel, token: &str, secret_key: &str,
         let mut catalog = PackageCatalogClient::with_interceptor(channel.clone(), bearer);
         assert!(seen.response(catalog.list_packages(list.clone()).await).is_none());
     }
+}
+
+/// Calls a tool for agents with each key. Not all are valid.
+async fn call_as_agent(http: Http, keys: &[String]) {
+    let params = json!({ "name": "get_packages", "arguments": {} });
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    let mut permitted = 0;
+    for key in keys {
+        let authorization = format!("Bearer {key}");
+        let response = http.post_with("/mcp", &message, &[("authorization", &authorization)]).await;
+        permitted += usize::from(response.status == StatusCode::OK);
+    }
+    assert!(permitted > 0);
 }
 
 /// Makes every call that takes or returns a secret, with valid and invalid values. Returns the created secret keys.

@@ -34,6 +34,7 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
     let create = new_request();
     let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id };
     let with_slug = UpsertPackageRequest { slug: Some("silver".to_owned()), ..gold(tenant) };
+    let validate = UpsertPackageRequest { validate_only: Some(true), ..with_slug.clone() };
     let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
     let mut measured = vec![
         ("create", round_trips(proxy, fixture.create(create.clone())).await),
@@ -44,6 +45,7 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
         ("GetPackage", round_trips(proxy, catalog.get_package(get)).await),
         ("ListPackages", round_trips(proxy, catalog.list_packages(list)).await),
         ("UpsertPackage", round_trips(proxy, fixture.upsert_package(with_slug)).await),
+        ("UpsertPackage with validate_only", round_trips(proxy, fixture.upsert_package(validate)).await),
         ("UpsertPackage with a generated slug", round_trips(proxy, fixture.upsert_package(gold(tenant))).await),
     ];
     let package_id = fixture.upsert_package(gold(tenant)).await.unwrap().package.unwrap().id;
@@ -69,6 +71,7 @@ async fn every_call_makes_the_documented_number_of_round_trips() {
         ("GetPackage", 1),
         ("ListPackages", 1),
         ("UpsertPackage", 3),
+        ("UpsertPackage with validate_only", 3),
         ("UpsertPackage with a generated slug", 4),
         ("DeletePackage", 3),
     ];

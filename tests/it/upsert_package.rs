@@ -3,10 +3,15 @@
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt as _;
-use turnkey::grpc::pb::{BookingType, Package, UpsertAction, UpsertPackageRequest, UpsertSegmentRequest};
+use turnkey::{
+    config::ServerSettings,
+    domain::Quotas,
+    grpc::pb::{BookingType, Package, UpsertAction, UpsertPackageRequest, UpsertSegmentRequest},
+};
 
 use crate::support::{
-    fixture::Fixture,
+    damage::UNKNOWN_TENANT,
+    fixture::{Fixture, settings},
     requests::gold,
     responses::{reason, violations},
 };
@@ -330,4 +335,86 @@ async fn a_missing_general_segment_is_created_again_for_a_new_package() {
             .unwrap();
     let texts = "Our Services|Your main service offerings".to_owned();
     assert_eq!(row, (package.segment_id, "general".to_owned(), "General".to_owned(), texts, 0));
+}
+
+#[tokio::test]
+async fn the_response_of_an_update_has_the_package_before_it_and_that_of_a_create_has_none() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let created = fixture.upsert_package(gold(&tenant)).await.unwrap();
+    assert_eq!(created.previous, None);
+    let before = created.package.unwrap();
+    let update = |base_price: i64| UpsertPackageRequest {
+        tenant_id: tenant.id.clone(),
+        slug: Some("gold".to_owned()),
+        base_price: Some(base_price),
+        ..UpsertPackageRequest::default()
+    };
+    let updated = fixture.upsert_package(update(9_900)).await.unwrap();
+    assert_eq!((updated.previous.as_ref(), updated.package.as_ref().unwrap().base_price), (Some(&before), Some(9_900)));
+    let unchanged = fixture.upsert_package(update(9_900)).await.unwrap();
+    assert_eq!((&unchanged.previous, &unchanged.package), (&updated.package, &updated.package));
+}
+
+#[tokio::test]
+async fn validate_only_returns_the_same_response_and_writes_nothing() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let dry_run = |request: UpsertPackageRequest| UpsertPackageRequest { validate_only: Some(true), ..request };
+    let update = UpsertPackageRequest {
+        tenant_id: tenant.id.clone(),
+        package_id: Some(tenant.package_ids[0].clone()),
+        slug: Some("starter".to_owned()),
+        base_price: Some(9_900),
+        ..UpsertPackageRequest::default()
+    };
+    let with_slug = UpsertPackageRequest { slug: Some("silver".to_owned()), ..gold(&tenant) };
+    for request in [gold(&tenant), with_slug, update] {
+        let validated = fixture.upsert_package(dry_run(request.clone())).await.unwrap();
+        let again = fixture.upsert_package(dry_run(request.clone())).await.unwrap();
+        assert_eq!(validated.action(), again.action(), "the first has written nothing");
+
+        let mut real = fixture.upsert_package(request).await.unwrap();
+        let (validated_package, package) = (validated.package.clone().unwrap(), real.package.as_mut().unwrap());
+        if validated.action() == UpsertAction::Created {
+            package.id.clear();
+            (package.created_at, package.updated_at) = (None, None);
+        } else {
+            package.updated_at = validated_package.updated_at;
+        }
+        assert_eq!(validated, real);
+    }
+    assert_eq!(fixture.count("packages").await, 5);
+    assert_eq!(fixture.check_integrity(Some(&tenant.id)).await.unwrap(), [], "the counters, too, are right");
+}
+
+#[tokio::test]
+async fn validate_only_reports_the_errors_of_a_real_call() {
+    let quotas = Quotas { packages: 4.try_into().unwrap(), ..Quotas::DEFAULT };
+    let fixture = Fixture::with_settings(ServerSettings { quotas, ..settings() }).await;
+    let (tenant, other) = (fixture.tenant("bella").await, fixture.tenant("other").await);
+    let by_id = |package_id: &str| UpsertPackageRequest {
+        tenant_id: tenant.id.clone(),
+        package_id: Some(package_id.to_owned()),
+        ..UpsertPackageRequest::default()
+    };
+    let own = &tenant.package_ids[0];
+    let invalid = [
+        UpsertPackageRequest { base_price: None, ..gold(&tenant) },
+        UpsertPackageRequest { tenant_id: UNKNOWN_TENANT.to_owned(), ..gold(&tenant) },
+        by_id(&other.package_ids[0]),
+        UpsertPackageRequest { segment_id: Some(other.general_id.clone()), ..by_id(own) },
+        UpsertPackageRequest { slug: Some("premium-package".to_owned()), ..by_id(own) },
+    ];
+    for request in invalid {
+        let validated = fixture.upsert_package(UpsertPackageRequest { validate_only: Some(true), ..request.clone() });
+        let (validated, real) = (validated.await.unwrap_err(), fixture.upsert_package(request).await.unwrap_err());
+        assert_eq!(
+            (validated.code(), validated.message(), validated.details()),
+            (real.code(), real.message(), real.details())
+        );
+    }
+    fixture.upsert_package(gold(&tenant)).await.unwrap();
+    let beyond_quota = UpsertPackageRequest { validate_only: Some(true), ..gold(&tenant) };
+    assert_eq!(reason(&fixture.upsert_package(beyond_quota).await.unwrap_err()), "QUOTA_EXCEEDED");
 }

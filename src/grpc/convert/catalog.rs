@@ -5,11 +5,15 @@
 
 use std::collections::HashSet;
 
+use super::action;
 use crate::{
     domain::{
         BookingType, Description, DisplayName, InvalidValue, PackageId, Price, Reason, SegmentId, Slug, SlugStem,
         TenantId, Violations,
-        catalog::{ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertTarget},
+        catalog::{
+            ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertPackage, UpsertTarget,
+            UpsertedPackage,
+        },
         paging::PageSize,
     },
     grpc::pb,
@@ -18,7 +22,7 @@ use crate::{
 
 const MAX_BATCH: usize = 500;
 
-impl TryFrom<pb::UpsertPackageRequest> for (TenantId, PackageUpsert) {
+impl TryFrom<pb::UpsertPackageRequest> for (TenantId, UpsertPackage) {
     type Error = Violations;
 
     fn try_from(request: pb::UpsertPackageRequest) -> Result<Self, Violations> {
@@ -37,9 +41,28 @@ impl TryFrom<pb::UpsertPackageRequest> for (TenantId, PackageUpsert) {
             active: request.active,
             grouping_order: request.grouping_order,
             segment_id: request.segment_id,
+            validate_only: None,
         };
         let upsert = fields.check_nested("", PackageUpsert::try_from(item));
-        fields.into_result(|| Some((tenant_id?, upsert?)))
+        let validate_only = request.validate_only.unwrap_or_default();
+        fields.into_result(|| Some((tenant_id?, UpsertPackage { upsert: upsert?, validate_only })))
+    }
+}
+
+impl From<UpsertedPackage> for pb::UpsertPackageResponse {
+    fn from(upserted: UpsertedPackage) -> Self {
+        let UpsertedPackage { result, dry_run } = upserted;
+        let mut package = pb::Package::from(result.item);
+        if dry_run && result.created {
+            // What only a stored package has.
+            package.id.clear();
+            (package.created_at, package.updated_at) = (None, None);
+        }
+        Self {
+            action: action(result.created).into(),
+            package: Some(package),
+            previous: result.previous.map(pb::Package::from),
+        }
     }
 }
 
@@ -88,6 +111,9 @@ impl TryFrom<pb::PackageUpsert> for PackageUpsert {
         let base_price = item.base_price.or(price_cents);
 
         let mut fields = Violations::default();
+        if item.validate_only == Some(true) {
+            fields.add("validate_only", InvalidValue::new(Reason::BadFormat, "must not be set in a batch"));
+        }
         let package_id = non_empty(item.package_id).map(|id| fields.check("package_id", PackageId::parse(&id)));
         let slug = non_empty(item.slug).map(|slug| fields.check("slug", Slug::parse(&slug)));
         let name = name.or(title).map(|name| fields.check(name_field, DisplayName::parse(&name)));

@@ -84,10 +84,6 @@ messages_from_outputs! {
     keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: convert(keys) };
     key: ApiKey => RevokeApiKeyResponse { api_key: Some(key.into()) };
 
-    result: UpsertResult<Package> => UpsertPackageResponse {
-        package: Some(result.item.into()),
-        action: action(result.created).into()
-    };
     result: UpsertResult<Package> => BatchUpsertPackagesResult {
         package: Some(result.item.into()),
         action: action(result.created).into()
@@ -190,7 +186,7 @@ mod tests {
                 created_at: year_9999,
                 updated_at: year_9999,
             };
-            let results = vec![UpsertResult { created: true, item: package }; 500];
+            let results = vec![UpsertResult { created: true, item: package, previous: None }; 500];
             let bound = packages_response_bytes(results.iter().map(|result| &result.item));
             let actual = pb::BatchUpsertPackagesResponse::from(results).encoded_len();
             assert!(actual <= bound && bound < actual + 500 * 150, "{actual} bytes, bound {bound}");

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, future::Either};
 use http::Request;
 use http_body_util::{BodyStream, Full, StreamBody};
+use prost::bytes::Bytes;
 use tonic::body::Body;
 
 use super::{
@@ -105,6 +106,22 @@ impl Admission {
         let permit = Arc::new(HeldByCall { _permit: permit, _message: message, _call: call });
         request.extensions_mut().get_or_insert_default::<CallContext>().permit = Some(Arc::clone(&permit));
         Ok(ResponseHolder { permit, connection, bytes: response_bytes })
+    }
+
+    /// Receives the body of a request that is not a call itself, and reserves what its response needs. A call that it
+    /// leads to is admitted on its own.
+    pub(super) async fn receive(
+        &self,
+        requests: &FairLimit<Payer>,
+        payer: &Payer,
+        connection: Arc<Connection>,
+        body: Body,
+    ) -> Result<(Bytes, ResponseHolder)> {
+        let (received, share) = self.messages.receive(body, Framing::None, payer, MAX_MESSAGE_BYTES).await?;
+        let bytes = self.response_bytes.try_acquire(payer, RESERVED_RESPONSE_BYTES).ok_or(Error::Overloaded)?;
+        let permit = requests.try_acquire(payer, 1).ok_or(Error::Overloaded)?;
+        let held = HeldByCall { _permit: Some(permit), _message: Some(share), _call: connection.begin_call() };
+        Ok((received, ResponseHolder { permit: Arc::new(held), connection, bytes: Some(bytes) }))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::Either;
-use http::Request;
+use http::{Extensions, HeaderMap, Request};
 use tonic::body::Body;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::Caller,
-    error::Error,
+    error::{Error, Result},
     grpc::{
         auth::{Authenticator, authorize},
         connection::Connection,
@@ -25,24 +25,24 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct CallerName(pub Arc<str>);
 
+/// The caller of a request that was authenticated before the layers, as an extension of the request.
+#[derive(Debug, Clone)]
+pub struct AuthenticatedCaller(pub Caller);
+
 /// Without an authenticator, every caller is anonymous and may call every RPC.
 impl Middleware for Option<Authenticator> {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
-        let Some(authenticator) = self.clone() else {
+        if self.is_none() && request.extensions().get::<AuthenticatedCaller>().is_none() {
             tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
             request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(Caller::anonymous());
             return Either::Left(inner.call(request));
-        };
+        }
+        let authenticator = self.clone();
         let mut inner = take_ready(inner);
         Either::Right(Box::pin(async move {
             let trace_id = trace_id(&request);
-            let result = match request.extensions().get::<Arc<Connection>>() {
-                Some(connection) => {
-                    authenticator.authenticate(request.uri().path(), request.headers(), connection).await
-                }
-                None => Err(Error::internal("the call has no connection")),
-            };
-            let caller = match result {
+            let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
+            let caller = match identify(authenticator.as_ref(), path, headers, extensions).await {
                 Ok(caller) => caller,
                 Err(error) => return Ok(status::from_error(error, trace_id).into_http()),
             };
@@ -58,5 +58,20 @@ impl Middleware for Option<Authenticator> {
             response.extensions_mut().insert(name);
             Ok(response)
         }))
+    }
+}
+
+async fn identify(
+    authenticator: Option<&Authenticator>,
+    path: &str,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Caller> {
+    if let Some(AuthenticatedCaller(caller)) = extensions.get() {
+        return Ok(caller.clone());
+    }
+    match (authenticator, extensions.get::<Arc<Connection>>()) {
+        (Some(authenticator), Some(connection)) => authenticator.authenticate(path, headers, connection).await,
+        _ => Err(Error::internal("the call has no connection")),
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 /// In the log of refused calls, the calls without a span.
 const HEALTH_OR_REFLECTION: &str = "health or reflection";
 /// Upper bound on the time until a call's response, whatever deadline the client sets.
-const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
+pub const MAX_CALL_DURATION: Duration = Duration::from_secs(30);
 
 /// `rpc.method` of an unknown path (<https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>).
 const UNKNOWN_RPC: &str = "_OTHER";

@@ -150,6 +150,7 @@ pub fn single(tenant_id: &str, item: PackageUpsert) -> UpsertPackageRequest {
         active: item.active,
         grouping_order: item.grouping_order,
         segment_id: item.segment_id,
+        validate_only: item.validate_only,
     }
 }
 

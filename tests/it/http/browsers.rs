@@ -9,8 +9,14 @@ use crate::support::{
 };
 
 const PAGE: &str = "https://admin.example.com";
-const PATHS: [&str; 5] =
-    ["/turnkey.v1.TenantProvisioning/ListTenants", "/api/v1/admin/tenants", "/v1/auth/signup", "/healthz", "/unknown"];
+const PATHS: [&str; 6] = [
+    "/mcp",
+    "/turnkey.v1.TenantProvisioning/ListTenants",
+    "/api/v1/admin/tenants",
+    "/v1/auth/signup",
+    "/healthz",
+    "/unknown",
+];
 
 async fn start_with_page() -> (Fixture, Http) {
     let settings = ServerSettings { http_allowed_origins: vec![PAGE.parse().unwrap()], ..with_http(settings()) };

@@ -25,12 +25,6 @@ use crate::support::{
 const LIST: &str = "/turnkey.v1.TenantProvisioning/ListTenants";
 const CREATE: &str = "/api/v1/admin/tenants";
 
-fn http(process: &mut Process) -> Http {
-    let line = process.wait_for_json("HTTP is served on");
-    process.wait_for(r#""Serving""#);
-    Http { address: line["address"].as_str().unwrap().parse().unwrap() }
-}
-
 #[tokio::test]
 async fn readiness_follows_the_database_and_liveness_the_process() {
     let fixture = Fixture::start_with(TestDatabase::unreachable(), with_http(settings())).await;
@@ -76,11 +70,11 @@ async fn http_2_is_served_without_tls_and_with_it_beside_http_1() {
         response.await.unwrap().status()
     };
     let mut plaintext = start(&[]);
-    let address = http(&mut plaintext).address;
+    let address = plaintext.http().address;
     assert_eq!(call(&Port { address, tls: None }, "http").await, StatusCode::OK);
 
     let mut encrypted = start(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
-    let address = http(&mut encrypted).address;
+    let address = encrypted.http().address;
     let http_2 = Port { address, tls: Some(certificate.connector(None)) };
     assert_eq!(call(&http_2, "https").await, StatusCode::OK);
     let http_1 = Port { address, tls: Some(certificate.connector_of(&[b"http/1.1"], None)) };
@@ -96,7 +90,7 @@ async fn sigterm_finishes_the_calls_in_progress_and_closes_idle_connections() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let mut process = Process::start(serve(folder.path(), &database.server).args(["--http-listen", "127.0.0.1:0"]));
-    let http = http(&mut process);
+    let http = process.http();
     // One sends nothing, one waits between its requests, one is in the middle of a request.
     let silent = TcpStream::connect(http.address).await.unwrap();
     let mut idle = TcpStream::connect(http.address).await.unwrap();

@@ -11,6 +11,8 @@ mod connect;
 mod http1;
 /// Start, stop, TLS, health.
 mod lifecycle;
+/// Tools for agents.
+mod mcp;
 /// The two calls of the platform's earlier API.
 mod platform;
 /// What is refused before it becomes a call.

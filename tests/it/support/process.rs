@@ -152,11 +152,16 @@ impl Process {
         line["address"].as_str().unwrap().to_owned()
     }
 
-    /// Returns where the server, which is ready, serves HTTP.
-    pub fn http(&self) -> Http {
-        let line = self.log.iter().find(|line| line.contains("HTTP is served on")).unwrap();
-        let line: Value = serde_json::from_str(line).unwrap();
-        Http { address: line["address"].as_str().unwrap().parse().unwrap() }
+    /// Waits until the server is ready and serves HTTP. The two log lines come in either order.
+    pub fn http(&mut self) -> Http {
+        loop {
+            let find = |text: &str| self.log.iter().find(|line| line.contains(text));
+            if let (Some(line), Some(_ready)) = (find("HTTP is served on"), find(r#""Serving""#)) {
+                let line: Value = serde_json::from_str(line).unwrap();
+                return Http { address: line["address"].as_str().unwrap().parse().unwrap() };
+            }
+            self.wait_for("");
+        }
     }
 
     /// Waits until the server is ready, and connects to it.
