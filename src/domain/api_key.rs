@@ -6,6 +6,24 @@ use time::{Duration, OffsetDateTime, serde::rfc3339};
 
 use super::{idempotency::Fingerprint, ids::TenantId, request_id::RequestId};
 
+/// What a key permits. It is stored as text, in the form of its name in the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, strum::EnumString, strum::IntoStaticStr)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
+pub enum ApiKeyScope {
+    /// To read and change the tenant's own catalog.
+    #[default]
+    Catalog,
+    /// To read it.
+    CatalogRead,
+}
+
+impl ApiKeyScope {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// A key without its secret.
 ///
 /// Deserializes from `to_jsonb` of a row.
@@ -19,6 +37,31 @@ pub struct ApiKey {
     pub expires_at: Option<OffsetDateTime>,
     #[serde(with = "rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    pub name: Option<String>,
+    pub scope: ApiKeyScope,
+    /// When the key was last seen in use, up to an hour before its last use.
+    #[serde(with = "rfc3339::option")]
+    pub last_used_at: Option<OffsetDateTime>,
+    /// When a rotation replaced the key, which also set its expiry.
+    #[serde(with = "rfc3339::option")]
+    pub rotated_at: Option<OffsetDateTime>,
+}
+
+impl ApiKey {
+    /// Returns a key as a tenant's first one is created: without a name and an expiry, in the default scope.
+    pub fn new(public_key: String, tenant_id: TenantId, created_at: OffsetDateTime) -> Self {
+        Self {
+            public_key,
+            tenant_id,
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            name: None,
+            scope: ApiKeyScope::default(),
+            last_used_at: None,
+            rotated_at: None,
+        }
+    }
 }
 
 /// A request to add a key and to let the existing ones expire.
@@ -67,6 +110,7 @@ pub enum KeyVerdict {
         tenant_id: TenantId,
         tenant_slug: String,
         public_key: String,
+        scope: ApiKeyScope,
     },
 }
 
@@ -95,8 +139,8 @@ impl StoredApiKey {
         } else {
             KeyStatus::TenantSuspended
         };
-        let ApiKey { tenant_id, public_key, .. } = self.key;
-        KeyVerdict::Authentic { status, tenant_id, tenant_slug: self.tenant_slug, public_key }
+        let ApiKey { tenant_id, public_key, scope, .. } = self.key;
+        KeyVerdict::Authentic { status, tenant_id, tenant_slug: self.tenant_slug, public_key, scope }
     }
 }
 
@@ -109,11 +153,9 @@ mod tests {
     fn status(expires: Option<i64>, is_revoked: bool, is_active: bool, is_deleted: bool) -> Option<KeyStatus> {
         let now = OffsetDateTime::UNIX_EPOCH;
         let key = ApiKey {
-            public_key: "pk".to_owned(),
-            tenant_id: TenantId::from_uuid(Uuid::nil()),
-            created_at: now,
             expires_at: expires.map(|micros| now + Duration::microseconds(micros)),
             revoked_at: is_revoked.then_some(now),
+            ..ApiKey::new("pk".to_owned(), TenantId::from_uuid(Uuid::nil()), now)
         };
         let stored = StoredApiKey {
             key,

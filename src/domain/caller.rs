@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ids::TenantId;
+use super::{api_key::ApiKeyScope, ids::TenantId, key_format::PublicKey};
 
 /// A permission of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
@@ -35,8 +35,16 @@ pub struct Caller {
 enum Authority {
     All,
     Roles(Vec<Role>),
-    /// The tenant whose key was presented.
-    Tenant(TenantId),
+    /// The tenant key that was presented. Shared, as the name.
+    TenantKey(Arc<PresentedKey>),
+}
+
+/// A valid key of a tenant that a caller presented as its credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentedKey {
+    pub tenant_id: TenantId,
+    pub public_key: PublicKey,
+    pub scope: ApiKeyScope,
 }
 
 impl Caller {
@@ -62,17 +70,21 @@ impl Caller {
         Self { name: name.into(), authority: Authority::Roles(roles.to_vec()) }
     }
 
-    pub fn tenant(tenant_id: TenantId) -> Self {
-        Self { name: format!("tenant {tenant_id}").into(), authority: Authority::Tenant(tenant_id) }
+    /// All keys of a tenant are one caller: they have the same name, and so the same request ids and limits.
+    pub fn tenant_key(key: PresentedKey) -> Self {
+        Self { name: format!("tenant {}", key.tenant_id).into(), authority: Authority::TenantKey(Arc::new(key)) }
     }
 
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Whether the caller presented a tenant's key.
-    pub const fn is_tenant(&self) -> bool {
-        matches!(self.authority, Authority::Tenant(_))
+    /// Returns the tenant key that the caller presented, if that is its credential.
+    pub fn presented_key(&self) -> Option<&PresentedKey> {
+        match &self.authority {
+            Authority::TenantKey(key) => Some(key),
+            Authority::All | Authority::Roles(_) => None,
+        }
     }
 
     /// Whether the caller has at least one of these roles.
@@ -80,15 +92,12 @@ impl Caller {
         match &self.authority {
             Authority::All => true,
             Authority::Roles(granted) => granted.iter().any(|role| roles.contains(role)),
-            Authority::Tenant(_) => false,
+            Authority::TenantKey(_) => false,
         }
     }
 
     /// Whether the caller is not restricted to another tenant. This does not replace the check of its roles.
     pub fn can_access_tenant(&self, tenant_id: TenantId) -> bool {
-        match self.authority {
-            Authority::Tenant(own) => own == tenant_id,
-            Authority::All | Authority::Roles(_) => true,
-        }
+        self.presented_key().is_none_or(|key| key.tenant_id == tenant_id)
     }
 }

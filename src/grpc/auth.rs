@@ -10,8 +10,11 @@ use tonic::transport::CertificateDer;
 
 use crate::{
     domain::{
-        Caller, KeyStatus, KeyVerdict,
-        caller::Role::{self, Catalog, Provisioner, Verifier},
+        Caller, KeyStatus, KeyVerdict, PublicKey,
+        caller::{
+            PresentedKey,
+            Role::{self, Catalog, Provisioner, Verifier},
+        },
         key_format::SECRET_PREFIX,
         service_credentials::{San, ServiceCredentials},
     },
@@ -129,13 +132,17 @@ impl Authenticator {
         let verification = async move {
             let verdict = service.verify_api_key(secret_key).await?;
             let valid = match verdict {
-                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Some(tenant_id),
+                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, public_key, scope, .. } => {
+                    let public_key =
+                        PublicKey::parse(&public_key).map_err(|invalid| Error::internal(invalid.description))?;
+                    Some(PresentedKey { tenant_id, public_key, scope })
+                }
                 _ => None,
             };
-            slot.record(valid);
+            slot.record(valid.as_ref().map(|key| key.tenant_id));
             Ok(valid)
         };
-        self.tasks.run(None, verification).await?.map(Caller::tenant).ok_or(Error::Unauthenticated)
+        self.tasks.run(None, verification).await?.map(Caller::tenant_key).ok_or(Error::Unauthenticated)
     }
 }
 
@@ -149,7 +156,7 @@ fn permits_tenant_keys(path: &str) -> bool {
 /// # Errors
 /// [`Error::PermissionDenied`], [`Error::Unimplemented`].
 pub fn authorize(caller: &Caller, path: &str) -> Result<()> {
-    if is_public(path) || (caller.is_tenant() && permits_tenant_keys(path)) {
+    if is_public(path) || (caller.presented_key().is_some() && permits_tenant_keys(path)) {
         return Ok(());
     }
     let (_, roles) = required_roles(path).ok_or(Error::Unimplemented)?;

@@ -171,7 +171,7 @@ fn tenant_key(tenant_id: &str, public_key: String, secret_key: String) -> Result
 fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ClientError> {
     let created_at = key.created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
     let (expires_at, revoked_at) = (key.expires_at.map(time).transpose()?, key.revoked_at.map(time).transpose()?);
-    Ok(ApiKey { public_key: key.public_key, tenant_id, created_at, expires_at, revoked_at })
+    Ok(ApiKey { expires_at, revoked_at, ..ApiKey::new(key.public_key, tenant_id, created_at) })
 }
 
 fn time(timestamp: Timestamp) -> Result<OffsetDateTime, ClientError> {

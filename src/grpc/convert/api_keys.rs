@@ -7,7 +7,7 @@ use time::Duration;
 use super::timestamp;
 use crate::{
     domain::{
-        ApiKey, InvalidValue, KeyStatus, KeyVerdict, Reason, RequestId, TenantId, Violations,
+        ApiKey, ApiKeyScope, InvalidValue, KeyStatus, KeyVerdict, Reason, RequestId, TenantId, Violations,
         api_key::{KeyRotation, RotateApiKey},
     },
     grpc::pb,
@@ -66,7 +66,7 @@ impl TryFrom<pb::VerifyApiKeyRequest> for SecretString {
 
 impl From<KeyVerdict> for pb::VerifyApiKeyResponse {
     fn from(verdict: KeyVerdict) -> Self {
-        let KeyVerdict::Authentic { status, tenant_id, tenant_slug, public_key } = verdict else {
+        let KeyVerdict::Authentic { status, tenant_id, tenant_slug, public_key, scope } = verdict else {
             return Self { verdict: pb::Verdict::Invalid.into(), ..Self::default() };
         };
         let verdict = match status {
@@ -75,7 +75,8 @@ impl From<KeyVerdict> for pb::VerifyApiKeyResponse {
             KeyStatus::Revoked => pb::Verdict::Revoked,
             KeyStatus::TenantSuspended => pb::Verdict::TenantSuspended,
         };
-        Self { verdict: verdict.into(), tenant_id: tenant_id.to_string(), tenant_slug, public_key }
+        let scope = pb::ApiKeyScope::from(scope).into();
+        Self { verdict: verdict.into(), tenant_id: tenant_id.to_string(), tenant_slug, public_key, scope }
     }
 }
 
@@ -87,6 +88,18 @@ impl From<ApiKey> for pb::ApiKey {
             created_at: Some(timestamp(key.created_at)),
             expires_at: key.expires_at.map(timestamp),
             revoked_at: key.revoked_at.map(timestamp),
+            name: key.name,
+            scope: pb::ApiKeyScope::from(key.scope).into(),
+            last_used_at: key.last_used_at.map(timestamp),
+        }
+    }
+}
+
+impl From<ApiKeyScope> for pb::ApiKeyScope {
+    fn from(scope: ApiKeyScope) -> Self {
+        match scope {
+            ApiKeyScope::Catalog => Self::Catalog,
+            ApiKeyScope::CatalogRead => Self::CatalogRead,
         }
     }
 }
