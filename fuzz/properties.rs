@@ -10,7 +10,7 @@ use turnkey::{
     domain::{
         CreateFullyProvisioned, Email, ListTenants, PackageId, ParsedSecretKey, Password, PublicKey, SegmentId,
         SignupForm, TenantChange, TenantId, TenantIdentifier, Violations,
-        api_key::RotateApiKey,
+        api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert},
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
@@ -25,7 +25,7 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// read.
 pub fn requests(data: &[u8]) {
     let Some((rpc, message)) = data.split_first() else { return };
-    match rpc % 26 {
+    match rpc % 27 {
         0 => parse::<pb::CreateFullyProvisionedRequest, CreateFullyProvisioned>(message),
         1 => parse::<pb::CreateFromSignupRequest, SignupForm>(message),
         2 => parse::<pb::BatchCreateFullyProvisionedRequest, Vec<Result<CreateFullyProvisioned, Violations>>>(message),
@@ -37,7 +37,7 @@ pub fn requests(data: &[u8]) {
         8 => parse::<pb::DeleteTenantRequest, TenantId>(message),
         9 => parse::<pb::UndeleteTenantRequest, TenantId>(message),
         10 => parse::<pb::RotateApiKeyRequest, RotateApiKey>(message),
-        11 => parse::<pb::ListApiKeysRequest, TenantId>(message),
+        11 => parse::<pb::ListApiKeysRequest, (TenantId, ListApiKeys)>(message),
         12 => parse::<pb::RevokeApiKeyRequest, (TenantId, PublicKey)>(message),
         13 => parse::<pb::VerifyApiKeyRequest, SecretString>(message),
         14 => parse::<pb::VerifyPasswordRequest, (Option<Email>, Option<Password>)>(message),
@@ -51,7 +51,8 @@ pub fn requests(data: &[u8]) {
         22 => parse::<pb::UpsertSegmentRequest, (TenantId, SegmentUpsert)>(message),
         23 => parse::<pb::GetSegmentRequest, (TenantId, SegmentId)>(message),
         24 => parse::<pb::ListSegmentsRequest, (TenantId, ListSegments)>(message),
-        _ => parse::<pb::DeleteSegmentRequest, (TenantId, SegmentId)>(message),
+        25 => parse::<pb::DeleteSegmentRequest, (TenantId, SegmentId)>(message),
+        _ => parse::<pb::CreateApiKeyRequest, CreateApiKey>(message),
     }
 }
 
@@ -91,6 +92,7 @@ pub fn page_tokens(data: &[u8]) {
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
     check_page_token::<Cursor>(list, token);
     check_page_token::<SlugCursor>(list, token);
+    check_page_token::<KeyCursor>(list, token);
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));

@@ -24,6 +24,7 @@ pub type Salt = [u8; 32];
 pub enum IdempotentRpc {
     CreateFullyProvisioned,
     CreateFromSignup,
+    CreateApiKey,
     RotateApiKey,
 }
 

@@ -10,7 +10,7 @@ use tonic::transport::CertificateDer;
 
 use crate::{
     domain::{
-        Caller, KeyStatus, KeyVerdict, PublicKey,
+        ApiKeyScope, Caller, KeyStatus, KeyVerdict, PublicKey,
         caller::{
             PresentedKey,
             Role::{self, Catalog, Provisioner, Verifier},
@@ -27,8 +27,8 @@ use crate::{
     service::TenantService,
 };
 
-/// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
-pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
+/// The roles that permit each RPC; a caller needs one of them. [`TENANT_KEY_RPCS`] has what tenant keys permit.
+pub const REQUIRED_ROLES: [(&str, &[Role]); 27] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -39,6 +39,7 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/CreateApiKey", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner]),
@@ -55,6 +56,23 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 26] = [
     ("/turnkey.v1.PackageCatalog/GetSegment", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/ListSegments", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/DeleteSegment", &[Catalog]),
+];
+
+/// The RPCs that tenant keys permit, each for the key's own tenant only, and the scopes that permit them. No tenant key
+/// permits any other RPC.
+const TENANT_KEY_RPCS: [(&str, &[ApiKeyScope]); 12] = [
+    ("/turnkey.v1.TenantProvisioning/GetTenant", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/UpsertPackage", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/BatchUpsertPackages", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetPackage", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/ListPackages", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/DeletePackage", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/UpsertSegment", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetSegment", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/ListSegments", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/DeleteSegment", &[ApiKeyScope::Catalog]),
 ];
 
 /// Health shows nothing about tenants, and a setting turns reflection off.
@@ -107,23 +125,18 @@ impl Authenticator {
         let caller = match bearer_token(headers)? {
             None => self.credentials.borrow().by_certificate(&connection.sans),
             Some(secret_key) if secret_key.expose_secret().starts_with(SECRET_PREFIX) => {
-                return self.authenticate_tenant_key(secret_key, permits_tenant_keys(path), connection.peer).await;
+                return self.authenticate_tenant_key(secret_key, path, connection.peer).await;
             }
             Some(token) => self.credentials.borrow().by_token(&token),
         };
         caller.ok_or(Error::Unauthenticated)
     }
 
-    async fn authenticate_tenant_key(
-        &self,
-        secret_key: SecretString,
-        permits_tenants: bool,
-        peer: PeerAddress,
-    ) -> Result<Caller> {
+    async fn authenticate_tenant_key(&self, secret_key: SecretString, path: &str, peer: PeerAddress) -> Result<Caller> {
         if !self.service.has_key_format(&secret_key) {
             return Err(Error::Unauthenticated);
         }
-        if !permits_tenants {
+        if permitted_scopes(path).is_empty() {
             // Tenant keys never grant access to this RPC, so do not look the key up.
             return Err(Error::PermissionDenied);
         }
@@ -146,8 +159,9 @@ impl Authenticator {
     }
 }
 
-fn permits_tenant_keys(path: &str) -> bool {
-    required_roles(path).is_some_and(|(_, roles)| roles == [Catalog])
+/// Returns the scopes of tenant keys that permit the RPC of this path.
+fn permitted_scopes(path: &str) -> &'static [ApiKeyScope] {
+    TENANT_KEY_RPCS.into_iter().find(|(rpc, _)| *rpc == path).map_or(&[], |(_, scopes)| scopes)
 }
 
 /// Checks whether the caller may call the RPC. That a tenant key is limited to its tenant is checked later, when the
@@ -156,7 +170,7 @@ fn permits_tenant_keys(path: &str) -> bool {
 /// # Errors
 /// [`Error::PermissionDenied`], [`Error::Unimplemented`].
 pub fn authorize(caller: &Caller, path: &str) -> Result<()> {
-    if is_public(path) || (caller.presented_key().is_some() && permits_tenant_keys(path)) {
+    if is_public(path) || caller.presented_key().is_some_and(|key| permitted_scopes(path).contains(&key.scope)) {
         return Ok(());
     }
     let (_, roles) = required_roles(path).ok_or(Error::Unimplemented)?;
@@ -206,6 +220,18 @@ mod tests {
             .map(|(service, rpc)| format!("/turnkey.v1.{service}/{rpc}"))
             .collect();
         assert_eq!(rpcs, REQUIRED_ROLES.iter().map(|(rpc, _)| (*rpc).to_owned()).collect());
+    }
+
+    #[test]
+    fn tenant_keys_permit_known_rpcs_and_all_of_the_catalog() {
+        for (rpc, _) in TENANT_KEY_RPCS {
+            assert!(required_roles(rpc).is_some(), "{rpc}");
+        }
+        for (rpc, _) in REQUIRED_ROLES.into_iter().filter(|(rpc, _)| rpc.starts_with("/turnkey.v1.PackageCatalog/")) {
+            assert!(permitted_scopes(rpc).contains(&ApiKeyScope::Catalog), "{rpc}");
+            let is_reading = rpc.contains("/Get") || rpc.contains("/List");
+            assert_eq!(permitted_scopes(rpc).contains(&ApiKeyScope::CatalogRead), is_reading, "{rpc}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     pb::{self, tenant_provisioning_client::TenantProvisioningClient},
     status::code_name,
 };
-use crate::domain::{ApiKey, CreateFullyProvisioned, TenantId, api_key::RotateApiKey};
+use crate::domain::{ApiKey, CreateFullyProvisioned, TenantId, api_key::RotateApiKey, paging::PageSize};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,6 +70,8 @@ pub struct TenantKey {
     pub public_key: String,
     /// `None` if the server replayed a request whose secret has expired.
     pub secret_key: Option<SecretString>,
+    /// When the tenant was created, or the key if the call created only that.
+    pub created_at: OffsetDateTime,
 }
 
 /// Cheap to clone.
@@ -122,7 +124,7 @@ impl Client {
         let provisioned = |result: pb::BatchCreateFullyProvisionedResult| match result.result {
             Some(BatchResult::Provisioned(created)) => {
                 let tenant = created.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
-                Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key)?))
+                Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key, tenant.created_at)?))
             }
             Some(BatchResult::Error(error)) => match retryable_code(&error.code) {
                 Some(code) => Err(Status::new(code, error.message).into()),
@@ -141,15 +143,17 @@ impl Client {
                 nanos: rotation.overlap.subsec_nanoseconds(),
             }),
             request_id: rotation.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
+            public_key: rotation.public_key.as_ref().map(|key| key.as_str().to_owned()),
         };
         let response = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
         let key = response.api_key.ok_or(ClientError::InvalidResponse("no API key"))?;
-        tenant_key(&key.tenant_id, key.public_key, response.secret_key)
+        tenant_key(&key.tenant_id, key.public_key, response.secret_key, key.created_at)
     }
 
-    /// Returns the tenant's newest keys, newest first.
-    pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ClientError> {
-        let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string() };
+    /// Returns the tenant's newest keys, newest first, as many as a page has.
+    pub async fn list_api_keys(&self, tenant_id: TenantId, size: PageSize) -> Result<Vec<ApiKey>, ClientError> {
+        let page_size = i32::try_from(size.get()).unwrap_or(i32::MAX);
+        let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string(), page_size, page_token: String::new() };
         let response = self.provisioning.clone().list_api_keys(self.authorized(request)).await?;
         response.into_inner().api_keys.into_iter().map(|key| api_key(tenant_id, key)).collect()
     }
@@ -163,9 +167,16 @@ impl Client {
     }
 }
 
-fn tenant_key(tenant_id: &str, public_key: String, secret_key: String) -> Result<TenantKey, ClientError> {
+fn tenant_key(
+    tenant_id: &str,
+    public_key: String,
+    secret_key: String,
+    created_at: Option<Timestamp>,
+) -> Result<TenantKey, ClientError> {
     let tenant_id = TenantId::parse(tenant_id).map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
-    Ok(TenantKey { tenant_id, public_key, secret_key: (!secret_key.is_empty()).then(|| secret_key.into()) })
+    let created_at = created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
+    let secret_key = (!secret_key.is_empty()).then(|| secret_key.into());
+    Ok(TenantKey { tenant_id, public_key, secret_key, created_at })
 }
 
 fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ClientError> {

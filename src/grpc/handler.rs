@@ -73,8 +73,26 @@ impl<Service> Handler<Service> {
         Output: Send + 'static,
         Reply: From<Output>,
     {
-        self.unary_with_caller(request, |service, caller, input: (TenantId, Input)| {
-            let is_permitted = caller.can_access_tenant(input.0);
+        let is_permitted = |caller: &Caller, input: &(TenantId, Input)| caller.can_access_tenant(input.0);
+        self.unary_if(request, is_permitted, work)
+    }
+
+    /// As [`Handler::unary`], for calls whose input decides whether the caller may make them. One that it may not make is
+    /// rejected before the database is queried.
+    pub fn unary_if<Message, Input, Output, Reply, Work>(
+        &self,
+        request: Request<Message>,
+        is_permitted: impl FnOnce(&Caller, &Input) -> bool,
+        work: impl FnOnce(Arc<Service>, Input) -> Work,
+    ) -> impl Future<Output = RpcResult<Reply>> + Send
+    where
+        Input: TryFrom<Message, Error = Violations>,
+        Work: Future<Output = Result<Output>> + Send + 'static,
+        Output: Send + 'static,
+        Reply: From<Output>,
+    {
+        self.unary_with_caller(request, |service, caller, input| {
+            let is_permitted = is_permitted(&caller, &input);
             if is_permitted { Left(work(service, input)) } else { Right(ready(Err(Error::PermissionDenied))) }
         })
     }

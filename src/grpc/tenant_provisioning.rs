@@ -8,7 +8,7 @@ use super::{
     pb::{self, tenant_provisioning_server::TenantProvisioning},
 };
 use crate::{
-    domain::{ProvisioningSource, TenantChange, integrity::IntegrityChunk},
+    domain::{Caller, ProvisioningSource, TenantChange, TenantIdentifier, integrity::IntegrityChunk},
     service::TenantService,
 };
 
@@ -50,7 +50,12 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn get_tenant(&self, request: Request<pb::GetTenantRequest>) -> RpcResult<pb::GetTenantResponse> {
-        self.unary(request, |service, id| async move { service.get_tenant(id).await }).await
+        let is_permitted = |caller: &Caller, identifier: &TenantIdentifier| match identifier {
+            TenantIdentifier::Id(id) => caller.can_access_tenant(*id),
+            // A tenant key permits its tenant's id only: whose slug it is, only the database knows.
+            TenantIdentifier::Slug(_) => caller.presented_key().is_none(),
+        };
+        self.unary_if(request, is_permitted, |service, id| async move { service.get_tenant(id).await }).await
     }
 
     async fn list_tenants(&self, request: Request<pb::ListTenantsRequest>) -> RpcResult<pb::ListTenantsResponse> {
@@ -84,6 +89,13 @@ impl TenantProvisioning for Handler<TenantService> {
         self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Undelete).await }).await
     }
 
+    async fn create_api_key(&self, request: Request<pb::CreateApiKeyRequest>) -> RpcResult<pb::CreateApiKeyResponse> {
+        self.unary_with_caller(request, |service, caller, creation| async move {
+            service.create_api_key(caller, creation).await
+        })
+        .await
+    }
+
     async fn rotate_api_key(&self, request: Request<pb::RotateApiKeyRequest>) -> RpcResult<pb::RotateApiKeyResponse> {
         self.unary_with_caller(request, |service, caller, rotation| async move {
             service.rotate_api_key(caller, rotation).await
@@ -92,7 +104,7 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn list_api_keys(&self, request: Request<pb::ListApiKeysRequest>) -> RpcResult<pb::ListApiKeysResponse> {
-        self.unary(request, |service, id| async move { service.list_api_keys(id).await }).await
+        self.unary_for_tenant(request, |service, (id, list)| async move { service.list_api_keys(id, list).await }).await
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> RpcResult<pb::RevokeApiKeyResponse> {

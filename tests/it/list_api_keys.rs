@@ -31,7 +31,7 @@ async fn the_keys_of_a_deleted_tenant_are_listed_and_an_unknown_tenant_is_not_fo
     let tenant = fixture.tenant("bella-weddings").await;
     fixture.delete_tenant(&tenant.id).await.unwrap();
     assert_eq!(fixture.keys(&tenant.id).await.len(), 1);
-    let request = ListApiKeysRequest { tenant_id: uuid::Uuid::new_v4().to_string() };
+    let request = ListApiKeysRequest { tenant_id: uuid::Uuid::new_v4().to_string(), ..Default::default() };
     let error = fixture.provisioning.clone().list_api_keys(request).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
 }

@@ -21,7 +21,8 @@ use crate::support::{
 
 /// Settings of a server with these quotas for packages and segments.
 fn with_quotas(packages: u32, segments: u32) -> ServerSettings {
-    let quotas = Quotas { packages: packages.try_into().unwrap(), segments: segments.try_into().unwrap() };
+    let (packages, segments) = (packages.try_into().unwrap(), segments.try_into().unwrap());
+    let quotas = Quotas { packages, segments, ..Quotas::DEFAULT };
     ServerSettings { quotas, ..settings() }
 }
 

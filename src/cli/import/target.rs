@@ -3,13 +3,16 @@
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
 use secrecy::SecretString;
+use time::OffsetDateTime;
 
 use super::{Error, journal::Journal, lost_keys};
 use crate::{
     cli::database::{OpenDatabase, is_embedded_in_use},
     config::ImportTarget,
     domain::{
-        ApiKey, Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
+        ApiKey, Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, PublicKey, Quotas, TenantId,
+        api_key::{AddedApiKey, ListApiKeys, RotateApiKey},
+        paging::PageSize,
         provisioning::CreateOutcome,
     },
     error,
@@ -63,7 +66,13 @@ impl Target {
                     queue_length: workers * concurrency.get(),
                 };
                 let store = Store::new(database.server.clone(), u32::try_from(concurrency.get())?);
-                let service = TenantService::new(store.clone(), Hasher::new(hashing)?, key_mode, Clock::system());
+                let service = TenantService::new(
+                    store.clone(),
+                    Hasher::new(hashing)?,
+                    key_mode,
+                    Clock::system(),
+                    Quotas::DEFAULT,
+                );
                 Ok(Self::Database { database: Box::new(database), store, service: Box::new(service) })
             }
         }
@@ -87,11 +96,12 @@ impl Target {
         let mut results = Vec::with_capacity(requests.len());
         for (request, created) in requests.iter().zip(created) {
             results.push(match created {
-                Ok(TenantKey { tenant_id, public_key, secret_key: Some(secret_key) }) => {
+                Ok(TenantKey { tenant_id, public_key, secret_key: Some(secret_key), .. }) => {
                     Ok(ImportedTenant { tenant_id, public_key, secret_key })
                 }
-                Ok(TenantKey { tenant_id, secret_key: None, .. }) => {
-                    let replaced = lost_keys::replace(self, journal, request.slug.as_str(), tenant_id).await;
+                Ok(TenantKey { tenant_id, secret_key: None, created_at, .. }) => {
+                    let slug = request.slug.as_str();
+                    let replaced = lost_keys::replace(self, journal, slug, tenant_id, created_at).await;
                     fail_batch_if_retryable(replaced)?
                 }
                 Err(message) => Err(message),
@@ -103,20 +113,30 @@ impl Target {
     pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<TenantKey, ImportError> {
         match self {
             Self::Database { service, .. } => {
-                let tenant_id = rotation.tenant_id;
-                let rotation = service.rotate_api_key(Caller::import(), rotation).await?;
-                Ok(TenantKey { tenant_id, public_key: rotation.api_key.public_key, secret_key: rotation.secret_key })
+                let AddedApiKey { api_key, secret_key, .. } =
+                    service.rotate_api_key(Caller::import(), rotation).await?;
+                let ApiKey { tenant_id, public_key, created_at, .. } = api_key;
+                Ok(TenantKey { tenant_id, public_key, secret_key, created_at })
             }
             Self::Server(client) => Ok(client.rotate_api_key(&rotation).await?),
         }
     }
 
-    /// Returns the tenant's keys, newest first.
-    pub async fn list_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ImportError> {
-        match self {
-            Self::Database { service, .. } => Ok(service.list_api_keys(tenant_id).await?),
-            Self::Server(client) => Ok(client.list_api_keys(tenant_id).await?),
-        }
+    /// Returns the key that was created with the tenant, if it is among the newest 500.
+    pub async fn first_key(
+        &self,
+        tenant_id: TenantId,
+        created_at: OffsetDateTime,
+    ) -> Result<Option<PublicKey>, ImportError> {
+        let keys = match self {
+            Self::Database { service, .. } => {
+                let list = ListApiKeys { size: PageSize::MAX, after: None };
+                service.list_api_keys(tenant_id, list).await?.items
+            }
+            Self::Server(client) => client.list_api_keys(tenant_id, PageSize::MAX).await?,
+        };
+        let first = keys.into_iter().find(|key| key.created_at == created_at);
+        Ok(first.and_then(|key| PublicKey::parse(&key.public_key).ok()))
     }
 
     pub async fn close(self) -> Result<(), Error> {
@@ -134,7 +154,7 @@ impl From<CreateOutcome> for TenantKey {
             CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
             CreateOutcome::Replayed(replay) => (replay.created.tenant, replay.secret_key),
         };
-        Self { tenant_id: tenant.id, public_key: tenant.api_key_public, secret_key }
+        Self { tenant_id: tenant.id, public_key: tenant.api_key_public, secret_key, created_at: tenant.created_at }
     }
 }
 

@@ -226,8 +226,10 @@ impl Fixture {
     }
 
     pub async fn keys(&self, tenant_id: &str) -> Vec<ApiKey> {
-        let request = ListApiKeysRequest { tenant_id: tenant_id.to_owned() };
-        self.provisioning.clone().list_api_keys(request).await.unwrap().into_inner().api_keys
+        let request = ListApiKeysRequest { tenant_id: tenant_id.to_owned(), page_size: 500, ..Default::default() };
+        let response = self.provisioning.clone().list_api_keys(request).await.unwrap().into_inner();
+        assert_eq!(response.next_page_token, "", "the keys have more than one page");
+        response.api_keys
     }
 
     pub async fn revoke(&self, tenant_id: &str, public_key: &str) -> Result<ApiKey, Status> {
