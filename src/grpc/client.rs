@@ -64,14 +64,20 @@ fn is_broken_connection(status: &Status) -> bool {
         && std::error::Error::source(status).is_some()
 }
 
-/// A tenant and one of its API keys.
-pub struct TenantKey {
+/// A tenant that a call created, and the secret of its first key.
+pub struct CreatedTenant {
     pub tenant_id: TenantId,
+    /// The first key has the same time.
+    pub created_at: OffsetDateTime,
+    /// `None` if the server replayed a request whose secret has expired.
+    pub secret_key: Option<SecretString>,
+}
+
+/// The key that a rotation created.
+pub struct RotatedKey {
     pub public_key: String,
     /// `None` if the server replayed a request whose secret has expired.
     pub secret_key: Option<SecretString>,
-    /// When the tenant was created, or the key if the call created only that.
-    pub created_at: OffsetDateTime,
 }
 
 /// Cheap to clone.
@@ -105,7 +111,7 @@ impl Client {
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],
-    ) -> Result<Vec<Result<TenantKey, String>>, ClientError> {
+    ) -> Result<Vec<Result<CreatedTenant, String>>, ClientError> {
         use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
         let items = requests.iter().map(|request| pb::CreateFullyProvisionedRequest {
@@ -124,7 +130,10 @@ impl Client {
         let provisioned = |result: pb::BatchCreateFullyProvisionedResult| match result.result {
             Some(BatchResult::Provisioned(created)) => {
                 let tenant = created.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
-                Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key, tenant.created_at)?))
+                let tenant_id = TenantId::parse(&tenant.id);
+                let tenant_id = tenant_id.map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
+                let created_at = creation_time(tenant.created_at)?;
+                Ok(Ok(CreatedTenant { tenant_id, created_at, secret_key: secret_key(created.secret_key) }))
             }
             Some(BatchResult::Error(error)) => match retryable_code(&error.code) {
                 Some(code) => Err(Status::new(code, error.message).into()),
@@ -135,7 +144,7 @@ impl Client {
         results.into_iter().map(provisioned).collect()
     }
 
-    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<TenantKey, ClientError> {
+    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<RotatedKey, ClientError> {
         let request = pb::RotateApiKeyRequest {
             tenant_id: rotation.tenant_id.to_string(),
             overlap: Some(prost_types::Duration {
@@ -147,7 +156,7 @@ impl Client {
         };
         let response = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
         let key = response.api_key.ok_or(ClientError::InvalidResponse("no API key"))?;
-        tenant_key(&key.tenant_id, key.public_key, response.secret_key, key.created_at)
+        Ok(RotatedKey { public_key: key.public_key, secret_key: secret_key(response.secret_key) })
     }
 
     /// Returns the tenant's newest keys, newest first, as many as a page has.
@@ -167,20 +176,16 @@ impl Client {
     }
 }
 
-fn tenant_key(
-    tenant_id: &str,
-    public_key: String,
-    secret_key: String,
-    created_at: Option<Timestamp>,
-) -> Result<TenantKey, ClientError> {
-    let tenant_id = TenantId::parse(tenant_id).map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
-    let created_at = created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
-    let secret_key = (!secret_key.is_empty()).then(|| secret_key.into());
-    Ok(TenantKey { tenant_id, public_key, secret_key, created_at })
+fn secret_key(text: String) -> Option<SecretString> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn creation_time(timestamp: Option<Timestamp>) -> Result<OffsetDateTime, ClientError> {
+    timestamp.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))
 }
 
 fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ClientError> {
-    let created_at = key.created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
+    let created_at = creation_time(key.created_at)?;
     let (expires_at, revoked_at) = (key.expires_at.map(time).transpose()?, key.revoked_at.map(time).transpose()?);
     Ok(ApiKey { expires_at, revoked_at, ..ApiKey::new(key.public_key, tenant_id, created_at) })
 }

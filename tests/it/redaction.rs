@@ -11,8 +11,8 @@ use tonic::{
     transport::Channel,
 };
 use turnkey::grpc::pb::{
-    CreateFromSignupRequest, CreateFullyProvisionedRequest, ListPackagesRequest, RevokeApiKeyRequest,
-    VerifyApiKeyRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
+    CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, ListPackagesRequest,
+    RevokeApiKeyRequest, VerifyApiKeyRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -20,17 +20,18 @@ use crate::support::{
     database::{Cluster, postgres_bin_dir},
     fixture::channel,
     process::{Process, database_url, serve, temp_folder},
-    requests::{bella, rotation, signup},
+    requests::{another_key, bella, rotation, rotation_of, signup},
     tokens::Tokens,
 };
 
 const PASSWORD: &str = "canary under a lamp";
 const WRONG_PASSWORD: &str = "canary under the lamp";
 const WEAK_PASSWORD: &str = "canary99";
-const REQUEST_IDS: [&str; 3] = [
+const REQUEST_IDS: [&str; 4] = [
     "c0ffee99-9c0b-4ef8-bb6d-6bb9bd380a11",
     "decade99-9c0b-4ef8-bb6d-6bb9bd380a12",
     "facade99-9c0b-4ef8-bb6d-6bb9bd380a13",
+    "beaded99-9c0b-4ef8-bb6d-6bb9bd380a14",
 ];
 /// Invalid, and not to be repeated in the error.
 const INVALID_REQUEST_ID: &str = "c0ffee99-9c0b-7ef8-bb6d-6bb9bd380a11";
@@ -147,14 +148,18 @@ async fn call_with_secrets(
     let rotate = turnkey::grpc::pb::RotateApiKeyRequest { request_id: request_id(2), ..rotation(&tenant_id, None) };
     let rotate = seen.request(rotate);
     let rotated = seen.response(client.rotate_api_key(rotate).await).unwrap();
-    let keys = vec![created.secret_key, signed_up.secret_key, rotated.secret_key];
+    let another = CreateApiKeyRequest { request_id: request_id(3), ..another_key(&tenant_id) };
+    let another = seen.request(another);
+    let another = seen.response(client.create_api_key(another).await).unwrap();
+    let keys = vec![created.secret_key, signed_up.secret_key, rotated.secret_key, another.secret_key];
     for secret_key in keys.iter().cloned().chain(keys.iter().map(|key| format!("{key}x"))) {
         let request = seen.request(VerifyApiKeyRequest { secret_key });
         seen.response(client.verify_api_key(request).await).unwrap();
     }
     // A secret key instead of the public key.
-    let secret_as_public = RevokeApiKeyRequest { tenant_id, public_key: keys[0].clone() };
+    let secret_as_public = RevokeApiKeyRequest { tenant_id: tenant_id.clone(), public_key: keys[0].clone() };
     assert!(seen.response(client.revoke_api_key(secret_as_public).await).is_none());
+    assert!(seen.response(client.rotate_api_key(rotation_of(&tenant_id, &keys[0])).await).is_none());
     keys
 }
 

@@ -53,10 +53,9 @@ async fn rotate(target: &Target, tenant_id: TenantId, rotation: Rotation) -> Res
         Err(error) if !error.retryable => return Err(lost(&format!("was not rotated: {}", error.cause))),
         key => key?,
     };
-    let public_key = key.public_key;
     match key.secret_key {
-        Some(secret_key) => Ok(Rotated::Replaced(ImportedTenant { tenant_id, public_key, secret_key })),
-        None => PublicKey::parse(&public_key).map(Rotated::Lost).map_err(|_invalid| lost("has no valid public key")),
+        Some(secret_key) => ImportedTenant::new(tenant_id, secret_key).map(Rotated::Replaced),
+        None => PublicKey::parse(&key.public_key).map(Rotated::Lost).map_err(|_invalid| lost("has no public key")),
     }
 }
 
