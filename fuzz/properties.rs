@@ -10,7 +10,7 @@ use turnkey::{
     domain::{
         CreateFullyProvisioned, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId, SignupForm,
         TenantChange, TenantId, TenantIdentifier, Violations,
-        api_key::RotateApiKey,
+        api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert, UpsertPackage},
         integrity::CheckedTenants,
         owner::{ChangePassword, CreateOwnerToken, PasswordForm, ResetPassword, SetOwner},
@@ -27,7 +27,7 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// read.
 pub fn requests(data: &[u8]) {
     let Some((rpc, message)) = data.split_first() else { return };
-    match rpc % 31 {
+    match rpc % 32 {
         0 => parse::<pb::CreateFullyProvisionedRequest, CreateFullyProvisioned>(message),
         1 => parse::<pb::CreateFromSignupRequest, SignupForm>(message),
         2 => parse::<pb::BatchCreateFullyProvisionedRequest, Vec<Result<CreateFullyProvisioned, Violations>>>(message),
@@ -39,7 +39,7 @@ pub fn requests(data: &[u8]) {
         8 => parse::<pb::DeleteTenantRequest, TenantId>(message),
         9 => parse::<pb::UndeleteTenantRequest, TenantId>(message),
         10 => parse::<pb::RotateApiKeyRequest, RotateApiKey>(message),
-        11 => parse::<pb::ListApiKeysRequest, TenantId>(message),
+        11 => parse::<pb::ListApiKeysRequest, (TenantId, ListApiKeys)>(message),
         12 => parse::<pb::RevokeApiKeyRequest, (TenantId, PublicKey)>(message),
         13 => parse::<pb::VerifyApiKeyRequest, SecretString>(message),
         14 => parse::<pb::VerifyPasswordRequest, LogIn>(message),
@@ -58,7 +58,8 @@ pub fn requests(data: &[u8]) {
         27 => parse::<pb::CreateOwnerTokenRequest, CreateOwnerToken>(message),
         28 => parse::<pb::ResetPasswordRequest, ResetPassword>(message),
         29 => parse::<pb::VerifyEmailRequest, SecretString>(message),
-        _ => parse::<pb::SetOwnerRequest, PasswordForm<SetOwner>>(message),
+        30 => parse::<pb::SetOwnerRequest, PasswordForm<SetOwner>>(message),
+        _ => parse::<pb::CreateApiKeyRequest, CreateApiKey>(message),
     }
 }
 
@@ -113,6 +114,7 @@ pub fn page_tokens(data: &[u8]) {
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
     check_page_token::<Cursor>(list, token);
     check_page_token::<SlugCursor>(list, token);
+    check_page_token::<KeyCursor>(list, token);
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));

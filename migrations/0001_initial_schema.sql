@@ -4,8 +4,8 @@
 --
 -- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
 -- name every other table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
--- alphabetical order, and a search by prefix can use the index. No column has a business default; the defaults of a new
--- tenant are in src/domain/defaults.rs.
+-- alphabetical order, and a search by prefix can use the index. No column has a business default, except the scope of a
+-- key; the defaults of a new tenant are in src/domain/defaults.rs.
 
 CREATE TABLE tenants (
     id                 uuid          NOT NULL CONSTRAINT tenants_pkey PRIMARY KEY,
@@ -98,19 +98,31 @@ CREATE INDEX packages_segment_idx ON packages (tenant_id, segment_id, active, gr
 
 -- The secret of a key is stored only as an Argon2id hash. The public key ends with the key id.
 CREATE TABLE api_keys (
-    key_id      text COLLATE "C" NOT NULL CONSTRAINT api_keys_pkey PRIMARY KEY,
-    tenant_id   uuid        NOT NULL CONSTRAINT api_keys_tenant_id_fkey REFERENCES tenants (id),
-    public_key  text        NOT NULL,
-    secret_hash text        NOT NULL,
-    created_at  timestamptz NOT NULL,
-    expires_at  timestamptz,
-    revoked_at  timestamptz,
+    key_id       text COLLATE "C" NOT NULL CONSTRAINT api_keys_pkey PRIMARY KEY,
+    tenant_id    uuid        NOT NULL CONSTRAINT api_keys_tenant_id_fkey REFERENCES tenants (id),
+    public_key   text        NOT NULL,
+    secret_hash  text        NOT NULL,
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz,
+    revoked_at   timestamptz,
+    name         text,
+    -- What the key permits. A key that is inserted without a scope has that of every tenant's first key.
+    scope        text        NOT NULL DEFAULT 'CATALOG',
+    -- Not exact: it is written at most once an hour (src/service/key_usage.rs).
+    last_used_at timestamptz,
+    -- When a rotation replaced the key. Such a key verifies until expires_at, but can have no further successor and does
+    -- not count towards the quota of usable keys.
+    rotated_at   timestamptz,
     CONSTRAINT api_keys_key_id_format CHECK (key_id ~ '^[0-9A-Za-z]{16}$'),
     CONSTRAINT api_keys_public_key_format CHECK (public_key ~ '^pk_(live|test)_[a-z0-9]{1,16}_[0-9A-Za-z]{16}$'),
     CONSTRAINT api_keys_public_key_matches_key_id CHECK (right(public_key, 17) = '_' || key_id),
-    CONSTRAINT api_keys_secret_hash_is_argon2id CHECK (starts_with(secret_hash, '$argon2id$'))
+    CONSTRAINT api_keys_secret_hash_is_argon2id CHECK (starts_with(secret_hash, '$argon2id$')),
+    CONSTRAINT api_keys_name_length CHECK (length(name) BETWEEN 1 AND 200),
+    CONSTRAINT api_keys_scope_known CHECK (scope IN ('CATALOG', 'CATALOG_READ'))
 );
-CREATE INDEX api_keys_tenant_id_idx ON api_keys (tenant_id);
+-- ListApiKeys, newest first. The service keeps few keys of a tenant (src/store/api_keys.rs), so the other queries by tenant
+-- read all of them.
+CREATE INDEX api_keys_created_at_idx ON api_keys (tenant_id, created_at, key_id);
 
 -- The login of a tenant, from CreateFromSignup or SetOwner.
 --
@@ -175,11 +187,12 @@ CREATE TABLE idempotency_records (
     fingerprint  bytea       NOT NULL,
     salt         bytea,
     -- key_id is not a foreign key, so that an administrator can delete a key without knowing this table. A replay then
-    -- has no secret.
+    -- has no secret. deleted_key is the key as the service deleted it, because the tenant had too many ended keys.
     tenant_id    uuid        NOT NULL CONSTRAINT idempotency_records_tenant_id_fkey
                              REFERENCES tenants (id) ON DELETE CASCADE,
     key_id       text COLLATE "C" NOT NULL,
-    -- NULL for RotateApiKey, which creates only a key.
+    deleted_key  jsonb,
+    -- NULL for RotateApiKey and CreateApiKey, which create only a key.
     segment_id   uuid,
     package_ids  uuid[],
     created_at   timestamptz NOT NULL,
@@ -187,7 +200,8 @@ CREATE TABLE idempotency_records (
     CONSTRAINT idempotency_records_hash_lengths CHECK (length(request_hash) = 32 AND length(fingerprint) = 32),
     CONSTRAINT idempotency_records_salt_length CHECK (length(salt) = 32)
 );
-CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id);
+-- With the key id, which finds the record of a key that is deleted.
+CREATE INDEX idempotency_records_tenant_id_idx ON idempotency_records (tenant_id, key_id);
 -- The cleanup deletes salts by idempotency_records_salted_idx, and records without a salt by
 -- idempotency_records_unsalted_idx.
 CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) WHERE salt IS NOT NULL;

@@ -106,6 +106,8 @@ pub enum Precondition {
     SegmentNotEmpty,
     #[strum(to_string = "the request_id was already used for a different request")]
     RequestIdReused,
+    #[strum(to_string = "the API key is expired, revoked or already replaced; create a new one instead")]
+    ApiKeyEnded,
 }
 
 impl Error {

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::DoctorSettings,
     domain::{
-        Argon2Params, Caller, TenantId,
+        Argon2Params, Caller, Quotas, TenantId,
         integrity::{CheckedTenants, Finding, FindingKind, RepairReport},
     },
     error,
@@ -45,8 +45,13 @@ pub async fn run(settings: DoctorSettings) -> Result<ExitCode, Error> {
     let hashing =
         HashingSettings { key: settings.key_argon2, password: Argon2Params::PASSWORD, workers: 1, queue_length: 1 };
     let store = Store::for_batch_jobs(database.server.clone());
-    let service =
-        Arc::new(TenantService::new(store.clone(), Hasher::new(hashing)?, settings.key_mode, Clock::system()));
+    let service = Arc::new(TenantService::new(
+        store.clone(),
+        Hasher::new(hashing)?,
+        settings.key_mode,
+        Clock::system(),
+        Quotas::DEFAULT,
+    ));
     let keys = keys.map(RecognizedKeysFile::open).transpose()?;
     let report = if settings.json { Report::Json } else { Report::Table { rows: Vec::new(), omitted: 0 } };
     let mut doctor = Doctor { service, repair: settings.repair, keys, report, unresolved: 0 };

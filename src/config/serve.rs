@@ -38,6 +38,7 @@ const RATE_LIMIT: Setting = Setting::new("rate-limit-per-caller", "TURNKEY_RATE_
 const MAX_CONNECTION_AGE: Setting = Setting::new("max-connection-age", "TURNKEY_MAX_CONNECTION_AGE");
 const MAX_PACKAGES: Setting = Setting::new("max-packages-per-tenant", "TURNKEY_MAX_PACKAGES_PER_TENANT");
 const MAX_SEGMENTS: Setting = Setting::new("max-segments-per-tenant", "TURNKEY_MAX_SEGMENTS_PER_TENANT");
+const MAX_API_KEYS: Setting = Setting::new("max-api-keys-per-tenant", "TURNKEY_MAX_API_KEYS_PER_TENANT");
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
 const HASHING_WORKERS: Setting = Setting::new("hashing-workers", "TURNKEY_HASHING_WORKERS");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
@@ -132,6 +133,10 @@ pub struct ServeArgs {
     /// Maximum number of segments of one tenant, General included [default: 100]
     #[arg(long = MAX_SEGMENTS.flag, env = MAX_SEGMENTS.variable, value_name = "COUNT")]
     max_segments_per_tenant: Option<String>,
+    /// Maximum number of usable API keys of one tenant: those that are not expired, revoked or replaced by a rotation
+    /// [default: 20]
+    #[arg(long = MAX_API_KEYS.flag, env = MAX_API_KEYS.variable, value_name = "COUNT")]
+    max_api_keys_per_tenant: Option<String>,
     /// Maximum number of hashes that wait for a worker, for keys, sign-ups and log-ins each; further calls are rejected
     /// [default: 64]
     #[arg(long = HASHING_QUEUE.flag, env = HASHING_QUEUE.variable, value_name = "COUNT")]
@@ -342,7 +347,9 @@ impl ServeArgs {
         let (packages, segments) = (self.max_packages_per_tenant.as_deref(), self.max_segments_per_tenant.as_deref());
         let packages = errors.parse(MAX_PACKAGES, packages, Quotas::DEFAULT.packages, POSITIVE_FORMAT);
         let segments = errors.parse(MAX_SEGMENTS, segments, Quotas::DEFAULT.segments, POSITIVE_FORMAT);
-        Some(Quotas { packages: packages?, segments: segments? })
+        let api_keys = self.max_api_keys_per_tenant.as_deref();
+        let api_keys = errors.parse(MAX_API_KEYS, api_keys, Quotas::DEFAULT.usable_api_keys, POSITIVE_FORMAT);
+        Some(Quotas { packages: packages?, segments: segments?, usable_api_keys: api_keys? })
     }
 
     fn shutdown_delay(&self, errors: &mut ConfigErrors, on_loopback: bool) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ids::TenantId, tenant_limit::TenantLimit};
+use super::{api_key::ApiKeyScope, ids::TenantId, key_format::PublicKey, tenant_limit::TenantLimit};
 
 /// A permission of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantArray)]
@@ -47,8 +47,16 @@ enum Authority {
         /// `None` for any tenant.
         tenants: Option<TenantLimit>,
     },
-    /// The tenant whose key was presented.
-    Tenant(TenantId),
+    /// The tenant key that was presented. Shared, as the name.
+    TenantKey(Arc<PresentedKey>),
+}
+
+/// A valid key of a tenant that a caller presented as its credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentedKey {
+    pub tenant_id: TenantId,
+    pub public_key: PublicKey,
+    pub scope: ApiKeyScope,
 }
 
 impl Caller {
@@ -74,23 +82,19 @@ impl Caller {
         Self { name: name.into(), authority: Authority::Service { roles: roles.to_vec(), tenants } }
     }
 
-    pub fn tenant(tenant_id: TenantId) -> Self {
-        Self { name: format!("tenant {tenant_id}").into(), authority: Authority::Tenant(tenant_id) }
+    /// All keys of a tenant are one caller: they have the same name, and so the same request ids and limits.
+    pub fn tenant_key(key: PresentedKey) -> Self {
+        Self { name: format!("tenant {}", key.tenant_id).into(), authority: Authority::TenantKey(Arc::new(key)) }
     }
 
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Whether the caller presented a tenant's key.
-    pub const fn is_tenant(&self) -> bool {
-        self.tenant_id().is_some()
-    }
-
-    /// Returns the tenant whose key the caller presented.
-    pub const fn tenant_id(&self) -> Option<TenantId> {
-        match self.authority {
-            Authority::Tenant(own) => Some(own),
+    /// Returns the tenant key that the caller presented, if that is its credential.
+    pub fn presented_key(&self) -> Option<&PresentedKey> {
+        match &self.authority {
+            Authority::TenantKey(key) => Some(key),
             Authority::All | Authority::Service { .. } => None,
         }
     }
@@ -100,7 +104,7 @@ impl Caller {
         match &self.authority {
             Authority::All => true,
             Authority::Service { roles: granted, .. } => granted.iter().any(|role| roles.contains(role)),
-            Authority::Tenant(_) => false,
+            Authority::TenantKey(_) => false,
         }
     }
 
@@ -110,7 +114,7 @@ impl Caller {
         match &self.authority {
             Authority::All => None,
             Authority::Service { tenants, .. } => tenants.clone(),
-            Authority::Tenant(own) => Some(TenantLimit::one(*own)),
+            Authority::TenantKey(key) => Some(TenantLimit::one(key.tenant_id)),
         }
     }
 }

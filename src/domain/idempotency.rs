@@ -24,6 +24,7 @@ pub type Salt = [u8; 32];
 pub enum IdempotentRpc {
     CreateFullyProvisioned,
     CreateFromSignup,
+    CreateApiKey,
     RotateApiKey,
 }
 
@@ -79,7 +80,7 @@ pub struct IdempotencyRecord<T> {
     /// Deleted after [`SECRET_LIFETIME`].
     pub salt: Option<Salt>,
     pub created_at: OffsetDateTime,
-    /// `None` if the key was deleted outside the service.
+    /// `None` if the key was deleted outside the service. If the service has deleted it, the key as it was then.
     pub key: Option<ApiKey>,
     pub created: T,
 }
@@ -99,7 +100,7 @@ impl<T> IdempotencyRecord<T> {
     /// neither rotated nor revoked.
     pub fn secret_inputs(&self, now: OffsetDateTime) -> Option<(Salt, &str)> {
         let is_in_time = now < self.created_at + SECRET_LIFETIME;
-        let key = self.key.as_ref().filter(|key| key.expires_at.is_none() && key.revoked_at.is_none())?;
+        let key = self.key.as_ref().filter(|key| key.rotated_at.is_none() && key.revoked_at.is_none())?;
         self.salt.filter(|_| is_in_time).map(|salt| (salt, key.public_key.as_str()))
     }
 }
@@ -129,13 +130,7 @@ mod tests {
     #[test]
     fn the_secret_can_be_derived_for_24_hours_unless_its_key_is_rotated_or_revoked() {
         let start = OffsetDateTime::UNIX_EPOCH;
-        let key = ApiKey {
-            public_key: "pk".to_owned(),
-            tenant_id: TenantId::from_uuid(Uuid::nil()),
-            created_at: start,
-            expires_at: None,
-            revoked_at: None,
-        };
+        let key = ApiKey::new("pk".to_owned(), TenantId::from_uuid(Uuid::nil()), start);
         let record = IdempotencyRecord {
             request_hash: [0; 32],
             fingerprint: Fingerprint([0; 32]),
@@ -149,7 +144,10 @@ mod tests {
         assert_eq!(record.secret_inputs(start + SECRET_LIFETIME), None);
         assert_eq!(IdempotencyRecord { salt: None, ..record.clone() }.secret_inputs(start), None);
         assert_eq!(IdempotencyRecord { key: None, ..record.clone() }.secret_inputs(start), None);
-        let rotated = ApiKey { expires_at: Some(start + Duration::days(9)), ..key.clone() };
+        let with_expiry = ApiKey { expires_at: Some(start + Duration::days(9)), ..key.clone() };
+        let with_expiry = IdempotencyRecord { key: Some(with_expiry), ..record.clone() };
+        assert_eq!(with_expiry.secret_inputs(start), Some(([7; 32], "pk")), "the expiry it was created with");
+        let rotated = ApiKey { rotated_at: Some(start), ..key.clone() };
         assert_eq!(IdempotencyRecord { key: Some(rotated), ..record.clone() }.secret_inputs(start), None);
         let revoked = ApiKey { revoked_at: Some(start), ..key };
         assert_eq!(IdempotencyRecord { key: Some(revoked), ..record }.secret_inputs(start), None);

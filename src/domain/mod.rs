@@ -40,7 +40,7 @@ pub mod unicode;
 pub mod validation;
 pub mod web_origin;
 
-pub use api_key::{ApiKey, KeyStatus, KeyVerdict};
+pub use api_key::{ApiKey, ApiKeyScope, KeyStatus, KeyVerdict};
 pub use argon2_params::Argon2Params;
 pub use booking_type::BookingType;
 pub use branding::{Branding, StoredBranding};

@@ -3,6 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::validation::{InvalidValue, Reason};
@@ -15,6 +16,8 @@ const MAX_SIZE: u16 = 500;
 pub struct PageSize(u16);
 
 impl PageSize {
+    pub const MAX: Self = Self(MAX_SIZE);
+
     /// Converts a requested size: 0 means 50, more than 500 means 500.
     ///
     /// # Errors
@@ -77,6 +80,18 @@ impl PageCursor for SlugCursor {
         let is_slug_text = bytes.iter().all(u8::is_ascii_graphic);
         is_slug_text.then(|| Self(bytes.iter().copied().map(char::from).collect()))
     }
+}
+
+/// Returns a time as microseconds since 1970, the precision of Postgres timestamps. 64 bits hold 290,000 years of them;
+/// Postgres stores timestamps in 64 bits, too.
+pub fn micros_since_epoch(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
+/// Returns `None` for a time before 1970, because no row is older, and for one that a timestamp cannot represent.
+pub fn time_from_micros(micros: i64) -> Option<OffsetDateTime> {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()?;
+    (time >= OffsetDateTime::UNIX_EPOCH).then_some(time)
 }
 
 /// The list, tenant, order and filters that a page token is valid for.

@@ -7,9 +7,14 @@ use std::num::NonZeroU32;
 pub struct Quotas {
     pub packages: NonZeroU32,
     pub segments: NonZeroU32,
+    /// Keys that are not expired, not revoked and not replaced by a rotation.
+    pub usable_api_keys: NonZeroU32,
 }
 
 impl Quotas {
-    pub const DEFAULT: Self =
-        Self { packages: NonZeroU32::new(1_000).unwrap(), segments: NonZeroU32::new(100).unwrap() };
+    pub const DEFAULT: Self = Self {
+        packages: NonZeroU32::new(1_000).unwrap(),
+        segments: NonZeroU32::new(100).unwrap(),
+        usable_api_keys: NonZeroU32::new(20).unwrap(),
+    };
 }

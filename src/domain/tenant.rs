@@ -8,7 +8,9 @@ use super::{
     branding::{Branding, StoredBranding},
     commission::CommissionPercent,
     ids::TenantId,
-    paging::{Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor},
+    paging::{
+        Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor, micros_since_epoch, time_from_micros,
+    },
     tenant_limit::TenantLimit,
     text::DisplayName,
     validation::InvalidValue,
@@ -146,16 +148,11 @@ impl TenantOrder {
 
 impl PageCursor for CreationCursor {
     fn to_bytes(&self) -> Vec<u8> {
-        // Microseconds are the precision of Postgres timestamps. 64 bits hold 290,000 years of them; Postgres stores
-        // timestamps in 64 bits, too.
-        let micros = self.created_at.unix_timestamp_nanos() / 1_000;
-        Cursor { order: i64::try_from(micros).unwrap_or(i64::MAX), id: self.id }.to_bytes()
+        Cursor { order: micros_since_epoch(self.created_at), id: self.id }.to_bytes()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let Cursor { order, id } = Cursor::from_bytes(bytes)?;
-        let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(order) * 1_000).ok()?;
-        // Reject timestamps before 1970: no tenant is older, and Postgres cannot represent the full range of an i64.
-        (created_at >= OffsetDateTime::UNIX_EPOCH).then_some(Self { created_at, id })
+        Some(Self { created_at: time_from_micros(order)?, id })
     }
 }

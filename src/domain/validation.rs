@@ -55,6 +55,11 @@ pub struct Violation {
 pub struct Violations(Vec<Violation>);
 
 impl Violations {
+    /// Returns the only violation of a request.
+    pub fn single(field: impl Into<String>, invalid: InvalidValue) -> Self {
+        Self(vec![Violation { field: field.into(), invalid }])
+    }
+
     pub fn add(&mut self, field: impl Into<String>, invalid: InvalidValue) {
         self.0.push(Violation { field: field.into(), invalid });
     }

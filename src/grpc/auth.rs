@@ -10,8 +10,11 @@ use tonic::transport::CertificateDer;
 
 use crate::{
     domain::{
-        Caller, KeyStatus, KeyVerdict,
-        caller::Role::{self, Catalog, CatalogReader, KeyManager, OwnerManager, Provisioner, Reader, Verifier},
+        ApiKeyScope, Caller, KeyStatus, KeyVerdict, PublicKey,
+        caller::{
+            PresentedKey,
+            Role::{self, Catalog, CatalogReader, KeyManager, OwnerManager, Provisioner, Reader, Verifier},
+        },
         key_format::SECRET_PREFIX,
         service_credentials::{San, ServiceCredentials},
     },
@@ -24,8 +27,8 @@ use crate::{
     service::{Clock, TenantService},
 };
 
-/// The roles that permit each RPC; a caller needs one of them. A tenant key permits `PackageCatalog` too, for its tenant only.
-pub const REQUIRED_ROLES: [(&str, &[Role]); 31] = [
+/// The roles that permit each RPC; a caller needs one of them. [`TENANT_KEY_RPCS`] has what tenant keys permit.
+pub const REQUIRED_ROLES: [(&str, &[Role]); 32] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -36,6 +39,7 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 31] = [
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/CreateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner, Reader, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/RevokeApiKey", &[Provisioner, KeyManager]),
@@ -57,6 +61,23 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 31] = [
     ("/turnkey.v1.PackageCatalog/GetSegment", &[Catalog, CatalogReader, Reader]),
     ("/turnkey.v1.PackageCatalog/ListSegments", &[Catalog, CatalogReader, Reader]),
     ("/turnkey.v1.PackageCatalog/DeleteSegment", &[Catalog]),
+];
+
+/// The RPCs that tenant keys permit, each for the key's own tenant only, and the scopes that permit them. No tenant key
+/// permits any other RPC.
+const TENANT_KEY_RPCS: [(&str, &[ApiKeyScope]); 12] = [
+    ("/turnkey.v1.TenantProvisioning/GetTenant", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/UpsertPackage", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/BatchUpsertPackages", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetPackage", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/ListPackages", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/DeletePackage", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/UpsertSegment", &[ApiKeyScope::Catalog]),
+    ("/turnkey.v1.PackageCatalog/GetSegment", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/ListSegments", &[ApiKeyScope::Catalog, ApiKeyScope::CatalogRead]),
+    ("/turnkey.v1.PackageCatalog/DeleteSegment", &[ApiKeyScope::Catalog]),
 ];
 
 /// Health shows nothing about tenants, and a setting turns reflection off.
@@ -109,7 +130,7 @@ impl Authenticator {
         if is_public(path) {
             return Ok(Caller::anonymous());
         }
-        self.identify(permits_tenant_keys(path), headers, connection).await
+        self.identify(!permitted_scopes(path).is_empty(), headers, connection).await
     }
 
     /// Identifies the tenant whose own key the caller presents.
@@ -118,7 +139,7 @@ impl Authenticator {
     /// Those of [`Self::authenticate`]; [`Error::PermissionDenied`] for every other valid credential.
     pub async fn authenticate_tenant(&self, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
         let caller = self.identify(true, headers, connection).await?;
-        if caller.is_tenant() { Ok(caller) } else { Err(Error::PermissionDenied) }
+        if caller.presented_key().is_some() { Ok(caller) } else { Err(Error::PermissionDenied) }
     }
 
     async fn identify(&self, permits_tenants: bool, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
@@ -150,18 +171,23 @@ impl Authenticator {
         let verification = async move {
             let verdict = service.verify_api_key(secret_key).await?;
             let valid = match verdict {
-                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, .. } => Some(tenant_id),
+                KeyVerdict::Authentic { status: KeyStatus::Valid, tenant_id, public_key, scope, .. } => {
+                    let public_key =
+                        PublicKey::parse(&public_key).map_err(|invalid| Error::internal(invalid.description))?;
+                    Some(PresentedKey { tenant_id, public_key, scope })
+                }
                 _ => None,
             };
-            slot.record(valid);
+            slot.record(valid.as_ref().map(|key| key.tenant_id));
             Ok(valid)
         };
-        self.tasks.run(None, verification).await?.map(Caller::tenant).ok_or(Error::Unauthenticated)
+        self.tasks.run(None, verification).await?.map(Caller::tenant_key).ok_or(Error::Unauthenticated)
     }
 }
 
-fn permits_tenant_keys(path: &str) -> bool {
-    required_roles(path).is_some_and(|(_, roles)| roles.contains(&Catalog))
+/// Returns the scopes of tenant keys that permit the RPC of this path.
+fn permitted_scopes(path: &str) -> &'static [ApiKeyScope] {
+    TENANT_KEY_RPCS.into_iter().find(|(rpc, _)| *rpc == path).map_or(&[], |(_, scopes)| scopes)
 }
 
 /// Checks whether the caller may call the RPC. That some callers are limited to tenants is checked later, when the request
@@ -170,7 +196,7 @@ fn permits_tenant_keys(path: &str) -> bool {
 /// # Errors
 /// [`Error::PermissionDenied`], [`Error::Unimplemented`].
 pub fn authorize(caller: &Caller, path: &str) -> Result<()> {
-    if is_public(path) || (caller.is_tenant() && permits_tenant_keys(path)) {
+    if is_public(path) || caller.presented_key().is_some_and(|key| permitted_scopes(path).contains(&key.scope)) {
         return Ok(());
     }
     let (_, roles) = required_roles(path).ok_or(Error::Unimplemented)?;
@@ -220,6 +246,18 @@ mod tests {
             .map(|(service, rpc)| format!("/turnkey.v1.{service}/{rpc}"))
             .collect();
         assert_eq!(rpcs, REQUIRED_ROLES.iter().map(|(rpc, _)| (*rpc).to_owned()).collect());
+    }
+
+    #[test]
+    fn tenant_keys_permit_known_rpcs_and_all_of_the_catalog() {
+        for (rpc, _) in TENANT_KEY_RPCS {
+            assert!(required_roles(rpc).is_some(), "{rpc}");
+        }
+        for (rpc, _) in REQUIRED_ROLES.into_iter().filter(|(rpc, _)| rpc.starts_with("/turnkey.v1.PackageCatalog/")) {
+            assert!(permitted_scopes(rpc).contains(&ApiKeyScope::Catalog), "{rpc}");
+            let is_reading = rpc.contains("/Get") || rpc.contains("/List");
+            assert_eq!(permitted_scopes(rpc).contains(&ApiKeyScope::CatalogRead), is_reading, "{rpc}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     pb::{self, tenant_provisioning_client::TenantProvisioningClient},
     status::code_name,
 };
-use crate::domain::{ApiKey, CreateFullyProvisioned, TenantId, api_key::RotateApiKey};
+use crate::domain::{ApiKey, CreateFullyProvisioned, TenantId, api_key::RotateApiKey, paging::PageSize};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,9 +64,17 @@ fn is_broken_connection(status: &Status) -> bool {
         && std::error::Error::source(status).is_some()
 }
 
-/// A tenant and one of its API keys.
-pub struct TenantKey {
+/// A tenant that a call created, and the secret of its first key.
+pub struct CreatedTenant {
     pub tenant_id: TenantId,
+    /// The first key has the same time.
+    pub created_at: OffsetDateTime,
+    /// `None` if the server replayed a request whose secret has expired.
+    pub secret_key: Option<SecretString>,
+}
+
+/// The key that a rotation created.
+pub struct RotatedKey {
     pub public_key: String,
     /// `None` if the server replayed a request whose secret has expired.
     pub secret_key: Option<SecretString>,
@@ -103,7 +111,7 @@ impl Client {
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],
-    ) -> Result<Vec<Result<TenantKey, String>>, ClientError> {
+    ) -> Result<Vec<Result<CreatedTenant, String>>, ClientError> {
         use pb::batch_create_fully_provisioned_result::Result as BatchResult;
 
         let items = requests.iter().map(|request| pb::CreateFullyProvisionedRequest {
@@ -122,7 +130,10 @@ impl Client {
         let provisioned = |result: pb::BatchCreateFullyProvisionedResult| match result.result {
             Some(BatchResult::Provisioned(created)) => {
                 let tenant = created.tenant.ok_or(ClientError::InvalidResponse("no tenant"))?;
-                Ok(Ok(tenant_key(&tenant.id, tenant.api_key_public, created.secret_key)?))
+                let tenant_id = TenantId::parse(&tenant.id);
+                let tenant_id = tenant_id.map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
+                let created_at = creation_time(tenant.created_at)?;
+                Ok(Ok(CreatedTenant { tenant_id, created_at, secret_key: secret_key(created.secret_key) }))
             }
             Some(BatchResult::Error(error)) => match retryable_code(&error.code) {
                 Some(code) => Err(Status::new(code, error.message).into()),
@@ -133,7 +144,7 @@ impl Client {
         results.into_iter().map(provisioned).collect()
     }
 
-    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<TenantKey, ClientError> {
+    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<RotatedKey, ClientError> {
         let request = pb::RotateApiKeyRequest {
             tenant_id: rotation.tenant_id.to_string(),
             overlap: Some(prost_types::Duration {
@@ -141,15 +152,17 @@ impl Client {
                 nanos: rotation.overlap.subsec_nanoseconds(),
             }),
             request_id: rotation.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
+            public_key: rotation.public_key.as_ref().map(|key| key.as_str().to_owned()),
         };
         let response = self.provisioning.clone().rotate_api_key(self.authorized(request)).await?.into_inner();
         let key = response.api_key.ok_or(ClientError::InvalidResponse("no API key"))?;
-        tenant_key(&key.tenant_id, key.public_key, response.secret_key)
+        Ok(RotatedKey { public_key: key.public_key, secret_key: secret_key(response.secret_key) })
     }
 
-    /// Returns the tenant's newest keys, newest first.
-    pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ClientError> {
-        let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string() };
+    /// Returns the tenant's newest keys, newest first, as many as a page has.
+    pub async fn list_api_keys(&self, tenant_id: TenantId, size: PageSize) -> Result<Vec<ApiKey>, ClientError> {
+        let page_size = i32::try_from(size.get()).unwrap_or(i32::MAX);
+        let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string(), page_size, page_token: String::new() };
         let response = self.provisioning.clone().list_api_keys(self.authorized(request)).await?;
         response.into_inner().api_keys.into_iter().map(|key| api_key(tenant_id, key)).collect()
     }
@@ -163,15 +176,18 @@ impl Client {
     }
 }
 
-fn tenant_key(tenant_id: &str, public_key: String, secret_key: String) -> Result<TenantKey, ClientError> {
-    let tenant_id = TenantId::parse(tenant_id).map_err(|_invalid| ClientError::InvalidResponse("no tenant id"))?;
-    Ok(TenantKey { tenant_id, public_key, secret_key: (!secret_key.is_empty()).then(|| secret_key.into()) })
+fn secret_key(text: String) -> Option<SecretString> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn creation_time(timestamp: Option<Timestamp>) -> Result<OffsetDateTime, ClientError> {
+    timestamp.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))
 }
 
 fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ClientError> {
-    let created_at = key.created_at.map(time).transpose()?.ok_or(ClientError::InvalidResponse("no creation time"))?;
+    let created_at = creation_time(key.created_at)?;
     let (expires_at, revoked_at) = (key.expires_at.map(time).transpose()?, key.revoked_at.map(time).transpose()?);
-    Ok(ApiKey { public_key: key.public_key, tenant_id, created_at, expires_at, revoked_at })
+    Ok(ApiKey { expires_at, revoked_at, ..ApiKey::new(key.public_key, tenant_id, created_at) })
 }
 
 fn time(timestamp: Timestamp) -> Result<OffsetDateTime, ClientError> {

@@ -188,7 +188,8 @@ fn not_found(resource: Resource, field: Option<&str>, message: &str) -> RpcError
 /// Has no `RetryInfo`: waiting does not help.
 fn quota_exceeded(tenant_id: TenantId, resource: Resource, message: &str) -> ErrorDetails {
     let mut details = error_info("QUOTA_EXCEEDED");
-    let description = format!("{message}. Delete {resource}s that the tenant no longer needs.");
+    let verb = if resource == Resource::ApiKey { "Revoke" } else { "Delete" };
+    let description = format!("{message}. {verb} {resource}s that the tenant no longer needs.");
     details.add_quota_failure_violation(format!("tenant:{tenant_id}"), description);
     details
 }
@@ -199,6 +200,7 @@ fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetail
         Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment"),
         Precondition::RequestIdReused => ("REQUEST_ID_REUSED", "request_id"),
         Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment"),
+        Precondition::ApiKeyEnded => ("API_KEY_ENDED", "public_key"),
     };
     let mut details = error_info(reason);
     details.add_precondition_failure_violation(reason, subject, message);

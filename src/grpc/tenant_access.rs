@@ -91,7 +91,7 @@ macro_rules! without_a_tenant_id {
 
 with_a_tenant_id! {
     UpdateTenantRequest SuspendTenantRequest ReactivateTenantRequest DeleteTenantRequest UndeleteTenantRequest
-    RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest SetOwnerRequest RepairTenantRequest
+    CreateApiKeyRequest RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest SetOwnerRequest RepairTenantRequest
     UpsertPackageRequest BatchUpsertPackagesRequest GetPackageRequest ListPackagesRequest DeletePackageRequest
     UpsertSegmentRequest GetSegmentRequest ListSegmentsRequest DeleteSegmentRequest
 }
@@ -128,7 +128,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::Role;
+    use crate::domain::{ApiKeyScope, PublicKey, Role, caller::PresentedKey};
 
     #[test]
     fn a_limited_caller_may_name_its_tenants_and_list_what_they_have() {
@@ -136,7 +136,9 @@ mod tests {
         let [one, two, other] = ids.map(|id| id.to_string());
         let limit = TenantLimit::new(ids[..2].iter().copied()).unwrap();
         let limited = Caller::service("booking", &[Role::Provisioner], Some(limit));
-        let tenant = Caller::tenant(ids[0]);
+        let public_key = PublicKey::parse("pk_live_bella_0123456789abcdef").unwrap();
+        let scope = ApiKeyScope::Catalog;
+        let tenant = Caller::tenant_key(PresentedKey { tenant_id: ids[0], public_key, scope });
         let named = |id: &str| pb::DeleteTenantRequest { tenant_id: id.to_owned() };
         for (id, by_service, by_tenant) in [
             (&*one, Access::Permitted, Access::Permitted),

@@ -85,6 +85,13 @@ impl TenantProvisioning for Handler<TenantService> {
         self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Undelete).await }).await
     }
 
+    async fn create_api_key(&self, request: Request<pb::CreateApiKeyRequest>) -> RpcResult<pb::CreateApiKeyResponse> {
+        self.unary_with_caller(request, |service, caller, creation| async move {
+            service.create_api_key(caller, creation).await
+        })
+        .await
+    }
+
     async fn rotate_api_key(&self, request: Request<pb::RotateApiKeyRequest>) -> RpcResult<pb::RotateApiKeyResponse> {
         self.unary_with_caller(request, |service, caller, rotation| async move {
             service.rotate_api_key(caller, rotation).await
@@ -93,7 +100,7 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn list_api_keys(&self, request: Request<pb::ListApiKeysRequest>) -> RpcResult<pb::ListApiKeysResponse> {
-        self.unary(request, |service, id| async move { service.list_api_keys(id).await }).await
+        self.unary(request, |service, (id, list)| async move { service.list_api_keys(id, list).await }).await
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> RpcResult<pb::RevokeApiKeyResponse> {

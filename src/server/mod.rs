@@ -55,6 +55,8 @@ use crate::{
 const MAX_REFLECTION_MESSAGE_BYTES: usize = 4 * 1024;
 
 const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long the use of a key waits to be stored, with those of others.
+const KEY_USE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The phases of a shutdown. Their sum, with the shutdown delay (at most 10 s) and the last second for telemetry, stays
 /// below the guaranteed 25 s, whatever the clients do.
@@ -126,7 +128,10 @@ pub fn start(
     let acceptor = acceptor(settings, tls, clock.clone(), stop.clone());
 
     let health = Health::start(database, store.clone(), stop.clone());
-    let mut background = vec![tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone()))];
+    let mut background = vec![
+        tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone())),
+        tokio::spawn(store_key_uses(Arc::clone(&tenants))),
+    ];
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
         let routes = Routes::new(health.service());
@@ -210,7 +215,7 @@ fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Res
         workers: settings.hashing_workers,
         queue_length: settings.hashing_queue,
     })?;
-    Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock))
+    Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock, settings.quotas))
 }
 
 /// Returns `None` if callers need no credential.
@@ -271,6 +276,15 @@ async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<Calle
         }
         if let Err(error) = tenants.delete_expired_password_attempts().await {
             tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired password attempts; trying again later");
+        }
+    }
+}
+
+async fn store_key_uses(tenants: Arc<TenantService>) {
+    loop {
+        tokio::time::sleep(KEY_USE_INTERVAL).await;
+        if let Err(error) = tenants.store_key_uses().await {
+            tracing::warn!(cause = %ErrorChain(&error), "Cannot store when API keys were used; storing their next use");
         }
     }
 }

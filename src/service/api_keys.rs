@@ -1,14 +1,18 @@
-//! Verifies, rotates, lists and revokes API keys. A tenant's first key is created with the tenant.
+//! Verifies, creates, rotates, lists and revokes API keys. A tenant's first key is created with the tenant.
 
 use rand::Rng as _;
 use secrecy::SecretString;
+use time::Duration;
 
 use super::{TenantService, change_log, idempotency::replayed_secret, ids::system_rng, retry::retry_on_conflict};
 use crate::{
     domain::{
-        ApiKey, Caller, KeyVerdict, ParsedSecretKey, PublicKey, RequestId, TenantId,
-        api_key::{KeyRotation, RotateApiKey},
-        idempotency::{Fingerprint, IdempotencyScope, IdempotentRpc, NewIdempotencyRecord},
+        ApiKey, Caller, InvalidValue, KeyStatus, KeyVerdict, ParsedSecretKey, PublicKey, Reason, RequestId, TenantId,
+        Violations,
+        api_key::{AddApiKey, AddedApiKey, CreateApiKey, ListApiKeys, RotateApiKey},
+        caller::PresentedKey,
+        idempotency::{Fingerprint, IdempotencyScope, NewIdempotencyRecord},
+        paging::Page,
         provisioning::NewApiKey,
     },
     error::{Error, Resource, Result},
@@ -16,39 +20,69 @@ use crate::{
 };
 
 impl TenantService {
-    /// Creates a key that is valid at once, and lets the existing ones expire after the overlap.
+    /// Creates a key that is valid at once, and changes no other.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant; [`Error::FailedPrecondition`] for a reused request id.
-    pub async fn rotate_api_key(&self, caller: Caller, rotation: RotateApiKey) -> Result<KeyRotation> {
-        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::RotateApiKey };
-        let tenant_id = rotation.tenant_id;
-        let slug = match self.store.find_slug(tenant_id).await {
-            // A repeated call is replayed even if its tenant has been deleted since.
-            Err(Error::NotFound { .. }) => return self.replay_rotation(&scope, &rotation).await,
-            slug => slug?,
-        };
-        let (secret, record) = Self::new_secret(rotation.request_id.as_ref(), rotation.fingerprint())?;
-        let (new_key, secret_key) = self.new_api_key(&slug, secret).await?;
-        let (record, now) = (record.as_ref(), self.clock.now());
-        let rotate = || self.store.rotate_api_key(&scope, tenant_id, &new_key, record, rotation.overlap, now);
-        match retry_on_conflict(rotate).await? {
-            Some(api_key) => {
-                change_log::api_key_rotated(&api_key);
-                Ok(KeyRotation { api_key, secret_key: Some(secret_key), replayed: false })
-            }
-            None => self.replay_rotation(&scope, &rotation).await,
+    /// [`Error::InvalidRequest`] for an expiry that is not in the future; [`Error::NotFound`], also for a deleted tenant;
+    /// [`Error::QuotaExceeded`]; [`Error::FailedPrecondition`] for a reused request id.
+    pub async fn create_api_key(&self, caller: Caller, creation: CreateApiKey) -> Result<AddedApiKey> {
+        let has_past_expiry = creation.expires_at.is_some_and(|end| end <= self.clock.now());
+        let request = AddApiKey::Create(creation);
+        if has_past_expiry {
+            // A repeated call is replayed even if its key has expired since.
+            return self.replay_or(caller, &request, past_expiry().into()).await;
         }
+        self.add_api_key(caller, &request).await
     }
 
-    async fn replay_rotation(&self, scope: &IdempotencyScope, rotation: &RotateApiKey) -> Result<KeyRotation> {
-        let now = self.clock.now();
-        let Some(request_id) = &rotation.request_id else { return Err(Error::not_found(Resource::Tenant)) };
-        let record = self.store.find_rotation_record(rotation.tenant_id, scope, &request_id.hash(), now).await?;
-        let record = record.ok_or(Error::not_found(Resource::Tenant))?;
-        let secret_key = replayed_secret(scope.rpc, &record, request_id, rotation.fingerprint(), now)?;
+    /// Creates a key that is valid at once, and lets those that it replaces expire after the overlap. A tenant key can only
+    /// replace itself.
+    ///
+    /// # Errors
+    /// [`Error::PermissionDenied`] and [`Error::InvalidRequest`] for what a tenant key cannot do; [`Error::NotFound`] for the
+    /// tenant, also for a deleted one, or the key; [`Error::FailedPrecondition`] for a key that has ended or was replaced, and
+    /// for a reused request id.
+    pub async fn rotate_api_key(&self, caller: Caller, rotation: RotateApiKey) -> Result<AddedApiKey> {
+        let rotation = match caller.presented_key() {
+            Some(presented) => rotation_of(presented, rotation)?,
+            None => rotation,
+        };
+        self.add_api_key(caller, &AddApiKey::Rotate(rotation)).await
+    }
+
+    async fn add_api_key(&self, caller: Caller, request: &AddApiKey) -> Result<AddedApiKey> {
+        let slug = match self.store.find_slug(request.tenant_id()).await {
+            Err(error @ Error::NotFound { .. }) => return self.replay_or(caller, request, error).await,
+            slug => slug?,
+        };
+        let (secret, record) = Self::new_secret(request.request_id(), request.fingerprint())?;
+        let (new_key, secret_key) = self.new_api_key(&slug, secret).await?;
+        let (scope, now) = (IdempotencyScope { caller, rpc: request.rpc() }, self.clock.now());
+        let max_usable = self.quotas.usable_api_keys;
+        let add = || self.store.add_api_key(&scope, request, &new_key, record.as_ref(), max_usable, now);
+        let error = match retry_on_conflict(add).await {
+            Ok(Some(api_key)) => {
+                change_log::api_key_added(&api_key, scope.rpc);
+                return Ok(AddedApiKey { api_key, secret_key: Some(secret_key), replayed: false });
+            }
+            Ok(None) => Error::not_found(Resource::Tenant),
+            // An earlier call with the same request id may be the reason.
+            Err(error @ (Error::NotFound { .. } | Error::FailedPrecondition(_) | Error::QuotaExceeded { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        self.replay_or(scope.caller, request, error).await
+    }
+
+    /// Returns what an earlier call with this request id returned, or the error if there was none: a repeated call succeeds
+    /// whatever has changed since.
+    async fn replay_or(&self, caller: Caller, request: &AddApiKey, error: Error) -> Result<AddedApiKey> {
+        let (scope, now) = (IdempotencyScope { caller, rpc: request.rpc() }, self.clock.now());
+        let Some(request_id) = request.request_id() else { return Err(error) };
+        let record = self.store.find_key_record(request.tenant_id(), &scope, &request_id.hash(), now).await?;
+        let record = record.ok_or(error)?;
+        let secret_key = replayed_secret(scope.rpc, &record, request_id, request.fingerprint(), now)?;
         let api_key = record.key.ok_or(Error::not_found(Resource::ApiKey))?;
-        Ok(KeyRotation { api_key, secret_key, replayed: true })
+        Ok(AddedApiKey { api_key, secret_key, replayed: true })
     }
 
     /// Returns a key to insert for the tenant with this slug, and its secret half.
@@ -71,10 +105,13 @@ impl TenantService {
         Ok((derive_secret(request_id, &salt)?, Some(NewIdempotencyRecord::new(request_id, fingerprint, salt))))
     }
 
+    /// Returns one page of a tenant's keys.
+    ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn list_api_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>> {
-        self.store.list_api_keys(tenant_id).await
+    pub async fn list_api_keys(&self, tenant_id: TenantId, list: ListApiKeys) -> Result<Page<ApiKey>> {
+        let rows = self.store.list_api_keys(tenant_id, &list, list.size.get() + 1).await?;
+        Ok(list.page(tenant_id, rows))
     }
 
     /// # Errors
@@ -95,11 +132,41 @@ impl TenantService {
     /// whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let Some(parsed) = ParsedSecretKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
-        let found = self.store.find_api_key(parsed.key_id).await?;
+        let found = self.store.find_api_key(parsed.key_id.clone()).await?;
         // The key's id alone does not make it the same key: its mode and stem have to match, too.
         let mut stored = found.filter(|stored| stored.key.public_key == parsed.public_key);
         let stored_hash = stored.as_mut().map(|stored| std::mem::take(&mut stored.secret_hash));
         let matches = self.hasher.verify_key(parsed.random_part, stored_hash).await?;
-        Ok(stored.filter(|_| matches).map_or(KeyVerdict::Invalid, |stored| stored.verdict(self.clock.now())))
+        let Some(stored) = stored.filter(|_| matches) else { return Ok(KeyVerdict::Invalid) };
+        let (last_used_at, now) = (stored.key.last_used_at, self.clock.now());
+        let verdict = stored.verdict(now);
+        if matches!(verdict, KeyVerdict::Authentic { status: KeyStatus::Valid, .. }) {
+            self.key_usage.note(parsed.key_id, last_used_at, now);
+        }
+        Ok(verdict)
     }
+}
+
+/// The shortest overlap if a tenant key replaces itself: the key must be valid when it repeats the call.
+const MIN_OWN_OVERLAP: Duration = Duration::minutes(5);
+
+/// Returns the rotation with the presented key as the one to replace.
+///
+/// # Errors
+/// [`Error::PermissionDenied`] if it is for another tenant or names another key; [`Error::InvalidRequest`] if the overlap is
+/// too short.
+fn rotation_of(presented: &PresentedKey, rotation: RotateApiKey) -> Result<RotateApiKey> {
+    let is_own_key = rotation.public_key.as_ref().is_none_or(|named| *named == presented.public_key);
+    if rotation.tenant_id != presented.tenant_id || !is_own_key {
+        return Err(Error::PermissionDenied);
+    }
+    if rotation.overlap < MIN_OWN_OVERLAP {
+        let description = "must be at least 5 minutes for a key that replaces itself";
+        return Err(Violations::single("overlap", InvalidValue::new(Reason::OutOfRange, description)).into());
+    }
+    Ok(RotateApiKey { public_key: Some(presented.public_key.clone()), ..rotation })
+}
+
+fn past_expiry() -> Violations {
+    Violations::single("expires_at", InvalidValue::new(Reason::OutOfRange, "must be in the future"))
 }

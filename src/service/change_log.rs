@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::{
     domain::{
         ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult,
-        owner::OwnerTokenPurpose,
+        idempotency::IdempotentRpc, owner::OwnerTokenPurpose,
     },
     store::{RepairResult, ResetResult},
 };
@@ -51,8 +51,9 @@ pub(super) fn stray_rows_deleted(tenant_id: TenantId, rows_deleted: i64) {
 }
 
 /// `key` is the new key.
-pub(super) fn api_key_rotated(key: &ApiKey) {
-    tracing::info!(tenant_id = %key.tenant_id, public_key = key.public_key, "Rotated API key");
+pub(super) fn api_key_added(key: &ApiKey, rpc: IdempotentRpc) {
+    let message = if rpc == IdempotentRpc::RotateApiKey { "Rotated API key" } else { "Created API key" };
+    tracing::info!(tenant_id = %key.tenant_id, public_key = key.public_key, "{message}");
 }
 
 /// A key that was revoked earlier keeps its time, and has no line.

@@ -90,13 +90,8 @@ impl TenantService {
 
         let general_id = SegmentId::from_uuid(result.general_id);
         let package_ids = plan.package_ids.into_iter().map(PackageId::from_uuid);
-        let api_key = plan.key.filter(|_| result.api_keys_created > 0).map(|NewApiKey { public_key, .. }| ApiKey {
-            public_key,
-            tenant_id,
-            created_at: now,
-            expires_at: None,
-            revoked_at: None,
-        });
+        let new_key = plan.key.filter(|_| result.api_keys_created > 0);
+        let api_key = new_key.map(|NewApiKey { public_key, .. }| ApiKey::new(public_key, tenant_id, now));
         Ok(RepairReport {
             tenant: Some(self.get_tenant(TenantIdentifier::Id(tenant_id)).await?),
             segment: (result.segments_created > 0).then(|| default_segment(tenant_id, general_id, now)),

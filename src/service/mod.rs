@@ -12,6 +12,7 @@ mod clock;
 mod idempotency;
 mod ids;
 mod integrity;
+mod key_usage;
 mod owners;
 mod passwords;
 mod provisioning;
@@ -21,7 +22,13 @@ mod tenants;
 pub use catalog::CatalogService;
 pub use clock::Clock;
 
-use crate::{domain::KeyMode, secrets::Hasher, store::Store, telemetry::metrics::QueueStats};
+use self::key_usage::KeyUsage;
+use crate::{
+    domain::{KeyMode, Quotas},
+    secrets::Hasher,
+    store::Store,
+    telemetry::metrics::QueueStats,
+};
 
 /// The use cases of the gRPC service `TenantProvisioning`. Each file of this module has the methods of one topic.
 #[derive(Debug)]
@@ -30,11 +37,13 @@ pub struct TenantService {
     hasher: Hasher,
     key_mode: KeyMode,
     clock: Clock,
+    quotas: Quotas,
+    key_usage: KeyUsage,
 }
 
 impl TenantService {
-    pub const fn new(store: Store, hasher: Hasher, key_mode: KeyMode, clock: Clock) -> Self {
-        Self { store, hasher, key_mode, clock }
+    pub fn new(store: Store, hasher: Hasher, key_mode: KeyMode, clock: Clock, quotas: Quotas) -> Self {
+        Self { store, hasher, key_mode, clock, quotas, key_usage: KeyUsage::default() }
     }
 
     /// Closes database connections that nothing has used for some time.

@@ -64,8 +64,8 @@ impl SharedStatement for KeyLookups {
 async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) -> Result<HashMap<String, StoredApiKey>> {
     let rows = sqlx::query!(
         r#"
-        SELECT stored.key_id, tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at, slug,
-               is_active, is_deleted AS "is_deleted!"
+        SELECT stored.key_id, tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at,
+               stored.name, scope, last_used_at, rotated_at, slug, is_active, is_deleted AS "is_deleted!"
           -- The subquery hides the array's length from the planner, which would otherwise make a plan for each length.
           FROM unnest((SELECT $1::text[])) AS requested (key_id)
          CROSS JOIN LATERAL (
@@ -81,12 +81,17 @@ async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) ->
     .fetch_all(&mut connection)
     .await?;
     let keys = rows.into_iter().map(|row| {
+        let scope = row.scope.parse().map_err(Error::internal)?;
         let key = ApiKey {
             public_key: row.public_key,
             tenant_id: TenantId::from_uuid(row.tenant_id),
             created_at: row.created_at,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
+            name: row.name,
+            scope,
+            last_used_at: row.last_used_at,
+            rotated_at: row.rotated_at,
         };
         let stored = StoredApiKey {
             key,
@@ -95,7 +100,7 @@ async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) ->
             tenant_is_active: row.is_active,
             tenant_is_deleted: row.is_deleted,
         };
-        (row.key_id, stored)
+        Ok((row.key_id, stored))
     });
-    Ok(keys.collect())
+    keys.collect()
 }

@@ -113,7 +113,7 @@ impl Store {
 
     /// Returns the record of this request id, with the current state of the key that its call created, unless its tenant
     /// does not exist. `tenant_id` is the tenant of the repeated call, whose turn it uses.
-    pub async fn find_rotation_record(
+    pub async fn find_key_record(
         &self,
         tenant_id: TenantId,
         scope: &IdempotencyScope,
@@ -123,9 +123,10 @@ impl Store {
         let row = sqlx::query!(
             r#"
             SELECT request_hash, fingerprint, salt, created_at,
-                   (SELECT to_jsonb(api_keys) - 'secret_hash'
-                      FROM api_keys
-                     WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>"
+                   coalesce((SELECT to_jsonb(api_keys) - 'secret_hash'
+                               FROM api_keys
+                              WHERE key_id = record.key_id AND tenant_id = record.tenant_id),
+                            deleted_key) AS "api_key: Json<ApiKey>"
               FROM idempotency_records AS record
              WHERE request_hash = $1 AND caller = $2 AND rpc = $3 AND created_at > $4
                AND EXISTS (SELECT FROM tenants WHERE id = record.tenant_id)
@@ -135,7 +136,7 @@ impl Store {
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
         )
-        .fetch_optional(&mut self.acquire_for(tenant_id, "find_rotation_record").await?)
+        .fetch_optional(&mut self.acquire_for(tenant_id, "find_key_record").await?)
         .await?;
         row.map(|row| {
             Ok(IdempotencyRecord {

@@ -171,12 +171,14 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
                      WHERE segments.id IS NULL) AS package
              WHERE number <= $5
         ), dangling_record AS MATERIALIZED (
-            -- The first records of each tenant whose key does not exist or belongs to another tenant.
+            -- The first records of each tenant whose key does not exist or belongs to another tenant. The key of a
+            -- record with deleted_key was deleted by the service.
             SELECT *
               FROM (SELECT tenant.id, slug, rpc, row_number() OVER (PARTITION BY tenant.id ORDER BY rpc) AS number
                       FROM tenant
                       JOIN idempotency_records AS record ON record.tenant_id = tenant.id
-                     WHERE NOT EXISTS (SELECT FROM api_keys
+                     WHERE deleted_key IS NULL
+                       AND NOT EXISTS (SELECT FROM api_keys
                                         WHERE key_id = record.key_id AND api_keys.tenant_id = tenant.id)) AS record
              WHERE number <= $5
         ), actual AS MATERIALIZED (

@@ -199,7 +199,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
              ORDER BY request_hash, caller, rpc
             ON CONFLICT ON CONSTRAINT idempotency_records_pkey DO UPDATE
                SET fingerprint = excluded.fingerprint, salt = excluded.salt, tenant_id = excluded.tenant_id,
-                   key_id = excluded.key_id, segment_id = excluded.segment_id,
+                   key_id = excluded.key_id, deleted_key = NULL, segment_id = excluded.segment_id,
                    package_ids = excluded.package_ids, created_at = excluded.created_at
              WHERE record.created_at <= excluded.created_at - $19::interval
                 OR record.tenant_id = (SELECT stray.tenant_id

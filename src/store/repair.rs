@@ -132,7 +132,7 @@ impl Store {
             ), deleted_record AS (
                 -- Idempotency records of keys that the tenant does not have: they cannot be replayed.
                 DELETE FROM idempotency_records AS record USING tenant
-                 WHERE record.tenant_id = tenant.id
+                 WHERE record.tenant_id = tenant.id AND deleted_key IS NULL
                    AND NOT EXISTS (SELECT FROM api_keys
                                     WHERE api_keys.key_id = record.key_id AND api_keys.tenant_id = tenant.id)
                 RETURNING 1

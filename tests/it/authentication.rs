@@ -12,8 +12,9 @@ use tonic_prost::ProstCodec;
 use turnkey::{
     config::ServerSettings,
     grpc::pb::{
-        DESCRIPTORS, GetPackageRequest, ListPackagesRequest, ListTenantsRequest, RevokeApiKeyRequest,
-        SuspendTenantRequest, VerifyApiKeyRequest, tenant_provisioning_client::TenantProvisioningClient,
+        ApiKeyScope, CreateApiKeyRequest, DESCRIPTORS, GetPackageRequest, ListPackagesRequest, ListTenantsRequest,
+        RevokeApiKeyRequest, SuspendTenantRequest, VerifyApiKeyRequest,
+        tenant_provisioning_client::TenantProvisioningClient,
     },
 };
 
@@ -22,7 +23,7 @@ use crate::support::{
     database::{Cluster, TestDatabase},
     fixture::{Fixture, channel, with_http},
     process::{Process, database_url, serve, temp_folder, turnkey},
-    requests::{bella, unknown_secret_key, with_bearer, with_last_char_changed},
+    requests::{another_key, bella, unknown_secret_key, with_bearer, with_last_char_changed},
     responses::reason,
     tokens::Tokens,
 };
@@ -56,6 +57,12 @@ fn rejection(response: &Result<(), Status>) -> Option<Code> {
     Some(status.code())
 }
 
+/// Whether the key of a tenant permits the RPC, if its scope does.
+fn permits_tenant_keys(rpc: &str) -> bool {
+    let name = rpc.rsplit('/').next().unwrap();
+    rpc.contains("PackageCatalog") || ["GetTenant", "ListApiKeys", "RotateApiKey"].contains(&name)
+}
+
 /// The database is unreachable, so the rejections precede any SQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rpc_rejects_credentials_without_its_role() {
@@ -71,7 +78,7 @@ async fn every_rpc_rejects_credentials_without_its_role() {
 
     let wrong = with_last_char_changed(&catalog);
     let (unauthenticated, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
-    assert_eq!(rpcs().len(), 31);
+    assert_eq!(rpcs().len(), 32);
     let transports = [&grpc, &over_connect(fixture.http())];
     for (transport, rpc) in
         transports.into_iter().flat_map(|transport| rpcs().into_iter().map(move |rpc| (transport, rpc)))
@@ -92,7 +99,7 @@ async fn every_rpc_rejects_credentials_without_its_role() {
         assert_eq!(outcome(&owner_manager).await, denied.filter(|_| !is_owner_management), "{rpc}");
         assert_eq!(outcome(&catalog).await, denied.filter(|_| !is_catalog), "{rpc}");
         assert_eq!(outcome(&all).await, None, "{rpc}");
-        if !is_catalog {
+        if !permits_tenant_keys(&rpc) {
             assert_eq!(outcome(&tenant.secret_key).await, denied, "{rpc}");
         }
     }
@@ -142,6 +149,25 @@ async fn a_tenant_key_grants_access_to_the_catalog_of_its_own_tenant_only() {
     let revoke = RevokeApiKeyRequest { tenant_id: other.id.clone(), public_key: other.public_key.clone() };
     open.provisioning.clone().revoke_api_key(revoke).await.unwrap();
     assert_eq!(list(&other.id, &other.secret_key).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scope_of_a_tenant_key_decides_which_rpcs_it_permits() {
+    let open = Fixture::start().await;
+    let tenant = open.tenant("bella-weddings").await;
+    let for_reading = CreateApiKeyRequest { scope: ApiKeyScope::CatalogRead.into(), ..another_key(&tenant.id) };
+    let for_reading = open.create_key(for_reading).await.unwrap().secret_key;
+    let closed = Fixture::start_with(open.database.clone(), with_http(Tokens::new().settings())).await;
+    let grpc = over_grpc(channel(&closed.server.address.to_string()).await);
+    for transport in [&grpc, &over_connect(closed.http())] {
+        for rpc in rpcs() {
+            let denied = |is_permitted: bool| (!is_permitted).then_some(Code::PermissionDenied);
+            let outcome = async |key: &str| rejection(&call(transport, &rpc, Some(key)).await);
+            assert_eq!(outcome(&tenant.secret_key).await, denied(permits_tenant_keys(&rpc)), "{rpc}");
+            let is_reading = rpc.contains("PackageCatalog/Get") || rpc.contains("PackageCatalog/List");
+            assert_eq!(outcome(&for_reading).await, denied(is_reading), "{rpc}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,12 +8,12 @@ use prost_types::FileDescriptorSet;
 use serde_json::Value;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::{
-    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateOwnerTokenRequest,
-    DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest, OwnerTokenPurpose, PackageUpsert,
-    ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, RotateApiKeyRequest,
-    SetOwnerRequest, SuspendTenantRequest, UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest,
-    UpsertSegmentRequest, VerifyEmailRequest, package_catalog_client::PackageCatalogClient,
-    tenant_provisioning_client::TenantProvisioningClient,
+    BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateApiKeyRequest,
+    CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest,
+    OwnerTokenPurpose, PackageUpsert, ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest,
+    RevokeApiKeyRequest, RotateApiKeyRequest, SetOwnerRequest, SuspendTenantRequest, UndeleteTenantRequest,
+    UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyEmailRequest,
+    package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::support::{
@@ -146,6 +146,15 @@ impl Calls {
             public_key = response.into_inner().api_key.unwrap().public_key;
         }
         self.expect("TenantProvisioning/RotateApiKey", "Rotated API key", &public_key);
+        for _ in 0..2 {
+            let request_id = Some(REQUEST_ID.to_owned());
+            // The name is not in the log: it is text of the tenant's.
+            let name = Some("Confidential".to_owned());
+            let creation = CreateApiKeyRequest { tenant_id: self.tenant_id(), name, request_id, ..Default::default() };
+            let response = self.provisioning.create_api_key(creation).await.unwrap();
+            public_key = response.into_inner().api_key.unwrap().public_key;
+        }
+        self.expect("TenantProvisioning/CreateApiKey", "Created API key", &public_key);
         for _ in 0..2 {
             let revocation = RevokeApiKeyRequest { tenant_id: self.tenant_id(), public_key: public_key.clone() };
             self.provisioning.revoke_api_key(revocation).await.unwrap();

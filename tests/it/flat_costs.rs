@@ -26,7 +26,8 @@ use crate::support::{
 const CALLS: i64 = 10;
 
 fn settings() -> ServerSettings {
-    let quotas = Quotas { packages: 100_000.try_into().unwrap(), segments: 100_000.try_into().unwrap() };
+    let many = 100_000.try_into().unwrap();
+    let quotas = Quotas { packages: many, segments: many, ..Quotas::DEFAULT };
     ServerSettings { quotas, ..one_connection() }
 }
 

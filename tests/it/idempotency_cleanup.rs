@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use time::Duration;
 use turnkey::{
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     secrets::{Hasher, HashingSettings},
     service::{Clock, TenantService},
     store::Store,
@@ -19,7 +19,7 @@ async fn delete_expired_records(fixture: &Fixture, after: Duration) {
     let hashing = HashingSettings { key: Argon2Params::KEY, password: Argon2Params::KEY, workers: 1, queue_length: 1 };
     let clock = Clock::new(move || Clock::system().now() + after);
     let store = Store::new(fixture.database.server.clone(), 1);
-    let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock);
+    let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock, Quotas::DEFAULT);
     service.delete_expired_idempotency_records().await.unwrap();
 }
 

@@ -12,6 +12,7 @@ use crate::{
         database::Cluster,
         fixture::{Fixture, NewTenant},
         process::{Process, database_url, temp_folder, turnkey},
+        requests::another_key,
     },
 };
 
@@ -160,6 +161,8 @@ async fn resume_after_changes_of_an_operator(through_server: bool) {
     let by_hand = [
         fixture.rotate(&rotated, None).await.secret_key,
         fixture.rotate(&replaced, Some(time::Duration::ZERO)).await.secret_key,
+        // A key beside the one that the import has created, which the import replaces alone.
+        fixture.create_key(another_key(&import.tenant("tenant-3").id)).await.unwrap().secret_key,
     ];
     fixture.revoke(&revoked.id, &revoked.public_key).await.unwrap();
     for day in 0..2 {

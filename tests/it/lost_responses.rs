@@ -74,7 +74,7 @@ async fn a_lost_rotation_response_is_replayed() {
     let request = || RotateApiKeyRequest { request_id: Some(request_id(3)), ..rotation(&tenant.id, None) };
     for (text, cut, keys) in [
         ("BEGIN", Cut::BeforeResponse, 1),
-        ("rotated_tenant AS", Cut::BeforeResponse, 1),
+        ("target_tenant AS", Cut::BeforeResponse, 1),
         ("COMMIT", Cut::BeforeStatement, 1),
         ("COMMIT", Cut::BeforeResponse, 2),
     ] {

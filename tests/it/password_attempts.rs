@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use turnkey::{
     config::ServerSettings,
-    domain::{Argon2Params, KeyMode},
+    domain::{Argon2Params, KeyMode, Quotas},
     grpc::pb::{ChangePasswordRequest, Verdict},
     secrets::{Hasher, HashingSettings},
     service::{Clock, TenantService},
@@ -273,7 +273,7 @@ async fn pairs_whose_window_is_over_are_deleted_by_one_replica_at_a_time() {
         let hashing = HashingSettings { key, password: key, workers: 1, queue_length: 1 };
         let clock = Clock::new(move || Clock::system().now() + after);
         let store = Store::new(fixture.database.server.clone(), 1);
-        let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock);
+        let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock, Quotas::DEFAULT);
         service.delete_expired_password_attempts().await.unwrap();
         fixture.attempts_where("true").await
     };

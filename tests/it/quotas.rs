@@ -1,5 +1,8 @@
-//! Quotas: how many packages and segments a tenant can have, and the counters that they are compared with.
+//! Quotas: how many packages, segments and usable keys a tenant can have, and the counters that the first two are compared
+//! with.
 
+use prost_types::Timestamp;
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -7,21 +10,29 @@ use turnkey::{
     config::ServerSettings,
     domain::Quotas,
     grpc::pb::{
-        BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, DeleteSegmentRequest, FindingKind,
-        PackageUpsert, RepairTenantRequest, UpsertAction, UpsertPackageRequest, UpsertSegmentRequest,
+        BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, CreateApiKeyRequest, DeleteSegmentRequest,
+        FindingKind, PackageUpsert, RepairTenantRequest, RotateApiKeyRequest, UpsertAction, UpsertPackageRequest,
+        UpsertSegmentRequest, Verdict,
     },
 };
 
 use crate::support::{
     damage::summarize,
     fixture::{Fixture, NewTenant, settings},
-    requests::{gold, named, signup},
+    requests::{REQUEST_ID, another_key, bella_with_request_id, gold, named, rotation, rotation_of, signup},
     responses::{reason, violations},
 };
 
 /// Settings of a server with these quotas for packages and segments.
 fn with_quotas(packages: u32, segments: u32) -> ServerSettings {
-    let quotas = Quotas { packages: packages.try_into().unwrap(), segments: segments.try_into().unwrap() };
+    let (packages, segments) = (packages.try_into().unwrap(), segments.try_into().unwrap());
+    let quotas = Quotas { packages, segments, ..Quotas::DEFAULT };
+    ServerSettings { quotas, ..settings() }
+}
+
+/// Settings of a server with this quota for usable keys.
+fn with_key_quota(usable_api_keys: u32) -> ServerSettings {
+    let quotas = Quotas { usable_api_keys: usable_api_keys.try_into().unwrap(), ..Quotas::DEFAULT };
     ServerSettings { quotas, ..settings() }
 }
 
@@ -226,4 +237,104 @@ async fn a_tenant_without_counters_is_counted_at_its_next_change() {
     assert_quota_exceeded(&error, &two, "2 segments");
     assert_eq!(fixture.count("tenant_usage").await, 2);
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn of_fifty_concurrent_creations_of_keys_exactly_as_many_succeed_as_the_quota_permits() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        let (mut client, request) = (fixture.provisioning.clone(), another_key(&tenant.id));
+        calls.spawn(async move { client.create_api_key(request).await.map(drop) });
+    }
+    let errors: Vec<Status> = calls.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert_eq!(errors.len(), 31);
+    for error in &errors {
+        assert_quota_exceeded(error, &tenant, "20 API keys");
+    }
+    assert_eq!(fixture.keys(&tenant.id).await.len(), 20);
+}
+
+#[tokio::test]
+async fn expired_revoked_and_replaced_keys_do_not_count() {
+    let fixture = Fixture::with_settings(with_key_quota(2)).await;
+    let tenant = fixture.tenant("bella").await;
+    let create = async |expires_in: Option<i64>| {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let expires_at = expires_in.map(|seconds| Timestamp { seconds: now + seconds, nanos: 0 });
+        let request = CreateApiKeyRequest { expires_at, ..another_key(&tenant.id) };
+        fixture.create_key(request).await.map(|response| response.api_key.unwrap().public_key)
+    };
+    let second = create(None).await.unwrap();
+    assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
+    // A rotation is possible at the quota. The replaced key does not count, although it still verifies.
+    let rotated = fixture.try_rotate(rotation_of(&tenant.id, &second)).await.unwrap().api_key.unwrap().public_key;
+    assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
+    fixture.revoke(&tenant.id, &rotated).await.unwrap();
+    create(Some(600)).await.unwrap();
+    assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
+    fixture.advance_clock(time::Duration::minutes(10));
+    create(None).await.unwrap();
+    assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
+    fixture.rotate(&tenant, None).await;
+    create(None).await.unwrap();
+    assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
+}
+
+#[tokio::test]
+async fn a_creation_is_replayed_at_the_quota() {
+    let fixture = Fixture::with_settings(with_key_quota(2)).await;
+    let tenant = fixture.tenant("bella").await;
+    let request = CreateApiKeyRequest { request_id: Some(REQUEST_ID.to_owned()), ..another_key(&tenant.id) };
+    let created = fixture.create_key(request.clone()).await.unwrap();
+    let repeated = fixture.create_key(request).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!((repeated.api_key, repeated.secret_key), (created.api_key, created.secret_key));
+}
+
+#[tokio::test]
+async fn the_newest_200_ended_keys_are_kept_and_every_key_that_verifies() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let request_id = Some(REQUEST_ID.to_owned());
+    let first = RotateApiKeyRequest { request_id, ..rotation_of(&tenant.id, &tenant.public_key) };
+    let first = (first.clone(), fixture.try_rotate(first).await.unwrap());
+    let rotated = first.1.api_key.as_ref().unwrap().public_key.clone();
+    fixture.revoke(&tenant.id, &rotated).await.unwrap();
+    // The tenant's first key verifies for 24 hours, and the second is revoked. Newer keys are expired.
+    let expired = "INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at, expires_at)
+                   SELECT lpad(n::text, 16, '0'), id, 'pk_live_x_' || lpad(n::text, 16, '0'), '$argon2id$',
+                          now() + n * interval '1 ms', now() FROM tenants, generate_series(1, 250) AS n";
+    fixture.database.execute(expired).await;
+    fixture.advance_clock(time::Duration::minutes(1));
+    let newest = fixture.create_key(another_key(&tenant.id)).await.unwrap().api_key.unwrap();
+    let kept: Vec<String> = fixture.keys(&tenant.id).await.into_iter().map(|key| key.public_key).collect();
+    let expected = (52..=250).rev().map(|number| format!("pk_live_x_{number:016}"));
+    let expected: Vec<String> = [newest.public_key].into_iter().chain(expected).chain([tenant.public_key]).collect();
+    assert_eq!(kept, expected, "one of the 200 is the replaced key that still verifies");
+
+    let (request, response) = first;
+    let repeated = fixture.try_rotate(request).await.unwrap();
+    assert_eq!((repeated.replayed, repeated.secret_key.as_str()), (true, ""));
+    let deleted = repeated.api_key.unwrap();
+    assert_eq!((&deleted.public_key, deleted.revoked_at.is_some()), (&rotated, true));
+    assert_eq!(fixture.verify(&response.secret_key).await.verdict(), Verdict::Invalid);
+    assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_keys_of_a_tenant_that_rotates_often_are_bounded_and_its_creation_is_replayed() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.create(bella_with_request_id()).await.unwrap().tenant.unwrap();
+    for number in 0..205 {
+        let overlap = if number % 2 == 0 { time::Duration::ZERO } else { time::Duration::days(1) };
+        fixture.try_rotate(rotation(&tenant.id, Some(overlap))).await.unwrap();
+    }
+    assert_eq!(fixture.keys(&tenant.id).await.len(), 201);
+    let repeated = fixture.create(bella_with_request_id()).await.unwrap();
+    assert_eq!((repeated.replayed, repeated.secret_key.as_str()), (true, ""));
+    assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
+    fixture.provisioning.clone().repair_tenant(RepairTenantRequest { tenant_id: tenant.id }).await.unwrap();
+    assert!(fixture.create(bella_with_request_id()).await.unwrap().replayed);
 }

@@ -13,10 +13,10 @@ use tonic::{
     transport::Channel,
 };
 use turnkey::grpc::pb::{
-    ChangePasswordRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, CreateOwnerTokenRequest,
-    ListPackagesRequest, OwnerTokenPurpose, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest,
-    VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest, package_catalog_client::PackageCatalogClient,
-    tenant_provisioning_client::TenantProvisioningClient,
+    ChangePasswordRequest, CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest,
+    CreateOwnerTokenRequest, ListPackagesRequest, OwnerTokenPurpose, ResetPasswordRequest, RevokeApiKeyRequest,
+    SetOwnerRequest, VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest,
+    package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
 use crate::support::{
@@ -24,7 +24,7 @@ use crate::support::{
     fixture::channel,
     http1::Http,
     process::{Process, database_url, serve, temp_folder},
-    requests::{bella, rotation, signup},
+    requests::{another_key, bella, rotation, rotation_of, signup},
     tokens::Tokens,
 };
 
@@ -172,14 +172,18 @@ async fn call_with_secrets(client: &mut Client, seen: &mut Seen) -> Vec<String> 
     let rotate = turnkey::grpc::pb::RotateApiKeyRequest { request_id: request_id(2), ..rotation(&tenant_id, None) };
     let rotate = seen.request(rotate);
     let rotated = seen.response(client.rotate_api_key(rotate).await).unwrap();
-    let keys = vec![created.secret_key, signed_up.secret_key, rotated.secret_key];
+    let another = CreateApiKeyRequest { request_id: request_id(3), ..another_key(&tenant_id) };
+    let another = seen.request(another);
+    let another = seen.response(client.create_api_key(another).await).unwrap();
+    let keys = vec![created.secret_key, signed_up.secret_key, rotated.secret_key, another.secret_key];
     for secret_key in keys.iter().cloned().chain(keys.iter().map(|key| format!("{key}x"))) {
         let request = seen.request(VerifyApiKeyRequest { secret_key });
         seen.response(client.verify_api_key(request).await).unwrap();
     }
     // A secret key instead of the public key.
-    let secret_as_public = RevokeApiKeyRequest { tenant_id, public_key: keys[0].clone() };
+    let secret_as_public = RevokeApiKeyRequest { tenant_id: tenant_id.clone(), public_key: keys[0].clone() };
     assert!(seen.response(client.revoke_api_key(secret_as_public).await).is_none());
+    assert!(seen.response(client.rotate_api_key(rotation_of(&tenant_id, &keys[0])).await).is_none());
     keys
 }
 

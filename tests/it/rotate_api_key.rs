@@ -3,11 +3,13 @@
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
 use tonic::Code;
-use turnkey::grpc::pb::{ApiKey, Verdict, get_tenant_request::Identifier};
+use turnkey::grpc::pb::{
+    ApiKey, ApiKeyScope, CreateApiKeyRequest, RotateApiKeyRequest, Verdict, get_tenant_request::Identifier,
+};
 
 use crate::support::{
     fixture::Fixture,
-    requests::rotation,
+    requests::{REQUEST_ID, another_key, rotation, rotation_of},
     responses::{reason, violations},
 };
 
@@ -137,4 +139,109 @@ async fn a_suspended_tenant_can_rotate_its_key_and_a_deleted_or_unknown_one_cann
         assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
     assert_eq!(fixture.count("api_keys").await, 2);
+}
+
+/// A key for reading with a name and an expiry.
+fn named(tenant_id: &str) -> CreateApiKeyRequest {
+    let in_a_week = OffsetDateTime::now_utc() + Duration::days(7);
+    CreateApiKeyRequest {
+        name: Some("Storefront".to_owned()),
+        scope: ApiKeyScope::CatalogRead.into(),
+        expires_at: Some(prost_types::Timestamp { seconds: in_a_week.unix_timestamp(), nanos: 0 }),
+        ..another_key(tenant_id)
+    }
+}
+
+#[tokio::test]
+async fn the_rotation_of_one_key_keeps_its_properties_and_changes_no_other_key() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let other = fixture.create_key(another_key(&tenant.id)).await.unwrap().api_key.unwrap();
+    let first = fixture.keys(&tenant.id).await.pop().unwrap();
+    let created = fixture.create_key(named(&tenant.id)).await.unwrap();
+    let old = created.api_key.unwrap();
+    let rotated = fixture.try_rotate(rotation_of(&tenant.id, &old.public_key)).await.unwrap();
+    let new = rotated.api_key.unwrap();
+    assert_eq!((&new.name, new.scope, new.expires_at), (&old.name, old.scope, old.expires_at));
+    let replaced = ApiKey { expires_at: fixture.keys(&tenant.id).await[1].expires_at, ..old };
+    assert_eq!(lifetime(&replaced, &new), Some(Duration::hours(24)));
+    assert_eq!(fixture.keys(&tenant.id).await, [new, replaced, other, first]);
+    assert_eq!(verdict(&fixture, &rotated.secret_key).await, Verdict::Valid);
+    fixture.advance_clock(Duration::hours(24));
+    assert_eq!(verdict(&fixture, &created.secret_key).await, Verdict::Expired);
+}
+
+#[tokio::test]
+async fn a_rotation_of_all_keys_creates_a_key_like_the_first_one_of_a_tenant() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    fixture.create_key(named(&tenant.id)).await.unwrap();
+    let new = fixture.rotate(&tenant, Some(Duration::ZERO)).await.api_key.unwrap();
+    assert_eq!((new.name, new.scope, new.expires_at), (None, ApiKeyScope::Catalog.into(), None));
+    assert!(fixture.keys(&tenant.id).await[1..].iter().all(|key| key.expires_at == new.created_at));
+}
+
+#[tokio::test]
+async fn a_key_that_would_expire_before_the_end_of_the_overlap_keeps_its_expiry() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let old = fixture.create_key(named(&tenant.id)).await.unwrap().api_key.unwrap();
+    let overlap = rotation(&tenant.id, Some(Duration::days(30))).overlap;
+    let request = RotateApiKeyRequest { overlap, ..rotation_of(&tenant.id, &old.public_key) };
+    fixture.try_rotate(request).await.unwrap();
+    assert_eq!(fixture.keys(&tenant.id).await[1], old);
+}
+
+#[tokio::test]
+async fn the_key_to_rotate_must_be_a_public_key_of_the_tenant() {
+    let fixture = Fixture::start().await;
+    let (tenant, other) = (fixture.tenant("bella-weddings").await, fixture.tenant("omers-cafe").await);
+    let mistyped = tenant.public_key.replacen("bella", "belle", 1);
+    for unknown in [other.public_key.as_str(), "pk_live_bella_0123456789abcdef", &mistyped] {
+        let error = fixture.try_rotate(rotation_of(&tenant.id, unknown)).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "API_KEY_NOT_FOUND"), "{unknown}");
+    }
+    for (malformed, expected) in [("", "MISSING_FIELD"), (tenant.secret_key.as_str(), "BAD_FORMAT")] {
+        let error = fixture.try_rotate(rotation_of(&tenant.id, malformed)).await.unwrap_err();
+        assert_eq!(violations(&error), [("public_key".to_owned(), expected.to_owned())]);
+    }
+    assert_eq!(fixture.count("api_keys").await, 2);
+}
+
+#[tokio::test]
+async fn a_key_that_is_expired_revoked_or_replaced_cannot_be_rotated_again() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let expired = fixture.create_key(named(&tenant.id)).await.unwrap().api_key.unwrap().public_key;
+    fixture.advance_clock(Duration::days(7));
+    let revoked = fixture.create_key(another_key(&tenant.id)).await.unwrap().api_key.unwrap().public_key;
+    fixture.revoke(&tenant.id, &revoked).await.unwrap();
+    let request =
+        RotateApiKeyRequest { request_id: Some(REQUEST_ID.to_owned()), ..rotation_of(&tenant.id, &tenant.public_key) };
+    let rotated = fixture.try_rotate(request.clone()).await.unwrap();
+    let before = fixture.keys(&tenant.id).await;
+    for ended in [&expired, &revoked, &tenant.public_key] {
+        let error = fixture.try_rotate(rotation_of(&tenant.id, ended)).await.unwrap_err();
+        assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "API_KEY_ENDED"), "{ended}");
+    }
+    assert_eq!(verdict(&fixture, &tenant.secret_key).await, Verdict::Valid, "within the overlap");
+    let repeated = fixture.try_rotate(request).await.unwrap();
+    assert!(repeated.replayed);
+    assert_eq!((repeated.api_key, repeated.secret_key), (rotated.api_key, rotated.secret_key));
+    assert_eq!(fixture.keys(&tenant.id).await, before);
+}
+
+#[tokio::test]
+async fn of_ten_concurrent_rotations_of_one_key_one_succeeds() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let mut calls = JoinSet::new();
+    for _ in 0..10 {
+        let (mut client, request) = (fixture.provisioning.clone(), rotation_of(&tenant.id, &tenant.public_key));
+        calls.spawn(async move { client.rotate_api_key(request).await.map(drop) });
+    }
+    let errors: Vec<_> = calls.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert_eq!(errors.len(), 9);
+    assert!(errors.iter().all(|error| reason(error) == "API_KEY_ENDED"), "{errors:?}");
+    assert_eq!(fixture.keys(&tenant.id).await.len(), 2);
 }

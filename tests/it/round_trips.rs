@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::support::{
     fixture::{Fixture, NewTenant, one_connection},
     proxy::Proxy,
-    requests::{gold, named, rotation},
+    requests::{another_key, gold, named, rotation},
 };
 
 /// Calls that prepare the statements, and that make the connection of the pool the one with the most round trips.
@@ -41,6 +41,7 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
         ("replay", round_trips(proxy, fixture.create(create)).await),
         ("GetTenant", round_trips(proxy, fixture.get(Identifier::TenantId(tenant_id.clone()))).await),
         ("VerifyApiKey", round_trips(proxy, async { Ok(fixture.verify(&tenant.secret_key).await) }).await),
+        ("CreateApiKey", round_trips(proxy, fixture.create_key(another_key(&tenant_id))).await),
         ("RotateApiKey", round_trips(proxy, fixture.try_rotate(rotation(&tenant_id, None))).await),
         ("GetPackage", round_trips(proxy, catalog.get_package(get)).await),
         ("ListPackages", round_trips(proxy, catalog.list_packages(list)).await),
@@ -61,12 +62,15 @@ async fn every_call_makes_the_documented_number_of_round_trips() {
     for _ in 0..WARM_UP {
         fixture.create(new_request()).await.unwrap();
     }
+    // A background statement must not store the use of the key meanwhile: it was used a moment ago.
+    fixture.database.execute("UPDATE api_keys SET last_used_at = now() + interval '1 hour'").await;
     measure_all(&fixture, &proxy, &tenant).await;
     let expected = [
         ("create", 1),
         ("replay", 2),
         ("GetTenant", 1),
         ("VerifyApiKey", 1),
+        ("CreateApiKey", 4),
         ("RotateApiKey", 4),
         ("GetPackage", 1),
         ("ListPackages", 1),

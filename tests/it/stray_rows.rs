@@ -148,7 +148,7 @@ async fn the_catalog_of_a_lost_tenant_is_not_found() {
     let mut catalog = fixture.catalog.clone();
     let packages = ListPackagesRequest { tenant_id: tenant.id.clone(), ..ListPackagesRequest::default() };
     let segments = ListSegmentsRequest { tenant_id: tenant.id.clone(), ..ListSegmentsRequest::default() };
-    let keys = ListApiKeysRequest { tenant_id: tenant.id.clone() };
+    let keys = ListApiKeysRequest { tenant_id: tenant.id.clone(), ..Default::default() };
     for error in [
         fixture.upsert_package(gold(&tenant)).await.map(drop),
         fixture.package(&tenant, &tenant.package_ids[0]).await.map(drop),

@@ -5,7 +5,7 @@ use tonic::Code;
 use turnkey::{
     config::ServerSettings,
     domain::Argon2Params,
-    grpc::pb::{ReactivateTenantRequest, Verdict, VerifyApiKeyRequest, VerifyApiKeyResponse},
+    grpc::pb::{ApiKeyScope, ReactivateTenantRequest, Verdict, VerifyApiKeyRequest, VerifyApiKeyResponse},
 };
 
 use crate::support::{
@@ -23,6 +23,7 @@ fn authentic(tenant: &NewTenant, verdict: Verdict) -> VerifyApiKeyResponse {
         tenant_id: tenant.id.clone(),
         tenant_slug: "bella-weddings".to_owned(),
         public_key: tenant.public_key.clone(),
+        scope: ApiKeyScope::Catalog.into(),
     }
 }
 

@@ -1,71 +1,67 @@
-//! Replaces the keys whose secrets are lost: a resumed import repeats the creation of a tenant whose key is not in the
-//! keys file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
+//! Replaces the keys whose secrets are lost: a resumed import repeats the creation of a tenant whose key is not in the keys
+//! file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
 //!
-//! The import does not replace a key that an operator has created or changed. It rotates only the key that it has created
-//! itself, if that is the newest one and has no end. A rotation is recorded in the journal before it is sent, and repeated
-//! with the same request id if the import is killed before the new key is in the keys file.
+//! The import rotates only a key that it has created itself, and the server refuses that if an operator has revoked or
+//! rotated the key, even at the same moment. The tenant's other keys stay as they are. A rotation is recorded in the journal
+//! before it is sent, and repeated with the same request id if the import is killed before the new key is in the keys file.
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use super::{
-    journal::Journal,
+    journal::{Journal, Rotation},
     target::{ImportError, ImportedTenant, Target},
 };
-use crate::domain::{ApiKey, RequestId, TenantId, api_key::RotateApiKey};
+use crate::domain::{PublicKey, TenantId, api_key::RotateApiKey};
 
-/// Returns the tenant with a new key. All other keys of the tenant expire at once.
+/// Returns the tenant with a new key. The lost one expires at once. `created_at` is the tenant's, which its first key shares.
 ///
 /// # Errors
-/// A permanent one if the tenant's keys have been changed since the import created the last of them.
+/// A permanent one if the key that the import has created last is revoked, rotated or deleted.
 pub async fn replace(
     target: &Target,
     journal: &Journal,
     slug: &str,
     tenant_id: TenantId,
+    created_at: OffsetDateTime,
 ) -> Result<ImportedTenant, ImportError> {
-    let keys = target.list_keys(tenant_id).await?;
-    let earlier = journal.rotation_id(slug);
-    let is_untouched = match keys.as_slice() {
-        [only] => has_no_end(only),
-        [newest, previous, ..] => {
-            has_no_end(newest) && earlier.as_ref().is_some_and(|id| is_rotation_by(id, newest, previous))
-        }
-        [] => false,
+    let lost_key = match journal.rotation(slug) {
+        None => target.first_key(tenant_id, created_at).await?,
+        Some(rotation) => match rotate(target, tenant_id, rotation).await? {
+            Rotated::Replaced(tenant) => return Ok(tenant),
+            Rotated::Lost(public_key) => Some(public_key),
+        },
     };
-    if !is_untouched {
-        return Err(ImportError::permanent(
-            "the secret of its key is lost, and its keys have been changed since the import created it, so the import \
-             does not rotate them. If no caller has the secret of the newest key, rotate it",
-        ));
+    let lost_key = lost_key.ok_or_else(|| lost("does not exist"))?;
+    let rotation = journal.add_rotation(slug, lost_key).map_err(ImportError::permanent)?;
+    match rotate(target, tenant_id, rotation).await? {
+        Rotated::Replaced(tenant) => Ok(tenant),
+        Rotated::Lost(_) => Err(ImportError::permanent("the rotation returned no secret")),
     }
-    if let Some(id) = earlier
-        && let Some(tenant) = rotate(target, tenant_id, id).await?
-    {
-        return Ok(tenant);
+}
+
+enum Rotated {
+    Replaced(ImportedTenant),
+    /// The rotation was sent more than 24 hours ago: the secret of this key, which it created, is lost, too.
+    Lost(PublicKey),
+}
+
+async fn rotate(target: &Target, tenant_id: TenantId, rotation: Rotation) -> Result<Rotated, ImportError> {
+    let Rotation { request_id, public_key } = rotation;
+    let rotation =
+        RotateApiKey { tenant_id, public_key: Some(public_key), overlap: Duration::ZERO, request_id: Some(request_id) };
+    let key = match target.rotate_key(rotation).await {
+        Err(error) if !error.retryable => return Err(lost(&format!("was not rotated: {}", error.cause))),
+        key => key?,
+    };
+    match key.secret_key {
+        Some(secret_key) => ImportedTenant::new(tenant_id, secret_key).map(Rotated::Replaced),
+        None => PublicKey::parse(&key.public_key).map(Rotated::Lost).map_err(|_invalid| lost("has no public key")),
     }
-    let id = journal.add_rotation(slug).map_err(ImportError::permanent)?;
-    rotate(target, tenant_id, id).await?.ok_or_else(|| ImportError::permanent("the rotation returned no secret"))
 }
 
-/// Returns `None` if the rotation was sent more than 24 hours ago: its secret is lost, too.
-async fn rotate(target: &Target, tenant_id: TenantId, id: RequestId) -> Result<Option<ImportedTenant>, ImportError> {
-    let rotation = RotateApiKey { tenant_id, overlap: overlap(&id), request_id: Some(id) };
-    let key = target.rotate_key(rotation).await?;
-    let public_key = key.public_key;
-    Ok(key.secret_key.map(|secret_key| ImportedTenant { tenant_id, public_key, secret_key }))
-}
-
-const fn has_no_end(key: &ApiKey) -> bool {
-    key.expires_at.is_none() && key.revoked_at.is_none()
-}
-
-/// Whether this rotation created `newest`. Another rotation gives the previous key another end.
-fn is_rotation_by(id: &RequestId, newest: &ApiKey, previous: &ApiKey) -> bool {
-    previous.expires_at == Some(newest.created_at + overlap(id))
-}
-
-/// Between 1 µs and 66 ms. It distinguishes a rotation of this import from others.
-fn overlap(id: &RequestId) -> Duration {
-    let [first, second, ..] = *id.expose();
-    Duration::microseconds(1 + i64::from(u16::from_be_bytes([first, second])))
+fn lost(problem: &str) -> ImportError {
+    ImportError::permanent(format!(
+        "the secret of its key is lost, and the key {problem}. If no caller has the secret of the tenant's newest key, \
+         create another"
+    ))
 }

@@ -3,18 +3,21 @@
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
 use secrecy::SecretString;
+use time::OffsetDateTime;
 
 use super::{Error, journal::Journal, lost_keys};
 use crate::{
     cli::database::{OpenDatabase, is_embedded_in_use},
     config::ImportTarget,
     domain::{
-        ApiKey, Argon2Params, Caller, CreateFullyProvisioned, ProvisioningSource, TenantId, api_key::RotateApiKey,
+        Argon2Params, Caller, CreateFullyProvisioned, ParsedSecretKey, ProvisioningSource, PublicKey, Quotas, TenantId,
+        api_key::{ListApiKeys, RotateApiKey},
+        paging::PageSize,
         provisioning::CreateOutcome,
     },
     error,
     grpc::{
-        client::{Client, ClientError, TenantKey},
+        client::{Client, ClientError, CreatedTenant, RotatedKey},
         status,
     },
     secrets::{Hasher, HashingSettings},
@@ -27,6 +30,15 @@ pub struct ImportedTenant {
     pub tenant_id: TenantId,
     pub public_key: String,
     pub secret_key: SecretString,
+}
+
+impl ImportedTenant {
+    /// Takes the public key from the secret one: the tenant may have newer keys.
+    pub fn new(tenant_id: TenantId, secret_key: SecretString) -> Result<Self, ImportError> {
+        let key = ParsedSecretKey::parse(&secret_key);
+        let key = key.ok_or_else(|| ImportError::permanent("the target returned a malformed secret key"))?;
+        Ok(Self { tenant_id, public_key: key.public_key, secret_key })
+    }
 }
 
 /// An error of a call to the target. A retryable one fails the batch, which is then sent again. A permanent one rejects
@@ -63,7 +75,13 @@ impl Target {
                     queue_length: workers * concurrency.get(),
                 };
                 let store = Store::new(database.server.clone(), u32::try_from(concurrency.get())?);
-                let service = TenantService::new(store.clone(), Hasher::new(hashing)?, key_mode, Clock::system());
+                let service = TenantService::new(
+                    store.clone(),
+                    Hasher::new(hashing)?,
+                    key_mode,
+                    Clock::system(),
+                    Quotas::DEFAULT,
+                );
                 Ok(Self::Database { database: Box::new(database), store, service: Box::new(service) })
             }
         }
@@ -87,11 +105,12 @@ impl Target {
         let mut results = Vec::with_capacity(requests.len());
         for (request, created) in requests.iter().zip(created) {
             results.push(match created {
-                Ok(TenantKey { tenant_id, public_key, secret_key: Some(secret_key) }) => {
-                    Ok(ImportedTenant { tenant_id, public_key, secret_key })
+                Ok(CreatedTenant { tenant_id, secret_key: Some(secret_key), .. }) => {
+                    Ok(ImportedTenant::new(tenant_id, secret_key)?)
                 }
-                Ok(TenantKey { tenant_id, secret_key: None, .. }) => {
-                    let replaced = lost_keys::replace(self, journal, request.slug.as_str(), tenant_id).await;
+                Ok(CreatedTenant { tenant_id, created_at, secret_key: None }) => {
+                    let slug = request.slug.as_str();
+                    let replaced = lost_keys::replace(self, journal, slug, tenant_id, created_at).await;
                     fail_batch_if_retryable(replaced)?
                 }
                 Err(message) => Err(message),
@@ -100,23 +119,31 @@ impl Target {
         Ok(results)
     }
 
-    pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<TenantKey, ImportError> {
+    pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<RotatedKey, ImportError> {
         match self {
             Self::Database { service, .. } => {
-                let tenant_id = rotation.tenant_id;
-                let rotation = service.rotate_api_key(Caller::import(), rotation).await?;
-                Ok(TenantKey { tenant_id, public_key: rotation.api_key.public_key, secret_key: rotation.secret_key })
+                let added = service.rotate_api_key(Caller::import(), rotation).await?;
+                Ok(RotatedKey { public_key: added.api_key.public_key, secret_key: added.secret_key })
             }
             Self::Server(client) => Ok(client.rotate_api_key(&rotation).await?),
         }
     }
 
-    /// Returns the tenant's keys, newest first.
-    pub async fn list_keys(&self, tenant_id: TenantId) -> Result<Vec<ApiKey>, ImportError> {
-        match self {
-            Self::Database { service, .. } => Ok(service.list_api_keys(tenant_id).await?),
-            Self::Server(client) => Ok(client.list_api_keys(tenant_id).await?),
-        }
+    /// Returns the key that was created with the tenant, if it is among the newest 500.
+    pub async fn first_key(
+        &self,
+        tenant_id: TenantId,
+        created_at: OffsetDateTime,
+    ) -> Result<Option<PublicKey>, ImportError> {
+        let keys = match self {
+            Self::Database { service, .. } => {
+                let list = ListApiKeys { size: PageSize::MAX, after: None };
+                service.list_api_keys(tenant_id, list).await?.items
+            }
+            Self::Server(client) => client.list_api_keys(tenant_id, PageSize::MAX).await?,
+        };
+        let first = keys.into_iter().find(|key| key.created_at == created_at);
+        Ok(first.and_then(|key| PublicKey::parse(&key.public_key).ok()))
     }
 
     pub async fn close(self) -> Result<(), Error> {
@@ -128,13 +155,13 @@ impl Target {
     }
 }
 
-impl From<CreateOutcome> for TenantKey {
+impl From<CreateOutcome> for CreatedTenant {
     fn from(outcome: CreateOutcome) -> Self {
         let (tenant, secret_key) = match outcome {
             CreateOutcome::Created(created) => (created.tenant, Some(created.secret_key)),
             CreateOutcome::Replayed(replay) => (replay.created.tenant, replay.secret_key),
         };
-        Self { tenant_id: tenant.id, public_key: tenant.api_key_public, secret_key }
+        Self { tenant_id: tenant.id, created_at: tenant.created_at, secret_key }
     }
 }
 
@@ -151,7 +178,7 @@ fn suggest_server(error: Error) -> Error {
 }
 
 /// Turns the outcome of an item into the row's result. A retryable error fails the batch, so that it is sent again.
-fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<TenantKey, String>, ImportError> {
+fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<CreatedTenant, String>, ImportError> {
     match outcome {
         Ok(created) => Ok(Ok(created.into())),
         Err(error) if is_retryable(&error) => Err(error.into()),

@@ -1,20 +1,56 @@
 //! Messages about API keys after a tenant's first.
 
-use prost_types::Duration as PbDuration;
-use secrecy::{ExposeSecret, SecretString};
-use time::Duration;
+use prost_types::{Duration as PbDuration, Timestamp};
+use secrecy::SecretString;
+use time::{Duration, OffsetDateTime};
 
 use super::{durations, timestamp};
 use crate::{
     domain::{
-        ApiKey, InvalidValue, KeyStatus, KeyVerdict, RequestId, TenantId, Violations,
-        api_key::{KeyRotation, RotateApiKey},
+        ApiKey, ApiKeyScope, DisplayName, InvalidValue, KeyStatus, KeyVerdict, PublicKey, Reason, RequestId, TenantId,
+        Violations,
+        api_key::{CreateApiKey, ListApiKeys, RotateApiKey},
+        paging::PageSize,
     },
     grpc::pb,
 };
 
 const DEFAULT_OVERLAP: Duration = Duration::hours(24);
 const MAX_OVERLAP: Duration = Duration::days(30);
+
+impl TryFrom<pb::CreateApiKeyRequest> for CreateApiKey {
+    type Error = Violations;
+
+    fn try_from(request: pb::CreateApiKeyRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+        let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));
+        let scope = fields.check("scope", scope(request.scope));
+        let expires_at = fields.check_optional("expires_at", request.expires_at, parse_timestamp);
+        let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
+        fields.into_result(|| Some(Self { tenant_id: tenant_id?, name, scope: scope?, expires_at, request_id }))
+    }
+}
+
+fn scope(number: i32) -> Result<ApiKeyScope, InvalidValue> {
+    match pb::ApiKeyScope::try_from(number) {
+        Ok(pb::ApiKeyScope::Unspecified) => Ok(ApiKeyScope::default()),
+        Ok(pb::ApiKeyScope::Catalog) => Ok(ApiKeyScope::Catalog),
+        Ok(pb::ApiKeyScope::CatalogRead) => Ok(ApiKeyScope::CatalogRead),
+        Err(_) => Err(InvalidValue::new(Reason::BadFormat, "must be a known API key scope")),
+    }
+}
+
+/// Returns the time in microseconds, the precision of Postgres.
+fn parse_timestamp(message: Timestamp) -> Result<OffsetDateTime, InvalidValue> {
+    let out_of_range = InvalidValue::new(Reason::OutOfRange, "must be a time in the years 1 to 9999");
+    let nanos = u32::try_from(message.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
+    let Some(nanos) = nanos else {
+        return Err(InvalidValue::new(Reason::BadFormat, "must have nanos from 0 to 999,999,999"));
+    };
+    let time = OffsetDateTime::from_unix_timestamp(message.seconds).ok().filter(|time| time.year() >= 1);
+    time.and_then(|time| time.replace_nanosecond(nanos / 1_000 * 1_000).ok()).ok_or(out_of_range)
+}
 
 impl TryFrom<pb::RotateApiKeyRequest> for RotateApiKey {
     type Error = Violations;
@@ -24,22 +60,27 @@ impl TryFrom<pb::RotateApiKeyRequest> for RotateApiKey {
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
         let overlap = fields.check_optional("overlap", request.overlap, overlap).unwrap_or(DEFAULT_OVERLAP);
         let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
-        fields.into_result(|| Some(Self { tenant_id: tenant_id?, overlap, request_id }))
+        let public_key = fields.check_optional("public_key", request.public_key, |text| PublicKey::parse(&text));
+        fields.into_result(|| Some(Self { tenant_id: tenant_id?, public_key, overlap, request_id }))
+    }
+}
+
+impl TryFrom<pb::ListApiKeysRequest> for (TenantId, ListApiKeys) {
+    type Error = Violations;
+
+    fn try_from(request: pb::ListApiKeysRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+        let size = fields.check("page_size", PageSize::parse(request.page_size));
+        let after = tenant_id.and_then(|tenant_id| {
+            fields.check("page_token", ListApiKeys::page_token_scope(tenant_id).decode(&request.page_token))
+        });
+        fields.into_result(|| Some((tenant_id?, ListApiKeys { size: size?, after: after? })))
     }
 }
 
 fn overlap(message: PbDuration) -> Result<Duration, InvalidValue> {
     durations::parse(message, &(Duration::ZERO..=MAX_OVERLAP), "must be between 0 and 30 days")
-}
-
-impl From<KeyRotation> for pb::RotateApiKeyResponse {
-    fn from(rotation: KeyRotation) -> Self {
-        Self {
-            api_key: Some(rotation.api_key.into()),
-            secret_key: rotation.secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default(),
-            replayed: rotation.replayed,
-        }
-    }
 }
 
 /// A malformed key is not a violation: the verdict of an invalid key is the response.
@@ -53,7 +94,7 @@ impl TryFrom<pb::VerifyApiKeyRequest> for SecretString {
 
 impl From<KeyVerdict> for pb::VerifyApiKeyResponse {
     fn from(verdict: KeyVerdict) -> Self {
-        let KeyVerdict::Authentic { status, tenant_id, tenant_slug, public_key } = verdict else {
+        let KeyVerdict::Authentic { status, tenant_id, tenant_slug, public_key, scope } = verdict else {
             return Self { verdict: pb::Verdict::Invalid.into(), ..Self::default() };
         };
         let verdict = match status {
@@ -62,7 +103,8 @@ impl From<KeyVerdict> for pb::VerifyApiKeyResponse {
             KeyStatus::Revoked => pb::Verdict::Revoked,
             KeyStatus::TenantSuspended => pb::Verdict::TenantSuspended,
         };
-        Self { verdict: verdict.into(), tenant_id: tenant_id.to_string(), tenant_slug, public_key }
+        let scope = pb::ApiKeyScope::from(scope).into();
+        Self { verdict: verdict.into(), tenant_id: tenant_id.to_string(), tenant_slug, public_key, scope }
     }
 }
 
@@ -74,6 +116,18 @@ impl From<ApiKey> for pb::ApiKey {
             created_at: Some(timestamp(key.created_at)),
             expires_at: key.expires_at.map(timestamp),
             revoked_at: key.revoked_at.map(timestamp),
+            name: key.name,
+            scope: pb::ApiKeyScope::from(key.scope).into(),
+            last_used_at: key.last_used_at.map(timestamp),
+        }
+    }
+}
+
+impl From<ApiKeyScope> for pb::ApiKeyScope {
+    fn from(scope: ApiKeyScope) -> Self {
+        match scope {
+            ApiKeyScope::Catalog => Self::Catalog,
+            ApiKeyScope::CatalogRead => Self::CatalogRead,
         }
     }
 }

@@ -14,13 +14,14 @@ mod provisioning;
 mod tenants;
 
 use prost_types::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
 use time::OffsetDateTime;
 
 use super::pb;
 use crate::{
     domain::{
         ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
-        catalog::UpsertResult, paging::Page, provisioning::CreateOutcome,
+        api_key::AddedApiKey, catalog::UpsertResult, paging::Page, provisioning::CreateOutcome,
     },
     error,
 };
@@ -49,7 +50,6 @@ identifiers_from_requests! {
     DeleteTenantRequest { tenant_id: TenantId } => TenantId;
     UndeleteTenantRequest { tenant_id: TenantId } => TenantId;
     RepairTenantRequest { tenant_id: TenantId } => TenantId;
-    ListApiKeysRequest { tenant_id: TenantId } => TenantId;
     RevokeApiKeyRequest { tenant_id: TenantId, public_key: PublicKey } => (TenantId, PublicKey);
     GetPackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
     DeletePackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
@@ -81,7 +81,20 @@ messages_from_outputs! {
     tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => SetOwnerResponse { tenant: Some(tenant.into()) };
-    keys: Vec<ApiKey> => ListApiKeysResponse { api_keys: convert(keys) };
+    page: Page<ApiKey> => ListApiKeysResponse {
+        api_keys: convert(page.items),
+        next_page_token: page.next_page_token
+    };
+    added: AddedApiKey => CreateApiKeyResponse {
+        api_key: Some(added.api_key.into()),
+        secret_key: expose(added.secret_key),
+        replayed: added.replayed
+    };
+    added: AddedApiKey => RotateApiKeyResponse {
+        api_key: Some(added.api_key.into()),
+        secret_key: expose(added.secret_key),
+        replayed: added.replayed
+    };
     key: ApiKey => RevokeApiKeyResponse { api_key: Some(key.into()) };
 
     result: UpsertResult<Package> => BatchUpsertPackagesResult {
@@ -105,6 +118,11 @@ messages_from_outputs! {
         next_page_token: page.next_page_token
     };
     _nothing: () => DeleteSegmentResponse {};
+}
+
+/// Returns the empty text for a secret that can no longer be returned.
+fn expose(secret_key: Option<SecretString>) -> String {
+    secret_key.map(|secret| secret.expose_secret().to_owned()).unwrap_or_default()
 }
 
 fn convert<Item, Message: From<Item>>(items: Vec<Item>) -> Vec<Message> {

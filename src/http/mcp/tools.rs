@@ -212,9 +212,9 @@ async fn try_call(
     arguments: JsonObject,
 ) -> std::result::Result<Value, Failure> {
     let caller = head.extensions.get::<AuthenticatedCaller>();
-    let tenant_id = caller.and_then(|AuthenticatedCaller(caller)| caller.tenant_id());
-    let tenant_id = tenant_id.ok_or_else(|| Failure::of(Error::internal("the agent was not authenticated")))?;
-    let (message, dry_run) = tool.request(tenant_id, &arguments).map_err(Failure::of)?;
+    let key = caller.and_then(|AuthenticatedCaller(caller)| caller.presented_key());
+    let key = key.ok_or_else(|| Failure::of(Error::internal("the agent was not authenticated")))?;
+    let (message, dry_run) = tool.request(key.tenant_id, &arguments).map_err(Failure::of)?;
     let request = Request::from_parts(head.clone(), Body::empty());
     let Ok(_ready) = calls.ready().await;
     let response = call::send(calls, tool.rpc_path(), request, None, Arc::new(Prepared(message))).await;

@@ -5,17 +5,17 @@ use prost_types::{FileDescriptorSet, ServiceDescriptorProto};
 use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, HealthCheckRequest};
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CheckIntegrityRequest,
-    CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest,
-    GetPackageRequest, GetSegmentRequest, GetTenantRequest, ListApiKeysRequest, ListPackagesRequest,
-    ListSegmentsRequest, ListTenantsRequest, OwnerTokenPurpose, PackageUpsert, ReactivateTenantRequest,
-    RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest, SuspendTenantRequest,
-    UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyApiKeyRequest,
-    VerifyEmailRequest, VerifyPasswordRequest, get_tenant_request::Identifier,
+    CreateApiKeyRequest, CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest,
+    DeleteTenantRequest, GetPackageRequest, GetSegmentRequest, GetTenantRequest, ListApiKeysRequest,
+    ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest, OwnerTokenPurpose, PackageUpsert,
+    ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest,
+    SuspendTenantRequest, UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest,
+    VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest, get_tenant_request::Identifier,
 };
 use uuid::Uuid;
 
 use super::target::Target;
-use crate::support::requests::{PASSWORD, rotation, signup};
+use crate::support::requests::{PASSWORD, REQUEST_ID, rotation, signup};
 
 pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 pub const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -135,8 +135,13 @@ fn provisioning_request(rpc: &str, target: &Target) -> Vec<u8> {
         "ReactivateTenant" => ReactivateTenantRequest { tenant_id }.encode_to_vec(),
         "DeleteTenant" => DeleteTenantRequest { tenant_id: other.id.clone() }.encode_to_vec(),
         "UndeleteTenant" => UndeleteTenantRequest { tenant_id }.encode_to_vec(),
+        // Repetitions are replayed: the tenant would soon have as many keys as it can.
+        "CreateApiKey" => {
+            CreateApiKeyRequest { tenant_id, request_id: Some(REQUEST_ID.to_owned()), ..Default::default() }
+                .encode_to_vec()
+        }
         "RotateApiKey" => rotation(&tenant_id, None).encode_to_vec(),
-        "ListApiKeys" => ListApiKeysRequest { tenant_id }.encode_to_vec(),
+        "ListApiKeys" => ListApiKeysRequest { tenant_id, ..Default::default() }.encode_to_vec(),
         "RevokeApiKey" => {
             RevokeApiKeyRequest { tenant_id: other.id.clone(), public_key: other.public_key.clone() }.encode_to_vec()
         }

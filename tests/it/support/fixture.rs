@@ -16,13 +16,13 @@ use turnkey::{
     config::{Bounds, ServerSettings},
     domain::{Argon2Params, KeyMode, Quotas},
     grpc::pb::{
-        ApiKey, CheckIntegrityRequest, CreateFromSignupRequest, CreateFromSignupResponse,
-        CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest, DeleteTenantRequest,
-        Finding, GetPackageRequest, GetTenantRequest, ListApiKeysRequest, Package, RevokeApiKeyRequest,
-        RotateApiKeyRequest, RotateApiKeyResponse, SuspendTenantRequest, Tenant, UndeleteTenantRequest,
-        UpsertPackageRequest, UpsertPackageResponse, UpsertSegmentRequest, UpsertSegmentResponse, VerifyApiKeyRequest,
-        VerifyApiKeyResponse, get_tenant_request::Identifier, package_catalog_client::PackageCatalogClient,
-        tenant_provisioning_client::TenantProvisioningClient,
+        ApiKey, CheckIntegrityRequest, CreateApiKeyRequest, CreateApiKeyResponse, CreateFromSignupRequest,
+        CreateFromSignupResponse, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest,
+        DeleteTenantRequest, Finding, GetPackageRequest, GetTenantRequest, ListApiKeysRequest, Package,
+        RevokeApiKeyRequest, RotateApiKeyRequest, RotateApiKeyResponse, SuspendTenantRequest, Tenant,
+        UndeleteTenantRequest, UpsertPackageRequest, UpsertPackageResponse, UpsertSegmentRequest,
+        UpsertSegmentResponse, VerifyApiKeyRequest, VerifyApiKeyResponse, get_tenant_request::Identifier,
+        package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
     },
     server::{self, Server},
     service::Clock,
@@ -226,13 +226,19 @@ impl Fixture {
     }
 
     pub async fn keys(&self, tenant_id: &str) -> Vec<ApiKey> {
-        let request = ListApiKeysRequest { tenant_id: tenant_id.to_owned() };
-        self.provisioning.clone().list_api_keys(request).await.unwrap().into_inner().api_keys
+        let request = ListApiKeysRequest { tenant_id: tenant_id.to_owned(), page_size: 500, ..Default::default() };
+        let response = self.provisioning.clone().list_api_keys(request).await.unwrap().into_inner();
+        assert_eq!(response.next_page_token, "", "the keys have more than one page");
+        response.api_keys
     }
 
     pub async fn revoke(&self, tenant_id: &str, public_key: &str) -> Result<ApiKey, Status> {
         let request = RevokeApiKeyRequest { tenant_id: tenant_id.to_owned(), public_key: public_key.to_owned() };
         Ok(self.provisioning.clone().revoke_api_key(request).await?.into_inner().api_key.unwrap())
+    }
+
+    pub async fn create_key(&self, request: CreateApiKeyRequest) -> Result<CreateApiKeyResponse, Status> {
+        self.provisioning.clone().create_api_key(request).await.map(Response::into_inner)
     }
 
     pub async fn try_rotate(&self, request: RotateApiKeyRequest) -> Result<RotateApiKeyResponse, Status> {

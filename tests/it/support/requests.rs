@@ -6,7 +6,10 @@ use secrecy::ExposeSecret as _;
 use time::Duration;
 use tonic::Request;
 use turnkey::{
-    grpc::pb::{CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest, UpsertPackageRequest},
+    grpc::pb::{
+        CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest,
+        UpsertPackageRequest,
+    },
     secrets::{assemble_secret_key, random_secret},
 };
 
@@ -53,6 +56,16 @@ pub fn rotation(tenant_id: &str, overlap: Option<Duration>) -> RotateApiKeyReque
     let overlap =
         overlap.map(|overlap| ProtoDuration { seconds: overlap.whole_seconds(), nanos: overlap.subsec_nanoseconds() });
     RotateApiKeyRequest { tenant_id: tenant_id.to_owned(), overlap, ..RotateApiKeyRequest::default() }
+}
+
+/// A new key of this tenant, without a name and an expiry.
+pub fn another_key(tenant_id: &str) -> CreateApiKeyRequest {
+    CreateApiKeyRequest { tenant_id: tenant_id.to_owned(), ..CreateApiKeyRequest::default() }
+}
+
+/// The rotation of one key, with an overlap of 24 hours.
+pub fn rotation_of(tenant_id: &str, public_key: &str) -> RotateApiKeyRequest {
+    RotateApiKeyRequest { public_key: Some(public_key.to_owned()), ..rotation(tenant_id, None) }
 }
 
 /// A new package of this tenant, without a slug.
