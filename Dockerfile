@@ -7,7 +7,7 @@ COPY . .
 # The cache mounts keep the registry and the target directory between builds and out of the image.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --no-default-features --bin turnkey \
+    cargo build --release --locked --no-default-features --features mcp --bin turnkey \
     && cp target/release/turnkey /turnkey
 
 # Contains glibc, libgcc and the root certificates; runs as user 65532.

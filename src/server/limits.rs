@@ -5,12 +5,14 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+#[cfg(feature = "mcp")]
+use crate::grpc::layers::admission::Payer;
 use crate::{
     config::{Bounds, ServerSettings},
     grpc::{
         FairLimit, PeerAddress,
         layers::{
-            admission::{Admission, MAX_HEALTH_MESSAGE_BYTES, Payer},
+            admission::{Admission, MAX_HEALTH_MESSAGE_BYTES},
             request_message::MessageLimits,
         },
     },
