@@ -1,32 +1,19 @@
 //! `CreateApiKey`: one more key, with a name, a scope and an expiry.
 
 use prost_types::Timestamp;
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{ApiKeyScope, CreateApiKeyRequest, CreateApiKeyResponse, Verdict};
 
 use crate::support::{
     fixture::Fixture,
-    requests::{REQUEST_ID, another_key, rotation, rotation_of},
+    requests::{REQUEST_ID, another_key, rotation, rotation_of, storefront_key, time_after},
     responses::{reason, violations},
 };
 
-/// The time after this duration.
-fn after(duration: Duration) -> Option<Timestamp> {
-    let time = OffsetDateTime::now_utc() + duration;
-    Some(Timestamp { seconds: time.unix_timestamp(), nanos: 0 })
-}
-
-/// A key for reading with a name and an expiry in a week.
 fn named(tenant_id: &str) -> CreateApiKeyRequest {
-    CreateApiKeyRequest {
-        name: Some(" Storefront ".to_owned()),
-        scope: ApiKeyScope::CatalogRead.into(),
-        expires_at: after(Duration::days(7)),
-        request_id: Some(REQUEST_ID.to_owned()),
-        ..another_key(tenant_id)
-    }
+    CreateApiKeyRequest { request_id: Some(REQUEST_ID.to_owned()), ..storefront_key(tenant_id) }
 }
 
 fn assert_replayed(replay: &CreateApiKeyResponse, first: &CreateApiKeyResponse, secret_key: &str) {
@@ -44,10 +31,11 @@ async fn a_created_key_has_the_requested_properties_and_changes_no_other_key() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let before = fixture.keys(&tenant.id).await;
-    let created = fixture.create_key(named(&tenant.id)).await.unwrap();
+    let request = CreateApiKeyRequest { name: Some(" Storefront ".to_owned()), ..storefront_key(&tenant.id) };
+    let created = fixture.create_key(request.clone()).await.unwrap();
     let key = created.api_key.clone().unwrap();
     assert_eq!((key.name.as_deref(), key.scope()), (Some("Storefront"), ApiKeyScope::CatalogRead));
-    assert_eq!((key.tenant_id.as_str(), key.expires_at), (tenant.id.as_str(), named(&tenant.id).expires_at));
+    assert_eq!((key.tenant_id.as_str(), key.expires_at), (tenant.id.as_str(), request.expires_at));
     assert_eq!((key.revoked_at, key.last_used_at), (None, None));
     assert_eq!(created.secret_key[..key.public_key.len()].replacen("sk_", "pk_", 1), key.public_key);
     assert_eq!(fixture.keys(&tenant.id).await, [std::slice::from_ref(&key), &before].concat());
@@ -88,11 +76,11 @@ async fn all_invalid_fields_are_reported_together() {
 async fn an_expiry_must_be_in_the_future() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let year_10000 = Some(Timestamp { seconds: 253_402_300_800, nanos: 0 });
-    for expires_at in [after(Duration::ZERO), after(-Duration::days(1)), Some(Timestamp::default()), year_10000] {
-        let error =
-            fixture.create_key(CreateApiKeyRequest { expires_at, ..another_key(&tenant.id) }).await.unwrap_err();
-        assert_eq!(violations(&error), [("expires_at".to_owned(), "OUT_OF_RANGE".to_owned())], "{expires_at:?}");
+    let year_10000 = Timestamp { seconds: 253_402_300_800, nanos: 0 };
+    for time in [time_after(Duration::ZERO), time_after(-Duration::days(1)), Timestamp::default(), year_10000] {
+        let request = CreateApiKeyRequest { expires_at: Some(time), ..another_key(&tenant.id) };
+        let error = fixture.create_key(request).await.unwrap_err();
+        assert_eq!(violations(&error), [("expires_at".to_owned(), "OUT_OF_RANGE".to_owned())], "{time}");
     }
     assert_eq!(fixture.count("api_keys").await, 1);
 }
@@ -125,7 +113,7 @@ async fn a_repeated_creation_returns_the_same_key_and_creates_nothing() {
 async fn a_creation_is_replayed_after_the_expiry_of_its_key() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let request = CreateApiKeyRequest { expires_at: after(Duration::minutes(5)), ..named(&tenant.id) };
+    let request = CreateApiKeyRequest { expires_at: Some(time_after(Duration::minutes(5))), ..named(&tenant.id) };
     let first = fixture.create_key(request.clone()).await.unwrap();
     fixture.advance_clock(Duration::minutes(10));
     assert_replayed(&fixture.create_key(request.clone()).await.unwrap(), &first, &first.secret_key);
@@ -137,12 +125,13 @@ async fn a_creation_is_replayed_after_the_expiry_of_its_key() {
 async fn the_secret_of_a_created_key_is_not_replayed_after_a_rotation() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let first = fixture.create_key(named(&tenant.id)).await.unwrap();
+    let request = named(&tenant.id);
+    let first = fixture.create_key(request.clone()).await.unwrap();
     fixture.try_rotate(rotation_of(&tenant.id, &tenant.public_key)).await.unwrap();
-    assert_replayed(&fixture.create_key(named(&tenant.id)).await.unwrap(), &first, &first.secret_key);
+    assert_replayed(&fixture.create_key(request.clone()).await.unwrap(), &first, &first.secret_key);
     // The overlap is longer than the key's own lifetime, which stays.
     fixture.try_rotate(rotation(&tenant.id, Some(Duration::days(30)))).await.unwrap();
-    let replay = fixture.create_key(named(&tenant.id)).await.unwrap();
+    let replay = fixture.create_key(request).await.unwrap();
     assert_replayed(&replay, &first, "");
     assert_eq!(replay.api_key, first.api_key);
 }
@@ -151,9 +140,9 @@ async fn the_secret_of_a_created_key_is_not_replayed_after_a_rotation() {
 async fn twenty_concurrent_identical_creations_create_one_key() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let mut calls = JoinSet::new();
+    let (mut calls, request) = (JoinSet::new(), named(&tenant.id));
     for _ in 0..20 {
-        let (mut client, request) = (fixture.provisioning.clone(), named(&tenant.id));
+        let (mut client, request) = (fixture.provisioning.clone(), request.clone());
         calls.spawn(async move { client.create_api_key(request).await.unwrap().into_inner() });
     }
     let responses = calls.join_all().await;

@@ -1,8 +1,6 @@
 //! Quotas: how many packages, segments and usable keys a tenant can have, and the counters that the first two are compared
 //! with.
 
-use prost_types::Timestamp;
-use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -19,7 +17,9 @@ use turnkey::{
 use crate::support::{
     damage::summarize,
     fixture::{Fixture, NewTenant, settings},
-    requests::{REQUEST_ID, another_key, bella_with_request_id, gold, named, rotation, rotation_of, signup},
+    requests::{
+        REQUEST_ID, another_key, bella_with_request_id, gold, named, rotation, rotation_of, signup, time_after,
+    },
     responses::{reason, violations},
 };
 
@@ -260,9 +260,8 @@ async fn of_fifty_concurrent_creations_of_keys_exactly_as_many_succeed_as_the_qu
 async fn expired_revoked_and_replaced_keys_do_not_count() {
     let fixture = Fixture::with_settings(with_key_quota(2)).await;
     let tenant = fixture.tenant("bella").await;
-    let create = async |expires_in: Option<i64>| {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let expires_at = expires_in.map(|seconds| Timestamp { seconds: now + seconds, nanos: 0 });
+    let create = async |expires_in: Option<time::Duration>| {
+        let expires_at = expires_in.map(time_after);
         let request = CreateApiKeyRequest { expires_at, ..another_key(&tenant.id) };
         fixture.create_key(request).await.map(|response| response.api_key.unwrap().public_key)
     };
@@ -272,7 +271,7 @@ async fn expired_revoked_and_replaced_keys_do_not_count() {
     let rotated = fixture.try_rotate(rotation_of(&tenant.id, &second)).await.unwrap().api_key.unwrap().public_key;
     assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
     fixture.revoke(&tenant.id, &rotated).await.unwrap();
-    create(Some(600)).await.unwrap();
+    create(Some(time::Duration::minutes(10))).await.unwrap();
     assert_quota_exceeded(&create(None).await.unwrap_err(), &tenant, "2 API keys");
     fixture.advance_clock(time::Duration::minutes(10));
     create(None).await.unwrap();

@@ -3,13 +3,11 @@
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
 use tonic::Code;
-use turnkey::grpc::pb::{
-    ApiKey, ApiKeyScope, CreateApiKeyRequest, RotateApiKeyRequest, Verdict, get_tenant_request::Identifier,
-};
+use turnkey::grpc::pb::{ApiKey, ApiKeyScope, RotateApiKeyRequest, Verdict, get_tenant_request::Identifier};
 
 use crate::support::{
     fixture::Fixture,
-    requests::{REQUEST_ID, another_key, rotation, rotation_of},
+    requests::{REQUEST_ID, another_key, rotation, rotation_of, storefront_key},
     responses::{reason, violations},
 };
 
@@ -141,24 +139,13 @@ async fn a_suspended_tenant_can_rotate_its_key_and_a_deleted_or_unknown_one_cann
     assert_eq!(fixture.count("api_keys").await, 2);
 }
 
-/// A key for reading with a name and an expiry.
-fn named(tenant_id: &str) -> CreateApiKeyRequest {
-    let in_a_week = OffsetDateTime::now_utc() + Duration::days(7);
-    CreateApiKeyRequest {
-        name: Some("Storefront".to_owned()),
-        scope: ApiKeyScope::CatalogRead.into(),
-        expires_at: Some(prost_types::Timestamp { seconds: in_a_week.unix_timestamp(), nanos: 0 }),
-        ..another_key(tenant_id)
-    }
-}
-
 #[tokio::test]
 async fn the_rotation_of_one_key_keeps_its_properties_and_changes_no_other_key() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
     let other = fixture.create_key(another_key(&tenant.id)).await.unwrap().api_key.unwrap();
     let first = fixture.keys(&tenant.id).await.pop().unwrap();
-    let created = fixture.create_key(named(&tenant.id)).await.unwrap();
+    let created = fixture.create_key(storefront_key(&tenant.id)).await.unwrap();
     let old = created.api_key.unwrap();
     let rotated = fixture.try_rotate(rotation_of(&tenant.id, &old.public_key)).await.unwrap();
     let new = rotated.api_key.unwrap();
@@ -175,7 +162,7 @@ async fn the_rotation_of_one_key_keeps_its_properties_and_changes_no_other_key()
 async fn a_rotation_of_all_keys_creates_a_key_like_the_first_one_of_a_tenant() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    fixture.create_key(named(&tenant.id)).await.unwrap();
+    fixture.create_key(storefront_key(&tenant.id)).await.unwrap();
     let new = fixture.rotate(&tenant, Some(Duration::ZERO)).await.api_key.unwrap();
     assert_eq!((new.name, new.scope, new.expires_at), (None, ApiKeyScope::Catalog.into(), None));
     assert!(fixture.keys(&tenant.id).await[1..].iter().all(|key| key.expires_at == new.created_at));
@@ -185,7 +172,7 @@ async fn a_rotation_of_all_keys_creates_a_key_like_the_first_one_of_a_tenant() {
 async fn a_key_that_would_expire_before_the_end_of_the_overlap_keeps_its_expiry() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let old = fixture.create_key(named(&tenant.id)).await.unwrap().api_key.unwrap();
+    let old = fixture.create_key(storefront_key(&tenant.id)).await.unwrap().api_key.unwrap();
     let overlap = rotation(&tenant.id, Some(Duration::days(30))).overlap;
     let request = RotateApiKeyRequest { overlap, ..rotation_of(&tenant.id, &old.public_key) };
     fixture.try_rotate(request).await.unwrap();
@@ -212,7 +199,7 @@ async fn the_key_to_rotate_must_be_a_public_key_of_the_tenant() {
 async fn a_key_that_is_expired_revoked_or_replaced_cannot_be_rotated_again() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella-weddings").await;
-    let expired = fixture.create_key(named(&tenant.id)).await.unwrap().api_key.unwrap().public_key;
+    let expired = fixture.create_key(storefront_key(&tenant.id)).await.unwrap().api_key.unwrap().public_key;
     fixture.advance_clock(Duration::days(7));
     let revoked = fixture.create_key(another_key(&tenant.id)).await.unwrap().api_key.unwrap().public_key;
     fixture.revoke(&tenant.id, &revoked).await.unwrap();

@@ -1,16 +1,17 @@
 //! Builders of requests, and the credentials that go with them.
 
-use prost_types::Duration as ProtoDuration;
+use prost_types::{Duration as ProtoDuration, Timestamp};
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use secrecy::ExposeSecret as _;
 use time::Duration;
 use tonic::Request;
 use turnkey::{
     grpc::pb::{
-        CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest,
+        ApiKeyScope, CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest, RotateApiKeyRequest,
         UpsertPackageRequest,
     },
     secrets::{assemble_secret_key, random_secret},
+    service::Clock,
 };
 
 use super::fixture::NewTenant;
@@ -61,6 +62,21 @@ pub fn rotation(tenant_id: &str, overlap: Option<Duration>) -> RotateApiKeyReque
 /// A new key of this tenant, without a name and an expiry.
 pub fn another_key(tenant_id: &str) -> CreateApiKeyRequest {
     CreateApiKeyRequest { tenant_id: tenant_id.to_owned(), ..CreateApiKeyRequest::default() }
+}
+
+/// A key for reading, with a name and an expiry in a week.
+pub fn storefront_key(tenant_id: &str) -> CreateApiKeyRequest {
+    CreateApiKeyRequest {
+        name: Some("Storefront".to_owned()),
+        scope: ApiKeyScope::CatalogRead.into(),
+        expires_at: Some(time_after(Duration::days(7))),
+        ..another_key(tenant_id)
+    }
+}
+
+/// The time after this duration, in whole seconds.
+pub fn time_after(duration: Duration) -> Timestamp {
+    Timestamp { seconds: (Clock::system().now() + duration).unix_timestamp(), nanos: 0 }
 }
 
 /// The rotation of one key, with an overlap of 24 hours.
