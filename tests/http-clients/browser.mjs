@@ -31,6 +31,11 @@ const browser = spawn(
   { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
 );
 const exited = once(browser, "exit");
+setTimeout(() => {
+  console.error("browser: no result within a minute");
+  browser.kill("SIGKILL");
+  process.exit(1);
+}, 60_000).unref();
 
 // The Chrome DevTools Protocol: JSON, each message ended by a NUL.
 const [, , , toBrowser, fromBrowser] = browser.stdio;

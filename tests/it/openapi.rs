@@ -1,6 +1,6 @@
-//! `docs/openapi.json`, the OpenAPI document of the HTTP API. It is generated from the descriptors of the RPCs, comments
-//! included; only the paths that are not RPCs, in [`other_paths`], are written here. `make reference` writes it, and a
-//! test fails if it is stale.
+//! `docs/openapi.json`, which describes the HTTP API. It is generated from the descriptors of the RPCs, comments included;
+//! only the paths that are not RPCs, in [`other_paths`], are written here. `make reference` writes it, and a test fails if
+//! it is stale.
 //!
 //! A generator of its own: those of others need a plugin that the build does not have otherwise, and know neither the
 //! platform's calls nor which responses contain zero values.
@@ -44,7 +44,9 @@ fn document() -> Value {
     let methods: Vec<MethodDescriptor> =
         services.iter().flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
     let mut schemas = Schemas::of(&methods).into_json();
-    schemas.extend(other_paths::schemas());
+    for (name, schema) in other_paths::schemas() {
+        assert!(schemas.insert(name, schema).is_none(), "a message has the name of another schema");
+    }
     let mut paths: Map<String, Value> = methods.iter().map(|method| (path(method), operation(method))).collect();
     paths.extend(other_paths::paths());
     let tag = |service: &ServiceDescriptor| json!({ "name": service.name(), "description": comment(&service.parent_file(), service.path()) });

@@ -161,7 +161,7 @@ fn with_optional(mut object: Value, name: &str, schema: Value) -> Value {
     object
 }
 
-/// An object without further fields, the first of which are required.
+/// An object without further fields. The first `required` ones must be present.
 fn request(properties: &[(&str, Value)], required: usize) -> Value {
     let mut schema = object(properties);
     schema["required"].as_array_mut().unwrap().truncate(required);

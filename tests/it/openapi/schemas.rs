@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor};
+use prost_types::FieldOptions;
 use serde_json::{Map, Value, json};
 
 /// Messages and enums by name.
@@ -96,10 +97,10 @@ fn property(field: &FieldDescriptor, is_in_request: bool) -> Value {
     let mut description = comment(&field.parent_message().parent_file(), field.path());
     if let Some(oneof) = field.containing_oneof().filter(|oneof| !oneof.is_synthetic()) {
         let names: Vec<String> = oneof.fields().map(|field| format!("`{}`", field.json_name())).collect();
-        description.push_str(&format!("\n\nOnly one of {} is present.", names.join(", ")));
+        description = format!("{description}\n\nOnly one of {} is present.", names.join(", "));
     }
     schema["description"] = json!(description);
-    if field.field_descriptor_proto().options.as_ref().is_some_and(|options| options.deprecated()) {
+    if field.field_descriptor_proto().options.as_ref().is_some_and(FieldOptions::deprecated) {
         schema["deprecated"] = json!(true);
     }
     schema
