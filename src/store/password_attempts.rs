@@ -45,7 +45,7 @@ impl Store {
             r#"
             WITH counted AS (
                 -- A pair with too many wrong attempts is only read. Of concurrent calls, the second condition admits as many
-                -- as the limit permits, under the lock of the row. A window that is over begins anew.
+                -- as the limit permits, under the lock of the row. A window that is over begins again.
                 INSERT INTO password_attempts AS attempt (email_hash, pair_hash, wrong, pending, started_at)
                 SELECT $1, $2, 0, 1, $3
                  WHERE NOT EXISTS (SELECT FROM password_attempts
