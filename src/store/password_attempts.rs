@@ -43,13 +43,16 @@ impl Store {
         let AttemptPair { email_hash, pair_hash } = &log_in.pair;
         let row = sqlx::query!(
             r#"
-            WITH counted AS (
+            WITH refused AS MATERIALIZED (
+                -- LIMIT 1: the row is searched by its key, and not by its time, whatever the planner knows.
+                SELECT started_at
+                  FROM (SELECT * FROM password_attempts WHERE email_hash = $1 AND pair_hash = $2 LIMIT 1) AS attempt
+                 WHERE wrong >= $5 AND started_at > $4
+            ), counted AS (
                 -- A pair with too many wrong attempts is only read. Of concurrent calls, the second condition admits as many
                 -- as the limit permits, under the lock of the row. A window that is over begins again.
                 INSERT INTO password_attempts AS attempt (email_hash, pair_hash, wrong, pending, started_at)
-                SELECT $1, $2, 0, 1, $3
-                 WHERE NOT EXISTS (SELECT FROM password_attempts
-                                    WHERE email_hash = $1 AND pair_hash = $2 AND wrong >= $5 AND started_at > $4)
+                SELECT $1, $2, 0, 1, $3 WHERE NOT EXISTS (SELECT FROM refused)
                 ON CONFLICT ON CONSTRAINT password_attempts_pkey DO UPDATE
                    SET wrong = CASE WHEN attempt.started_at > $4 THEN attempt.wrong ELSE 0 END,
                        pending = CASE WHEN attempt.started_at > $4 THEN attempt.pending + 1 ELSE 1 END,
@@ -58,15 +61,11 @@ impl Store {
                  WHERE attempt.started_at <= $4 OR attempt.wrong + attempt.pending < $5
                 RETURNING 1
             )
-            SELECT EXISTS (SELECT FROM counted) AS "is_counted!",
-                   (SELECT started_at
-                      FROM password_attempts
-                     WHERE email_hash = $1 AND pair_hash = $2 AND wrong >= $5 AND started_at > $4) AS refused_since,
-                   owner.tenant_id AS "tenant_id?", owner.password_hash
+            SELECT EXISTS (SELECT FROM counted) AS "is_counted!", (SELECT started_at FROM refused) AS refused_since,
+                   tenant_id AS "tenant_id?", password_hash
               FROM (VALUES (1)) AS always
-              LEFT JOIN (owners AS owner
-                         JOIN tenants ON tenants.id = owner.tenant_id AND tenants.deleted_at IS NULL)
-                ON canonical_email = $6
+              LEFT JOIN owners
+                ON canonical_email = $6 AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
             "#,
             email_hash.as_slice(),
             pair_hash.as_slice(),
