@@ -403,8 +403,8 @@ async fn owner_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_m
                                  verification_token_hash, verification_token_expires_at)
              SELECT md5(n::text)::uuid, n || '@x', n || '@x', sha256(n::text::bytea), now(), sha256(n::text::bytea), now()
                FROM generate_series(1, {owners}) AS n;
-             INSERT INTO password_attempts (email_hash, pair_hash, wrong, pending, started_at)
-             SELECT sha256((n % 1000)::text::bytea), sha256(n::text::bytea), 10, 0, '2100-01-01'
+             INSERT INTO password_attempts (email_hash, pair_hash, wrong, pending, started_at, last_attempt_at)
+             SELECT sha256((n % 1000)::text::bytea), sha256(n::text::bytea), 10, 0, '2100-01-01', now()
                FROM generate_series(1, {owners}) AS n"
         );
         *rows = measure(&database, ROWS, async |fixture| {
