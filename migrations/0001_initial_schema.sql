@@ -166,6 +166,8 @@ CREATE TABLE password_attempts (
     wrong      integer     NOT NULL,
     pending    integer     NOT NULL,
     started_at timestamptz NOT NULL, -- of the window
+    -- A minute later, pending attempts no longer count: their ends were lost with a replica or a connection.
+    last_attempt_at timestamptz NOT NULL,
     -- By e-mail address first: a reset deletes all pairs of one.
     CONSTRAINT password_attempts_pkey PRIMARY KEY (email_hash, pair_hash),
     CONSTRAINT password_attempts_hash_lengths CHECK (length(email_hash) = 32 AND length(pair_hash) = 32)

@@ -18,6 +18,10 @@ pub const MAX_WRONG_ATTEMPTS: i32 = 10;
 /// How long wrong attempts count, from the first.
 pub const ATTEMPT_WINDOW: Duration = Duration::minutes(15);
 
+/// How long an attempt counts as pending. Comparing a password takes a fraction of this, its time in the queue included; a
+/// longer one has lost its replica or its connection.
+pub const PENDING_LIFETIME: Duration = Duration::minutes(1);
+
 /// An e-mail address and a password to compare. `None` stands for a text that cannot be one: it matches no owner, and is
 /// counted like every other wrong attempt.
 #[derive(Debug, Clone)]

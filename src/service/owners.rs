@@ -44,7 +44,9 @@ impl TenantService {
         for _ in 0..MAX_RESET_ATTEMPTS {
             let now = self.clock.now();
             let found = self.store.find_reset_token(&token_hash, now).await?;
-            let email = found.as_ref().and_then(|found| found.email.as_ref());
+            // A used token must not reveal its owner's address by what is guessable.
+            let unused = found.as_ref().filter(|found| found.used_for.is_none());
+            let email = unused.and_then(|unused| unused.email.as_ref());
             self.check_strength(PasswordUse::Reset, PasswordForm::of_reset(&new_password, email)).await?;
             let unused = match found {
                 Some(unused @ ResetToken { used_for: None, .. }) => unused,

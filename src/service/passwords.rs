@@ -14,8 +14,8 @@ use crate::{
     store::{AttemptEnd, AttemptStart, Owner},
 };
 
-/// How long an attempt waits for concurrent attempts of the same pair, of which one more wrong one would be too many. They
-/// take one hash each.
+/// How long an attempt waits for concurrent attempts of the same pair, if it and they could be more wrong ones than are
+/// permitted. They take one hash each.
 const BUSY_DELAYS_MS: [u64; 6] = [50, 100, 200, 400, 800, 1_600];
 /// Tries to change a password whose hash changes meanwhile, for example because it is rehashed.
 const MAX_CHANGE_ATTEMPTS: usize = 3;

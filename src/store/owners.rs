@@ -1,5 +1,8 @@
 //! Owners after sign-up: their passwords, their e-mail addresses and the tokens for both. `provisioning.rs` inserts an owner
 //! together with its tenant, and `password_attempts.rs` finds one by its address.
+//!
+//! The statements find an owner by one of its keys, and then look its tenant up in a subquery. In a join, Postgres may read
+//! all tenants or owners instead, by a plan from the time when there were few.
 
 use time::OffsetDateTime;
 
@@ -66,8 +69,8 @@ impl Store {
             "
             UPDATE owners
                SET password_hash = $1, reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL
-              FROM tenants
-             WHERE tenant_id = $2 AND password_hash = $3 AND tenants.id = tenant_id AND deleted_at IS NULL
+             WHERE tenant_id = $2 AND password_hash = $3
+               AND (SELECT deleted_at IS NULL FROM tenants WHERE id = $2)
             ",
             new_hash,
             owner.tenant_id.as_uuid(),
@@ -96,8 +99,7 @@ impl Store {
                        reset_token_used_at = CASE WHEN NOT $2 THEN reset_token_used_at END,
                        verification_token_hash = CASE WHEN $2 THEN verification_token_hash ELSE $3 END,
                        verification_token_expires_at = CASE WHEN $2 THEN verification_token_expires_at ELSE $4 END
-                  FROM tenants
-                 WHERE canonical_email = $1 AND tenants.id = tenant_id AND deleted_at IS NULL
+                 WHERE canonical_email = $1 AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
                 RETURNING tenant_id
             ), equal_work AS MATERIALIZED (
                 -- Otherwise an unknown address would save the wait for the disk at COMMIT, which takes longer than the rest.
@@ -123,8 +125,8 @@ impl Store {
             SELECT tenant_id, email,
                    CASE WHEN reset_token_used_at IS NOT NULL THEN coalesce(password_hash, '') END AS used_for
               FROM owners
-              JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
              WHERE reset_token_hash = $1 AND reset_token_expires_at > $2
+               AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
             "#,
             token_hash.as_slice(),
             now,
@@ -156,25 +158,23 @@ impl Store {
             ResetResult,
             r#"
             WITH owner AS MATERIALIZED (
-                SELECT tenant_id, email_verified_at IS NULL AS is_unverified
+                SELECT email_verified_at IS NULL AS is_unverified
                   FROM owners
-                  JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
                  WHERE tenant_id = $1 AND reset_token_hash = $2 AND reset_token_used_at IS NULL
                    AND reset_token_expires_at > $3
-                   FOR UPDATE OF owners
+                   AND (SELECT deleted_at IS NULL FROM tenants WHERE id = $1)
+                   FOR UPDATE
             ), new_password AS (
                 UPDATE owners
                    SET password_hash = $4, reset_token_used_at = $3, email_verified_at = coalesce(email_verified_at, $3)
-                  FROM owner
-                 WHERE owners.tenant_id = owner.tenant_id
+                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM owner)
             ), changed_tenant AS (
-                UPDATE tenants SET updated_at = $3 FROM owner WHERE id = owner.tenant_id AND is_unverified
+                UPDATE tenants SET updated_at = $3 WHERE id = $1 AND (SELECT is_unverified FROM owner)
             ), revoked_key AS (
                 -- Revoked keys still count as keys of the tenant.
                 UPDATE api_keys
                    SET revoked_at = $3
-                  FROM owner
-                 WHERE api_keys.tenant_id = owner.tenant_id AND is_unverified AND revoked_at IS NULL
+                 WHERE tenant_id = $1 AND revoked_at IS NULL AND (SELECT is_unverified FROM owner)
                 RETURNING 1
             ), ended_count AS (
                 DELETE FROM password_attempts WHERE email_hash = $5 AND EXISTS (SELECT FROM owner)
@@ -206,14 +206,14 @@ impl Store {
             WITH owner AS MATERIALIZED (
                 SELECT tenant_id, email_verified_at IS NULL AS is_unverified
                   FROM owners
-                  JOIN tenants ON tenants.id = tenant_id AND deleted_at IS NULL
                  WHERE verification_token_hash = $1 AND verification_token_expires_at > $2
-                   FOR UPDATE OF owners
+                   AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
+                   FOR UPDATE
             ), verified AS (
-                UPDATE owners SET email_verified_at = $2 FROM owner
-                 WHERE owners.tenant_id = owner.tenant_id AND is_unverified
+                UPDATE owners SET email_verified_at = $2
+                 WHERE tenant_id = (SELECT tenant_id FROM owner WHERE is_unverified)
             ), changed_tenant AS (
-                UPDATE tenants SET updated_at = $2 FROM owner WHERE id = owner.tenant_id AND is_unverified
+                UPDATE tenants SET updated_at = $2 WHERE id = (SELECT tenant_id FROM owner WHERE is_unverified)
             )
             SELECT tenant_id, is_unverified AS "is_unverified!" FROM owner
             "#,
@@ -240,40 +240,40 @@ impl Store {
         let mut transaction = self.begin_as_provisioner("set_owner", tenant_id).await?;
         let row = select_tenants!(
             with: "WITH tenant AS MATERIALIZED (
-                SELECT id FROM tenants WHERE id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE
+                SELECT deleted_at IS NULL AS is_living FROM tenants WHERE id = $2 FOR NO KEY UPDATE
             ), deleted_owner AS MATERIALIZED (
-                DELETE FROM owners USING tenant
-                 WHERE canonical_email = $4 AND NOT EXISTS (SELECT FROM tenants WHERE id = owners.tenant_id)
+                DELETE FROM owners
+                 WHERE canonical_email = $4 AND (SELECT true FROM tenants WHERE id = owners.tenant_id) IS NULL
+                   AND (SELECT is_living FROM tenant)
                 RETURNING 1
             ), earlier AS MATERIALIZED (
-                SELECT owners.*,
-                       owners.email = $3 AND password_hash IS NOT DISTINCT FROM $5
+                SELECT email,
+                       email = $3 AND password_hash IS NOT DISTINCT FROM $5
                        AND reset_token_hash IS NULL AND verification_token_hash IS NULL AS is_same,
                        -- In another spelling, the address may be another mailbox.
-                       CASE WHEN owners.email = $3 THEN email_verified_at END AS still_verified_at
+                       CASE WHEN email = $3 THEN email_verified_at END AS still_verified_at
                   FROM owners
-                  JOIN tenant ON tenant_id = tenant.id
+                 WHERE tenant_id = $2 AND (SELECT is_living FROM tenant)
             ), updated AS (
                 -- After the deletion, as the insertion below.
                 UPDATE owners
-                   SET email = $3, canonical_email = $4, password_hash = $5, email_verified_at = still_verified_at,
+                   SET email = $3, canonical_email = $4, password_hash = $5,
+                       email_verified_at = (SELECT still_verified_at FROM earlier),
                        reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL,
                        verification_token_hash = NULL, verification_token_expires_at = NULL
-                  FROM earlier
-                 WHERE owners.tenant_id = earlier.tenant_id AND (SELECT count(*) FROM deleted_owner) >= 0
-                RETURNING owners.tenant_id, owners.email, owners.email_verified_at
+                 WHERE tenant_id = $2 AND EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
+                RETURNING tenant_id, email, email_verified_at
             ), inserted AS (
                 INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
-                SELECT id, $3, $4, $5
+                SELECT $2, $3, $4, $5
                   FROM tenant
-                 WHERE NOT EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
+                 WHERE is_living AND NOT EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
                 RETURNING tenant_id, email, email_verified_at
             ), changed AS (
                 UPDATE tenants
                    SET updated_at = CASE WHEN EXISTS (SELECT FROM earlier WHERE email = $3) THEN updated_at ELSE $1 END
-                  FROM tenant
-                 WHERE tenants.id = tenant.id
-                RETURNING tenants.*
+                 WHERE id = $2 AND (SELECT is_living FROM tenant)
+                RETURNING *
             )",
             columns: r#", NOT EXISTS (SELECT FROM earlier WHERE is_same) AS "is_changed!""#,
             from: "FROM changed AS tenants

@@ -7,7 +7,7 @@ use super::{Store, owners::Owner};
 use crate::{
     domain::{
         Email, LogIn, TenantId,
-        log_in::{ATTEMPT_WINDOW, AttemptPair, MAX_WRONG_ATTEMPTS},
+        log_in::{ATTEMPT_WINDOW, AttemptPair, MAX_WRONG_ATTEMPTS, PENDING_LIFETIME},
     },
     error::Result,
 };
@@ -43,30 +43,33 @@ impl Store {
         let AttemptPair { email_hash, pair_hash } = &log_in.pair;
         let row = sqlx::query!(
             r#"
-            WITH counted AS (
+            WITH refused AS MATERIALIZED (
+                -- LIMIT 1: the row is searched by its key, and not by its time, whatever the planner knows.
+                SELECT started_at
+                  FROM (SELECT * FROM password_attempts WHERE email_hash = $1 AND pair_hash = $2 LIMIT 1) AS attempt
+                 WHERE wrong >= $5 AND started_at > $4
+            ), counted AS (
                 -- A pair with too many wrong attempts is only read. Of concurrent calls, the second condition admits as many
-                -- as the limit permits, under the lock of the row. A window that is over begins anew.
-                INSERT INTO password_attempts AS attempt (email_hash, pair_hash, wrong, pending, started_at)
-                SELECT $1, $2, 0, 1, $3
-                 WHERE NOT EXISTS (SELECT FROM password_attempts
-                                    WHERE email_hash = $1 AND pair_hash = $2 AND wrong >= $5 AND started_at > $4)
+                -- as the limit permits, under the lock of the row. A window that is over begins again.
+                INSERT INTO password_attempts AS attempt (email_hash, pair_hash, wrong, pending, started_at,
+                                                          last_attempt_at)
+                SELECT $1, $2, 0, 1, $3, $3 WHERE NOT EXISTS (SELECT FROM refused)
                 ON CONFLICT ON CONSTRAINT password_attempts_pkey DO UPDATE
                    SET wrong = CASE WHEN attempt.started_at > $4 THEN attempt.wrong ELSE 0 END,
-                       pending = CASE WHEN attempt.started_at > $4 THEN attempt.pending + 1 ELSE 1 END,
+                       pending = CASE WHEN attempt.started_at > $4 AND attempt.last_attempt_at > $7
+                                      THEN attempt.pending + 1 ELSE 1 END,
                        started_at = CASE WHEN attempt.started_at > $4 THEN attempt.started_at
-                                         ELSE excluded.started_at END
-                 WHERE attempt.started_at <= $4 OR attempt.wrong + attempt.pending < $5
+                                         ELSE excluded.started_at END,
+                       last_attempt_at = excluded.last_attempt_at
+                 WHERE attempt.started_at <= $4
+                    OR attempt.wrong + CASE WHEN attempt.last_attempt_at > $7 THEN attempt.pending ELSE 0 END < $5
                 RETURNING 1
             )
-            SELECT EXISTS (SELECT FROM counted) AS "is_counted!",
-                   (SELECT started_at
-                      FROM password_attempts
-                     WHERE email_hash = $1 AND pair_hash = $2 AND wrong >= $5 AND started_at > $4) AS refused_since,
-                   owner.tenant_id AS "tenant_id?", owner.password_hash
+            SELECT EXISTS (SELECT FROM counted) AS "is_counted!", (SELECT started_at FROM refused) AS refused_since,
+                   tenant_id AS "tenant_id?", password_hash
               FROM (VALUES (1)) AS always
-              LEFT JOIN (owners AS owner
-                         JOIN tenants ON tenants.id = owner.tenant_id AND tenants.deleted_at IS NULL)
-                ON canonical_email = $6
+              LEFT JOIN owners
+                ON canonical_email = $6 AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
             "#,
             email_hash.as_slice(),
             pair_hash.as_slice(),
@@ -74,6 +77,7 @@ impl Store {
             now - ATTEMPT_WINDOW,
             MAX_WRONG_ATTEMPTS,
             log_in.email.as_ref().map(Email::canonical),
+            now - PENDING_LIFETIME,
         )
         .fetch_one(&mut self.acquire("begin_password_attempt").await?)
         .await?;

@@ -169,6 +169,11 @@ async fn a_weak_password_is_a_violation_for_every_token_and_does_not_use_one_up(
     let own_address = fixture.reset_password(&token, BELLA).await.unwrap_err();
     assert_eq!(violations(&own_address), [("new_password".to_owned(), "WEAK_PASSWORD".to_owned())]);
     assert_eq!(fixture.reset_password(&token, NEW_PASSWORD).await.unwrap().1, tenant_id);
+    assert_eq!(
+        fixture.reset_password(&token, BELLA).await.unwrap(),
+        invalid(),
+        "a used token does not show whose it is"
+    );
 }
 
 /// The stranger has the password, the secret key, the replay of the sign-up, and tokens from before.

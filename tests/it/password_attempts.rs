@@ -202,6 +202,20 @@ async fn a_password_that_the_full_hashing_queue_refuses_is_no_attempt() {
     assert_eq!(fixture.attempts_where("true").await, compared);
 }
 
+/// As if the database had failed ten times between a comparison and its end.
+#[tokio::test]
+async fn attempts_whose_ends_were_lost_do_not_count_after_a_minute() {
+    let fixture = Fixture::with_settings(cheap_passwords()).await;
+    fixture.sign_bella_up().await;
+    enter_wrong_passwords(&fixture, BELLA, None, 9).await;
+    fixture.database.execute("UPDATE password_attempts SET pending = 10").await;
+    fixture.advance_clock(Duration::minutes(1));
+    enter_wrong_passwords(&fixture, BELLA, None, 1).await;
+    assert_refused(fixture.verify_password(BELLA, PASSWORD, None).await);
+    fixture.advance_clock(Duration::minutes(15));
+    assert_eq!(fixture.verify_password(BELLA, PASSWORD, None).await.unwrap().0, Verdict::Valid);
+}
+
 #[tokio::test]
 async fn known_and_unknown_addresses_cost_the_same_statements_and_hashes() {
     let (fixture, proxy) = Fixture::behind_proxy(one_connection()).await;
@@ -262,8 +276,8 @@ async fn pairs_whose_window_is_over_are_deleted_by_one_replica_at_a_time() {
     let fixture = Fixture::start().await;
     let superuser = fixture.superuser_pool().await;
     sqlx::query(
-        "INSERT INTO password_attempts (email_hash, pair_hash, wrong, pending, started_at)
-         SELECT sha256('x'), sha256(number::text::bytea), 1, 0, now() FROM generate_series(1, 2500) AS number",
+        "INSERT INTO password_attempts (email_hash, pair_hash, wrong, pending, started_at, last_attempt_at)
+         SELECT sha256('x'), sha256(number::text::bytea), 1, 0, now(), now() FROM generate_series(1, 2500) AS number",
     )
     .execute(&superuser)
     .await

@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use crate::support::{
     fixture::{Fixture, NewTenant, one_connection},
+    owners::BELLA,
     proxy::Proxy,
-    requests::{another_key, gold, named, rotation},
+    requests::{PASSWORD, another_key, gold, named, rotation},
 };
 
 /// Calls that prepare the statements, and that make the connection of the pool the one with the most round trips.
@@ -52,6 +53,11 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
     let package_id = fixture.upsert_package(gold(tenant)).await.unwrap().package.unwrap().id;
     let delete = DeletePackageRequest { tenant_id, package_id };
     measured.push(("DeletePackage", round_trips(proxy, catalog.delete_package(delete)).await));
+    measured.push(("SetOwner", round_trips(proxy, fixture.set_owner(&tenant.id, BELLA, Some(PASSWORD))).await));
+    measured.push(("VerifyPassword", round_trips(proxy, fixture.verify_password(BELLA, PASSWORD, None)).await));
+    measured.push(("ChangePassword", round_trips(proxy, fixture.change_password(BELLA, PASSWORD, PASSWORD)).await));
+    let token = fixture.reset_token(BELLA).await;
+    measured.push(("ResetPassword", round_trips(proxy, fixture.reset_password(&token, PASSWORD)).await));
     measured
 }
 
@@ -78,6 +84,10 @@ async fn every_call_makes_the_documented_number_of_round_trips() {
         ("UpsertPackage with validate_only", 3),
         ("UpsertPackage with a generated slug", 4),
         ("DeletePackage", 3),
+        ("SetOwner", 3),
+        ("VerifyPassword", 2),
+        ("ChangePassword", 3),
+        ("ResetPassword", 4),
     ];
     assert_eq!(measure_all(&fixture, &proxy, &tenant).await, expected);
 }
