@@ -218,7 +218,9 @@ async fn a_caller_that_is_limited_to_tenants_may_name_these_and_list_them_and_no
             let name = rpc.full_name();
             let tenant_id = rpc.input().get_field_by_name("tenant_id");
             let must_name_one = tenant_id.as_ref().is_some_and(|field| field.containing_oneof().is_none());
-            let is_denied = !must_name_one && !LISTS.contains(&rpc.name());
+            // The violations of SetOwner are known only after an expensive check, which is not done for a malformed id.
+            let is_late = rpc.name() == "SetOwner";
+            let is_denied = is_late || !must_name_one && !LISTS.contains(&rpc.name());
             let expected = is_denied.then_some(Code::PermissionDenied);
             assert_eq!(rejection(outcome(&rpc, None).await), expected, "{name}");
             if tenant_id.is_some() {
@@ -227,7 +229,8 @@ async fn a_caller_that_is_limited_to_tenants_may_name_these_and_list_them_and_no
                 let denied = rejection(outcome(&rpc, Some(&other)).await);
                 assert_eq!(denied, Some(Code::PermissionDenied), "{name}");
                 let malformed = outcome(&rpc, Some("bella")).await.unwrap_err();
-                assert_eq!(malformed.code(), Code::InvalidArgument, "{name}");
+                let expected = if is_late { Code::PermissionDenied } else { Code::InvalidArgument };
+                assert_eq!(malformed.code(), expected, "{name}");
             }
         }
         let get_tenant = rpcs().into_iter().find(|rpc| rpc.name() == "GetTenant").unwrap();
