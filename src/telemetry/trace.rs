@@ -8,7 +8,10 @@ use opentelemetry::{
     trace::TraceContextExt as _,
 };
 pub use opentelemetry::{SpanId, TraceId};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{IdGenerator as _, RandomIdGenerator},
+};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 struct Headers<'a>(&'a HeaderMap);
@@ -36,9 +39,10 @@ pub fn set_remote_parent(span: &tracing::Span, headers: &HeaderMap) -> (TraceId,
             return (span_context.trace_id(), span_context.span_id());
         }
     }
-    let is_remote = remote != TraceId::INVALID;
-    let trace_id = if is_remote { remote } else { TraceId::from_bytes(uuid::Uuid::new_v4().into_bytes()) };
-    (trace_id, SpanId::from(uuid::Uuid::new_v4().as_u64_pair().1))
+    // The generator of exported traces: it needs no system call for an id.
+    let generator = RandomIdGenerator::default();
+    let trace_id = if remote == TraceId::INVALID { generator.new_trace_id() } else { remote };
+    (trace_id, generator.new_span_id())
 }
 
 #[cfg(test)]
