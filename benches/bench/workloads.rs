@@ -116,8 +116,8 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     let no_cursor = ["-9223372036854775808", "'00000000-0000-0000-0000-000000000000'"];
     let page_bytes = MAX_PAGE_BYTES.to_string();
     let (text, values) = (
-        "(grouping_order, id) > ($4::int8, $5::uuid)",
-        [&tenant_id, "NULL", "NULL", no_cursor[0], no_cursor[1], "51", &page_bytes],
+        "(grouping_order, id) > ($3::int8, $4::uuid)",
+        [&tenant_id, "NULL", no_cursor[0], no_cursor[1], "51", &page_bytes],
     );
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;

@@ -46,41 +46,97 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<ListRow<Package>>> {
         let (limit, after) = (i64::try_from(limit).map_err(Error::internal)?, list.after.unwrap_or(Cursor::START));
-        let rows = catalog_query!(
+        let rows = match list.filter.segment_id {
+            None => self.page_of_tenant(tenant_id, list.filter.active, after, limit).await?,
+            Some(segment_id) => self.page_of_segment(tenant_id, segment_id, list.filter.active, after, limit).await?,
+        };
+        let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
+        if first.error.is_some() {
+            return Err(Error::not_found(Resource::Segment));
+        }
+        let into_list_row =
+            |row: PackageRow| Some(ListRow { has_next: row.has_next?, item: row.into_package(tenant_id)? });
+        Ok(rows.into_iter().filter_map(into_list_row).collect())
+    }
+
+    /// Returns no rows if the tenant does not exist.
+    async fn page_of_tenant(
+        &self,
+        tenant_id: TenantId,
+        active: Option<bool>,
+        after: Cursor,
+        limit: i64,
+    ) -> Result<Vec<PackageRow>> {
+        catalog_query!(
             self,
             "list_packages",
             tenant_id,
             PackageRow,
             "
-            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
-                   created_at, updated_at, has_next,
+            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
+                   active, created_at, updated_at, has_next, NULL::text AS error
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN LATERAL (
+                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
+                           lead(true) OVER list IS NOT NULL AS has_next
+                      FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
+                              -- The active and the inactive packages are each one range of an index in this order.
+                              FROM ((SELECT * FROM packages
+                                      WHERE tenant_id = $1
+                                        AND coalesce($2::bool, true) AND active
+                                        AND (grouping_order, id) > ($3::int8, $4::uuid)
+                                      ORDER BY grouping_order, id LIMIT $5)
+                                     UNION ALL
+                                    (SELECT * FROM packages
+                                      WHERE tenant_id = $1
+                                        AND NOT coalesce($2, false) AND NOT active
+                                        AND (grouping_order, id) > ($3, $4)
+                                      ORDER BY grouping_order, id LIMIT $5)) AS in_range
+                             ORDER BY grouping_order, id
+                             LIMIT $5) AS candidate
+                    WINDOW list AS (ORDER BY grouping_order, id)
+                   ) AS package ON bytes_before < $6
+             ORDER BY grouping_order, package.id
+            ",
+            active,
+            after.order,
+            after.id,
+            limit,
+            MAX_PAGE_BYTES,
+        )
+        .await
+    }
+
+    /// As [`Self::page_of_tenant`], by another index. The rows have an error if the segment does not exist.
+    async fn page_of_segment(
+        &self,
+        tenant_id: TenantId,
+        segment_id: SegmentId,
+        active: Option<bool>,
+        after: Cursor,
+        limit: i64,
+    ) -> Result<Vec<PackageRow>> {
+        catalog_query!(
+            self,
+            "list_packages_of_segment",
+            tenant_id,
+            PackageRow,
+            "
+            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
+                   active, created_at, updated_at, has_next,
                    CASE
-                       WHEN $2::uuid IS NOT NULL
-                            AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
+                       WHEN NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
                            THEN 'SEGMENT_NOT_FOUND'
                    END AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
-                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
+                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
+                           lead(true) OVER list IS NOT NULL AS has_next
                       FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
-                              -- The active and the inactive packages, of the tenant or of one segment, are each one
-                              -- range of an index in this order.
                               FROM ((SELECT * FROM packages
-                                      WHERE $2::uuid IS NULL AND tenant_id = $1
+                                      WHERE tenant_id = $1 AND segment_id = $2
                                         AND coalesce($3::bool, true) AND active
                                         AND (grouping_order, id) > ($4::int8, $5::uuid)
-                                      ORDER BY grouping_order, id LIMIT $6)
-                                     UNION ALL
-                                    (SELECT * FROM packages
-                                      WHERE $2 IS NULL AND tenant_id = $1
-                                        AND NOT coalesce($3, false) AND NOT active
-                                        AND (grouping_order, id) > ($4, $5)
-                                      ORDER BY grouping_order, id LIMIT $6)
-                                     UNION ALL
-                                    (SELECT * FROM packages
-                                      WHERE tenant_id = $1 AND segment_id = $2
-                                        AND coalesce($3, true) AND active
-                                        AND (grouping_order, id) > ($4, $5)
                                       ORDER BY grouping_order, id LIMIT $6)
                                      UNION ALL
                                     (SELECT * FROM packages
@@ -94,21 +150,14 @@ impl Store {
                    ) AS package ON bytes_before < $7
              ORDER BY grouping_order, package.id
             ",
-            list.filter.segment_id.map(SegmentId::as_uuid),
-            list.filter.active,
+            segment_id.as_uuid(),
+            active,
             after.order,
             after.id,
             limit,
             MAX_PAGE_BYTES,
         )
-        .await?;
-        let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
-        if first.error.is_some() {
-            return Err(Error::not_found(Resource::Segment));
-        }
-        let into_list_row =
-            |row: PackageRow| Some(ListRow { has_next: row.has_next?, item: row.into_package(tenant_id)? });
-        Ok(rows.into_iter().filter_map(into_list_row).collect())
+        .await
     }
 
     /// # Errors
