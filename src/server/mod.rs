@@ -125,7 +125,10 @@ pub fn start(
     let authenticator = authenticator(settings, &tenants, &tasks, clock.clone())?;
     let rate_limiter = settings.rate_limit_per_caller.map(CallerRateLimiter::new);
     let stop = CancellationToken::new();
-    let acceptor = acceptor(settings, tls, clock.clone(), stop.clone());
+    let admission = limits::admission(settings);
+    #[cfg(feature = "mcp")]
+    let tenant_gate = tenant_gate(settings, authenticator.clone(), &tenants, &tasks, admission.clone(), clock.clone());
+    let acceptor = acceptor(settings, tls, clock, stop.clone());
 
     let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![
@@ -140,9 +143,6 @@ pub fn start(
         background.push(tokio::spawn(plaintext.serve(bound, service)));
     }
     register_gauges(&health, &store, &tenants);
-    let admission = limits::admission(settings);
-    #[cfg(feature = "mcp")]
-    let tenant_gate = tenant_gate(settings, authenticator.clone(), &tenants, &tasks, admission.clone(), clock);
 
     let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, tasks.clone())))
         .add_service(PackageCatalogServer::new(Handler::new(catalog, tasks.clone())))
