@@ -78,6 +78,11 @@ impl Caller {
         Self { name: Self::IMPORT.into(), authority: Authority::All }
     }
 
+    /// Any other command that writes to the database directly.
+    pub fn cli() -> Self {
+        Self { name: Self::CLI.into(), authority: Authority::All }
+    }
+
     pub fn service(name: &str, roles: &[Role], tenants: Option<TenantLimit>) -> Self {
         Self { name: name.into(), authority: Authority::Service { roles: roles.to_vec(), tenants } }
     }

@@ -48,6 +48,19 @@ pub enum TenantChange {
     Undelete,
 }
 
+impl TenantChange {
+    /// Returns the type of the change's event.
+    pub const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Update(_) => "tenant.updated",
+            Self::Suspend => "tenant.suspended",
+            Self::Reactivate => "tenant.reactivated",
+            Self::Delete => "tenant.deleted",
+            Self::Undelete => "tenant.undeleted",
+        }
+    }
+}
+
 /// New values; an absent field is not changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantUpdate {

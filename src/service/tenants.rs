@@ -2,7 +2,7 @@
 
 use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
-    domain::{ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
+    domain::{Actor, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
     error::{Error, Resource, Result},
 };
 
@@ -30,9 +30,9 @@ impl TenantService {
     ///
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
-    pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange) -> Result<Tenant> {
+    pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange, actor: Actor) -> Result<Tenant> {
         let now = self.clock.now();
-        let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, now)).await?;
+        let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, &actor, now)).await?;
         change_log::tenant_changed(&tenant, &change, now);
         Ok(tenant)
     }

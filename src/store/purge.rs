@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Store, pool::PooledConnection};
 use crate::{
-    domain::TenantId,
+    domain::{Actor, TenantId},
     error::{Error, Result},
 };
 
@@ -32,14 +32,20 @@ impl Store {
     }
 
     /// Purges up to `limit` tenants that were deleted before this time, with all their rows, in one statement. Returns
-    /// their ids: fewer than `limit` if no more are left or if others are locked by a concurrent statement.
+    /// their ids: fewer than `limit` if no more are left or if others are locked by a concurrent transaction.
     ///
     /// # Errors
     /// [`Error::Conflict`] if concurrent calls inserted rows of these tenants in each attempt.
-    pub async fn purge_tenants(&self, before: OffsetDateTime, limit: usize) -> Result<Vec<TenantId>> {
+    pub async fn purge_tenants(
+        &self,
+        before: OffsetDateTime,
+        limit: usize,
+        actor: &Actor,
+        now: OffsetDateTime,
+    ) -> Result<Vec<TenantId>> {
         let limit = i64::try_from(limit).map_err(Error::internal)?;
         for _ in 0..MAX_ATTEMPTS {
-            match try_purge(&mut self.acquire("purge_tenants").await?, before, limit).await {
+            match try_purge(&mut self.acquire("purge_tenants").await?, before, limit, actor, now).await {
                 Err(error) if error.as_database_error().is_some_and(has_lost_race) => {}
                 purged => return Ok(purged?.into_iter().map(TenantId::from_uuid).collect()),
             }
@@ -53,14 +59,29 @@ fn has_lost_race(error: &dyn DatabaseError) -> bool {
     error.is_foreign_key_violation() || error.code().as_deref() == Some(DEADLOCK_DETECTED)
 }
 
-async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, limit: i64) -> sqlx::Result<Vec<Uuid>> {
+async fn try_purge(
+    connection: &mut PooledConnection,
+    before: OffsetDateTime,
+    limit: i64,
+    actor: &Actor,
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<Uuid>> {
     // Foreign keys are checked at the end of the statement, so the order of the CTEs does not matter. Idempotency
     // records and usage counters are deleted with their tenant (ON DELETE CASCADE).
     sqlx::query_scalar!(
         "
-        WITH purged AS (
-            -- SKIP LOCKED: two concurrent purges take different tenants.
-            SELECT id FROM tenants WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        WITH locked AS MATERIALIZED (
+            -- Each tenant's lock precedes the first write. Two concurrent purges take different tenants.
+            SELECT id
+              FROM tenants
+             WHERE deleted_at < $1 AND pg_try_advisory_xact_lock(tenant_lock_key(id))
+             ORDER BY deleted_at
+             LIMIT $2
+        ), purged AS (
+            SELECT id
+              FROM tenants
+             WHERE id IN (SELECT id FROM locked) AND deleted_at < $1
+               FOR UPDATE SKIP LOCKED
         ), deleted_packages AS (
             DELETE FROM packages USING purged WHERE packages.tenant_id = purged.id
         ), deleted_segments AS (
@@ -69,13 +90,21 @@ async fn try_purge(connection: &mut PooledConnection, before: OffsetDateTime, li
             DELETE FROM api_keys USING purged WHERE api_keys.tenant_id = purged.id
         ), deleted_owners AS (
             DELETE FROM owners USING purged WHERE owners.tenant_id = purged.id
+        ), deleted_events AS (
+            DELETE FROM events USING purged WHERE events.tenant_id = purged.id
         ), deleted_tenant AS (
             DELETE FROM tenants USING purged WHERE tenants.id = purged.id RETURNING tenants.id
+        ), new_event AS (
+            INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+            SELECT 'tenant.purged', $3, id, $4, $5, '{}' FROM purged
         )
         SELECT id FROM deleted_tenant
         ",
         before,
         limit,
+        now,
+        &*actor.event_caller(),
+        actor.trace_id(),
     )
     .fetch_all(connection)
     .await

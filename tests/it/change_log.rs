@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use serde_json::Value;
+use sqlx::ConnectOptions as _;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateApiKeyRequest,
@@ -286,7 +287,7 @@ fn changed_id(line: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
+async fn every_rpc_logs_a_change_and_leaves_its_event_once_and_no_change_and_no_replay_does() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let mut process = Process::start(&mut serve(folder.path(), &database.server));
@@ -313,6 +314,11 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
     let rpc = |line: &Value| text(line, "rpc.method").trim_start_matches("turnkey.v1.").to_owned();
     let logged: Vec<Line> = lines.iter().map(|line| (rpc(line), text(line, "message"), changed_id(line))).collect();
     assert_eq!(logged, expected);
+    let with_event = lines.iter().filter_map(|line| {
+        let event = event_type(&text(line, "message"))?;
+        Some((event.to_owned(), text(line, "trace_id"), text(line, "turnkey.caller")))
+    });
+    assert_eq!(events(&calls.database).await, with_event.collect::<Vec<_>>());
     let documented = include_str!("../../docs/operations.md");
     for (_, message, _) in &logged {
         assert!(documented.contains(&format!("`{message}`")), "{message}");
@@ -327,6 +333,42 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
 
     let changing = expected.iter().map(|(rpc, ..)| rpc.rsplit_once('/').unwrap().1.to_owned());
     assert_eq!(changing.chain(READING_RPCS.map(str::to_owned)).collect::<BTreeSet<_>>(), all_rpcs());
+}
+
+/// The type of the event of a change with this line. No event shows that a token was created.
+fn event_type(message: &str) -> Option<&'static str> {
+    Some(match message {
+        "Fully provisioned new tenant" => "tenant.created",
+        "Updated tenant" => "tenant.updated",
+        "Suspended tenant" => "tenant.suspended",
+        "Reactivated tenant" => "tenant.reactivated",
+        "Deleted tenant" => "tenant.deleted",
+        "Undeleted tenant" => "tenant.undeleted",
+        "Repaired tenant" | "Deleted rows of a missing tenant" => "tenant.repaired",
+        "Created API key" => "api_key.created",
+        "Rotated API key" => "api_key.rotated",
+        "Revoked API key" => "api_key.revoked",
+        "Set owner" => "owner.set",
+        "Verified e-mail address" => "owner.email_verified",
+        "Reset password" | "Changed password" => "owner.password_changed",
+        "Created package" => "package.created",
+        "Updated package" => "package.updated",
+        "Deleted package" => "package.deleted",
+        "Created segment" => "segment.created",
+        "Updated segment" => "segment.updated",
+        "Deleted segment" => "segment.deleted",
+        "Created owner token" => return None,
+        _ => panic!("{message} has no type of event"),
+    })
+}
+
+/// The type, trace and caller of every event, in order.
+async fn events(database: &TestDatabase) -> Vec<(String, String, String)> {
+    let mut connection = database.superuser.connect().await.unwrap();
+    sqlx::query_as("SELECT type, coalesce(trace_id, ''), caller FROM events ORDER BY history, xid, id")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap()
 }
 
 fn all_rpcs() -> BTreeSet<String> {
@@ -350,7 +392,7 @@ fn summary(output: &Output) -> Vec<(String, String, usize)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_log_their_changes_with_a_caller_of_their_own() {
+async fn commands_log_their_changes_with_a_caller_of_their_own_and_leave_events_of_the_command_line() {
     let fixture = Fixture::start().await;
     damage_of_every_kind(&fixture).await;
     let folder = temp_folder();
@@ -373,4 +415,10 @@ async fn commands_log_their_changes_with_a_caller_of_their_own() {
     fixture.database.execute("UPDATE tenants SET deleted_at = '2020-01-01' WHERE slug LIKE 'new-%'").await;
     assert_eq!(run(&["purge", "--older-than", "30d"]), []);
     assert_eq!(run(&["purge", "--older-than", "30d", "--yes"]), [line("cli", "Purged tenant", 2)]);
+
+    let events = events(&fixture.database).await;
+    let of_commands: Vec<_> = events.iter().filter(|(.., caller)| caller == "cli").collect();
+    assert!(of_commands.iter().all(|(_, trace_id, _)| trace_id.is_empty()), "{of_commands:?}");
+    let types: BTreeSet<_> = of_commands.iter().map(|(kind, ..)| kind.as_str()).collect();
+    assert_eq!(types, ["tenant.purged", "tenant.repaired"].into(), "the events of the import were purged");
 }
