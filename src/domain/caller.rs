@@ -22,13 +22,15 @@ pub enum Role {
     Reader,
     /// The RPCs that create, rotate, revoke and list API keys.
     KeyManager,
+    /// `ListEvents` and `WatchEvents`.
+    Auditor,
 }
 
 /// What a text must be to parse as a [`Role`].
 type RoleError = &'static str;
 
 const fn unknown_role(_text: &str) -> RoleError {
-    "must be provisioner, verifier, owner_manager, catalog, catalog_reader, reader or key_manager"
+    "must be provisioner, verifier, owner_manager, catalog, catalog_reader, reader, key_manager or auditor"
 }
 
 /// An authenticated caller. Idempotency records are separate for each caller's name.

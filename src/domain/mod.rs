@@ -15,6 +15,7 @@ pub mod commission;
 pub mod defaults;
 pub mod derived_slug;
 pub mod email;
+pub mod event;
 pub mod idempotency;
 pub mod ids;
 pub mod integrity;

@@ -117,6 +117,18 @@ impl TenantRequest for pb::ListTenantsRequest {
     }
 }
 
+impl TenantRequest for pb::ListEventsRequest {
+    fn tenants(&self) -> RequestedTenants<'_> {
+        self.tenant_id.as_deref().map_or(RequestedTenants::Accessible, RequestedTenants::One)
+    }
+}
+
+impl TenantRequest for pb::WatchEventsRequest {
+    fn tenants(&self) -> RequestedTenants<'_> {
+        self.tenant_id.as_deref().map_or(RequestedTenants::Accessible, RequestedTenants::One)
+    }
+}
+
 impl TenantRequest for pb::CheckIntegrityRequest {
     fn tenants(&self) -> RequestedTenants<'_> {
         self.tenant_id.as_deref().map_or(RequestedTenants::Accessible, RequestedTenants::One)

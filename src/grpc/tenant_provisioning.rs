@@ -6,6 +6,7 @@ use tonic::{Request, async_trait};
 use super::{
     handler::{Handler, ResponseStream, RpcResult},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
+    stream_end::stream_end,
     tenant_access::with_limit,
 };
 use crate::{
@@ -19,6 +20,7 @@ const REPAIR_WITH_KEY: bool = true;
 #[async_trait]
 impl TenantProvisioning for Handler<TenantService> {
     type CheckIntegrityStream = ResponseStream<pb::CheckIntegrityResponse>;
+    type WatchEventsStream = ResponseStream<pb::WatchEventsResponse>;
 
     async fn create_fully_provisioned(
         &self,
@@ -175,6 +177,15 @@ impl TenantProvisioning for Handler<TenantService> {
         self.server_streaming(with_limit(request), |service, tenants| {
             service.check_integrity(tenants).map_ok(findings).try_flatten()
         })
+    }
+
+    async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> RpcResult<pb::ListEventsResponse> {
+        self.unary(with_limit(request), |service, list| async move { service.list_events(list).await }).await
+    }
+
+    async fn watch_events(&self, request: Request<pb::WatchEventsRequest>) -> RpcResult<Self::WatchEventsStream> {
+        let end = stream_end(&request);
+        self.server_streaming(with_limit(request), |service, watch| service.watch_events(watch, end))
     }
 
     async fn repair_tenant(&self, request: Request<pb::RepairTenantRequest>) -> RpcResult<pb::RepairTenantResponse> {

@@ -2,7 +2,7 @@
 
 use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
-    domain::{Actor, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
+    domain::{Actor, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, tenant::ListedTenants},
     error::{Error, Resource, Result},
 };
 
@@ -17,13 +17,15 @@ impl TenantService {
     }
 
     /// Returns one page of tenants.
-    pub async fn list_tenants(&self, list: ListTenants) -> Result<Page<Tenant>> {
+    pub async fn list_tenants(&self, list: ListTenants) -> Result<ListedTenants> {
+        // Before the rows are read, so that no change is between the two.
+        let cursor = if list.is_first_page() { Some(self.store.last_event_position().await?) } else { None };
         let rows = if list.order.has_valid_prefix() {
             self.store.list_tenants(&list, list.size.get() + 1, self.clock.now()).await?
         } else {
             Vec::new()
         };
-        Ok(list.page(rows))
+        Ok(ListedTenants { page: list.page(rows), cursor })
     }
 
     /// Changes the tenant and returns it.

@@ -8,6 +8,7 @@ mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
 mod error;
+mod events;
 mod excess_privileges;
 mod executor;
 mod idempotency;

@@ -26,13 +26,15 @@ use crate::support::{
 };
 
 /// The RPCs that change nothing an operator looks for in the log.
-const READING_RPCS: [&str; 10] = [
+const READING_RPCS: [&str; 12] = [
     "GetTenant",
     "ListTenants",
     "ListApiKeys",
     "VerifyApiKey",
     "VerifyPassword",
     "CheckIntegrity",
+    "ListEvents",
+    "WatchEvents",
     "GetPackage",
     "ListPackages",
     "GetSegment",

@@ -23,6 +23,7 @@ mod delete_tenant;
 mod doctor;
 mod embedded;
 mod errors;
+mod events;
 mod excess_privileges;
 mod failover;
 mod flat_costs;
