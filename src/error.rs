@@ -112,6 +112,8 @@ pub enum Precondition {
     SegmentNotEmpty,
     #[strum(to_string = "the request_id was already used for a different request")]
     RequestIdReused,
+    #[strum(to_string = "only a deleted tenant can be purged; call DeleteTenant first")]
+    TenantNotDeleted,
     #[strum(to_string = "the API key is expired, revoked or already replaced; create a new one instead")]
     ApiKeyEnded,
 }

@@ -31,7 +31,7 @@ use crate::{
 pub const WATCH_EVENTS: &str = "/turnkey.v1.TenantProvisioning/WatchEvents";
 
 /// The roles that permit each RPC; a caller needs one of them. [`TENANT_KEY_RPCS`] has what tenant keys permit.
-pub const REQUIRED_ROLES: [(&str, &[Role]); 34] = [
+pub const REQUIRED_ROLES: [(&str, &[Role]); 35] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -42,6 +42,7 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 34] = [
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/PurgeTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner, Reader, KeyManager]),

@@ -202,6 +202,7 @@ fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetail
         Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment"),
         Precondition::RequestIdReused => ("REQUEST_ID_REUSED", "request_id"),
         Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment"),
+        Precondition::TenantNotDeleted => ("TENANT_NOT_DELETED", "tenant_id"),
         Precondition::ApiKeyEnded => ("API_KEY_ENDED", "public_key"),
     };
     let mut details = error_info(reason);

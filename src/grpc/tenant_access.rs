@@ -91,6 +91,7 @@ macro_rules! without_a_tenant_id {
 
 with_a_tenant_id! {
     UpdateTenantRequest SuspendTenantRequest ReactivateTenantRequest DeleteTenantRequest UndeleteTenantRequest
+    PurgeTenantRequest
     CreateApiKeyRequest RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest SetOwnerRequest RepairTenantRequest
     UpsertPackageRequest BatchUpsertPackagesRequest GetPackageRequest ListPackagesRequest DeletePackageRequest
     UpsertSegmentRequest GetSegmentRequest ListSegmentsRequest DeleteSegmentRequest

@@ -102,6 +102,13 @@ impl TenantProvisioning for Handler<TenantService> {
         .await
     }
 
+    async fn purge_tenant(&self, request: Request<pb::PurgeTenantRequest>) -> RpcResult<pb::PurgeTenantResponse> {
+        self.unary_by_actor(request, |service, actor, (id, confirmed)| async move {
+            service.purge_tenant(id, confirmed, actor).await
+        })
+        .await
+    }
+
     async fn create_api_key(&self, request: Request<pb::CreateApiKeyRequest>) -> RpcResult<pb::CreateApiKeyResponse> {
         self.unary_by_actor(
             request,

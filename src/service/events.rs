@@ -105,7 +105,7 @@ async fn run_reader(store: Store, sender: Arc<watch::Sender<SharedTail>>) {
                 sender.send_replace(Some(Ok(Arc::new(read.clone()))));
                 tail = Some(read);
             }
-            Err(error) if last_success.elapsed() < MAX_OUTAGE && !matches!(error, Error::CursorExpired) => {
+            Err(error) if may_retry(&error, tail.is_some(), last_success) => {
                 tracing::debug!(cause = %ErrorChain(&error), "Cannot read events; trying again");
             }
             Err(error) => {
@@ -114,6 +114,11 @@ async fn run_reader(store: Store, sender: Arc<watch::Sender<SharedTail>>) {
             }
         }
     }
+}
+
+/// The first read is not retried: a stream that has not begun fails at once.
+fn may_retry(error: &Error, has_begun: bool, last_success: Instant) -> bool {
+    has_begun && last_success.elapsed() < MAX_OUTAGE && !matches!(error, Error::CursorExpired)
 }
 
 /// Adds what follows the tail, and drops its oldest events if they are too many.

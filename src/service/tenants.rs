@@ -2,8 +2,12 @@
 
 use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
-    domain::{Actor, ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, tenant::ListedTenants},
-    error::{Error, Resource, Result},
+    domain::{
+        Actor, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId, TenantIdentifier, Violations,
+        tenant::ListedTenants,
+    },
+    error::{Error, Precondition, Resource, Result},
+    store::PurgeOutcome,
 };
 
 impl TenantService {
@@ -26,6 +30,26 @@ impl TenantService {
             Vec::new()
         };
         Ok(ListedTenants { page: list.page(rows), cursor })
+    }
+
+    /// Erases a deleted tenant and everything that refers to it, permanently.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Precondition::TenantNotDeleted`]; [`Error::InvalidRequest`] for another slug.
+    pub async fn purge_tenant(&self, tenant_id: TenantId, confirmed: Slug, actor: Actor) -> Result<()> {
+        let purge = || self.store.purge_tenant(tenant_id, &confirmed, &actor, self.clock.now());
+        match retry_on_conflict(purge).await? {
+            PurgeOutcome::Purged => {
+                change_log::tenant_purged(tenant_id);
+                Ok(())
+            }
+            PurgeOutcome::NotFound => Err(Error::not_found(Resource::Tenant)),
+            PurgeOutcome::NotDeleted => Err(Precondition::TenantNotDeleted.into()),
+            PurgeOutcome::OtherSlug => {
+                let description = "must be the slug of the tenant";
+                Err(Violations::single("confirm_slug", InvalidValue::new(Reason::BadFormat, description)).into())
+            }
+        }
     }
 
     /// Changes the tenant and returns it.

@@ -41,6 +41,7 @@ pub use package_upsert::NewPackageIds;
 pub use password_attempts::{AttemptEnd, AttemptStart};
 pub use probe::{NotReady, Probe, check_migrated};
 pub use provisioning::Insertion;
+pub use purge::PurgeOutcome;
 pub use repair::{RepairPlan, RepairResult};
 pub use shared_statements::Lane;
 

@@ -258,8 +258,9 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
             -- One for the whole of the tenant.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
             SELECT 'tenant.created', created_at, tenant_id, event_caller, trace_id,
-                   jsonb_build_object('slug', slug, 'name', name, 'commission_percent', commission_hundredths / 100.0,
-                                      'segment_id', segment_id, 'package_ids', package_ids, 'public_key', public_key)
+                   -- Short, because it is a large part of what a creation writes.
+                   jsonb_build_object('slug', slug, 'segment_id', segment_id, 'package_ids', package_ids,
+                                      'public_key', public_key)
               FROM to_insert
              ORDER BY ordinal
         )

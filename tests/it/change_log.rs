@@ -11,9 +11,9 @@ use tonic::transport::Channel;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateApiKeyRequest,
     CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest,
-    OwnerTokenPurpose, PackageUpsert, ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest,
-    RevokeApiKeyRequest, RotateApiKeyRequest, SetOwnerRequest, SuspendTenantRequest, UndeleteTenantRequest,
-    UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyEmailRequest,
+    OwnerTokenPurpose, PackageUpsert, PurgeTenantRequest, ReactivateTenantRequest, RepairTenantRequest,
+    ResetPasswordRequest, RevokeApiKeyRequest, RotateApiKeyRequest, SetOwnerRequest, SuspendTenantRequest,
+    UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyEmailRequest,
     package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -265,6 +265,18 @@ impl Calls {
         self.provisioning.repair_tenant(request).await.unwrap();
         self.expect("TenantProvisioning/RepairTenant", "Deleted rows of a missing tenant", UNKNOWN_TENANT);
     }
+
+    /// Purges another tenant, whose events are gone then.
+    async fn purge(&mut self) {
+        let tenant_id = self.provisioning.create_fully_provisioned(named("purged")).await.unwrap();
+        let tenant_id = tenant_id.into_inner().tenant.unwrap().id;
+        self.expect("TenantProvisioning/CreateFullyProvisioned", "Fully provisioned new tenant", &tenant_id);
+        self.provisioning.delete_tenant(DeleteTenantRequest { tenant_id: tenant_id.clone() }).await.unwrap();
+        self.expect("TenantProvisioning/DeleteTenant", "Deleted tenant", &tenant_id);
+        let request = PurgeTenantRequest { tenant_id: tenant_id.clone(), confirm_slug: "purged".to_owned() };
+        self.provisioning.purge_tenant(request).await.unwrap();
+        self.expect("TenantProvisioning/PurgeTenant", "Purged tenant", tenant_id);
+    }
 }
 
 /// The INFO lines that a span with a caller contains.
@@ -308,6 +320,7 @@ async fn every_rpc_logs_a_change_and_leaves_its_event_once_and_no_change_and_no_
     calls.change_packages().await;
     calls.change_segments().await;
     calls.repair().await;
+    calls.purge().await;
     let expected = calls.expected;
     process.signal(Signal::SIGTERM);
     process.wait();
@@ -316,7 +329,12 @@ async fn every_rpc_logs_a_change_and_leaves_its_event_once_and_no_change_and_no_
     let rpc = |line: &Value| text(line, "rpc.method").trim_start_matches("turnkey.v1.").to_owned();
     let logged: Vec<Line> = lines.iter().map(|line| (rpc(line), text(line, "message"), changed_id(line))).collect();
     assert_eq!(logged, expected);
+    let purged: Vec<_> =
+        lines.iter().filter(|line| line["message"] == "Purged tenant").map(|line| text(line, "tenant_id")).collect();
     let with_event = lines.iter().filter_map(|line| {
+        if purged.contains(&text(line, "tenant_id")) && line["message"] != "Purged tenant" {
+            return None;
+        }
         let event = event_type(&text(line, "message"))?;
         Some((event.to_owned(), text(line, "trace_id"), text(line, "turnkey.caller")))
     });
@@ -345,6 +363,7 @@ fn event_type(message: &str) -> Option<&'static str> {
         "Suspended tenant" => "tenant.suspended",
         "Reactivated tenant" => "tenant.reactivated",
         "Deleted tenant" => "tenant.deleted",
+        "Purged tenant" => "tenant.purged",
         "Undeleted tenant" => "tenant.undeleted",
         "Repaired tenant" | "Deleted rows of a missing tenant" => "tenant.repaired",
         "Created API key" => "api_key.created",

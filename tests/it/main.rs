@@ -60,6 +60,7 @@ mod pgbouncer;
 mod plain_language;
 mod prometheus;
 mod purge;
+mod purge_tenant;
 mod quotas;
 mod redaction;
 mod request_id;

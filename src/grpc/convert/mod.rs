@@ -82,6 +82,7 @@ messages_from_outputs! {
     tenant: Tenant => ReactivateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
+    _nothing: () => PurgeTenantResponse {};
     tenant: Tenant => SetOwnerResponse { tenant: Some(tenant.into()) };
     page: Page<ApiKey> => ListApiKeysResponse {
         api_keys: convert(page.items),
