@@ -239,16 +239,16 @@ struct ListedRow {
 
 fn into_page(rows: Vec<ListedRow>, list: &ListEvents) -> Result<Page<Event>> {
     let mut page = Page { items: Vec::with_capacity(rows.len()), next_page_token: String::new() };
-    let (mut may_continue, mut last) = (false, None);
+    let (mut may_continue, mut examined) = (false, None);
     for row in rows {
-        let position = position(row.history, row.tag, row.xid, row.id)?;
+        let at = position(row.history, row.tag, row.xid, row.id)?;
         // Events are about in the order of their times.
         let is_over = list.before.is_some_and(|before| row.time >= before + MAX_TIME_DIFFERENCE);
         may_continue = row.examined_count == EXAMINED_EVENTS && !is_over;
-        last = Some(position);
+        examined = Some(at);
         if row.is_listed {
             page.items.push(Event {
-                position,
+                position: at,
                 event_type: row.event_type,
                 time: row.time,
                 tenant_id: TenantId::from_uuid(row.tenant_id),
@@ -261,7 +261,7 @@ fn into_page(rows: Vec<ListedRow>, list: &ListEvents) -> Result<Page<Event>> {
     // A full page can end before the last event that was examined.
     let last_item = page.items.last().map(|event| event.position);
     let is_full = page.items.len() == list.size.get();
-    let next = if is_full && last_item != last { last_item } else { last.filter(|_last| may_continue) };
+    let next = if is_full && last_item != examined { last_item } else { examined.filter(|_end| may_continue) };
     if let Some(next) = next {
         page.next_page_token = list.page_token_scope().encode(&next);
     }

@@ -41,6 +41,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
     /// lock, has used one of the slugs meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the change")]
     pub async fn upsert_packages(
         &self,
         tenant_id: TenantId,
@@ -86,7 +87,7 @@ async fn choose_slugs(
 /// written; the caller rolls back the others. If the only item is an update, the package before it follows.
 ///
 /// The statement checks and writes under the tenant's lock, so that nothing changes in between.
-#[expect(clippy::too_many_lines, reason = "a single SQL statement")]
+#[expect(clippy::too_many_lines, clippy::too_many_arguments, reason = "a single SQL statement")]
 async fn upsert(
     connection: &mut PooledConnection,
     tenant_id: TenantId,

@@ -215,6 +215,7 @@ struct UpsertRow {
 /// Returns `None` if the tenant does not exist. A segment with an error is not written.
 ///
 /// The statement is that of `package_upsert.rs` for a single item.
+#[expect(clippy::too_many_lines, clippy::too_many_arguments, reason = "a single SQL statement")]
 async fn upsert_row(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
