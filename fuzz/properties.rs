@@ -8,10 +8,11 @@ use secrecy::SecretString;
 use turnkey::{
     cli::import::rows,
     domain::{
-        CreateFullyProvisioned, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId, SignupForm,
+        CreateFullyProvisioned, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId, SignupForm, Slug,
         TenantChange, TenantId, TenantIdentifier, Violations,
         api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{ListPackages, ListSegments, PackageUpsert, SegmentUpsert, UpsertPackage},
+        event::{ListEvents, WatchEvents},
         integrity::CheckedTenants,
         owner::{ChangePassword, CreateOwnerToken, PasswordForm, ResetPassword, SetOwner},
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
@@ -27,7 +28,7 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// read.
 pub fn requests(data: &[u8]) {
     let Some((rpc, message)) = data.split_first() else { return };
-    match rpc % 32 {
+    match rpc % 35 {
         0 => parse::<pb::CreateFullyProvisionedRequest, CreateFullyProvisioned>(message),
         1 => parse::<pb::CreateFromSignupRequest, SignupForm>(message),
         2 => parse::<pb::BatchCreateFullyProvisionedRequest, Vec<Result<CreateFullyProvisioned, Violations>>>(message),
@@ -59,6 +60,9 @@ pub fn requests(data: &[u8]) {
         28 => parse::<pb::ResetPasswordRequest, ResetPassword>(message),
         29 => parse::<pb::VerifyEmailRequest, SecretString>(message),
         30 => parse::<pb::SetOwnerRequest, PasswordForm<SetOwner>>(message),
+        31 => parse_limited::<pb::ListEventsRequest, ListEvents>(message),
+        32 => parse_limited::<pb::WatchEventsRequest, WatchEvents>(message),
+        33 => parse::<pb::PurgeTenantRequest, (TenantId, Slug)>(message),
         _ => parse::<pb::CreateApiKeyRequest, CreateApiKey>(message),
     }
 }

@@ -1,5 +1,5 @@
 -- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; attempts to enter a
--- password; the triggers that reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
+-- password; events; the triggers that reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
 -- are created before the migrations run (src/store/roles.sql).
 --
 -- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
@@ -219,6 +219,58 @@ CREATE TABLE tenant_usage (
     segment_count integer NOT NULL
 );
 
+-- Events: one for each change, written by the statement or transaction that makes the change (docs/events.md). Tenants are
+-- not referenced, because the event of a purge outlives its tenant.
+--
+-- The order is (history, xid, id). Ids are assigned before COMMIT, so a reader of ids alone would skip an event that
+-- commits late. A reader therefore reads only the events of transactions before which no other is open:
+-- xid < pg_snapshot_xmin(pg_current_snapshot()). Transactions of one tenant take its advisory lock before their first write,
+-- which assigns the xid, so the events of a tenant are in the order of its changes.
+--
+-- A dump that is restored in another cluster contains xids from the future. `turnkey migrate` then begins a new history,
+-- whose events follow all others, by another default of the column.
+CREATE TABLE event_histories (
+    number smallint NOT NULL CONSTRAINT event_histories_pkey PRIMARY KEY,
+    -- Random, so that the cursors of two clusters differ that were restored from the same dump.
+    tag    bigint   NOT NULL DEFAULT trunc(random() * 4294967296),
+    -- The highest xid of the events that the cleanup has deleted: an earlier cursor misses events.
+    deleted_through xid8 NOT NULL DEFAULT '0',
+    CONSTRAINT event_histories_tag_range CHECK (tag BETWEEN 0 AND 4294967295)
+);
+INSERT INTO event_histories (number) VALUES (0);
+
+CREATE TABLE events (
+    history   smallint    NOT NULL DEFAULT 0,
+    xid       xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    id        bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+    type      text        NOT NULL,
+    time      timestamptz NOT NULL,
+    tenant_id uuid        NOT NULL,
+    -- The name of a service, `tenant:` and the public key, `anonymous`, or `cli`.
+    caller    text        NOT NULL,
+    trace_id  text,
+    -- Ids, names of changed fields, and the new values of short ones. Nothing secret and no e-mail address.
+    data      jsonb       NOT NULL,
+    CONSTRAINT events_pkey PRIMARY KEY (history, xid, id)
+);
+CREATE INDEX events_tenant_id_idx ON events (tenant_id, history, xid, id);
+-- The cleanup, and ListEvents from a point in time.
+CREATE INDEX events_time_idx ON events (time);
+
+-- Returns the key of a tenant's advisory lock: the last 8 bytes of its id, which are random.
+CREATE FUNCTION tenant_lock_key(tenant_id uuid) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ('x' || right(replace(tenant_id::text, '-', ''), 16))::bit(64)::bigint;
+
+-- Returns the data of an event from a row before and after its change: the names of the columns that differ, and the new
+-- values of those that are short and not the text of a person.
+CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT jsonb_build_object('fields', coalesce(jsonb_agg(key ORDER BY key), '[]'))
+                   || coalesce(jsonb_object_agg(key, value)
+                                   FILTER (WHERE key NOT IN ('branding', 'description', 'labels')), '{}')
+              FROM jsonb_each(after) AS column_after (key, value)
+             WHERE value IS DISTINCT FROM before -> key
+               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup'));
+
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
 -- SECURITY DEFINER, because the current role may lack the privilege to read all three tables, and row-level security
@@ -319,15 +371,21 @@ GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
 -- Counters are deleted with their tenant. A repair deletes those of a missing tenant.
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_usage TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE (package_count, segment_count) ON tenant_usage TO turnkey_catalog;
+-- Events never change. The cleanup and the purge of a tenant delete them.
+GRANT SELECT, INSERT, DELETE ON events TO turnkey_provisioner;
+GRANT SELECT, UPDATE (deleted_through) ON event_histories TO turnkey_provisioner;
+GRANT INSERT (type, time, tenant_id, caller, trace_id, data) ON events TO turnkey_catalog;
 
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE segments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE packages ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant_usage ENABLE ROW LEVEL SECURITY;
+ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 CREATE POLICY all_tenants ON tenants TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON segments TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON packages TO turnkey_provisioner USING (true);
 CREATE POLICY all_tenants ON tenant_usage TO turnkey_provisioner USING (true);
+CREATE POLICY all_tenants ON events TO turnkey_provisioner USING (true);
 CREATE POLICY one_tenant ON tenants TO turnkey_catalog
     USING (id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON segments TO turnkey_catalog
@@ -336,3 +394,5 @@ CREATE POLICY one_tenant ON packages TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
 CREATE POLICY one_tenant ON tenant_usage TO turnkey_catalog
     USING (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);
+CREATE POLICY one_tenant ON events FOR INSERT TO turnkey_catalog
+    WITH CHECK (tenant_id = nullif(current_setting('turnkey.tenant_id', true), '')::uuid);

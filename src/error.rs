@@ -58,6 +58,12 @@ pub enum Error {
     /// The database is unreachable, read-only, not migrated or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Source),
+    /// The events after the cursor have been deleted, or it is of another history.
+    #[error("the cursor is too old or from another history; list everything again and watch from there")]
+    CursorExpired,
+    /// The server stops, or the connection has reached its maximum age.
+    #[error("the server closes this connection; call again")]
+    ConnectionClosing,
     #[error("the deadline was exceeded")]
     DeadlineExceeded,
     /// The caller disconnected or reset the call.
@@ -106,6 +112,8 @@ pub enum Precondition {
     SegmentNotEmpty,
     #[strum(to_string = "the request_id was already used for a different request")]
     RequestIdReused,
+    #[strum(to_string = "only a deleted tenant can be purged; call DeleteTenant first")]
+    TenantNotDeleted,
     #[strum(to_string = "the API key is expired, revoked or already replaced; create a new one instead")]
     ApiKeyEnded,
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::DoctorSettings,
     domain::{
-        Argon2Params, Caller, Quotas, TenantId,
+        Actor, Argon2Params, Caller, Quotas, TenantId,
         integrity::{CheckedTenants, Finding, FindingKind, RepairReport},
     },
     error,
@@ -116,7 +116,7 @@ impl Doctor {
 
     /// Returns the findings that the repair has left.
     async fn repair_tenant(&mut self, tenant_id: TenantId) -> Result<Vec<Finding>, Error> {
-        match self.service.repair_tenant(tenant_id, self.keys.is_some()).await {
+        match self.service.repair_tenant(tenant_id, self.keys.is_some(), Actor::command(Caller::cli())).await {
             Ok(RepairReport { tenant: Some(tenant), api_key: Some((key, secret_key)), .. }) => {
                 if let Some(keys) = &mut self.keys {
                     keys.write(&tenant.slug, tenant_id, &key.public_key, &secret_key)?;

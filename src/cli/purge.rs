@@ -8,7 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Error, database::OpenDatabase, output::Stdout};
-use crate::{config::PurgeSettings, domain::Caller, service::Clock, store::Store};
+use crate::{
+    config::PurgeSettings,
+    domain::{Actor, Caller},
+    service::Clock,
+    store::Store,
+};
 
 /// Tenants per transaction.
 const BATCH_SIZE: usize = 100;
@@ -67,9 +72,10 @@ async fn purge_in_batches(store: &Store, before: OffsetDateTime, count: u64) -> 
     // indicatif hides the bar if standard error is not a terminal.
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} ({per_sec}, {eta} left)")?;
     let bar = ProgressBar::new(count).with_style(style);
+    let actor = Actor::command(Caller::cli());
     let mut purged = 0;
     loop {
-        let batch = store.purge_tenants(before, BATCH_SIZE).await?;
+        let batch = store.purge_tenants(before, BATCH_SIZE, &actor, Clock::system().now()).await?;
         bar.suspend(|| batch.iter().for_each(|tenant_id| tracing::info!(%tenant_id, "Purged tenant")));
         purged += batch.len() as u64;
         bar.set_position(purged);

@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn an_invalid_role_is_reported_with_the_roles_that_exist() {
         let expected = "invalid settings:\n  --role: must be provisioner, verifier, owner_manager, catalog, \
-                        catalog_reader, reader or key_manager";
+                        catalog_reader, reader, key_manager or auditor";
         assert_eq!(invalid_token(&TokenArgs { roles: vec!["king".to_owned()], ..token() }), expected);
     }
 

@@ -18,7 +18,7 @@ use super::{
     tls::TlsSettings,
 };
 use crate::{
-    domain::{Argon2Params, KeyMode, Quotas, WebOrigin},
+    domain::{Argon2Params, KeyMode, Quotas, WebOrigin, event::DEFAULT_EVENT_RETENTION},
     error::ErrorChain,
 };
 
@@ -42,6 +42,7 @@ const MAX_API_KEYS: Setting = Setting::new("max-api-keys-per-tenant", "TURNKEY_M
 const HASHING_QUEUE: Setting = Setting::new("hashing-queue", "TURNKEY_HASHING_QUEUE");
 const HASHING_WORKERS: Setting = Setting::new("hashing-workers", "TURNKEY_HASHING_WORKERS");
 const PASSWORD_ARGON2: Setting = Setting::new("password-argon2", "TURNKEY_PASSWORD_ARGON2");
+const EVENT_RETENTION: Setting = Setting::new("event-retention", "TURNKEY_EVENT_RETENTION");
 const SHUTDOWN_DELAY: Setting = Setting::new("shutdown-delay", "TURNKEY_SHUTDOWN_DELAY");
 
 const DEFAULT_DATABASE_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
@@ -54,6 +55,8 @@ const MAX_HASHING_WORKERS: usize = 1_024;
 const DEFAULT_MAX_CONNECTION_AGE: Duration = Duration::from_mins(30);
 /// With a lower limit, clients would spend most of their time connecting.
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// With a lower limit, a watcher could not be away for long.
+const MIN_EVENT_RETENTION: Duration = Duration::from_hours(1);
 /// With a higher limit, a shutdown could take longer than the guaranteed 25 s.
 const MAX_SHUTDOWN_DELAY_SECONDS: u64 = 10;
 
@@ -127,6 +130,9 @@ pub struct ServeArgs {
     /// find new replicas [default: 30m]
     #[arg(long = MAX_CONNECTION_AGE.flag, env = MAX_CONNECTION_AGE.variable, value_name = "DURATION")]
     max_connection_age: Option<String>,
+    /// How long events are kept; cursors of `WatchEvents` from before expire [default: 30d]
+    #[arg(long = EVENT_RETENTION.flag, env = EVENT_RETENTION.variable, value_name = "DURATION")]
+    event_retention: Option<String>,
     /// Maximum number of packages of one tenant [default: 1000]
     #[arg(long = MAX_PACKAGES.flag, env = MAX_PACKAGES.variable, value_name = "COUNT")]
     max_packages_per_tenant: Option<String>,
@@ -184,6 +190,7 @@ pub struct ServerSettings {
     /// Calls per second; `None` for no limit.
     pub rate_limit_per_caller: Option<NonZeroU32>,
     pub max_connection_age: Duration,
+    pub event_retention: Duration,
     pub quotas: Quotas,
     pub hashing_queue: usize,
     pub hashing_workers: usize,
@@ -241,6 +248,7 @@ impl ServeArgs {
         let per_address = parse_optional_count(errors, MAX_CONNECTIONS_PER_ADDRESS, per_address);
         let rate_limit = errors.parse_optional(RATE_LIMIT, self.rate_limit_per_caller.as_deref(), POSITIVE_FORMAT);
         let max_connection_age = self.max_connection_age(errors);
+        let event_retention = self.event_retention(errors);
         let quotas = self.quotas(errors);
         let hashing_queue = self.hashing_queue.as_deref();
         let hashing_queue =
@@ -265,6 +273,7 @@ impl ServeArgs {
             max_connections_per_address: per_address,
             rate_limit_per_caller: rate_limit,
             max_connection_age: max_connection_age?,
+            event_retention: event_retention?,
             quotas: quotas?,
             hashing_queue: hashing_queue?.into(),
             hashing_workers: hashing_workers?,
@@ -340,6 +349,13 @@ impl ServeArgs {
         let (text, expected) = (self.max_connection_age.as_deref(), "a duration of at least 1s, such as 30m");
         errors.parse_with(MAX_CONNECTION_AGE, text, DEFAULT_MAX_CONNECTION_AGE, expected, |text| {
             humantime::parse_duration(text).ok().filter(|&age| age >= MIN_CONNECTION_AGE)
+        })
+    }
+
+    fn event_retention(&self, errors: &mut ConfigErrors) -> Option<Duration> {
+        let (text, expected) = (self.event_retention.as_deref(), "a duration of at least 1h, such as 30d");
+        errors.parse_with(EVENT_RETENTION, text, DEFAULT_EVENT_RETENTION, expected, |text| {
+            humantime::parse_duration(text).ok().filter(|&retention| retention >= MIN_EVENT_RETENTION)
         })
     }
 

@@ -22,13 +22,15 @@ pub enum Role {
     Reader,
     /// The RPCs that create, rotate, revoke and list API keys.
     KeyManager,
+    /// `ListEvents` and `WatchEvents`.
+    Auditor,
 }
 
 /// What a text must be to parse as a [`Role`].
 type RoleError = &'static str;
 
 const fn unknown_role(_text: &str) -> RoleError {
-    "must be provisioner, verifier, owner_manager, catalog, catalog_reader, reader or key_manager"
+    "must be provisioner, verifier, owner_manager, catalog, catalog_reader, reader, key_manager or auditor"
 }
 
 /// An authenticated caller. Idempotency records are separate for each caller's name.
@@ -76,6 +78,11 @@ impl Caller {
     /// An import that writes to the database directly, without a server.
     pub fn import() -> Self {
         Self { name: Self::IMPORT.into(), authority: Authority::All }
+    }
+
+    /// Any other command that writes to the database directly.
+    pub fn cli() -> Self {
+        Self { name: Self::CLI.into(), authority: Authority::All }
     }
 
     pub fn service(name: &str, roles: &[Role], tenants: Option<TenantLimit>) -> Self {

@@ -6,9 +6,7 @@ use sha2::{Digest as _, Sha256};
 use strum::IntoStaticStr;
 use time::{Duration, OffsetDateTime};
 
-use super::{
-    api_key::ApiKey, caller::Caller, package::Package, request_id::RequestId, segment::Segment, tenant::Tenant,
-};
+use super::{actor::Actor, api_key::ApiKey, package::Package, request_id::RequestId, segment::Segment, tenant::Tenant};
 
 /// How long a repeated call returns the secret. A dump of the database from within this time contains the salt, so that
 /// the request id stays a secret for as long as such a dump exists.
@@ -37,7 +35,8 @@ impl IdempotentRpc {
 /// Within a scope, a request id identifies one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyScope {
-    pub caller: Caller,
+    /// Its caller, not its trace, belongs to the scope.
+    pub actor: Actor,
     pub rpc: IdempotentRpc,
 }
 

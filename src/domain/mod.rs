@@ -3,6 +3,7 @@
 //! A value is parsed once, where it enters, and not checked again. This module has no I/O, no clock and no randomness, and
 //! does not know the wire format or the database: the layers above convert to and from these types.
 
+pub mod actor;
 pub mod api_key;
 pub mod argon2_params;
 pub mod base62;
@@ -14,6 +15,7 @@ pub mod commission;
 pub mod defaults;
 pub mod derived_slug;
 pub mod email;
+pub mod event;
 pub mod idempotency;
 pub mod ids;
 pub mod integrity;
@@ -40,6 +42,7 @@ pub mod unicode;
 pub mod validation;
 pub mod web_origin;
 
+pub use actor::Actor;
 pub use api_key::{ApiKey, ApiKeyScope, KeyStatus, KeyVerdict};
 pub use argon2_params::Argon2Params;
 pub use booking_type::BookingType;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{
     branding::{Branding, StoredBranding},
     commission::CommissionPercent,
+    event::EventPosition,
     ids::TenantId,
     paging::{
         Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor, micros_since_epoch, time_from_micros,
@@ -48,6 +49,19 @@ pub enum TenantChange {
     Undelete,
 }
 
+impl TenantChange {
+    /// Returns the type of the change's event.
+    pub const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Update(_) => "tenant.updated",
+            Self::Suspend => "tenant.suspended",
+            Self::Reactivate => "tenant.reactivated",
+            Self::Delete => "tenant.deleted",
+            Self::Undelete => "tenant.undeleted",
+        }
+    }
+}
+
 /// New values; an absent field is not changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantUpdate {
@@ -72,6 +86,13 @@ pub struct TenantFilter {
     pub show_deleted: bool,
 }
 
+/// A page of tenants, and on the first page the position from which events can be watched without missing a change.
+#[derive(Debug)]
+pub struct ListedTenants {
+    pub page: Page<Tenant>,
+    pub cursor: Option<EventPosition>,
+}
+
 /// The order of a list of tenants, and the position after which its page begins: `None` is the start of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantOrder {
@@ -89,6 +110,13 @@ pub struct CreationCursor {
 }
 
 impl ListTenants {
+    pub const fn is_first_page(&self) -> bool {
+        match &self.order {
+            TenantOrder::OldestFirst(after) | TenantOrder::NewestFirst(after) => after.is_none(),
+            TenantOrder::SlugPrefix(_, after) => after.is_none(),
+        }
+    }
+
     /// Returns the scope that page tokens of this list are bound to.
     pub fn page_token_scope(&self) -> PageTokenScope {
         let TenantFilter { is_active, show_deleted } = self.filter;

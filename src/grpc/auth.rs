@@ -13,7 +13,7 @@ use crate::{
         ApiKeyScope, Caller, KeyStatus, KeyVerdict, PublicKey,
         caller::{
             PresentedKey,
-            Role::{self, Catalog, CatalogReader, KeyManager, OwnerManager, Provisioner, Reader, Verifier},
+            Role::{self, Auditor, Catalog, CatalogReader, KeyManager, OwnerManager, Provisioner, Reader, Verifier},
         },
         key_format::SECRET_PREFIX,
         service_credentials::{San, ServiceCredentials},
@@ -27,8 +27,11 @@ use crate::{
     service::{Clock, TenantService},
 };
 
+/// The only RPC whose stream can last longer than its credential.
+pub const WATCH_EVENTS: &str = "/turnkey.v1.TenantProvisioning/WatchEvents";
+
 /// The roles that permit each RPC; a caller needs one of them. [`TENANT_KEY_RPCS`] has what tenant keys permit.
-pub const REQUIRED_ROLES: [(&str, &[Role]); 32] = [
+pub const REQUIRED_ROLES: [(&str, &[Role]); 35] = [
     ("/turnkey.v1.TenantProvisioning/CreateFullyProvisioned", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateFromSignup", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/BatchCreateFullyProvisioned", &[Provisioner]),
@@ -39,6 +42,7 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 32] = [
     ("/turnkey.v1.TenantProvisioning/ReactivateTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/DeleteTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/UndeleteTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/PurgeTenant", &[Provisioner]),
     ("/turnkey.v1.TenantProvisioning/CreateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/RotateApiKey", &[Provisioner, KeyManager]),
     ("/turnkey.v1.TenantProvisioning/ListApiKeys", &[Provisioner, Reader, KeyManager]),
@@ -52,6 +56,8 @@ pub const REQUIRED_ROLES: [(&str, &[Role]); 32] = [
     ("/turnkey.v1.TenantProvisioning/SetOwner", &[Provisioner, OwnerManager]),
     ("/turnkey.v1.TenantProvisioning/CheckIntegrity", &[Provisioner, Reader]),
     ("/turnkey.v1.TenantProvisioning/RepairTenant", &[Provisioner]),
+    ("/turnkey.v1.TenantProvisioning/ListEvents", &[Provisioner, Auditor]),
+    (WATCH_EVENTS, &[Provisioner, Auditor]),
     ("/turnkey.v1.PackageCatalog/UpsertPackage", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/BatchUpsertPackages", &[Catalog]),
     ("/turnkey.v1.PackageCatalog/GetPackage", &[Catalog, CatalogReader, Reader]),
@@ -153,6 +159,17 @@ impl Authenticator {
         caller.ok_or(Error::Unauthenticated)
     }
 
+    /// Whether the credential in these headers, or of this connection, is still that of the same service with the same
+    /// roles and tenants.
+    fn is_in_force(&self, caller: &Caller, headers: &HeaderMap, connection: &Connection) -> bool {
+        let current = match bearer_token(headers) {
+            Ok(None) => self.credentials.borrow().by_certificate(&connection.sans, self.clock.now()),
+            Ok(Some(token)) => self.credentials.borrow().by_token(&token, self.clock.now()),
+            Err(_) => None,
+        };
+        current.as_ref() == Some(caller)
+    }
+
     async fn authenticate_tenant_key(
         &self,
         secret_key: SecretString,
@@ -182,6 +199,26 @@ impl Authenticator {
             Ok(valid)
         };
         self.tasks.run(None, verification).await?.map(Caller::tenant_key).ok_or(Error::Unauthenticated)
+    }
+}
+
+/// The credential of a call whose stream must not last longer.
+#[derive(Debug, Clone)]
+pub struct HeldCredential {
+    authenticator: Authenticator,
+    caller: Caller,
+    headers: HeaderMap,
+    connection: Arc<Connection>,
+}
+
+impl HeldCredential {
+    pub fn new(authenticator: Authenticator, caller: Caller, headers: &HeaderMap, connection: Arc<Connection>) -> Self {
+        let values = headers.get_all(AUTHORIZATION).iter().map(|value| (AUTHORIZATION, value.clone()));
+        Self { authenticator, caller, headers: values.collect(), connection }
+    }
+
+    pub fn is_in_force(&self) -> bool {
+        self.authenticator.is_in_force(&self.caller, &self.headers, &self.connection)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::future::AbortHandle;
 use hashbrown::HashMap;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::service_credentials::San;
 
@@ -42,6 +43,8 @@ pub struct Connection {
     pub peer: PeerAddress,
     /// The subject alternative names of the client's verified certificate.
     pub sans: Vec<San>,
+    /// Cancelled when GOAWAY is sent: streams that would last have to end.
+    pub going_away: CancellationToken,
     usage: Mutex<Usage>,
 }
 
@@ -71,7 +74,7 @@ impl Connection {
             next_number: 0,
             write_blocked_since: None,
         };
-        Self { peer, sans, usage: Mutex::new(usage) }
+        Self { peer, sans, going_away: CancellationToken::new(), usage: Mutex::new(usage) }
     }
 
     /// Counts a call until the guard is dropped.

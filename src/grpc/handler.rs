@@ -19,8 +19,9 @@ use super::{
     tenant_access::{Access, TenantRequest},
 };
 use crate::{
-    domain::{Caller, Violations},
+    domain::{Actor, Caller, Violations},
     error::{Error, Result},
+    telemetry::trace::TraceId,
 };
 
 pub type RpcResult<T> = std::result::Result<Response<T>, Status>;
@@ -55,17 +56,17 @@ impl<Service> Handler<Service> {
         Output: Send + 'static,
         Reply: From<Output>,
     {
-        self.unary_with_caller(request, |service, _caller, input| work(service, input))
+        self.unary_by_actor(request, |service, _actor, input| work(service, input))
     }
 
-    /// As [`Handler::unary`], for work that needs to know its caller.
+    /// As [`Handler::unary`], for work that changes something, and so needs to know its caller.
     ///
     /// Unlike an `async fn`, this starts the work when it is called. The returned future holds only a join handle, which
     /// keeps the future of each call small.
-    pub fn unary_with_caller<Message, Input, Output, Reply, Work>(
+    pub fn unary_by_actor<Message, Input, Output, Reply, Work>(
         &self,
         request: Request<Message>,
-        work: impl FnOnce(Arc<Service>, Caller, Input) -> Work,
+        work: impl FnOnce(Arc<Service>, Actor, Input) -> Work,
     ) -> impl Future<Output = RpcResult<Reply>> + Send
     where
         Message: TenantRequest,
@@ -76,8 +77,11 @@ impl<Service> Handler<Service> {
     {
         let (context, input) = parse(request);
         let trace_id = context.trace_id;
-        let task =
-            input.map(|(caller, input)| self.tasks.run(context.permit, work(Arc::clone(&self.service), caller, input)));
+        let task = input.map(|(caller, input)| {
+            let trace_id = (trace_id != TraceId::INVALID).then(|| trace_id.to_string().into());
+            let work = work(Arc::clone(&self.service), Actor { caller, trace_id }, input);
+            self.tasks.run(context.permit, work)
+        });
         async move {
             let output = match task {
                 Ok(task) => task.await,

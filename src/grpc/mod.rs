@@ -16,6 +16,7 @@ pub mod layers;
 mod message_cost;
 mod package_catalog;
 pub mod status;
+mod stream_end;
 mod tenant_access;
 mod tenant_provisioning;
 mod verification_slots;

@@ -11,10 +11,9 @@ use crate::service::CatalogService;
 #[async_trait]
 impl PackageCatalog for Handler<CatalogService> {
     async fn upsert_package(&self, request: Request<pb::UpsertPackageRequest>) -> RpcResult<pb::UpsertPackageResponse> {
-        self.unary(
-            request,
-            |service, (tenant_id, request)| async move { service.upsert_package(tenant_id, request).await },
-        )
+        self.unary_by_actor(request, |service, actor, (tenant_id, request)| async move {
+            service.upsert_package(tenant_id, request, actor).await
+        })
         .await
     }
 
@@ -22,8 +21,8 @@ impl PackageCatalog for Handler<CatalogService> {
         &self,
         request: Request<pb::BatchUpsertPackagesRequest>,
     ) -> RpcResult<pb::BatchUpsertPackagesResponse> {
-        self.unary(request, |service, (tenant_id, upserts)| async move {
-            service.batch_upsert_packages(tenant_id, upserts).await
+        self.unary_by_actor(request, |service, actor, (tenant_id, upserts)| async move {
+            service.batch_upsert_packages(tenant_id, upserts, actor).await
         })
         .await
     }
@@ -40,17 +39,16 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn delete_package(&self, request: Request<pb::DeletePackageRequest>) -> RpcResult<pb::DeletePackageResponse> {
-        self.unary(request, |service, (tenant_id, package_id)| async move {
-            service.delete_package(tenant_id, package_id).await
+        self.unary_by_actor(request, |service, actor, (tenant_id, package_id)| async move {
+            service.delete_package(tenant_id, package_id, actor).await
         })
         .await
     }
 
     async fn upsert_segment(&self, request: Request<pb::UpsertSegmentRequest>) -> RpcResult<pb::UpsertSegmentResponse> {
-        self.unary(
-            request,
-            |service, (tenant_id, upsert)| async move { service.upsert_segment(tenant_id, upsert).await },
-        )
+        self.unary_by_actor(request, |service, actor, (tenant_id, upsert)| async move {
+            service.upsert_segment(tenant_id, upsert, actor).await
+        })
         .await
     }
 
@@ -66,8 +64,8 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn delete_segment(&self, request: Request<pb::DeleteSegmentRequest>) -> RpcResult<pb::DeleteSegmentResponse> {
-        self.unary(request, |service, (tenant_id, segment_id)| async move {
-            service.delete_segment(tenant_id, segment_id).await
+        self.unary_by_actor(request, |service, actor, (tenant_id, segment_id)| async move {
+            service.delete_segment(tenant_id, segment_id, actor).await
         })
         .await
     }

@@ -136,6 +136,8 @@ impl From<Error> for RpcError {
                 (Code::ResourceExhausted, quota_exceeded(tenant_id, resource, &message))
             }
             Error::DatabaseUnavailable(_) => (Code::Unavailable, retry_info("DATABASE_UNAVAILABLE", RETRY_UNAVAILABLE)),
+            Error::CursorExpired => (Code::OutOfRange, error_info("CURSOR_EXPIRED")),
+            Error::ConnectionClosing => (Code::Unavailable, retry_info("CONNECTION_CLOSING", RETRY_CONFLICT)),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED")),
             Error::Cancelled => (Code::Cancelled, error_info("CANCELLED")),
             Error::Conflict => (Code::Aborted, retry_info("CONFLICT", RETRY_CONFLICT)),
@@ -200,6 +202,7 @@ fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetail
         Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment"),
         Precondition::RequestIdReused => ("REQUEST_ID_REUSED", "request_id"),
         Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment"),
+        Precondition::TenantNotDeleted => ("TENANT_NOT_DELETED", "tenant_id"),
         Precondition::ApiKeyEnded => ("API_KEY_ENDED", "public_key"),
     };
     let mut details = error_info(reason);

@@ -91,6 +91,7 @@ macro_rules! without_a_tenant_id {
 
 with_a_tenant_id! {
     UpdateTenantRequest SuspendTenantRequest ReactivateTenantRequest DeleteTenantRequest UndeleteTenantRequest
+    PurgeTenantRequest
     CreateApiKeyRequest RotateApiKeyRequest ListApiKeysRequest RevokeApiKeyRequest SetOwnerRequest RepairTenantRequest
     UpsertPackageRequest BatchUpsertPackagesRequest GetPackageRequest ListPackagesRequest DeletePackageRequest
     UpsertSegmentRequest GetSegmentRequest ListSegmentsRequest DeleteSegmentRequest
@@ -114,6 +115,18 @@ impl TenantRequest for pb::GetTenantRequest {
 impl TenantRequest for pb::ListTenantsRequest {
     fn tenants(&self) -> RequestedTenants<'_> {
         RequestedTenants::Accessible
+    }
+}
+
+impl TenantRequest for pb::ListEventsRequest {
+    fn tenants(&self) -> RequestedTenants<'_> {
+        self.tenant_id.as_deref().map_or(RequestedTenants::Accessible, RequestedTenants::One)
+    }
+}
+
+impl TenantRequest for pb::WatchEventsRequest {
+    fn tenants(&self) -> RequestedTenants<'_> {
+        self.tenant_id.as_deref().map_or(RequestedTenants::Accessible, RequestedTenants::One)
     }
 }
 

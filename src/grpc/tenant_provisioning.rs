@@ -6,6 +6,7 @@ use tonic::{Request, async_trait};
 use super::{
     handler::{Handler, ResponseStream, RpcResult},
     pb::{self, tenant_provisioning_server::TenantProvisioning},
+    stream_end::stream_end,
     tenant_access::with_limit,
 };
 use crate::{
@@ -19,13 +20,14 @@ const REPAIR_WITH_KEY: bool = true;
 #[async_trait]
 impl TenantProvisioning for Handler<TenantService> {
     type CheckIntegrityStream = ResponseStream<pb::CheckIntegrityResponse>;
+    type WatchEventsStream = ResponseStream<pb::WatchEventsResponse>;
 
     async fn create_fully_provisioned(
         &self,
         request: Request<pb::CreateFullyProvisionedRequest>,
     ) -> RpcResult<pb::CreateFullyProvisionedResponse> {
-        self.unary_with_caller(request, |service, caller, spec| async move {
-            service.create_fully_provisioned(caller, spec).await
+        self.unary_by_actor(request, |service, actor, spec| async move {
+            service.create_fully_provisioned(actor, spec).await
         })
         .await
     }
@@ -34,9 +36,10 @@ impl TenantProvisioning for Handler<TenantService> {
         &self,
         request: Request<pb::CreateFromSignupRequest>,
     ) -> RpcResult<pb::CreateFromSignupResponse> {
-        self.unary_with_caller(request, |service, caller, form| async move {
-            service.create_from_signup(caller, form).await
-        })
+        self.unary_by_actor(
+            request,
+            |service, actor, form| async move { service.create_from_signup(actor, form).await },
+        )
         .await
     }
 
@@ -44,8 +47,8 @@ impl TenantProvisioning for Handler<TenantService> {
         &self,
         request: Request<pb::BatchCreateFullyProvisionedRequest>,
     ) -> RpcResult<pb::BatchCreateFullyProvisionedResponse> {
-        self.unary_with_caller(request, |service, caller, items| async move {
-            service.batch_create_fully_provisioned(caller, ProvisioningSource::Batch, items).await
+        self.unary_by_actor(request, |service, actor, items| async move {
+            service.batch_create_fully_provisioned(actor, ProvisioningSource::Batch, items).await
         })
         .await
     }
@@ -59,43 +62,66 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn update_tenant(&self, request: Request<pb::UpdateTenantRequest>) -> RpcResult<pb::UpdateTenantResponse> {
-        self.unary(request, |service, (id, change)| async move { service.change_tenant(id, change).await }).await
+        self.unary_by_actor(request, |service, actor, (id, change)| async move {
+            service.change_tenant(id, change, actor).await
+        })
+        .await
     }
 
     async fn suspend_tenant(&self, request: Request<pb::SuspendTenantRequest>) -> RpcResult<pb::SuspendTenantResponse> {
-        self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Suspend).await }).await
+        self.unary_by_actor(request, |service, actor, id| async move {
+            service.change_tenant(id, TenantChange::Suspend, actor).await
+        })
+        .await
     }
 
     async fn reactivate_tenant(
         &self,
         request: Request<pb::ReactivateTenantRequest>,
     ) -> RpcResult<pb::ReactivateTenantResponse> {
-        self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Reactivate).await })
-            .await
+        self.unary_by_actor(request, |service, actor, id| async move {
+            service.change_tenant(id, TenantChange::Reactivate, actor).await
+        })
+        .await
     }
 
     async fn delete_tenant(&self, request: Request<pb::DeleteTenantRequest>) -> RpcResult<pb::DeleteTenantResponse> {
-        self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Delete).await }).await
+        self.unary_by_actor(request, |service, actor, id| async move {
+            service.change_tenant(id, TenantChange::Delete, actor).await
+        })
+        .await
     }
 
     async fn undelete_tenant(
         &self,
         request: Request<pb::UndeleteTenantRequest>,
     ) -> RpcResult<pb::UndeleteTenantResponse> {
-        self.unary(request, |service, id| async move { service.change_tenant(id, TenantChange::Undelete).await }).await
-    }
-
-    async fn create_api_key(&self, request: Request<pb::CreateApiKeyRequest>) -> RpcResult<pb::CreateApiKeyResponse> {
-        self.unary_with_caller(request, |service, caller, creation| async move {
-            service.create_api_key(caller, creation).await
+        self.unary_by_actor(request, |service, actor, id| async move {
+            service.change_tenant(id, TenantChange::Undelete, actor).await
         })
         .await
     }
 
-    async fn rotate_api_key(&self, request: Request<pb::RotateApiKeyRequest>) -> RpcResult<pb::RotateApiKeyResponse> {
-        self.unary_with_caller(request, |service, caller, rotation| async move {
-            service.rotate_api_key(caller, rotation).await
+    async fn purge_tenant(&self, request: Request<pb::PurgeTenantRequest>) -> RpcResult<pb::PurgeTenantResponse> {
+        self.unary_by_actor(request, |service, actor, (id, confirmed)| async move {
+            service.purge_tenant(id, confirmed, actor).await
         })
+        .await
+    }
+
+    async fn create_api_key(&self, request: Request<pb::CreateApiKeyRequest>) -> RpcResult<pb::CreateApiKeyResponse> {
+        self.unary_by_actor(
+            request,
+            |service, actor, creation| async move { service.create_api_key(actor, creation).await },
+        )
+        .await
+    }
+
+    async fn rotate_api_key(&self, request: Request<pb::RotateApiKeyRequest>) -> RpcResult<pb::RotateApiKeyResponse> {
+        self.unary_by_actor(
+            request,
+            |service, actor, rotation| async move { service.rotate_api_key(actor, rotation).await },
+        )
         .await
     }
 
@@ -104,8 +130,10 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> RpcResult<pb::RevokeApiKeyResponse> {
-        self.unary(request, |service, (id, public_key)| async move { service.revoke_api_key(id, public_key).await })
-            .await
+        self.unary_by_actor(request, |service, actor, (id, public_key)| async move {
+            service.revoke_api_key(id, public_key, actor).await
+        })
+        .await
     }
 
     async fn verify_api_key(&self, request: Request<pb::VerifyApiKeyRequest>) -> RpcResult<pb::VerifyApiKeyResponse> {
@@ -123,7 +151,8 @@ impl TenantProvisioning for Handler<TenantService> {
         &self,
         request: Request<pb::ChangePasswordRequest>,
     ) -> RpcResult<pb::ChangePasswordResponse> {
-        self.unary(request, |service, form| async move { service.change_password(form).await }).await
+        self.unary_by_actor(request, |service, actor, form| async move { service.change_password(form, actor).await })
+            .await
     }
 
     async fn create_owner_token(
@@ -134,15 +163,17 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn reset_password(&self, request: Request<pb::ResetPasswordRequest>) -> RpcResult<pb::ResetPasswordResponse> {
-        self.unary(request, |service, reset| async move { service.reset_password(reset).await }).await
+        self.unary_by_actor(request, |service, actor, reset| async move { service.reset_password(reset, actor).await })
+            .await
     }
 
     async fn verify_email(&self, request: Request<pb::VerifyEmailRequest>) -> RpcResult<pb::VerifyEmailResponse> {
-        self.unary(request, |service, token| async move { service.verify_email(token).await }).await
+        self.unary_by_actor(request, |service, actor, token| async move { service.verify_email(token, actor).await })
+            .await
     }
 
     async fn set_owner(&self, request: Request<pb::SetOwnerRequest>) -> RpcResult<pb::SetOwnerResponse> {
-        self.unary(request, |service, form| async move { service.set_owner(form).await }).await
+        self.unary_by_actor(request, |service, actor, form| async move { service.set_owner(form, actor).await }).await
     }
 
     async fn check_integrity(
@@ -155,7 +186,19 @@ impl TenantProvisioning for Handler<TenantService> {
         })
     }
 
+    async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> RpcResult<pb::ListEventsResponse> {
+        self.unary(with_limit(request), |service, list| async move { service.list_events(list).await }).await
+    }
+
+    async fn watch_events(&self, request: Request<pb::WatchEventsRequest>) -> RpcResult<Self::WatchEventsStream> {
+        let end = stream_end(&request);
+        self.server_streaming(with_limit(request), |service, watch| service.watch_events(watch, end))
+    }
+
     async fn repair_tenant(&self, request: Request<pb::RepairTenantRequest>) -> RpcResult<pb::RepairTenantResponse> {
-        self.unary(request, |service, id| async move { service.repair_tenant(id, REPAIR_WITH_KEY).await }).await
+        self.unary_by_actor(request, |service, actor, id| async move {
+            service.repair_tenant(id, REPAIR_WITH_KEY, actor).await
+        })
+        .await
     }
 }

@@ -118,6 +118,7 @@ async fn serve_until_closed(
                 Verdict::GoAway(reason) => {
                     tracing::debug!("GOAWAY: {reason}");
                     serving.as_mut().graceful_shutdown();
+                    lifetime.connection.going_away.cancel();
                 }
                 Verdict::Close(reason) => {
                     tracing::debug!("Connection closed: {reason}");
@@ -127,6 +128,7 @@ async fn serve_until_closed(
             () = stop.cancelled(), if lifetime.went_away_at.is_none() => {
                 lifetime.went_away_at = Some(Instant::now());
                 serving.as_mut().graceful_shutdown();
+                lifetime.connection.going_away.cancel();
             }
         }
     }

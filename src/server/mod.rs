@@ -215,7 +215,8 @@ fn tenant_service(store: &Store, settings: &ServerSettings, clock: Clock) -> Res
         workers: settings.hashing_workers,
         queue_length: settings.hashing_queue,
     })?;
-    Ok(TenantService::new(store.clone(), hasher, settings.key_mode, clock, settings.quotas))
+    let service = TenantService::new(store.clone(), hasher, settings.key_mode, clock, settings.quotas);
+    Ok(service.with_event_retention(settings.event_retention))
 }
 
 /// Returns `None` if callers need no credential.
@@ -264,7 +265,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Periodic maintenance: deletes expired idempotency records and password attempts (one replica at a time), forgets idle callers, closes idle
+/// Periodic maintenance: deletes expired idempotency records, events and password attempts, forgets idle callers, closes idle
 /// connections.
 async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
     loop {
@@ -273,6 +274,9 @@ async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<Calle
         tenants.close_idle_connections();
         if let Err(error) = tenants.delete_expired_idempotency_records().await {
             tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired idempotency records; trying again later");
+        }
+        if let Err(error) = tenants.delete_expired_events().await {
+            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired events; trying again later");
         }
         if let Err(error) = tenants.delete_expired_password_attempts().await {
             tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired password attempts; trying again later");

@@ -7,7 +7,7 @@ use time::Duration;
 use super::{TenantService, change_log, idempotency::replayed_secret, ids::system_rng, retry::retry_on_conflict};
 use crate::{
     domain::{
-        ApiKey, Caller, InvalidValue, KeyStatus, KeyVerdict, ParsedSecretKey, PublicKey, Reason, RequestId, TenantId,
+        Actor, ApiKey, InvalidValue, KeyStatus, KeyVerdict, ParsedSecretKey, PublicKey, Reason, RequestId, TenantId,
         Violations,
         api_key::{AddApiKey, AddedApiKey, CreateApiKey, ListApiKeys, RotateApiKey},
         caller::PresentedKey,
@@ -25,14 +25,14 @@ impl TenantService {
     /// # Errors
     /// [`Error::InvalidRequest`] for an expiry that is not in the future; [`Error::NotFound`], also for a deleted tenant;
     /// [`Error::QuotaExceeded`]; [`Error::FailedPrecondition`] for a reused request id.
-    pub async fn create_api_key(&self, caller: Caller, creation: CreateApiKey) -> Result<AddedApiKey> {
+    pub async fn create_api_key(&self, actor: Actor, creation: CreateApiKey) -> Result<AddedApiKey> {
         let has_past_expiry = creation.expires_at.is_some_and(|end| end <= self.clock.now());
         let request = AddApiKey::Create(creation);
         if has_past_expiry {
             // A repeated call is replayed even if its key has expired since.
-            return self.replay_or(caller, &request, past_expiry().into()).await;
+            return self.replay_or(actor, &request, past_expiry().into()).await;
         }
-        self.add_api_key(caller, &request).await
+        self.add_api_key(actor, &request).await
     }
 
     /// Creates a key that is valid at once, and lets those that it replaces expire after the overlap. A tenant key can only
@@ -42,22 +42,22 @@ impl TenantService {
     /// [`Error::PermissionDenied`] and [`Error::InvalidRequest`] for what a tenant key cannot do; [`Error::NotFound`] for the
     /// tenant, also for a deleted one, or the key; [`Error::FailedPrecondition`] for a key that has ended or was replaced, and
     /// for a reused request id.
-    pub async fn rotate_api_key(&self, caller: Caller, rotation: RotateApiKey) -> Result<AddedApiKey> {
-        let rotation = match caller.presented_key() {
+    pub async fn rotate_api_key(&self, actor: Actor, rotation: RotateApiKey) -> Result<AddedApiKey> {
+        let rotation = match actor.caller.presented_key() {
             Some(presented) => rotation_of(presented, rotation)?,
             None => rotation,
         };
-        self.add_api_key(caller, &AddApiKey::Rotate(rotation)).await
+        self.add_api_key(actor, &AddApiKey::Rotate(rotation)).await
     }
 
-    async fn add_api_key(&self, caller: Caller, request: &AddApiKey) -> Result<AddedApiKey> {
+    async fn add_api_key(&self, actor: Actor, request: &AddApiKey) -> Result<AddedApiKey> {
         let slug = match self.store.find_slug(request.tenant_id()).await {
-            Err(error @ Error::NotFound { .. }) => return self.replay_or(caller, request, error).await,
+            Err(error @ Error::NotFound { .. }) => return self.replay_or(actor, request, error).await,
             slug => slug?,
         };
         let (secret, record) = Self::new_secret(request.request_id(), request.fingerprint())?;
         let (new_key, secret_key) = self.new_api_key(&slug, secret).await?;
-        let (scope, now) = (IdempotencyScope { caller, rpc: request.rpc() }, self.clock.now());
+        let (scope, now) = (IdempotencyScope { actor, rpc: request.rpc() }, self.clock.now());
         let max_usable = self.quotas.usable_api_keys;
         let add = || self.store.add_api_key(&scope, request, &new_key, record.as_ref(), max_usable, now);
         let error = match retry_on_conflict(add).await {
@@ -70,13 +70,13 @@ impl TenantService {
             Err(error @ (Error::NotFound { .. } | Error::FailedPrecondition(_) | Error::QuotaExceeded { .. })) => error,
             Err(error) => return Err(error),
         };
-        self.replay_or(scope.caller, request, error).await
+        self.replay_or(scope.actor, request, error).await
     }
 
     /// Returns what an earlier call with this request id returned, or the error if there was none: a repeated call succeeds
     /// whatever has changed since.
-    async fn replay_or(&self, caller: Caller, request: &AddApiKey, error: Error) -> Result<AddedApiKey> {
-        let (scope, now) = (IdempotencyScope { caller, rpc: request.rpc() }, self.clock.now());
+    async fn replay_or(&self, actor: Actor, request: &AddApiKey, error: Error) -> Result<AddedApiKey> {
+        let (scope, now) = (IdempotencyScope { actor, rpc: request.rpc() }, self.clock.now());
         let Some(request_id) = request.request_id() else { return Err(error) };
         let record = self.store.find_key_record(request.tenant_id(), &scope, &request_id.hash(), now).await?;
         let record = record.ok_or(error)?;
@@ -116,9 +116,9 @@ impl TenantService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the key.
-    pub async fn revoke_api_key(&self, tenant_id: TenantId, key: PublicKey) -> Result<ApiKey> {
+    pub async fn revoke_api_key(&self, tenant_id: TenantId, key: PublicKey, actor: Actor) -> Result<ApiKey> {
         let now = self.clock.now();
-        let key = retry_on_conflict(|| self.store.revoke_api_key(tenant_id, &key, now)).await?;
+        let key = retry_on_conflict(|| self.store.revoke_api_key(tenant_id, &key, &actor, now)).await?;
         change_log::api_key_revoked(&key, now);
         Ok(key)
     }

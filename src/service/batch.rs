@@ -3,7 +3,7 @@
 use super::{TenantService, provisioning::TenantSpec};
 use crate::{
     domain::{
-        Caller, CreateFullyProvisioned, ProvisioningSource, Violations,
+        Actor, CreateFullyProvisioned, ProvisioningSource, Violations,
         idempotency::{IdempotencyScope, IdempotentRpc},
         provisioning::CreateOutcome,
         response_size,
@@ -23,11 +23,11 @@ impl TenantService {
     /// no item has succeeded. Otherwise the error of an item is its outcome: the keys of the others must not be lost.
     pub async fn batch_create_fully_provisioned(
         &self,
-        caller: Caller,
+        actor: Actor,
         source: ProvisioningSource,
         items: Vec<std::result::Result<CreateFullyProvisioned, Violations>>,
     ) -> Result<Vec<Result<CreateOutcome>>> {
-        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
+        let scope = IdempotencyScope { actor, rpc: IdempotentRpc::CreateFullyProvisioned };
         let items: Vec<_> = items.into_iter().map(|item| item.map(TenantSpec::from)).collect();
         let valid: Vec<&TenantSpec> = items.iter().flatten().collect();
         // Fails before anything is created if this batch has too many large replays for a response.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{
-        InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
+        Actor, InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
         catalog::{
             ListPackages, ListSegments, PackageUpsert, PackageUpsertError, PackageUpsertFailure, SegmentUpsert,
             SegmentUpsertError, UpsertPackage, UpsertResult, UpsertedPackage,
@@ -38,9 +38,14 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
     /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::QuotaExceeded`].
-    pub async fn upsert_package(&self, tenant_id: TenantId, request: UpsertPackage) -> Result<UpsertedPackage> {
+    pub async fn upsert_package(
+        &self,
+        tenant_id: TenantId,
+        request: UpsertPackage,
+        actor: Actor,
+    ) -> Result<UpsertedPackage> {
         let UpsertPackage { upsert, validate_only: dry_run } = request;
-        let results = self.upsert_packages(tenant_id, &[upsert], dry_run, |_index| String::new()).await?;
+        let results = self.upsert_packages(tenant_id, &[upsert], dry_run, &actor, |_index| String::new()).await?;
         let none = || Error::internal("an upsert of one package returned none");
         Ok(UpsertedPackage { result: results.into_iter().next().ok_or_else(none)?, dry_run })
     }
@@ -54,8 +59,9 @@ impl CatalogService {
         &self,
         tenant_id: TenantId,
         upserts: Vec<PackageUpsert>,
+        actor: Actor,
     ) -> Result<Vec<UpsertResult<Package>>> {
-        self.upsert_packages(tenant_id, &upserts, false, |index| format!("packages[{index}].")).await
+        self.upsert_packages(tenant_id, &upserts, false, &actor, |index| format!("packages[{index}].")).await
     }
 
     async fn upsert_packages(
@@ -63,6 +69,7 @@ impl CatalogService {
         tenant_id: TenantId,
         upserts: &[PackageUpsert],
         dry_run: bool,
+        actor: &Actor,
         field_prefix: impl Fn(usize) -> String,
     ) -> Result<Vec<UpsertResult<Package>>> {
         let now = self.clock.now();
@@ -72,7 +79,7 @@ impl CatalogService {
         let limit = self.quotas.packages;
         let quota_exceeded = Error::QuotaExceeded { tenant_id, resource: Resource::Package, limit };
         let results =
-            retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, now, dry_run))
+            retry_on_conflict(|| self.store.upsert_packages(tenant_id, upserts, &new_ids, limit, actor, now, dry_run))
                 .await?
                 .map_err(|failure| match failure {
                     PackageUpsertFailure::Items(errors) => {
@@ -107,8 +114,9 @@ impl CatalogService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] (`LastPackage`).
-    pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
-        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id)).await?;
+    pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId, actor: Actor) -> Result<()> {
+        let now = self.clock.now();
+        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id, &actor, now)).await?;
         change_log::package_deleted(tenant_id, package_id);
         Ok(())
     }
@@ -117,11 +125,16 @@ impl CatalogService {
     /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
     /// [`Error::AlreadyExists`] if another segment of the tenant has the new slug, [`Error::FailedPrecondition`]
     /// (`DefaultSegment`) if the upsert would change the General segment's slug, [`Error::QuotaExceeded`].
-    pub async fn upsert_segment(&self, tenant_id: TenantId, upsert: SegmentUpsert) -> Result<UpsertResult<Segment>> {
+    pub async fn upsert_segment(
+        &self,
+        tenant_id: TenantId,
+        upsert: SegmentUpsert,
+        actor: Actor,
+    ) -> Result<UpsertResult<Segment>> {
         let now = self.clock.now();
         let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
         let limit = self.quotas.segments;
-        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, now);
+        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, &actor, now);
         let result = retry_on_conflict(attempt).await?.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
@@ -155,8 +168,9 @@ impl CatalogService {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] (`DefaultSegment` or
     /// `SegmentNotEmpty`).
-    pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
-        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id)).await?;
+    pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId, actor: Actor) -> Result<()> {
+        let now = self.clock.now();
+        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id, &actor, now)).await?;
         change_log::segment_deleted(tenant_id, segment_id);
         Ok(())
     }

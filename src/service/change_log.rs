@@ -28,6 +28,10 @@ pub(super) fn tenant_changed(tenant: &Tenant, change: &TenantChange, now: Offset
     tracing::info!(tenant_id = %tenant.id, "{message}");
 }
 
+pub(super) fn tenant_purged(tenant_id: TenantId) {
+    tracing::info!(%tenant_id, "Purged tenant");
+}
+
 /// A repair that found nothing to do has no line.
 pub(super) fn tenant_repaired(tenant_id: TenantId, result: &RepairResult) {
     if result.has_changes() {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ApiKey, Email, PackageId, SegmentId, Tenant, TenantId, TenantIdentifier, defaults,
+        Actor, ApiKey, Email, PackageId, SegmentId, Tenant, TenantId, TenantIdentifier, defaults,
         integrity::{CheckedTenants, Finding, IntegrityChunk, RepairReport},
         provisioning::{NewApiKey, default_packages, default_segment},
     },
@@ -64,15 +64,15 @@ impl TenantService {
     ///
     /// # Errors
     /// [`Error::NotFound`] if the tenant does not exist and no rows refer to it.
-    pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool) -> Result<RepairReport> {
+    pub async fn repair_tenant(&self, tenant_id: TenantId, with_key: bool, actor: Actor) -> Result<RepairReport> {
         match self.get_tenant(TenantIdentifier::Id(tenant_id)).await {
-            Ok(tenant) => self.repair_existing_tenant(tenant, with_key).await,
-            Err(Error::NotFound { .. }) => self.delete_stray_rows(tenant_id).await,
+            Ok(tenant) => self.repair_existing_tenant(tenant, with_key, &actor).await,
+            Err(Error::NotFound { .. }) => self.delete_stray_rows(tenant_id, &actor).await,
             Err(error) => Err(error),
         }
     }
 
-    async fn repair_existing_tenant(&self, tenant: Tenant, with_key: bool) -> Result<RepairReport> {
+    async fn repair_existing_tenant(&self, tenant: Tenant, with_key: bool, actor: &Actor) -> Result<RepairReport> {
         let (now, tenant_id) = (self.clock.now(), tenant.id);
         let new_id = || new_id(now, &mut system_rng());
         let (key, secret_key) =
@@ -84,7 +84,7 @@ impl TenantService {
             key,
             owner_email: tenant.owner_email.and_then(|stored| Email::parse(&stored).ok().map(|email| (stored, email))),
         };
-        let result = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, now)).await?;
+        let result = retry_on_conflict(|| self.store.repair_tenant(tenant_id, &plan, actor, now)).await?;
         let result = result.ok_or(Error::not_found(Resource::Tenant))?;
         change_log::tenant_repaired(tenant_id, &result);
 
@@ -104,8 +104,9 @@ impl TenantService {
         })
     }
 
-    async fn delete_stray_rows(&self, tenant_id: TenantId) -> Result<RepairReport> {
-        let rows_deleted = retry_on_conflict(|| self.store.delete_stray_rows(tenant_id)).await?;
+    async fn delete_stray_rows(&self, tenant_id: TenantId, actor: &Actor) -> Result<RepairReport> {
+        let rows_deleted =
+            retry_on_conflict(|| self.store.delete_stray_rows(tenant_id, actor, self.clock.now())).await?;
         if rows_deleted == 0 {
             return Err(Error::not_found(Resource::Tenant));
         }

@@ -9,6 +9,7 @@ mod batch;
 mod catalog;
 mod change_log;
 mod clock;
+mod events;
 mod idempotency;
 mod ids;
 mod integrity;
@@ -21,10 +22,13 @@ mod tenants;
 
 pub use catalog::CatalogService;
 pub use clock::Clock;
+pub use events::{EventUpdate, StreamEnd};
 
-use self::key_usage::KeyUsage;
+use std::time::Duration;
+
+use self::{events::EventFeed, key_usage::KeyUsage};
 use crate::{
-    domain::{KeyMode, Quotas},
+    domain::{KeyMode, Quotas, event::DEFAULT_EVENT_RETENTION},
     secrets::Hasher,
     store::Store,
     telemetry::metrics::QueueStats,
@@ -39,11 +43,28 @@ pub struct TenantService {
     clock: Clock,
     quotas: Quotas,
     key_usage: KeyUsage,
+    event_feed: EventFeed,
+    event_retention: Duration,
 }
 
 impl TenantService {
     pub fn new(store: Store, hasher: Hasher, key_mode: KeyMode, clock: Clock, quotas: Quotas) -> Self {
-        Self { store, hasher, key_mode, clock, quotas, key_usage: KeyUsage::default() }
+        Self {
+            store,
+            hasher,
+            key_mode,
+            clock,
+            quotas,
+            key_usage: KeyUsage::default(),
+            event_feed: EventFeed::default(),
+            event_retention: DEFAULT_EVENT_RETENTION,
+        }
+    }
+
+    /// Keeps events for this long.
+    #[must_use]
+    pub fn with_event_retention(self, event_retention: Duration) -> Self {
+        Self { event_retention, ..self }
     }
 
     /// Closes database connections that nothing has used for some time.

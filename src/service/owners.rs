@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use super::{TenantService, change_log, ids::system_rng, retry::retry_on_conflict};
 use crate::{
     domain::{
-        Tenant, TenantId,
+        Actor, Tenant, TenantId,
         owner::{CreateOwnerToken, NewOwnerToken, PasswordForm, ResetPassword, SetOwner, hash_owner_token},
     },
     error::{Error, Result},
@@ -39,6 +39,7 @@ impl TenantService {
     pub async fn reset_password(
         &self,
         ResetPassword { token, new_password }: ResetPassword,
+        actor: Actor,
     ) -> Result<Option<TenantId>> {
         let token_hash = hash_owner_token(&token);
         for _ in 0..MAX_RESET_ATTEMPTS {
@@ -60,7 +61,7 @@ impl TenantService {
             };
             let new_hash =
                 self.hasher.hash_password(PasswordUse::Reset, new_password.clone(), &mut system_rng()).await?;
-            let reset = || self.store.reset_password(&unused, &token_hash, &new_hash, now);
+            let reset = || self.store.reset_password(&unused, &token_hash, &new_hash, &actor, now);
             if let Some(result) = retry_on_conflict(reset).await? {
                 change_log::password_reset(unused.tenant_id, &result);
                 return Ok(Some(unused.tenant_id));
@@ -70,9 +71,9 @@ impl TenantService {
     }
 
     /// Verifies the address of the owner with this token, and returns the tenant.
-    pub async fn verify_email(&self, token: SecretString) -> Result<Option<TenantId>> {
+    pub async fn verify_email(&self, token: SecretString, actor: Actor) -> Result<Option<TenantId>> {
         let (token_hash, now) = (hash_owner_token(&token), self.clock.now());
-        let verified = retry_on_conflict(|| self.store.verify_email(&token_hash, now)).await?;
+        let verified = retry_on_conflict(|| self.store.verify_email(&token_hash, &actor, now)).await?;
         if let Some((tenant_id, true)) = verified {
             change_log::email_verified(tenant_id);
         }
@@ -84,14 +85,14 @@ impl TenantService {
     /// # Errors
     /// [`Error::InvalidRequest`] if the password is guessable; [`Error::NotFound`], also for a deleted tenant;
     /// [`Error::AlreadyExists`] if another owner has the address.
-    pub async fn set_owner(&self, form: PasswordForm<SetOwner>) -> Result<Tenant> {
+    pub async fn set_owner(&self, form: PasswordForm<SetOwner>, actor: Actor) -> Result<Tenant> {
         let SetOwner { tenant_id, email, password } = self.check_strength(PasswordUse::SignUp, form).await?;
         let password_hash = match password {
             Some(password) => Some(self.hasher.hash_password(PasswordUse::SignUp, password, &mut system_rng()).await?),
             None => None,
         };
         let now = self.clock.now();
-        let set = || self.store.set_owner(tenant_id, &email, password_hash.as_deref(), now);
+        let set = || self.store.set_owner(tenant_id, &email, password_hash.as_deref(), &actor, now);
         let result = retry_on_conflict(set).await?;
         if result.is_changed {
             change_log::owner_set(tenant_id);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{TenantService, change_log, ids::system_rng};
 use crate::{
     domain::{
-        Email, LogIn, Password, TenantId,
+        Actor, Email, LogIn, Password, TenantId,
         owner::{ChangePassword, PasswordForm},
     },
     error::{Error, ErrorChain, Result},
@@ -47,13 +47,13 @@ impl TenantService {
     /// # Errors
     /// [`Error::InvalidRequest`] if the new password is guessable, whatever the current one is worth: it is checked first.
     /// [`Error::TooManyAttempts`]; [`Error::Conflict`].
-    pub async fn change_password(&self, form: PasswordForm<ChangePassword>) -> Result<Option<TenantId>> {
+    pub async fn change_password(&self, form: PasswordForm<ChangePassword>, actor: Actor) -> Result<Option<TenantId>> {
         let ChangePassword { log_in, new_password } = self.check_strength(PasswordUse::LogIn, form).await?;
         for _ in 0..MAX_CHANGE_ATTEMPTS {
             let Some(Verified { owner, .. }) = self.attempt(&log_in).await? else { return Ok(None) };
             let new_hash =
                 self.hasher.hash_password(PasswordUse::LogIn, new_password.clone(), &mut system_rng()).await?;
-            if self.store.change_password(&owner, &new_hash).await? {
+            if self.store.change_password(&owner, &new_hash, &actor, self.clock.now()).await? {
                 change_log::password_changed(owner.tenant_id);
                 return Ok(Some(owner.tenant_id));
             }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, PackageId, ProvisionedTenant,
+        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, PackageId, ProvisionedTenant,
         ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug, defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
@@ -72,10 +72,10 @@ impl TenantService {
     /// [`Error::AlreadyExists`] for the slug, [`Error::FailedPrecondition`] for a reused request id.
     pub async fn create_fully_provisioned(
         &self,
-        caller: Caller,
+        actor: Actor,
         request: CreateFullyProvisioned,
     ) -> Result<CreateResult> {
-        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFullyProvisioned };
+        let scope = IdempotencyScope { actor, rpc: IdempotentRpc::CreateFullyProvisioned };
         let dry_run = request.validate_only;
         let outcome = if dry_run {
             self.validate(&scope, request.into()).await?
@@ -90,7 +90,7 @@ impl TenantService {
     /// # Errors
     /// [`Error::InvalidRequest`] with all violations, [`Error::AlreadyExists`] for the slug or the e-mail address,
     /// [`Error::FailedPrecondition`] for a reused request id, [`Error::Conflict`] if every derived slug exists.
-    pub async fn create_from_signup(&self, caller: Caller, form: SignupForm) -> Result<CreateOutcome> {
+    pub async fn create_from_signup(&self, actor: Actor, form: SignupForm) -> Result<CreateOutcome> {
         let is_guessable = match &form.password {
             Some(password) => {
                 self.hasher.is_guessable(PasswordUse::SignUp, password.clone(), form.user_inputs()).await?
@@ -102,7 +102,7 @@ impl TenantService {
         let CreateFromSignup { business_name: name, email, password, slug, request_id } = signup;
         let password_hash = self.hasher.hash_password(PasswordUse::SignUp, password.clone(), &mut system_rng()).await?;
         let owner = NewOwner { email, password_hash };
-        let scope = IdempotencyScope { caller, rpc: IdempotentRpc::CreateFromSignup };
+        let scope = IdempotencyScope { actor, rpc: IdempotentRpc::CreateFromSignup };
         for attempt in 0..MAX_SLUG_ATTEMPTS {
             let candidate = slug.candidate(attempt == 0, &random_slug_suffix(&mut system_rng()));
             let spec = TenantSpec {

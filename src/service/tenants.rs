@@ -2,8 +2,12 @@
 
 use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
-    domain::{ListTenants, Tenant, TenantChange, TenantId, TenantIdentifier, paging::Page},
-    error::{Error, Resource, Result},
+    domain::{
+        Actor, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId, TenantIdentifier, Violations,
+        tenant::ListedTenants,
+    },
+    error::{Error, Precondition, Resource, Result},
+    store::PurgeOutcome,
 };
 
 impl TenantService {
@@ -17,22 +21,44 @@ impl TenantService {
     }
 
     /// Returns one page of tenants.
-    pub async fn list_tenants(&self, list: ListTenants) -> Result<Page<Tenant>> {
+    pub async fn list_tenants(&self, list: ListTenants) -> Result<ListedTenants> {
+        // Before the rows are read, so that no change is between the two.
+        let cursor = if list.is_first_page() { Some(self.store.last_event_position().await?) } else { None };
         let rows = if list.order.has_valid_prefix() {
             self.store.list_tenants(&list, list.size.get() + 1, self.clock.now()).await?
         } else {
             Vec::new()
         };
-        Ok(list.page(rows))
+        Ok(ListedTenants { page: list.page(rows), cursor })
+    }
+
+    /// Erases a deleted tenant and everything that refers to it, permanently.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Precondition::TenantNotDeleted`]; [`Error::InvalidRequest`] for another slug.
+    pub async fn purge_tenant(&self, tenant_id: TenantId, confirmed: Slug, actor: Actor) -> Result<()> {
+        let purge = || self.store.purge_tenant(tenant_id, &confirmed, &actor, self.clock.now());
+        match retry_on_conflict(purge).await? {
+            PurgeOutcome::Purged => {
+                change_log::tenant_purged(tenant_id);
+                Ok(())
+            }
+            PurgeOutcome::NotFound => Err(Error::not_found(Resource::Tenant)),
+            PurgeOutcome::NotDeleted => Err(Precondition::TenantNotDeleted.into()),
+            PurgeOutcome::OtherSlug => {
+                let description = "must be the slug of the tenant";
+                Err(Violations::single("confirm_slug", InvalidValue::new(Reason::BadFormat, description)).into())
+            }
+        }
     }
 
     /// Changes the tenant and returns it.
     ///
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
-    pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange) -> Result<Tenant> {
+    pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange, actor: Actor) -> Result<Tenant> {
         let now = self.clock.now();
-        let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, now)).await?;
+        let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, &actor, now)).await?;
         change_log::tenant_changed(&tenant, &change, now);
         Ok(tenant)
     }

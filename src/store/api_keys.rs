@@ -8,7 +8,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Store, column};
 use crate::{
     domain::{
-        ApiKey, ApiKeyScope, DisplayName, PublicKey, TenantId,
+        Actor, ApiKey, ApiKeyScope, DisplayName, PublicKey, TenantId,
         api_key::{AddApiKey, CreateApiKey, ListApiKeys, RotateApiKey},
         idempotency::{IdempotencyScope, NewIdempotencyRecord, RECORD_LIFETIME},
         paging::ListRow,
@@ -173,11 +173,20 @@ impl Store {
                   FROM target_tenant
                   LEFT JOIN named_key ON true
                 RETURNING to_jsonb(api_keys) - 'secret_hash' AS key
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT $20, $8, $1, $21, $22,
+                       jsonb_strip_nulls(jsonb_build_object(
+                           'public_key', key -> 'public_key', 'name', key -> 'name', 'scope', key -> 'scope',
+                           'expires_at', key -> 'expires_at',
+                           'replaced', (SELECT jsonb_agg(public_key ORDER BY created_at)
+                                          FROM existing_key WHERE is_replaced)))
+                  FROM new_key
             )
             SELECT refusal, (SELECT key FROM new_key) AS "key: Json<ApiKey>" FROM checked_tenant
             "#,
             tenant_id.as_uuid(),
-            scope.caller.name(),
+            scope.actor.caller.name(),
             scope.rpc.as_str(),
             record.map(|record| record.request_hash.as_slice()),
             record.map(|record| record.fingerprint.0.as_slice()),
@@ -195,6 +204,9 @@ impl Store {
             new_key.public_key,
             new_key.secret_hash,
             MAX_ENDED_KEYS,
+            if properties.overlap_ends_at.is_some() { "api_key.rotated" } else { "api_key.created" },
+            &*scope.actor.event_caller(),
+            scope.actor.trace_id(),
         )
         .fetch_optional(transaction.connection())
         .await?;
@@ -259,15 +271,34 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the key.
-    pub async fn revoke_api_key(&self, tenant_id: TenantId, key: &PublicKey, now: OffsetDateTime) -> Result<ApiKey> {
+    pub async fn revoke_api_key(
+        &self,
+        tenant_id: TenantId,
+        key: &PublicKey,
+        actor: &Actor,
+        now: OffsetDateTime,
+    ) -> Result<ApiKey> {
         let key = sqlx::query_scalar!(
             r#"
-            WITH revoked AS (
+            WITH locked AS MATERIALIZED (
+                -- Before the first write, which is a row lock, too: see the table of events.
+                SELECT pg_advisory_xact_lock(tenant_lock_key($4))
+            ), previous AS MATERIALIZED (
                 -- Empty if the tenant has no such key.
+                SELECT key_id, revoked_at IS NOT NULL AS is_revoked
+                  FROM api_keys
+                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $4 AND (SELECT count(*) FROM locked) = 1
+                   FOR NO KEY UPDATE
+            ), revoked AS (
                 UPDATE api_keys
                    SET revoked_at = coalesce(revoked_at, $1)
-                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $4
+                 WHERE key_id = (SELECT key_id FROM previous)
                 RETURNING to_jsonb(api_keys) - 'secret_hash' AS key
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'api_key.revoked', $1, $4, $5, $6, jsonb_build_object('public_key', $3::text)
+                  FROM previous
+                 WHERE NOT is_revoked
             )
             SELECT (SELECT key FROM revoked) AS "key: Json<ApiKey>" FROM tenants WHERE id = $4
             "#,
@@ -275,6 +306,8 @@ impl Store {
             key.key_id(),
             key.as_str(),
             tenant_id.as_uuid(),
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_optional(&mut self.acquire_for(tenant_id, "revoke_api_key").await?)
         .await?

@@ -82,7 +82,7 @@ impl Store {
             WHERE bytes_before < $6",
             now,
             &hashes as _,
-            scope.caller.name(),
+            scope.actor.caller.name(),
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
             MAX_PAGE_BYTES,
@@ -132,7 +132,7 @@ impl Store {
                AND EXISTS (SELECT FROM tenants WHERE id = record.tenant_id)
             "#,
             request_hash.as_slice(),
-            scope.caller.name(),
+            scope.actor.caller.name(),
             scope.rpc.as_str(),
             now - RECORD_LIFETIME,
         )

@@ -49,6 +49,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
     migrator.set_locking(false).run(&mut connection).await?;
     // The readiness probe reads the schema's version as the serving role.
     sqlx::raw_sql("GRANT SELECT ON _sqlx_migrations TO turnkey_provisioner").execute(&mut connection).await?;
+    sqlx::raw_sql(include_str!("event_history.sql")).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }

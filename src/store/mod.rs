@@ -8,6 +8,7 @@ mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
 mod error;
+mod events;
 mod excess_privileges;
 mod executor;
 mod idempotency;
@@ -40,6 +41,7 @@ pub use package_upsert::NewPackageIds;
 pub use password_attempts::{AttemptEnd, AttemptStart};
 pub use probe::{NotReady, Probe, check_migrated};
 pub use provisioning::Insertion;
+pub use purge::PurgeOutcome;
 pub use repair::{RepairPlan, RepairResult};
 pub use shared_statements::Lane;
 

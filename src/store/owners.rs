@@ -12,7 +12,7 @@ use super::{
     tenants::{into_tenant, select_tenants},
 };
 use crate::{
-    domain::{Email, Tenant, TenantId, idempotency::Sha256Digest, log_in::email_hash, owner::OwnerTokenPurpose},
+    domain::{Actor, Email, Tenant, TenantId, idempotency::Sha256Digest, log_in::email_hash, owner::OwnerTokenPurpose},
     error::{Error, Resource, Result, UniqueField},
 };
 
@@ -64,21 +64,40 @@ impl Store {
 
     /// Changes the owner's password and voids its reset token. Returns `false`, and changes nothing, if the stored hash has
     /// changed since it was read or the tenant has been deleted.
-    pub async fn change_password(&self, owner: &Owner, new_hash: &str) -> Result<bool> {
-        let changed = sqlx::query!(
-            "
-            UPDATE owners
-               SET password_hash = $1, reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL
-             WHERE tenant_id = $2 AND password_hash = $3
-               AND (SELECT deleted_at IS NULL FROM tenants WHERE id = $2)
-            ",
+    pub async fn change_password(
+        &self,
+        owner: &Owner,
+        new_hash: &str,
+        actor: &Actor,
+        now: OffsetDateTime,
+    ) -> Result<bool> {
+        let changed = sqlx::query_scalar!(
+            r#"
+            WITH locked AS MATERIALIZED (
+                -- Before the first write: see the table of events.
+                SELECT pg_advisory_xact_lock(tenant_lock_key($2))
+            ), changed AS (
+                UPDATE owners
+                   SET password_hash = $1, reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL
+                 WHERE tenant_id = $2 AND password_hash = $3 AND (SELECT count(*) FROM locked) = 1
+                   AND (SELECT deleted_at IS NULL FROM tenants WHERE id = $2)
+                RETURNING tenant_id
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'owner.password_changed', $4, tenant_id, $5, $6, '{}' FROM changed
+            )
+            SELECT EXISTS (SELECT FROM changed) AS "is_changed!"
+            "#,
             new_hash,
             owner.tenant_id.as_uuid(),
             owner.password_hash,
+            now,
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
-        .execute(&mut self.acquire_for(owner.tenant_id, "change_password").await?)
+        .fetch_one(&mut self.acquire_for(owner.tenant_id, "change_password").await?)
         .await?;
-        Ok(changed.rows_affected() > 0)
+        Ok(changed)
     }
 
     /// Stores the hash of a new token, in place of an older one of the same purpose. Returns `None` if no owner of a tenant
@@ -150,6 +169,7 @@ impl Store {
         token: &ResetToken,
         token_hash: &Sha256Digest,
         new_hash: &str,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<Option<ResetResult>> {
         let email_hash = token.email.as_ref().map(email_hash);
@@ -175,9 +195,18 @@ impl Store {
                 UPDATE api_keys
                    SET revoked_at = $3
                  WHERE tenant_id = $1 AND revoked_at IS NULL AND (SELECT is_unverified FROM owner)
-                RETURNING 1
+                RETURNING public_key
             ), ended_count AS (
                 DELETE FROM password_attempts WHERE email_hash = $5 AND EXISTS (SELECT FROM owner)
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT type, $3, $1, $6, $7, data
+                  FROM (SELECT 'owner.password_changed', '{}'::jsonb FROM owner
+                         UNION ALL
+                        SELECT 'owner.email_verified', '{}' FROM owner WHERE is_unverified
+                         UNION ALL
+                        SELECT 'api_key.revoked', jsonb_build_object('public_key', public_key) FROM revoked_key
+                       ) AS event (type, data)
             )
             SELECT is_unverified AS "is_email_verified!", (SELECT count(*) FROM revoked_key) AS "api_keys_revoked!"
               FROM owner
@@ -187,6 +216,8 @@ impl Store {
             now,
             new_hash,
             email_hash.as_ref().map(Sha256Digest::as_slice),
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_optional(transaction.connection())
         .await?;
@@ -199,14 +230,21 @@ impl Store {
     pub async fn verify_email(
         &self,
         token_hash: &Sha256Digest,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<Option<(TenantId, bool)>> {
         let row = sqlx::query!(
             r#"
-            WITH owner AS MATERIALIZED (
+            WITH locked AS MATERIALIZED (
+                -- Before the first write, which is a row lock, too: see the table of events.
+                SELECT pg_advisory_xact_lock(tenant_lock_key(tenant_id))
+                  FROM owners
+                 WHERE verification_token_hash = $1
+            ), owner AS MATERIALIZED (
                 SELECT tenant_id, email_verified_at IS NULL AS is_unverified
                   FROM owners
-                 WHERE verification_token_hash = $1 AND verification_token_expires_at > $2
+                 WHERE (SELECT count(*) FROM locked) = 1
+                   AND verification_token_hash = $1 AND verification_token_expires_at > $2
                    AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
                    FOR UPDATE
             ), verified AS (
@@ -214,11 +252,16 @@ impl Store {
                  WHERE tenant_id = (SELECT tenant_id FROM owner WHERE is_unverified)
             ), changed_tenant AS (
                 UPDATE tenants SET updated_at = $2 WHERE id = (SELECT tenant_id FROM owner WHERE is_unverified)
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'owner.email_verified', $2, tenant_id, $3, $4, '{}' FROM owner WHERE is_unverified
             )
             SELECT tenant_id, is_unverified AS "is_unverified!" FROM owner
             "#,
             token_hash.as_slice(),
             now,
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_optional(&mut self.acquire("verify_email").await?)
         .await?;
@@ -235,6 +278,7 @@ impl Store {
         tenant_id: TenantId,
         email: &Email,
         password_hash: Option<&str>,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<SetOwnerResult> {
         let mut transaction = self.begin_as_provisioner("set_owner", tenant_id).await?;
@@ -274,6 +318,13 @@ impl Store {
                    SET updated_at = CASE WHEN EXISTS (SELECT FROM earlier WHERE email = $3) THEN updated_at ELSE $1 END
                  WHERE id = $2 AND (SELECT is_living FROM tenant)
                 RETURNING *
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'owner.set', $1, changed.id, $6, $7,
+                       jsonb_build_object('is_new_address', NOT EXISTS (SELECT FROM earlier WHERE email = $3),
+                                          'has_password', $5 IS NOT NULL)
+                  FROM changed
+                 WHERE NOT EXISTS (SELECT FROM earlier WHERE is_same)
             )",
             columns: r#", NOT EXISTS (SELECT FROM earlier WHERE is_same) AS "is_changed!""#,
             from: "FROM changed AS tenants
@@ -283,6 +334,8 @@ impl Store {
             email.as_str(),
             email.canonical(),
             password_hash,
+            &*actor.event_caller(),
+            actor.trace_id(),
         );
         let row = match row.fetch_optional(transaction.connection()).await {
             Err(error) if is_constraint_violation(&error, "owners_email_key") => {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
+        Actor, BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
         catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
         response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
@@ -41,19 +41,21 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
     /// lock, has used one of the slugs meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the change")]
     pub async fn upsert_packages(
         &self,
         tenant_id: TenantId,
         items: &[PackageUpsert],
         new_ids: &NewPackageIds,
         max_packages: NonZeroU32,
+        actor: &Actor,
         now: OffsetDateTime,
         dry_run: bool,
     ) -> Result<PackageUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_packages", tenant_id).await?;
         let connection = transaction.connection();
         let generated_slugs = choose_slugs(connection, tenant_id, items).await?;
-        let rows = upsert(connection, tenant_id, items, &generated_slugs, new_ids, max_packages, now).await;
+        let rows = upsert(connection, tenant_id, items, &generated_slugs, new_ids, max_packages, actor, now).await;
         let rows = match rows {
             Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
             rows => rows?,
@@ -85,7 +87,7 @@ async fn choose_slugs(
 /// written; the caller rolls back the others. If the only item is an update, the package before it follows.
 ///
 /// The statement checks and writes under the tenant's lock, so that nothing changes in between.
-#[expect(clippy::too_many_lines, reason = "a single SQL statement")]
+#[expect(clippy::too_many_lines, clippy::too_many_arguments, reason = "a single SQL statement")]
 async fn upsert(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
@@ -93,6 +95,7 @@ async fn upsert(
     generated_slugs: &[Option<Slug>],
     new_ids: &NewPackageIds,
     max_packages: NonZeroU32,
+    actor: &Actor,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<PackageRow>> {
     let general = &defaults::SEGMENT;
@@ -213,6 +216,28 @@ async fn upsert(
                    (packages.slug, packages.name, packages.description, packages.base_price,
                     packages.booking_type, packages.active, packages.grouping_order, packages.segment_id)
             RETURNING packages.*
+        ), new_event AS (
+            -- One for each item that changes something, in their order.
+            INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+            SELECT type, $19, $1, $23, $24, data
+              FROM (SELECT 0, 'segment.created', jsonb_build_object('segment_id', id, 'slug', $14::text)
+                      FROM new_general
+                     UNION ALL
+                    SELECT number, 'package.created',
+                           jsonb_build_object('package_id', inserted.id, 'segment_id', inserted.segment_id,
+                                              'slug', inserted.slug, 'name', inserted.name,
+                                              'base_price', inserted.base_price)
+                      FROM inserted
+                      JOIN item ON new_id = inserted.id
+                     UNION ALL
+                    SELECT number, 'package.updated',
+                           jsonb_build_object('package_id', updated.id)
+                           || changed_columns(to_jsonb(previous), to_jsonb(updated))
+                      FROM updated
+                      JOIN validated_item ON target_id = updated.id
+                      JOIN packages AS previous ON previous.tenant_id = $1 AND previous.id = updated.id
+                   ) AS event (number, type, data)
+             ORDER BY number
         ), previous AS (
             -- The existing packages of the items. The table still shows its old state here.
             SELECT existing.*
@@ -260,6 +285,8 @@ async fn upsert(
         defaults::BOOKING_TYPE.as_str(),
         i64::from(max_packages.get()),
         items.len() == 1,
+        &*actor.event_caller(),
+        actor.trace_id(),
     )
     .fetch_all(connection)
     .await

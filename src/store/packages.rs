@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
 use crate::{
     domain::{
-        Package, PackageId, SegmentId, TenantId,
+        Actor, Package, PackageId, SegmentId, TenantId,
         catalog::ListPackages,
         paging::{Cursor, ListRow, MAX_PAGE_BYTES},
     },
@@ -162,7 +162,13 @@ impl Store {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] for the last package.
-    pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<()> {
+    pub async fn delete_package(
+        &self,
+        tenant_id: TenantId,
+        package_id: PackageId,
+        actor: &Actor,
+        now: OffsetDateTime,
+    ) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_package", tenant_id).await?;
         let row = sqlx::query!(
             r#"
@@ -175,6 +181,9 @@ impl Store {
             ), new_usage AS (
                 UPDATE tenant_usage SET package_count = package_count - 1
                  WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'package.deleted', $3, $1, $4, $5, jsonb_build_object('package_id', id) FROM deleted
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
@@ -182,6 +191,9 @@ impl Store {
             "#,
             tenant_id.as_uuid(),
             package_id.as_uuid(),
+            now,
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_one(transaction.connection())
         .await?;

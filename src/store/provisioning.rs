@@ -92,7 +92,7 @@ impl SharedStatement for Provisioning {
     fn keys(TenantCreation { scope, tenant }: &TenantCreation) -> Vec<CreationKey> {
         let slug = CreationKey::Slug(tenant.tenant.slug.to_string());
         let request = tenant.record.as_ref().map(|record| {
-            CreationKey::Request(Arc::clone(scope.caller.name()), scope.rpc.as_str(), record.request_hash)
+            CreationKey::Request(Arc::clone(scope.actor.caller.name()), scope.rpc.as_str(), record.request_hash)
         });
         let email = tenant.tenant.owner.as_ref().map(|owner| CreationKey::Email(owner.email.canonical().to_owned()));
         [Some(slug), request, email].into_iter().flatten().collect()
@@ -169,10 +169,12 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
                        AS package_ids
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::timestamptz[], $6::uuid[],
                           $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-                          $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[])
+                          $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $31::text[],
+                          $32::text[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, created_at, segment_id,
                                               key_id, public_key, secret_hash, owner_email, canonical_email,
-                                              password_hash, caller, rpc, request_hash, fingerprint, salt, ordinal)
+                                              password_hash, caller, rpc, request_hash, fingerprint, salt, event_caller,
+                                              trace_id, ordinal)
         ), free_slug AS MATERIALIZED (
             -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
@@ -252,6 +254,15 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
               FROM to_insert
              WHERE owner_email IS NOT NULL AND (SELECT count(*) FROM deleted_owner) >= 0
              ORDER BY canonical_email
+        ), new_event AS (
+            -- One for the whole of the tenant.
+            INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+            SELECT 'tenant.created', created_at, tenant_id, event_caller, trace_id,
+                   -- Short, because it is a large part of what a creation writes.
+                   jsonb_build_object('slug', slug, 'segment_id', segment_id, 'package_ids', package_ids,
+                                      'public_key', public_key)
+              FROM to_insert
+             ORDER BY ordinal
         )
         SELECT ordinal AS "ordinal!", true AS "is_created!" FROM to_insert
          UNION ALL
@@ -269,7 +280,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.as_str())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.email.canonical())) as _,
         &column(tenants, |item| item.tenant.owner.as_ref().map(|owner| owner.password_hash.as_str())) as _,
-        &column(scopes, |scope| &**scope.caller.name()) as _,
+        &column(scopes, |scope| &**scope.actor.caller.name()) as _,
         &column(scopes, |scope| scope.rpc.as_str()) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.request_hash.as_slice())) as _,
         &column(tenants, |item| item.record.as_ref().map(|record| record.fingerprint.0.as_slice())) as _,
@@ -287,6 +298,8 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &packages.each_ref().map(|package| package.base_price),
         &packages.each_ref().map(|package| package.grouping_order),
         defaults::BOOKING_TYPE.as_str(),
+        &column(scopes, |scope| scope.actor.event_caller()) as _,
+        &column(scopes, |scope| scope.actor.trace_id()) as _,
     )
     .fetch_all(connection)
     .await

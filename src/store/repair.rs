@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Store, error::is_constraint_violation};
 use crate::{
-    domain::{Email, TenantId, defaults, provisioning::NewApiKey},
+    domain::{Actor, Email, TenantId, defaults, provisioning::NewApiKey},
     error::{Error, Result},
 };
 
@@ -58,6 +58,7 @@ impl Store {
         &self,
         tenant_id: TenantId,
         plan: &RepairPlan,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<Option<RepairResult>> {
         let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, plan.key.as_ref());
@@ -136,6 +137,22 @@ impl Store {
                    AND NOT EXISTS (SELECT FROM api_keys
                                     WHERE api_keys.key_id = record.key_id AND api_keys.tenant_id = tenant.id)
                 RETURNING 1
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'tenant.repaired', $8, $1, $21, $22,
+                       data || CASE WHEN EXISTS (SELECT FROM new_key) THEN jsonb_build_object('public_key', $17)
+                                    ELSE '{}' END
+                  FROM (SELECT jsonb_build_object(
+                                   'segments_created', (SELECT count(*) FROM new_segment),
+                                   'packages_created', (SELECT count(*) FROM new_package),
+                                   'api_keys_created', (SELECT count(*) FROM new_key),
+                                   'packages_moved', (SELECT count(*) FROM moved_package),
+                                   'usage_counts_corrected', (SELECT count(*) FROM corrected_usage),
+                                   'emails_corrected', (SELECT count(*) FROM corrected_email),
+                                   'signups_cleared', (SELECT count(*) FROM cleared_signup),
+                                   'idempotency_records_deleted', (SELECT count(*) FROM deleted_record)) AS data
+                          FROM target_segment) AS repair
+                 WHERE EXISTS (SELECT FROM jsonb_each_text(data) WHERE value <> '0')
             )
             SELECT target_segment.id AS "general_id!",
                    (SELECT count(*) FROM new_segment) AS "segments_created!",
@@ -168,6 +185,8 @@ impl Store {
             key.map(|key| key.secret_hash.as_str()),
             owner_email.map(|(stored, _)| stored.as_str()),
             owner_email.map(|(_, email)| email.canonical()),
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_optional(transaction.connection())
         .await;
@@ -181,7 +200,7 @@ impl Store {
 
     /// Deletes all rows that refer to a tenant that does not exist, in one statement, and returns their number. If the
     /// tenant exists, deletes nothing.
-    pub async fn delete_stray_rows(&self, tenant_id: TenantId) -> Result<i64> {
+    pub async fn delete_stray_rows(&self, tenant_id: TenantId, actor: &Actor, now: OffsetDateTime) -> Result<i64> {
         let deleted = sqlx::query_scalar!(
             r#"
             WITH missing_tenant AS (
@@ -198,12 +217,22 @@ impl Store {
                 DELETE FROM tenant_usage USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
             ), deleted_record AS (
                 DELETE FROM idempotency_records USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
+            ), total AS (
+                SELECT (SELECT count(*) FROM deleted_package) + (SELECT count(*) FROM deleted_segment)
+                       + (SELECT count(*) FROM deleted_key) + (SELECT count(*) FROM deleted_owner)
+                       + (SELECT count(*) FROM deleted_usage) + (SELECT count(*) FROM deleted_record) AS deleted
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'tenant.repaired', $2, $1, $3, $4, jsonb_build_object('rows_deleted', deleted)
+                  FROM total
+                 WHERE deleted > 0
             )
-            SELECT (SELECT count(*) FROM deleted_package) + (SELECT count(*) FROM deleted_segment)
-                   + (SELECT count(*) FROM deleted_key) + (SELECT count(*) FROM deleted_owner)
-                   + (SELECT count(*) FROM deleted_usage) + (SELECT count(*) FROM deleted_record) AS "deleted!"
+            SELECT deleted AS "deleted!" FROM total
             "#,
             tenant_id.as_uuid(),
+            now,
+            &*actor.event_caller(),
+            actor.trace_id(),
         );
         Ok(deleted.fetch_one(&mut self.acquire_for(tenant_id, "delete_stray_rows").await?).await?)
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Description, DisplayName, Segment, SegmentId, Slug, TenantId,
+        Actor, Description, DisplayName, Segment, SegmentId, Slug, TenantId,
         catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
         paging::{Cursor, ListRow, MAX_PAGE_BYTES},
@@ -35,13 +35,14 @@ impl Store {
         upsert: &SegmentUpsert,
         new_id: SegmentId,
         max_segments: NonZeroU32,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
         let connection = transaction.connection();
         let (table, stem) = (SluggedTable::Segments, upsert.target.stem());
         let slugs = generate_slugs(connection, table, tenant_id, stem, HashSet::new()).await?;
-        let row = upsert_row(connection, tenant_id, upsert, slugs.first(), new_id, max_segments, now).await;
+        let row = upsert_row(connection, tenant_id, upsert, slugs.first(), new_id, max_segments, actor, now).await;
         let row = match row {
             Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
             row => row?,
@@ -118,7 +119,13 @@ impl Store {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] for General or with packages.
-    pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<()> {
+    pub async fn delete_segment(
+        &self,
+        tenant_id: TenantId,
+        segment_id: SegmentId,
+        actor: &Actor,
+        now: OffsetDateTime,
+    ) -> Result<()> {
         let mut transaction = self.begin_as_catalog("delete_segment", tenant_id).await?;
         let row = sqlx::query!(
             r#"
@@ -131,6 +138,9 @@ impl Store {
             ), new_usage AS (
                 UPDATE tenant_usage SET segment_count = segment_count - 1
                  WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT 'segment.deleted', $4, $1, $5, $6, jsonb_build_object('segment_id', id) FROM deleted
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    (SELECT slug FROM segments WHERE tenant_id = $1 AND id = $2) AS slug,
@@ -139,6 +149,9 @@ impl Store {
             tenant_id.as_uuid(),
             segment_id.as_uuid(),
             defaults::SEGMENT.slug,
+            now,
+            &*actor.event_caller(),
+            actor.trace_id(),
         )
         .fetch_one(transaction.connection())
         .await;
@@ -202,6 +215,7 @@ struct UpsertRow {
 /// Returns `None` if the tenant does not exist. A segment with an error is not written.
 ///
 /// The statement is that of `package_upsert.rs` for a single item.
+#[expect(clippy::too_many_lines, clippy::too_many_arguments, reason = "a single SQL statement")]
 async fn upsert_row(
     connection: &mut PooledConnection,
     tenant_id: TenantId,
@@ -209,6 +223,7 @@ async fn upsert_row(
     generated_slug: Option<&Slug>,
     new_id: SegmentId,
     max_segments: NonZeroU32,
+    actor: &Actor,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<UpsertRow>> {
     sqlx::query_as!(
@@ -270,6 +285,18 @@ async fn upsert_row(
                     coalesce($10::int4, sort_order), coalesce($11, active))
                    IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active)
             RETURNING segments.*
+        ), new_event AS (
+            -- The table itself still shows its old state here.
+            INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+            SELECT 'segment.created', $12, $1, $14::text, $15::text,
+                   jsonb_build_object('segment_id', id, 'slug', slug, 'name', name)
+              FROM inserted
+             UNION ALL
+            SELECT 'segment.updated', $12, $1, $14, $15,
+                   jsonb_build_object('segment_id', updated.id)
+                   || changed_columns(to_jsonb(previous), to_jsonb(updated))
+              FROM updated
+              JOIN segments AS previous ON previous.tenant_id = $1 AND previous.id = updated.id
         ), segment AS (
             -- The segment as it is now. The table itself still shows its old state here.
             SELECT * FROM inserted
@@ -298,6 +325,8 @@ async fn upsert_row(
         upsert.active,
         now,
         i64::from(max_segments.get()),
+        &*actor.event_caller(),
+        actor.trace_id(),
     )
     .fetch_optional(connection)
     .await

@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 use super::{Store, pool::PooledConnection};
 use crate::{domain::TenantId, error::Result};
 
-/// A transaction that holds one tenant's lock.
+/// A transaction that holds the lock of one tenant, or of several.
 ///
 /// The connection returns to the pool only after COMMIT or ROLLBACK has been acknowledged; otherwise it is closed,
 /// because its transaction state is unknown. For example, if the opening query fails at the lock, a transaction is open
@@ -23,6 +23,15 @@ pub(super) fn set_catalog_role_sql(tenant_id: TenantId) -> String {
 }
 
 impl Store {
+    /// Begins a transaction that takes the locks of several tenants itself, with all privileges of the service.
+    pub(super) async fn begin_for_several(&self, operation: &'static str) -> Result<TenantTransaction> {
+        let connection = self.acquire("BEGIN").await?;
+        let mut transaction = TenantTransaction { connection, has_ended: false };
+        sqlx::raw_sql("BEGIN").execute(transaction.connection()).await?;
+        transaction.connection.set_operation(operation);
+        Ok(transaction)
+    }
+
     /// Begins a transaction that changes a tenant's catalog, as the role that has no other privileges.
     pub(super) async fn begin_as_catalog(
         &self,

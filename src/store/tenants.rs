@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::Store;
 use crate::{
-    domain::{Branding, CommissionPercent, DisplayName, Tenant, TenantChange, TenantId, TenantIdentifier},
+    domain::{Actor, Branding, CommissionPercent, DisplayName, Tenant, TenantChange, TenantId, TenantIdentifier},
     error::{Error, Resource, Result},
 };
 
@@ -93,11 +93,17 @@ impl Store {
         &self,
         tenant_id: TenantId,
         change: &TenantChange,
+        actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<Tenant> {
         let columns = ChangedColumns::from(change);
         let row = select_tenants!(
-            with: "WITH changed AS (
+            with: "WITH locked AS MATERIALIZED (
+                -- Before the first write, which is a row lock, too: see the table of events.
+                SELECT pg_advisory_xact_lock(tenant_lock_key($2))
+            ), previous AS MATERIALIZED (
+                SELECT * FROM tenants WHERE id = $2 AND (SELECT count(*) FROM locked) = 1 FOR NO KEY UPDATE
+            ), changed AS (
                 UPDATE tenants
                    SET name = coalesce($3, name),
                        commission_percent = coalesce($4::int4 / 100.0, commission_percent),
@@ -110,8 +116,15 @@ impl Store {
                                            OR branding <> $5::text::jsonb OR is_active <> $6
                                            OR (deleted_at IS NOT NULL) <> $7 THEN $1
                                          ELSE updated_at END
-                 WHERE id = $2 AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
+                 WHERE id = $2 AND EXISTS (SELECT FROM previous) AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                 RETURNING *
+            ), new_event AS (
+                INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
+                SELECT $8, $1, $2, $9, $10, data
+                  FROM previous
+                 CROSS JOIN changed
+                 CROSS JOIN LATERAL changed_columns(to_jsonb(previous), to_jsonb(changed)) AS data
+                 WHERE data -> 'fields' <> '[]'
             )",
             from: "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
             now,
@@ -121,6 +134,9 @@ impl Store {
             columns.branding,
             columns.is_active,
             columns.is_deleted,
+            change.event_type(),
+            &*actor.event_caller(),
+            actor.trace_id(),
         );
         let row = row.fetch_optional(&mut self.acquire_for(tenant_id, "change_tenant").await?).await?;
         let row = row.ok_or(Error::not_found(Resource::Tenant))?;

@@ -6,13 +6,14 @@ use nix::sys::signal::Signal;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use serde_json::Value;
+use sqlx::ConnectOptions as _;
 use tonic::transport::Channel;
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CreateApiKeyRequest,
     CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest, DeleteTenantRequest,
-    OwnerTokenPurpose, PackageUpsert, ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest,
-    RevokeApiKeyRequest, RotateApiKeyRequest, SetOwnerRequest, SuspendTenantRequest, UndeleteTenantRequest,
-    UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyEmailRequest,
+    OwnerTokenPurpose, PackageUpsert, PurgeTenantRequest, ReactivateTenantRequest, RepairTenantRequest,
+    ResetPasswordRequest, RevokeApiKeyRequest, RotateApiKeyRequest, SetOwnerRequest, SuspendTenantRequest,
+    UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest, VerifyEmailRequest,
     package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
@@ -25,13 +26,15 @@ use crate::support::{
 };
 
 /// The RPCs that change nothing an operator looks for in the log.
-const READING_RPCS: [&str; 10] = [
+const READING_RPCS: [&str; 12] = [
     "GetTenant",
     "ListTenants",
     "ListApiKeys",
     "VerifyApiKey",
     "VerifyPassword",
     "CheckIntegrity",
+    "ListEvents",
+    "WatchEvents",
     "GetPackage",
     "ListPackages",
     "GetSegment",
@@ -262,6 +265,18 @@ impl Calls {
         self.provisioning.repair_tenant(request).await.unwrap();
         self.expect("TenantProvisioning/RepairTenant", "Deleted rows of a missing tenant", UNKNOWN_TENANT);
     }
+
+    /// Purges another tenant, whose events are gone then.
+    async fn purge(&mut self) {
+        let tenant_id = self.provisioning.create_fully_provisioned(named("purged")).await.unwrap();
+        let tenant_id = tenant_id.into_inner().tenant.unwrap().id;
+        self.expect("TenantProvisioning/CreateFullyProvisioned", "Fully provisioned new tenant", &tenant_id);
+        self.provisioning.delete_tenant(DeleteTenantRequest { tenant_id: tenant_id.clone() }).await.unwrap();
+        self.expect("TenantProvisioning/DeleteTenant", "Deleted tenant", &tenant_id);
+        let request = PurgeTenantRequest { tenant_id: tenant_id.clone(), confirm_slug: "purged".to_owned() };
+        self.provisioning.purge_tenant(request).await.unwrap();
+        self.expect("TenantProvisioning/PurgeTenant", "Purged tenant", tenant_id);
+    }
 }
 
 /// The INFO lines that a span with a caller contains.
@@ -286,7 +301,7 @@ fn changed_id(line: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
+async fn every_rpc_logs_a_change_and_leaves_its_event_once_and_no_change_and_no_replay_does() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let mut process = Process::start(&mut serve(folder.path(), &database.server));
@@ -305,6 +320,7 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
     calls.change_packages().await;
     calls.change_segments().await;
     calls.repair().await;
+    calls.purge().await;
     let expected = calls.expected;
     process.signal(Signal::SIGTERM);
     process.wait();
@@ -313,6 +329,16 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
     let rpc = |line: &Value| text(line, "rpc.method").trim_start_matches("turnkey.v1.").to_owned();
     let logged: Vec<Line> = lines.iter().map(|line| (rpc(line), text(line, "message"), changed_id(line))).collect();
     assert_eq!(logged, expected);
+    let purged: Vec<_> =
+        lines.iter().filter(|line| line["message"] == "Purged tenant").map(|line| text(line, "tenant_id")).collect();
+    let with_event = lines.iter().filter_map(|line| {
+        if purged.contains(&text(line, "tenant_id")) && line["message"] != "Purged tenant" {
+            return None;
+        }
+        let event = event_type(&text(line, "message"))?;
+        Some((event.to_owned(), text(line, "trace_id"), text(line, "turnkey.caller")))
+    });
+    assert_eq!(events(&calls.database).await, with_event.collect::<Vec<_>>());
     let documented = include_str!("../../docs/operations.md");
     for (_, message, _) in &logged {
         assert!(documented.contains(&format!("`{message}`")), "{message}");
@@ -327,6 +353,43 @@ async fn every_rpc_logs_a_change_once_and_no_change_and_no_replay() {
 
     let changing = expected.iter().map(|(rpc, ..)| rpc.rsplit_once('/').unwrap().1.to_owned());
     assert_eq!(changing.chain(READING_RPCS.map(str::to_owned)).collect::<BTreeSet<_>>(), all_rpcs());
+}
+
+/// The type of the event of a change with this line. No event shows that a token was created.
+fn event_type(message: &str) -> Option<&'static str> {
+    Some(match message {
+        "Fully provisioned new tenant" => "tenant.created",
+        "Updated tenant" => "tenant.updated",
+        "Suspended tenant" => "tenant.suspended",
+        "Reactivated tenant" => "tenant.reactivated",
+        "Deleted tenant" => "tenant.deleted",
+        "Purged tenant" => "tenant.purged",
+        "Undeleted tenant" => "tenant.undeleted",
+        "Repaired tenant" | "Deleted rows of a missing tenant" => "tenant.repaired",
+        "Created API key" => "api_key.created",
+        "Rotated API key" => "api_key.rotated",
+        "Revoked API key" => "api_key.revoked",
+        "Set owner" => "owner.set",
+        "Verified e-mail address" => "owner.email_verified",
+        "Reset password" | "Changed password" => "owner.password_changed",
+        "Created package" => "package.created",
+        "Updated package" => "package.updated",
+        "Deleted package" => "package.deleted",
+        "Created segment" => "segment.created",
+        "Updated segment" => "segment.updated",
+        "Deleted segment" => "segment.deleted",
+        "Created owner token" => return None,
+        _ => panic!("{message} has no type of event"),
+    })
+}
+
+/// The type, trace and caller of every event, in order.
+async fn events(database: &TestDatabase) -> Vec<(String, String, String)> {
+    let mut connection = database.superuser.connect().await.unwrap();
+    sqlx::query_as("SELECT type, coalesce(trace_id, ''), caller FROM events ORDER BY history, xid, id")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap()
 }
 
 fn all_rpcs() -> BTreeSet<String> {
@@ -350,7 +413,7 @@ fn summary(output: &Output) -> Vec<(String, String, usize)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_log_their_changes_with_a_caller_of_their_own() {
+async fn commands_log_their_changes_with_a_caller_of_their_own_and_leave_events_of_the_command_line() {
     let fixture = Fixture::start().await;
     damage_of_every_kind(&fixture).await;
     let folder = temp_folder();
@@ -373,4 +436,10 @@ async fn commands_log_their_changes_with_a_caller_of_their_own() {
     fixture.database.execute("UPDATE tenants SET deleted_at = '2020-01-01' WHERE slug LIKE 'new-%'").await;
     assert_eq!(run(&["purge", "--older-than", "30d"]), []);
     assert_eq!(run(&["purge", "--older-than", "30d", "--yes"]), [line("cli", "Purged tenant", 2)]);
+
+    let events = events(&fixture.database).await;
+    let of_commands: Vec<_> = events.iter().filter(|(.., caller)| caller == "cli").collect();
+    assert!(of_commands.iter().all(|(_, trace_id, _)| trace_id.is_empty()), "{of_commands:?}");
+    let types: BTreeSet<_> = of_commands.iter().map(|(kind, ..)| kind.as_str()).collect();
+    assert_eq!(types, ["tenant.purged", "tenant.repaired"].into(), "the events of the import were purged");
 }

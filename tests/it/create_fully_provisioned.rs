@@ -235,8 +235,8 @@ async fn fifty_concurrent_calls_for_one_slug_create_one_complete_tenant() {
 }
 
 /// The tables that a sign-up with a request id writes to.
-const TABLES: [&str; 7] =
-    ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records", "tenant_usage"];
+const TABLES: [&str; 8] =
+    ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records", "tenant_usage", "events"];
 
 #[tokio::test]
 async fn a_failed_insert_into_any_table_rolls_back_all_tables() {

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use time::Duration;
 use turnkey::{
-    domain::{Argon2Params, KeyMode, Quotas},
+    domain::{Actor, Argon2Params, Caller, KeyMode, Quotas},
     secrets::{Hasher, HashingSettings},
     service::{Clock, TenantService},
     store::Store,
@@ -81,7 +81,19 @@ async fn purging_a_tenant_deletes_its_idempotency_records() {
     let tenant_id = fixture.create(bella_with_request_id()).await.unwrap().tenant.unwrap().id;
     fixture.delete_tenant(&tenant_id).await.unwrap();
     let store = Store::new(fixture.database.server.clone(), 1);
-    assert_eq!(store.purge_tenants(Clock::system().now() + Duration::hours(1), 10).await.unwrap().len(), 1);
+    assert_eq!(
+        store
+            .purge_tenants(
+                Clock::system().now() + Duration::hours(1),
+                10,
+                &Actor::command(Caller::cli()),
+                Clock::system().now()
+            )
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(records_and_salts(&fixture.superuser_pool().await).await, (0, 0));
     assert!(!fixture.create(bella_with_request_id()).await.unwrap().replayed);
 }

@@ -31,8 +31,8 @@ use crate::support::{
     tokens::Tokens,
 };
 
-const ROLES: [&str; 7] =
-    ["provisioner", "verifier", "owner_manager", "catalog", "catalog_reader", "reader", "key_manager"];
+const ROLES: [&str; 8] =
+    ["provisioner", "verifier", "owner_manager", "catalog", "catalog_reader", "reader", "key_manager", "auditor"];
 
 /// The table of docs/authentication.md.
 fn permits(role: &str, service: &str, rpc: &str) -> bool {
@@ -47,6 +47,7 @@ fn permits(role: &str, service: &str, rpc: &str) -> bool {
         "catalog_reader" => reads_catalog,
         "reader" => reads_catalog || ["GetTenant", "ListTenants", "ListApiKeys", "CheckIntegrity"].contains(&rpc),
         "key_manager" => ["CreateApiKey", "RotateApiKey", "RevokeApiKey", "ListApiKeys"].contains(&rpc),
+        "auditor" => ["ListEvents", "WatchEvents"].contains(&rpc),
         _ => panic!("no role {role}"),
     }
 }

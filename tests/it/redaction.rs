@@ -1,12 +1,11 @@
 //! Secrets appear only in the response that returns them: canary values go through every call with a secret, at the most
 //! verbose log level.
 
-use std::{fmt::Debug, process::Command};
+use std::fmt::Debug;
 
 use http::{Request as HttpRequest, StatusCode};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sqlx::postgres::PgConnectOptions;
 use tonic::{
     Request, Response, Status,
     service::{Interceptor, interceptor::InterceptedService},
@@ -20,10 +19,10 @@ use turnkey::grpc::pb::{
 };
 
 use crate::support::{
-    database::{Cluster, postgres_bin_dir},
+    database::{Cluster, dump},
     fixture::channel,
     http1::Http,
-    process::{Process, database_url, serve, temp_folder},
+    process::{Process, serve, temp_folder},
     requests::{another_key, bella, rotation, rotation_of, signup},
     tokens::Tokens,
 };
@@ -268,12 +267,4 @@ async fn call_by_http(http: Http, token: &str, seen: &mut Seen) -> Vec<String> {
         seen.0.push(format!("{refused:?}"));
     }
     vec![secret_key.to_owned()]
-}
-
-/// The whole database as `pg_dump` writes it.
-async fn dump(superuser: &PgConnectOptions) -> String {
-    let pg_dump = postgres_bin_dir(superuser).await.join("pg_dump");
-    let output = Command::new(pg_dump).arg("--dbname").arg(database_url(superuser)).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }

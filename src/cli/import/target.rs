@@ -10,7 +10,8 @@ use crate::{
     cli::database::{OpenDatabase, is_embedded_in_use},
     config::ImportTarget,
     domain::{
-        Argon2Params, Caller, CreateFullyProvisioned, ParsedSecretKey, ProvisioningSource, PublicKey, Quotas, TenantId,
+        Actor, Argon2Params, Caller, CreateFullyProvisioned, ParsedSecretKey, ProvisioningSource, PublicKey, Quotas,
+        TenantId,
         api_key::{ListApiKeys, RotateApiKey},
         paging::PageSize,
         provisioning::CreateOutcome,
@@ -96,8 +97,8 @@ impl Target {
         let created = match self {
             Self::Database { service, .. } => {
                 let items = requests.iter().cloned().map(Ok).collect();
-                let outcomes =
-                    service.batch_create_fully_provisioned(Caller::import(), ProvisioningSource::Import, items).await?;
+                let actor = Actor::command(Caller::import());
+                let outcomes = service.batch_create_fully_provisioned(actor, ProvisioningSource::Import, items).await?;
                 outcomes.into_iter().map(into_row_result).collect::<Result<_, _>>()?
             }
             Self::Server(client) => client.batch_create_fully_provisioned(requests).await?,
@@ -122,7 +123,7 @@ impl Target {
     pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<RotatedKey, ImportError> {
         match self {
             Self::Database { service, .. } => {
-                let added = service.rotate_api_key(Caller::import(), rotation).await?;
+                let added = service.rotate_api_key(Actor::command(Caller::import()), rotation).await?;
                 Ok(RotatedKey { public_key: added.api_key.public_key, secret_key: added.secret_key })
             }
             Self::Server(client) => Ok(client.rotate_api_key(&rotation).await?),

@@ -42,7 +42,7 @@ fn scope(number: i32) -> Result<ApiKeyScope, InvalidValue> {
 }
 
 /// Returns the time in microseconds, the precision of Postgres.
-fn parse_timestamp(message: Timestamp) -> Result<OffsetDateTime, InvalidValue> {
+pub(super) fn parse_timestamp(message: Timestamp) -> Result<OffsetDateTime, InvalidValue> {
     let out_of_range = InvalidValue::new(Reason::OutOfRange, "must be a time in the years 1 to 9999");
     let nanos = u32::try_from(message.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
     let Some(nanos) = nanos else {

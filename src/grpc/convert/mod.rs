@@ -8,6 +8,7 @@ mod batches;
 mod branding;
 mod catalog;
 mod durations;
+mod events;
 mod integrity;
 mod owners;
 mod provisioning;
@@ -21,7 +22,7 @@ use super::pb;
 use crate::{
     domain::{
         ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
-        api_key::AddedApiKey, catalog::UpsertResult, paging::Page, provisioning::CreateOutcome,
+        api_key::AddedApiKey, catalog::UpsertResult, paging::Page, provisioning::CreateOutcome, tenant::ListedTenants,
     },
     error,
 };
@@ -71,15 +72,17 @@ macro_rules! messages_from_outputs {
 messages_from_outputs! {
     outcomes: Vec<error::Result<CreateOutcome>> => BatchCreateFullyProvisionedResponse { results: convert(outcomes) };
     tenant: Tenant => GetTenantResponse { tenant: Some(tenant.into()) };
-    page: Page<Tenant> => ListTenantsResponse {
-        tenants: convert(page.items),
-        next_page_token: page.next_page_token
+    listed: ListedTenants => ListTenantsResponse {
+        tenants: convert(listed.page.items),
+        next_page_token: listed.page.next_page_token,
+        cursor: listed.cursor.map(|cursor| cursor.to_string()).unwrap_or_default()
     };
     tenant: Tenant => UpdateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => SuspendTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => ReactivateTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => DeleteTenantResponse { tenant: Some(tenant.into()) };
     tenant: Tenant => UndeleteTenantResponse { tenant: Some(tenant.into()) };
+    _nothing: () => PurgeTenantResponse {};
     tenant: Tenant => SetOwnerResponse { tenant: Some(tenant.into()) };
     page: Page<ApiKey> => ListApiKeysResponse {
         api_keys: convert(page.items),

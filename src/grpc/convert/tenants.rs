@@ -77,6 +77,17 @@ impl TryFrom<pb::UpdateTenantRequest> for (TenantId, TenantChange) {
     }
 }
 
+impl TryFrom<pb::PurgeTenantRequest> for (TenantId, Slug) {
+    type Error = Violations;
+
+    fn try_from(request: pb::PurgeTenantRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+        let confirmed = fields.check("confirm_slug", Slug::parse(&request.confirm_slug));
+        fields.into_result(|| Some((tenant_id?, confirmed?)))
+    }
+}
+
 impl From<Tenant> for pb::Tenant {
     fn from(tenant: Tenant) -> Self {
         Self {

@@ -15,7 +15,7 @@ use crate::{
     domain::Caller,
     error::{Error, Result},
     grpc::{
-        auth::{Authenticator, authorize},
+        auth::{Authenticator, HeldCredential, WATCH_EVENTS, authorize},
         connection::Connection,
         status,
     },
@@ -50,6 +50,7 @@ impl Middleware for Option<Authenticator> {
             let name = CallerName(Arc::clone(caller.name()));
             let mut response = match authorize(&caller, request.uri().path()) {
                 Ok(()) => {
+                    hold_credential(authenticator, &caller, &mut request);
                     request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(caller);
                     inner.call(request).await?
                 }
@@ -58,6 +59,18 @@ impl Middleware for Option<Authenticator> {
             response.extensions_mut().insert(name);
             Ok(response)
         }))
+    }
+}
+
+/// Keeps the credential of a stream that must end with it.
+fn hold_credential(authenticator: Option<Authenticator>, caller: &Caller, request: &mut Request<Body>) {
+    if request.uri().path() != WATCH_EVENTS {
+        return;
+    }
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    if let (Some(authenticator), Some(connection)) = (authenticator, connection) {
+        let held = HeldCredential::new(authenticator, caller.clone(), request.headers(), connection);
+        request.extensions_mut().insert(held);
     }
 }
 

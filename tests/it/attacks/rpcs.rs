@@ -6,11 +6,11 @@ use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, HealthCheckReq
 use turnkey::grpc::pb::{
     BatchCreateFullyProvisionedRequest, BatchUpsertPackagesRequest, ChangePasswordRequest, CheckIntegrityRequest,
     CreateApiKeyRequest, CreateOwnerTokenRequest, DESCRIPTORS, DeletePackageRequest, DeleteSegmentRequest,
-    DeleteTenantRequest, GetPackageRequest, GetSegmentRequest, GetTenantRequest, ListApiKeysRequest,
-    ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest, OwnerTokenPurpose, PackageUpsert,
+    DeleteTenantRequest, GetPackageRequest, GetSegmentRequest, GetTenantRequest, ListApiKeysRequest, ListEventsRequest,
+    ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest, OwnerTokenPurpose, PackageUpsert, PurgeTenantRequest,
     ReactivateTenantRequest, RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest,
     SuspendTenantRequest, UndeleteTenantRequest, UpdateTenantRequest, UpsertPackageRequest, UpsertSegmentRequest,
-    VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest, get_tenant_request::Identifier,
+    VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest, WatchEventsRequest, get_tenant_request::Identifier,
 };
 use uuid::Uuid;
 
@@ -171,6 +171,9 @@ fn provisioning_request(rpc: &str, target: &Target) -> Vec<u8> {
             SetOwnerRequest { tenant_id, email: "omer@example.com".to_owned(), password: None }.encode_to_vec()
         }
         "CheckIntegrity" => CheckIntegrityRequest::default().encode_to_vec(),
+        "PurgeTenant" => PurgeTenantRequest { tenant_id, confirm_slug: "bella".to_owned() }.encode_to_vec(),
+        "ListEvents" => ListEventsRequest::default().encode_to_vec(),
+        "WatchEvents" => WatchEventsRequest::default().encode_to_vec(),
         "RepairTenant" => RepairTenantRequest { tenant_id }.encode_to_vec(),
         _ => panic!("no request for {rpc}"),
     }

@@ -37,7 +37,7 @@ pub fn over_connect_to(port: Port) -> Transport {
     Transport::new(Connect(port).map_err(|never| match never {}))
 }
 
-const STREAMING_RPC: &str = "/CheckIntegrity";
+const STREAMING_RPCS: [&str; 2] = ["/CheckIntegrity", "/WatchEvents"];
 const PREFIX_BYTES: usize = 5;
 const END_STREAM: u8 = 2;
 
@@ -62,7 +62,7 @@ impl Service<Request<Body>> for Connect {
 async fn call(port: &Port, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let message = body.collect().await.unwrap().to_bytes();
-    let is_stream = head.uri.path().ends_with(STREAMING_RPC);
+    let is_stream = STREAMING_RPCS.iter().any(|rpc| head.uri.path().ends_with(rpc));
     let (content_type, message) = if is_stream {
         ("application/connect+proto", message)
     } else {

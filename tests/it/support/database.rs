@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -16,6 +17,8 @@ use std::{
 use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
 use turnkey::store;
+
+use super::process::database_url;
 
 const TEMPLATE: &str = "turnkey_template";
 const OWNER: &str = "test_owner";
@@ -126,6 +129,14 @@ pub async fn postgres_bin_dir(superuser: &PgConnectOptions) -> PathBuf {
         .await
         .unwrap();
     folder.into()
+}
+
+/// The whole database as `pg_dump` writes it.
+pub async fn dump(superuser: &PgConnectOptions) -> String {
+    let pg_dump = postgres_bin_dir(superuser).await.join("pg_dump");
+    let output = Command::new(pg_dump).arg("--dbname").arg(database_url(superuser)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The process id of an embedded Postgres, from its pid file.

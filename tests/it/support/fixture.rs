@@ -14,7 +14,7 @@ use tonic::{Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use turnkey::{
     config::{Bounds, ServerSettings},
-    domain::{Argon2Params, KeyMode, Quotas},
+    domain::{Argon2Params, KeyMode, Quotas, event::DEFAULT_EVENT_RETENTION},
     grpc::pb::{
         ApiKey, CheckIntegrityRequest, CreateApiKeyRequest, CreateApiKeyResponse, CreateFromSignupRequest,
         CreateFromSignupResponse, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, DeletePackageRequest,
@@ -75,6 +75,7 @@ pub fn settings() -> ServerSettings {
         max_connections_per_address: None,
         rate_limit_per_caller: None,
         max_connection_age: Duration::from_mins(30),
+        event_retention: DEFAULT_EVENT_RETENTION,
         quotas: Quotas::DEFAULT,
         hashing_queue: 64,
         hashing_workers: 2,

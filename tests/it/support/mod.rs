@@ -6,6 +6,7 @@ pub mod connect;
 pub mod damage;
 pub mod database;
 pub mod doc_markers;
+pub mod events;
 pub mod faults;
 pub mod fixture;
 pub mod hash_counter;
