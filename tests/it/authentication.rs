@@ -78,7 +78,7 @@ async fn every_rpc_rejects_credentials_without_its_role() {
 
     let wrong = with_last_char_changed(&catalog);
     let (unauthenticated, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
-    assert_eq!(rpcs().len(), 32);
+    assert_eq!(rpcs().len(), 35);
     let transports = [&grpc, &over_connect(fixture.http())];
     for (transport, rpc) in
         transports.into_iter().flat_map(|transport| rpcs().into_iter().map(move |rpc| (transport, rpc)))
