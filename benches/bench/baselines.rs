@@ -18,6 +18,8 @@ use crate::{
     workloads::SampleTenant,
 };
 
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
 /// Returns the only statement in `.sqlx` that contains this text, without its comments and line breaks: pgbench reads
 /// these differently.
 fn statement_containing(text: &str) -> String {
@@ -106,6 +108,9 @@ pub fn create_script(round: u64) -> String {
         numbers(packages.each_ref().map(|package| package.base_price)),
         numbers(packages.each_ref().map(|package| package.grouping_order.into())),
         format!("'{}'", defaults::BOOKING_TYPE.as_str()),
+        // Caller and trace of the event.
+        "ARRAY['baseline']".to_owned(),
+        format!("ARRAY['{TRACE_ID}']"),
     ];
     format!("\\set n :n + 1\n{};\n", fill(&statement_containing("INSERT INTO tenants"), &values))
 }
@@ -178,6 +183,10 @@ pub fn update_script() -> String {
         "now()".to_owned(),
         format!("'{}'", defaults::BOOKING_TYPE.as_str()),
         "1000".to_owned(),
+        // Whether there is one item; caller and trace of the event.
+        "true".to_owned(),
+        "'baseline'".to_owned(),
+        format!("'{TRACE_ID}'"),
     ];
     format!(
         "\\if :n = 0\nSELECT tenant, package, hashtextextended(tenant::text, 0) AS lock FROM baseline_tenants \
