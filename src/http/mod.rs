@@ -31,7 +31,10 @@ use tower::Service;
 use self::refusal::{Dialect, Refusal};
 #[cfg(feature = "mcp")]
 use crate::grpc::layers::tenant_gate::TenantGate;
-use crate::grpc::{Connection, layers::InnerService};
+use crate::grpc::{
+    Connection,
+    layers::{InnerService, take_ready},
+};
 pub use browsers::Browsers;
 
 const HEALTHZ: &str = "/healthz";
@@ -84,9 +87,7 @@ impl<Calls: InnerService> Service<Request<Body>> for HttpService<Calls> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // `poll_ready` reserved the current instance, so the future takes it and leaves a clone.
-        let clone = self.clone();
-        let service = std::mem::replace(self, clone);
+        let service = take_ready(self);
         Box::pin(async move { Ok(service.respond(request).await) })
     }
 }

@@ -20,7 +20,7 @@ use crate::support::{
     tokens::Tokens,
 };
 
-/// A replica without a server, whose uses are stored when the test says so.
+/// A replica without a server. It stores the uses of keys only when the test calls it.
 struct Replica {
     service: TenantService,
     clock_offset_s: Arc<AtomicI64>,

@@ -17,4 +17,4 @@ pub mod tenant_gate;
 pub mod transcoding;
 
 pub use authentication::AuthenticatedCaller;
-pub use middleware::{InnerService, MiddlewareLayer};
+pub use middleware::{InnerService, MiddlewareLayer, take_ready};
