@@ -20,18 +20,24 @@ CREATE TABLE tenants (
     -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
     -- lost clears it, because the address is lost too. SetOwner can give the tenant an owner again.
     is_signup          boolean       NOT NULL DEFAULT false,
+    -- A trigger renews it whenever a column of the resource changes. NULL until then.
+    revision           uuid,
+    external_id        text COLLATE "C", -- the id that another system knows the tenant by
     -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
     -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
     branding_bytes     integer       NOT NULL GENERATED ALWAYS AS
                        (octet_length(branding::text)
                         + 100 * (length(branding::text) - length(translate(branding::text, ',[{', '')))) STORED,
     CONSTRAINT tenants_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
+    CONSTRAINT tenants_external_id_length CHECK (length(external_id) BETWEEN 1 AND 255),
     CONSTRAINT tenants_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
     CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
     -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
     CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
 );
+-- Partial, so that a tenant without an external id has no entry. As those of segments and packages.
+CREATE UNIQUE INDEX tenants_external_id_key ON tenants (external_id) WHERE external_id IS NOT NULL;
 -- ListTenants reads each state (deleted or not, active or not) as one range of an index, and merges the ranges
 -- (docs/adr/0015-lists-read-index-ranges.md). A new tenant has an entry in one index of each pair.
 CREATE INDEX tenants_live_created_at_idx ON tenants (is_active, created_at, id) WHERE deleted_at IS NULL;
@@ -55,13 +61,17 @@ CREATE TABLE segments (
     active      boolean     NOT NULL,
     created_at  timestamptz NOT NULL,
     updated_at  timestamptz NOT NULL,
+    revision    uuid, -- as that of tenants
+    external_id text COLLATE "C",
     CONSTRAINT segments_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT segments_slug_key UNIQUE (tenant_id, slug),
     CONSTRAINT segments_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
+    CONSTRAINT segments_external_id_length CHECK (length(external_id) BETWEEN 1 AND 255),
     CONSTRAINT segments_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT segments_hero_title_length CHECK (length(hero_title) BETWEEN 1 AND 200),
     CONSTRAINT segments_description_length CHECK (length(description) <= 2000)
 );
+CREATE UNIQUE INDEX segments_external_id_key ON segments (tenant_id, external_id) WHERE external_id IS NOT NULL;
 -- The integrity check distinguishes a package in another tenant's segment from one in no segment.
 CREATE INDEX segments_id_idx ON segments (id);
 -- ListSegments; and a new segment without a sort order follows the last one.
@@ -82,15 +92,19 @@ CREATE TABLE packages (
     active         boolean     NOT NULL,
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
+    revision       uuid, -- as that of tenants
+    external_id    text COLLATE "C",
     CONSTRAINT packages_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT packages_segment_id_fkey FOREIGN KEY (tenant_id, segment_id) REFERENCES segments (tenant_id, id),
     CONSTRAINT packages_slug_key UNIQUE (tenant_id, slug),
     CONSTRAINT packages_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
+    CONSTRAINT packages_external_id_length CHECK (length(external_id) BETWEEN 1 AND 255),
     CONSTRAINT packages_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT packages_description_length CHECK (length(description) <= 2000),
     CONSTRAINT packages_base_price_range CHECK (base_price BETWEEN 0 AND 1000000000000),
     CONSTRAINT packages_booking_type_known CHECK (booking_type IN ('DATE', 'TIMESLOT'))
 );
+CREATE UNIQUE INDEX packages_external_id_key ON packages (tenant_id, external_id) WHERE external_id IS NOT NULL;
 -- ListPackages, with and without a segment; and a new package without a grouping order follows the last one. The second
 -- index is also that of the foreign key: it finds out whether a segment has packages.
 CREATE INDEX packages_grouping_order_idx ON packages (tenant_id, active, grouping_order, id);
@@ -142,6 +156,8 @@ CREATE TABLE owners (
     reset_token_used_at           timestamptz,
     verification_token_hash       bytea,
     verification_token_expires_at timestamptz,
+    -- As that of tenants, for the columns that a tenant shows. The owner of a sign-up begins with the tenant's id.
+    revision        uuid NOT NULL DEFAULT gen_random_uuid(),
     -- An administrator who changes an address has to change both columns. For ASCII addresses, Postgres can check that.
     CONSTRAINT owners_canonical_email_matches_email
         CHECK (canonical_email = lower(email COLLATE "C") OR octet_length(email) > length(email)),
@@ -269,7 +285,7 @@ CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAG
                                    FILTER (WHERE key NOT IN ('branding', 'description', 'labels')), '{}')
               FROM jsonb_each(after) AS column_after (key, value)
              WHERE value IS DISTINCT FROM before -> key
-               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup'));
+               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'revision'));
 
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
@@ -356,7 +372,33 @@ CREATE TRIGGER tenant_fully_provisioned_truncate AFTER TRUNCATE ON packages
 CREATE TRIGGER tenant_fully_provisioned_truncate AFTER TRUNCATE ON api_keys
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate_with_tenants();
 
-REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants() FROM PUBLIC;
+-- Renews the revision of a row that changes, regardless of the role. Etags are made of revisions
+-- (docs/adr/0020-etags-are-revisions.md). A condition cannot compare whole rows of tenants, which have a generated column.
+CREATE FUNCTION renew_revision() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.revision := gen_random_uuid();
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER renew_revision BEFORE UPDATE ON tenants FOR EACH ROW
+    WHEN ((OLD.id, OLD.slug, OLD.name, OLD.commission_percent, OLD.branding, OLD.is_active, OLD.created_at,
+           OLD.updated_at, OLD.deleted_at, OLD.external_id)
+          IS DISTINCT FROM
+          (NEW.id, NEW.slug, NEW.name, NEW.commission_percent, NEW.branding, NEW.is_active, NEW.created_at,
+           NEW.updated_at, NEW.deleted_at, NEW.external_id))
+    EXECUTE FUNCTION renew_revision();
+CREATE TRIGGER renew_revision BEFORE UPDATE ON segments FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
+CREATE TRIGGER renew_revision BEFORE UPDATE ON packages FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
+CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
+    WHEN ((OLD.tenant_id, OLD.email, OLD.email_verified_at)
+          IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
+    EXECUTE FUNCTION renew_revision();
+
+REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants(), renew_revision() FROM PUBLIC;
 
 -- Grants and row-level security. The login role of the service is a member of turnkey_provisioner, which sees all
 -- tenants. A catalog transaction runs as turnkey_catalog, which sees only the rows of the tenant in

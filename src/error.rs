@@ -16,7 +16,7 @@ pub enum Error {
     /// Every missing or invalid field of the request.
     #[error("{0}")]
     InvalidRequest(Violations),
-    /// `value` is the slug; an e-mail address is left out, because it is personal data.
+    /// `value` is the slug or the external id; an e-mail address is left out, because it is personal data.
     #[error("the {field} already exists")]
     AlreadyExists { field: UniqueField, value: Option<String> },
     /// `field` is the path of the field that named the resource, if the request has several such fields.
@@ -55,6 +55,9 @@ pub enum Error {
     /// The tenant has, or would have, more of these resources than its quota. A retry does not help.
     #[error("a tenant can have at most {limit} {resource}s")]
     QuotaExceeded { tenant_id: TenantId, resource: Resource, limit: NonZeroU32 },
+    /// The resource does not have the etag of the request, or does not exist. Nothing was changed.
+    #[error("the {0} was changed since it was read, or does not exist; read it again")]
+    EtagMismatch(Resource),
     /// The database is unreachable, read-only, not migrated or too slow.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Source),
@@ -99,6 +102,12 @@ pub enum UniqueField {
     PackageSlug,
     #[strum(to_string = "e-mail address")]
     OwnerEmail,
+    #[strum(to_string = "external_id")]
+    TenantExternalId,
+    #[strum(to_string = "external_id")]
+    SegmentExternalId,
+    #[strum(to_string = "external_id")]
+    PackageExternalId,
 }
 
 /// A precondition that the stored state does not meet.
@@ -112,6 +121,8 @@ pub enum Precondition {
     SegmentNotEmpty,
     #[strum(to_string = "the request_id was already used for a different request")]
     RequestIdReused,
+    #[strum(to_string = "the external_id is already set and cannot be changed")]
+    ExternalIdSet,
     #[strum(to_string = "only a deleted tenant can be purged; call DeleteTenant first")]
     TenantNotDeleted,
     #[strum(to_string = "the API key is expired, revoked or already replaced; create a new one instead")]

@@ -108,6 +108,8 @@ pub fn create_script(round: u64) -> String {
         numbers(packages.each_ref().map(|package| package.base_price)),
         numbers(packages.each_ref().map(|package| package.grouping_order.into())),
         format!("'{}'", defaults::BOOKING_TYPE.as_str()),
+        // External id.
+        "ARRAY[NULL]".to_owned(),
         // Caller and trace of the event.
         "ARRAY['baseline']".to_owned(),
         format!("ARRAY['{TRACE_ID}']"),
@@ -182,9 +184,13 @@ pub fn update_script() -> String {
         general.sort_order.to_string(),
         "now()".to_owned(),
         format!("'{}'", defaults::BOOKING_TYPE.as_str()),
+        // The quota; the only item has its previous state; etag.
         "1000".to_owned(),
-        // Whether there is one item; caller and trace of the event.
         "true".to_owned(),
+        "ARRAY[NULL::uuid]".to_owned(),
+        // External id.
+        "ARRAY[NULL::text]".to_owned(),
+        // Caller and trace of the event.
         "'baseline'".to_owned(),
         format!("'{TRACE_ID}'"),
     ];

@@ -169,7 +169,8 @@ fn measure_with_packages(env: &BenchEnv, tenant: &SampleTenant, window: Duration
             async move {
                 let mut client = PackageCatalogClient::new(channel);
                 let created = client.upsert_package(request).await.unwrap().into_inner();
-                let request = DeletePackageRequest { tenant_id, package_id: created.package.unwrap().id };
+                let request =
+                    DeletePackageRequest { tenant_id, package_id: created.package.unwrap().id, ..Default::default() };
                 client.delete_package(request).await.unwrap();
             }
         })
@@ -182,7 +183,11 @@ fn measure_with_packages(env: &BenchEnv, tenant: &SampleTenant, window: Duration
         })
     };
     let get = one_caller(env, window, |channel, _| {
-        let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
+        let request = GetPackageRequest {
+            tenant_id: tenant.id.clone(),
+            package_id: tenant.package_id.clone(),
+            ..Default::default()
+        };
         async move { drop(PackageCatalogClient::new(channel).get_package(request).await.unwrap()) }
     });
     // As many as the smallest tenant has, so that the pages are equally long.

@@ -256,7 +256,11 @@ pub fn of_caller(tenants: &[SampleTenant], caller: u64) -> &SampleTenant {
 pub fn get_package(env: &BenchEnv, tenants: &[SampleTenant], window: Duration) -> Measurement {
     generate_load(&env.endpoint, CALLERS, window, |channel, caller, _| {
         let tenant = of_caller(tenants, caller);
-        let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
+        let request = GetPackageRequest {
+            tenant_id: tenant.id.clone(),
+            package_id: tenant.package_id.clone(),
+            ..Default::default()
+        };
         async move {
             PackageCatalogClient::new(channel).get_package(request).await.unwrap();
             1

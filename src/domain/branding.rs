@@ -4,7 +4,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Number;
+use serde_json::{Number, Value};
 
 use super::validation::{InvalidValue, Reason};
 
@@ -58,6 +58,48 @@ impl Branding {
 
     pub fn as_json(&self) -> &str {
         &self.0
+    }
+}
+
+/// A JSON Merge Patch of a branding (RFC 7396), within the limits of [`Branding`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrandingPatch(Branding);
+
+impl BrandingPatch {
+    pub const fn new(patch: Branding) -> Self {
+        Self(patch)
+    }
+
+    /// Returns the branding after the patch.
+    ///
+    /// # Errors
+    /// Those of [`Branding::parse`], if the result exceeds the limits.
+    pub fn apply(&self, stored: &StoredBranding) -> Result<Branding, InvalidValue> {
+        let parse = |json: &str| {
+            serde_json::from_str(json).map_err(|_error| InvalidValue::new(Reason::BadFormat, "must be an object"))
+        };
+        let (mut branding, patch): (Value, Value) = (parse(stored.as_json())?, parse(self.0.as_json())?);
+        merge(&mut branding, patch);
+        Branding::parse(branding.to_string())
+    }
+}
+
+/// The algorithm of RFC 7396. The depth of the patch, and so that of the recursion, is at most 16.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(members) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            members.remove(&key);
+        } else {
+            merge(members.entry(key).or_insert(Value::Null), value);
+        }
     }
 }
 
@@ -186,7 +228,7 @@ impl<'de> Visitor<'de> for CheckedValue<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -231,6 +273,36 @@ mod tests {
         assert_eq!(reason(json!({"a": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]})), Some(Reason::OutOfRange));
         assert_eq!(reason(json!({"a": ["b\0"]})), Some(Reason::BadFormat));
         assert_eq!(reason(json!({"a\0": 1})), Some(Reason::BadFormat));
+    }
+
+    #[test]
+    fn a_branding_is_patched_as_in_the_examples_of_rfc_7396() {
+        for (stored, patch, expected) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            let parsed = BrandingPatch::new(Branding::parse(patch.to_string()).unwrap());
+            let patched = parsed.apply(&StoredBranding::from_json(stored.to_string())).unwrap();
+            let patched: Value = serde_json::from_str(patched.as_json()).unwrap();
+            assert_eq!(patched, expected, "{stored} patched with {patch}");
+        }
+    }
+
+    #[test]
+    fn the_limits_of_a_branding_hold_after_a_patch() {
+        let half = "x".repeat(40 * 1024);
+        let patch = BrandingPatch::new(Branding::parse(json!({"a": half}).to_string()).unwrap());
+        let apply = |stored: Value| patch.apply(&StoredBranding::from_json(stored.to_string()));
+        assert_eq!(apply(json!({"b": half})).unwrap_err().reason, Reason::TooLong);
+        assert!(apply(json!({"a": half})).is_ok());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use strum::EnumString;
 use super::{
     booking_type::BookingType,
     derived_slug::SlugStem,
+    etag::Etag,
+    external_id::ExternalId,
     ids::{PackageId, SegmentId, TenantId},
     package::Package,
     paging::{Cursor, PageSize, PageTokenScope},
@@ -20,8 +22,11 @@ use super::{
 pub enum UpsertTarget<Id> {
     /// The existing resource with this id. The slug, if present, is its new slug.
     ById(Id, Option<Slug>),
-    /// The resource with this slug; it is created if it does not exist.
+    /// The resource with the external id of the upsert, or else with this slug; it is created if it does not exist.
     BySlug(Slug),
+    /// The resource with the external id of the upsert; it is created if it does not exist, with a slug derived from its
+    /// name. `None` if it has no name, or one that gives no slug, and so can only be updated.
+    ByExternalId(Option<SlugStem>),
     /// A new resource, whose slug is derived from its name.
     New(SlugStem),
 }
@@ -30,7 +35,7 @@ impl<Id: Copy> UpsertTarget<Id> {
     pub const fn id(&self) -> Option<Id> {
         match self {
             Self::ById(id, _) => Some(*id),
-            Self::BySlug(_) | Self::New(_) => None,
+            Self::BySlug(_) | Self::ByExternalId(_) | Self::New(_) => None,
         }
     }
 
@@ -39,12 +44,13 @@ impl<Id: Copy> UpsertTarget<Id> {
         match self {
             Self::ById(_, slug) => slug.as_ref().map(Slug::as_str),
             Self::BySlug(slug) => Some(slug.as_str()),
-            Self::New(_) => None,
+            Self::ByExternalId(_) | Self::New(_) => None,
         }
     }
 
     pub const fn stem(&self) -> Option<&SlugStem> {
         match self {
+            Self::ByExternalId(stem) => stem.as_ref(),
             Self::New(stem) => Some(stem),
             Self::ById(..) | Self::BySlug(_) => None,
         }
@@ -62,6 +68,10 @@ pub struct PackageUpsert {
     pub active: Option<bool>,
     pub grouping_order: Option<i32>,
     pub segment_id: Option<SegmentId>,
+    /// Can be set once.
+    pub external_id: Option<ExternalId>,
+    /// If present, only the existing package with this etag is changed.
+    pub etag: Option<Etag>,
 }
 
 /// The request of `UpsertPackage`.
@@ -71,10 +81,17 @@ pub struct UpsertPackage {
     pub validate_only: bool,
 }
 
-/// The outcome of `UpsertPackage`.
+/// The request of `UpsertSegment`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpsertedPackage {
-    pub result: UpsertResult<Package>,
+pub struct UpsertSegment {
+    pub upsert: SegmentUpsert,
+    pub validate_only: bool,
+}
+
+/// The outcome of `UpsertPackage` or `UpsertSegment`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upserted<T> {
+    pub result: UpsertResult<T>,
     /// Whether nothing was written.
     pub dry_run: bool,
 }
@@ -88,6 +105,51 @@ pub struct SegmentUpsert {
     pub description: Option<Description>,
     pub sort_order: Option<i32>,
     pub active: Option<bool>,
+    /// Can be set once.
+    pub external_id: Option<ExternalId>,
+    /// If present, only the existing segment with this etag is changed.
+    pub etag: Option<Etag>,
+}
+
+/// Identifies an existing package or segment of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CatalogIdentifier<Id> {
+    Id(Id),
+    Slug(Slug),
+    ExternalId(ExternalId),
+}
+
+impl<Id: Copy> CatalogIdentifier<Id> {
+    pub const fn id(&self) -> Option<Id> {
+        match self {
+            Self::Id(id) => Some(*id),
+            Self::Slug(_) | Self::ExternalId(_) => None,
+        }
+    }
+
+    pub fn slug(&self) -> Option<&str> {
+        match self {
+            Self::Slug(slug) => Some(slug.as_str()),
+            Self::Id(_) | Self::ExternalId(_) => None,
+        }
+    }
+
+    pub fn external_id(&self) -> Option<&str> {
+        match self {
+            Self::ExternalId(id) => Some(id.as_str()),
+            Self::Id(_) | Self::Slug(_) => None,
+        }
+    }
+}
+
+/// The request of `DeletePackage` or `DeleteSegment`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion<Id> {
+    pub id: Id,
+    /// If present, only the resource with this etag is deleted.
+    pub etag: Option<Etag>,
+    /// Whether it is no error that the resource does not exist.
+    pub allow_missing: bool,
 }
 
 /// A resource after an upsert.
@@ -121,7 +183,7 @@ pub enum PackageUpsertError {
     NotFound,
     /// The tenant has no segment with the item's segment id.
     SegmentNotFound,
-    /// The item would create a package, but lacks its name or price.
+    /// The item would create a package, but lacks its price, its name or, with a name that gives none, its slug.
     Incomplete,
     /// Another package has the new slug.
     SlugTaken,
@@ -129,6 +191,12 @@ pub enum PackageUpsertError {
     Duplicate,
     /// The tenant would have more packages than its quota.
     QuotaExceeded,
+    /// Another package has the external id.
+    ExternalIdTaken,
+    /// The package has another external id.
+    ExternalIdSet,
+    /// The package does not have the item's etag, or the item would create a package.
+    EtagMismatch,
 }
 
 /// Why a segment cannot be written. Parses from the name that the SQL statement gives it.
@@ -137,7 +205,7 @@ pub enum PackageUpsertError {
 pub enum SegmentUpsertError {
     /// The tenant has no segment with this id.
     NotFound,
-    /// The upsert would create a segment, but lacks its name.
+    /// The upsert would create a segment, but lacks its name or, with a name that gives none, its slug.
     Incomplete,
     /// Another segment has the new slug.
     SlugTaken,
@@ -145,6 +213,12 @@ pub enum SegmentUpsertError {
     DefaultSegment,
     /// The tenant would have more segments than its quota.
     QuotaExceeded,
+    /// Another segment has the external id.
+    ExternalIdTaken,
+    /// The segment has another external id.
+    ExternalIdSet,
+    /// The segment does not have this etag, or the upsert would create a segment.
+    EtagMismatch,
 }
 
 /// Which packages to list, and after which position.
@@ -170,12 +244,15 @@ impl PackageFilter {
 /// Which segments to list, and after which position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListSegments {
+    pub active: Option<bool>,
     pub size: PageSize,
     pub after: Option<Cursor>,
 }
 
 impl ListSegments {
-    pub fn page_token_scope(tenant_id: TenantId) -> PageTokenScope {
-        PageTokenScope::new(format!("ListSegments/{tenant_id}"))
+    pub fn page_token_scope(tenant_id: TenantId, active: Option<bool>) -> PageTokenScope {
+        // Page tokens from before the filter stay valid for lists without one.
+        let filter = active.map(|active| format!("/{active}")).unwrap_or_default();
+        PageTokenScope::new(format!("ListSegments/{tenant_id}{filter}"))
     }
 }

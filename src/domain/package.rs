@@ -2,9 +2,11 @@
 
 use serde::Deserialize;
 use time::{OffsetDateTime, serde::rfc3339};
+use uuid::Uuid;
 
 use super::{
     booking_type::BookingType,
+    etag::Etag,
     ids::{PackageId, SegmentId, TenantId},
 };
 
@@ -28,4 +30,13 @@ pub struct Package {
     pub created_at: OffsetDateTime,
     #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
+    pub external_id: Option<String>,
+    /// Renewed whenever a field changes. `None` until then.
+    pub revision: Option<Uuid>,
+}
+
+impl Package {
+    pub fn etag(&self) -> Etag {
+        Etag::new(self.id.as_uuid(), self.revision)
+    }
 }

@@ -9,8 +9,11 @@ use super::{
     commission::CommissionPercent,
     defaults,
     email::Email,
+    etag::Etag,
+    external_id::ExternalId,
     idempotency::{Fingerprint, NewIdempotencyRecord, Replay},
     ids::{PackageId, SegmentId, TenantId},
+    key_format::PublicKey,
     package::Package,
     request_id::RequestId,
     segment::Segment,
@@ -25,6 +28,7 @@ pub struct CreateFullyProvisioned {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
+    pub external_id: Option<ExternalId>,
     pub request_id: Option<RequestId>,
     /// If true, everything is checked and nothing is written.
     pub validate_only: bool,
@@ -33,7 +37,9 @@ pub struct CreateFullyProvisioned {
 impl CreateFullyProvisioned {
     pub fn fingerprint(&self) -> Fingerprint {
         let commission = self.commission.hundredths().to_be_bytes();
-        Fingerprint::compute(&[self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission])
+        let mut parts = vec![self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission];
+        parts.extend(self.external_id.as_ref().map(|id| id.as_str().as_bytes()));
+        Fingerprint::compute(&parts)
     }
 }
 
@@ -58,6 +64,10 @@ impl ProvisioningSource {
 pub enum TenantIdentifier {
     Id(TenantId),
     Slug(Slug),
+    ExternalId(ExternalId),
+    /// Of any of its keys, expired and revoked ones included.
+    PublicKey(PublicKey),
+    OwnerEmail(Email),
 }
 
 /// A tenant to be inserted, without its key. All ids are generated before anything is written.
@@ -67,6 +77,7 @@ pub struct NewTenant {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
+    pub external_id: Option<ExternalId>,
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
@@ -146,8 +157,14 @@ impl NewTenant {
             commission: self.commission,
             is_active: true,
             branding: StoredBranding::empty(),
+            // The owner's first revision is the tenant's.
+            etag: Etag {
+                owner_revision: self.owner.as_ref().map(|_owner| self.id.as_uuid()),
+                ..Etag::new(self.id.as_uuid(), None)
+            },
             owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
             owner_email_verified_at: None,
+            external_id: self.external_id.map(ExternalId::into_string),
             created_at: self.created_at,
             updated_at: self.created_at,
             deleted_at: None,
@@ -169,6 +186,8 @@ pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDat
         active: true,
         created_at,
         updated_at: created_at,
+        external_id: None,
+        revision: None,
     }
 }
 
@@ -192,6 +211,8 @@ pub fn default_packages(
         active: true,
         created_at,
         updated_at: created_at,
+        external_id: None,
+        revision: None,
     };
     ids.into_iter().zip(&defaults::PACKAGES).map(package).collect()
 }

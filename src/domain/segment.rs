@@ -2,8 +2,12 @@
 
 use serde::Deserialize;
 use time::{OffsetDateTime, serde::rfc3339};
+use uuid::Uuid;
 
-use super::ids::{SegmentId, TenantId};
+use super::{
+    etag::Etag,
+    ids::{SegmentId, TenantId},
+};
 
 /// A group of packages on a tenant's storefront.
 ///
@@ -22,4 +26,13 @@ pub struct Segment {
     pub created_at: OffsetDateTime,
     #[serde(with = "rfc3339")]
     pub updated_at: OffsetDateTime,
+    pub external_id: Option<String>,
+    /// Renewed whenever a field changes. `None` until then.
+    pub revision: Option<Uuid>,
+}
+
+impl Segment {
+    pub fn etag(&self) -> Etag {
+        Etag::new(self.id.as_uuid(), self.revision)
+    }
 }

@@ -5,9 +5,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    branding::{Branding, StoredBranding},
+    branding::{Branding, BrandingPatch, StoredBranding},
     commission::CommissionPercent,
+    etag::Etag,
     event::EventPosition,
+    external_id::ExternalId,
     ids::TenantId,
     paging::{
         Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor, micros_since_epoch, time_from_micros,
@@ -34,6 +36,8 @@ pub struct Tenant {
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,
+    pub external_id: Option<String>,
+    pub etag: Etag,
 }
 
 /// A change to an existing tenant. Every change is idempotent: if all values are already set, `updated_at` is not
@@ -45,7 +49,7 @@ pub enum TenantChange {
     Reactivate,
     /// Soft: the tenant can be undeleted until it is purged. On a deleted tenant, only this change and
     /// [`Self::Undelete`] succeed.
-    Delete,
+    Delete(Option<Etag>),
     Undelete,
 }
 
@@ -56,18 +60,29 @@ impl TenantChange {
             Self::Update(_) => "tenant.updated",
             Self::Suspend => "tenant.suspended",
             Self::Reactivate => "tenant.reactivated",
-            Self::Delete => "tenant.deleted",
+            Self::Delete(_) => "tenant.deleted",
             Self::Undelete => "tenant.undeleted",
         }
     }
 }
 
-/// New values; an absent field is not changed.
+/// New values; an absent field is not changed. With an etag, only the tenant that has it is changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantUpdate {
     pub name: Option<DisplayName>,
     pub commission: Option<CommissionPercent>,
     pub branding: Option<Branding>,
+    /// Can be set once.
+    pub external_id: Option<ExternalId>,
+    pub etag: Option<Etag>,
+}
+
+/// The request of `UpdateTenant`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateTenant {
+    /// Has no branding if there is a patch of it.
+    pub update: TenantUpdate,
+    pub branding_patch: Option<BrandingPatch>,
 }
 
 /// A request for one page of tenants.

@@ -183,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_whose_caller_was_not_identified_is_refused() {
         let handler = Handler::new(Arc::new(()), CallTasks::default());
-        let mut request = Request::new(pb::DeleteTenantRequest { tenant_id: uuid::Uuid::nil().to_string() });
+        let mut request = Request::new(pb::SuspendTenantRequest { tenant_id: uuid::Uuid::nil().to_string() });
         request.extensions_mut().insert(CallContext::default());
         let work = |_service, _tenant_id: TenantId| async { Ok(()) };
         let response = handler.unary::<_, _, _, pb::DeletePackageResponse, _>(request, work).await;

@@ -28,8 +28,8 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn get_package(&self, request: Request<pb::GetPackageRequest>) -> RpcResult<pb::GetPackageResponse> {
-        self.unary(request, |service, (tenant_id, package_id)| async move {
-            service.get_package(tenant_id, package_id).await
+        self.unary(request, |service, (tenant_id, identifier)| async move {
+            service.get_package(tenant_id, identifier).await
         })
         .await
     }
@@ -39,8 +39,8 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn delete_package(&self, request: Request<pb::DeletePackageRequest>) -> RpcResult<pb::DeletePackageResponse> {
-        self.unary_by_actor(request, |service, actor, (tenant_id, package_id)| async move {
-            service.delete_package(tenant_id, package_id, actor).await
+        self.unary_by_actor(request, |service, actor, (tenant_id, deletion)| async move {
+            service.delete_package(tenant_id, deletion, actor).await
         })
         .await
     }
@@ -53,8 +53,8 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn get_segment(&self, request: Request<pb::GetSegmentRequest>) -> RpcResult<pb::GetSegmentResponse> {
-        self.unary(request, |service, (tenant_id, segment_id)| async move {
-            service.get_segment(tenant_id, segment_id).await
+        self.unary(request, |service, (tenant_id, identifier)| async move {
+            service.get_segment(tenant_id, identifier).await
         })
         .await
     }
@@ -64,8 +64,8 @@ impl PackageCatalog for Handler<CatalogService> {
     }
 
     async fn delete_segment(&self, request: Request<pb::DeleteSegmentRequest>) -> RpcResult<pb::DeleteSegmentResponse> {
-        self.unary_by_actor(request, |service, actor, (tenant_id, segment_id)| async move {
-            service.delete_segment(tenant_id, segment_id, actor).await
+        self.unary_by_actor(request, |service, actor, (tenant_id, deletion)| async move {
+            service.delete_segment(tenant_id, deletion, actor).await
         })
         .await
     }

@@ -140,6 +140,7 @@ impl From<Error> for RpcError {
             Error::ConnectionClosing => (Code::Unavailable, retry_info("CONNECTION_CLOSING", RETRY_CONFLICT)),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED")),
             Error::Cancelled => (Code::Cancelled, error_info("CANCELLED")),
+            Error::EtagMismatch(resource) => (Code::Aborted, etag_mismatch(resource)),
             Error::Conflict => (Code::Aborted, retry_info("CONFLICT", RETRY_CONFLICT)),
             Error::Internal(_) => (Code::Internal, error_info("INTERNAL")),
         };
@@ -162,6 +163,13 @@ fn already_exists(field: UniqueField, value: Option<String>) -> ErrorDetails {
         UniqueField::TenantSlug => ("SLUG_TAKEN", Resource::Tenant, "A tenant has this slug."),
         UniqueField::SegmentSlug => ("SEGMENT_SLUG_TAKEN", Resource::Segment, "Another segment has this slug."),
         UniqueField::PackageSlug => ("PACKAGE_SLUG_TAKEN", Resource::Package, "Another package has this slug."),
+        UniqueField::TenantExternalId => ("EXTERNAL_ID_TAKEN", Resource::Tenant, "A tenant has this external id."),
+        UniqueField::SegmentExternalId => {
+            ("EXTERNAL_ID_TAKEN", Resource::Segment, "Another segment has this external id.")
+        }
+        UniqueField::PackageExternalId => {
+            ("EXTERNAL_ID_TAKEN", Resource::Package, "Another package has this external id.")
+        }
         UniqueField::OwnerEmail => ("EMAIL_TAKEN", Resource::Tenant, "A tenant's owner has this address."),
     };
     let mut details = error_info(reason);
@@ -196,12 +204,19 @@ fn quota_exceeded(tenant_id: TenantId, resource: Resource, message: &str) -> Err
     details
 }
 
+/// Has no `RetryInfo`: the caller has to read the resource again.
+fn etag_mismatch(resource: Resource) -> ErrorDetails {
+    let metadata = [("resource_type".to_owned(), resource_type(resource).to_owned())];
+    ErrorDetails::with_error_info("ETAG_MISMATCH", DOMAIN, HashMap::from(metadata))
+}
+
 fn failed_precondition(precondition: Precondition, message: &str) -> ErrorDetails {
     let (reason, subject) = match precondition {
         Precondition::LastPackage => ("LAST_PACKAGE", "package"),
         Precondition::DefaultSegment => ("DEFAULT_SEGMENT", "segment"),
         Precondition::RequestIdReused => ("REQUEST_ID_REUSED", "request_id"),
         Precondition::SegmentNotEmpty => ("SEGMENT_NOT_EMPTY", "segment"),
+        Precondition::ExternalIdSet => ("EXTERNAL_ID_SET", "external_id"),
         Precondition::TenantNotDeleted => ("TENANT_NOT_DELETED", "tenant_id"),
         Precondition::ApiKeyEnded => ("API_KEY_ENDED", "public_key"),
     };

@@ -107,7 +107,7 @@ impl TenantRequest for pb::GetTenantRequest {
     fn tenants(&self) -> RequestedTenants<'_> {
         match &self.identifier {
             Some(pb::get_tenant_request::Identifier::TenantId(id)) => RequestedTenants::One(id),
-            Some(pb::get_tenant_request::Identifier::Slug(_)) | None => RequestedTenants::Any,
+            _ => RequestedTenants::Any,
         }
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         let public_key = PublicKey::parse("pk_live_bella_0123456789abcdef").unwrap();
         let scope = ApiKeyScope::Catalog;
         let tenant = Caller::tenant_key(PresentedKey { tenant_id: ids[0], public_key, scope });
-        let named = |id: &str| pb::DeleteTenantRequest { tenant_id: id.to_owned() };
+        let named = |id: &str| pb::DeleteTenantRequest { tenant_id: id.to_owned(), ..Default::default() };
         for (id, by_service, by_tenant) in [
             (&*one, Access::Permitted, Access::Permitted),
             (&two, Access::Permitted, Access::Denied),
@@ -173,6 +173,11 @@ mod tests {
         assert_eq!(Access::check(&limited, &pb::ListTenantsRequest::default()), Access::Permitted);
         assert_eq!(Access::check(&limited, &pb::CheckIntegrityRequest::default()), Access::Permitted);
         assert_eq!(Access::check(&limited, &pb::GetTenantRequest::default()), Access::Denied);
+        use pb::get_tenant_request::Identifier;
+        for identifier in [Identifier::Slug, Identifier::ExternalId, Identifier::PublicKey, Identifier::OwnerEmail] {
+            let get = pb::GetTenantRequest { identifier: Some(identifier(one.clone())) };
+            assert_eq!(Access::check(&limited, &get), Access::Denied);
+        }
         assert_eq!(Access::check(&limited, &pb::VerifyApiKeyRequest::default()), Access::Denied);
     }
 }

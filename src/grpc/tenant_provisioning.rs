@@ -62,8 +62,8 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn update_tenant(&self, request: Request<pb::UpdateTenantRequest>) -> RpcResult<pb::UpdateTenantResponse> {
-        self.unary_by_actor(request, |service, actor, (id, change)| async move {
-            service.change_tenant(id, change, actor).await
+        self.unary_by_actor(request, |service, actor, (id, update)| async move {
+            service.update_tenant(id, update, actor).await
         })
         .await
     }
@@ -86,8 +86,8 @@ impl TenantProvisioning for Handler<TenantService> {
     }
 
     async fn delete_tenant(&self, request: Request<pb::DeleteTenantRequest>) -> RpcResult<pb::DeleteTenantResponse> {
-        self.unary_by_actor(request, |service, actor, id| async move {
-            service.change_tenant(id, TenantChange::Delete, actor).await
+        self.unary_by_actor(request, |service, actor, (id, change)| async move {
+            service.change_tenant(id, change, actor).await
         })
         .await
     }

@@ -12,10 +12,12 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, TenantId, Violations,
+        Actor, DisplayName, ExternalId, InvalidValue, Package, PackageId, Quotas, Reason, Segment, SegmentId, SlugStem,
+        TenantId, Violations,
         catalog::{
-            ListPackages, ListSegments, PackageUpsert, PackageUpsertError, PackageUpsertFailure, SegmentUpsert,
-            SegmentUpsertError, UpsertPackage, UpsertResult, UpsertedPackage,
+            CatalogIdentifier, Deletion, ListPackages, ListSegments, PackageUpsert, PackageUpsertError,
+            PackageUpsertFailure, SegmentUpsertError, UpsertPackage, UpsertResult, UpsertSegment, UpsertTarget,
+            Upserted,
         },
         paging::{Cursor, Page},
     },
@@ -37,17 +39,18 @@ impl CatalogService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
-    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::QuotaExceeded`].
+    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::EtagMismatch`],
+    /// [`Error::QuotaExceeded`].
     pub async fn upsert_package(
         &self,
         tenant_id: TenantId,
         request: UpsertPackage,
         actor: Actor,
-    ) -> Result<UpsertedPackage> {
+    ) -> Result<Upserted<Package>> {
         let UpsertPackage { upsert, validate_only: dry_run } = request;
         let results = self.upsert_packages(tenant_id, &[upsert], dry_run, &actor, |_index| String::new()).await?;
         let none = || Error::internal("an upsert of one package returned none");
-        Ok(UpsertedPackage { result: results.into_iter().next().ok_or_else(none)?, dry_run })
+        Ok(Upserted { result: results.into_iter().next().ok_or_else(none)?, dry_run })
     }
 
     /// Creates or updates packages, all or none. A violation names its item, as in `packages[3].name`.
@@ -99,8 +102,8 @@ impl CatalogService {
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package.
-    pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
-        self.store.get_package(tenant_id, package_id).await
+    pub async fn get_package(&self, tenant_id: TenantId, identifier: CatalogIdentifier<PackageId>) -> Result<Package> {
+        self.store.get_package(tenant_id, &identifier).await
     }
 
     /// # Errors
@@ -113,47 +116,62 @@ impl CatalogService {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] (`LastPackage`).
-    pub async fn delete_package(&self, tenant_id: TenantId, package_id: PackageId, actor: Actor) -> Result<()> {
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::EtagMismatch`], [`Error::FailedPrecondition`]
+    /// (`LastPackage`).
+    pub async fn delete_package(&self, tenant_id: TenantId, deletion: Deletion<PackageId>, actor: Actor) -> Result<()> {
         let now = self.clock.now();
-        retry_on_conflict(|| self.store.delete_package(tenant_id, package_id, &actor, now)).await?;
-        change_log::package_deleted(tenant_id, package_id);
+        match retry_on_conflict(|| self.store.delete_package(tenant_id, deletion, &actor, now)).await {
+            Err(Error::NotFound { resource: Resource::Package, .. }) if deletion.allow_missing => return Ok(()),
+            result => result?,
+        }
+        change_log::package_deleted(tenant_id, deletion.id);
         Ok(())
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or segment, [`Error::InvalidRequest`] if a new segment lacks its name,
     /// [`Error::AlreadyExists`] if another segment of the tenant has the new slug, [`Error::FailedPrecondition`]
-    /// (`DefaultSegment`) if the upsert would change the General segment's slug, [`Error::QuotaExceeded`].
+    /// (`DefaultSegment`) if the upsert would change the General segment's slug, [`Error::EtagMismatch`],
+    /// [`Error::QuotaExceeded`].
     pub async fn upsert_segment(
         &self,
         tenant_id: TenantId,
-        upsert: SegmentUpsert,
+        request: UpsertSegment,
         actor: Actor,
-    ) -> Result<UpsertResult<Segment>> {
+    ) -> Result<Upserted<Segment>> {
+        let UpsertSegment { upsert, validate_only: dry_run } = request;
         let now = self.clock.now();
         let new_segment_id = SegmentId::from_uuid(new_id(now, &mut system_rng()));
         let limit = self.quotas.segments;
-        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, &actor, now);
+        let attempt = || self.store.upsert_segment(tenant_id, &upsert, new_segment_id, limit, &actor, now, dry_run);
         let result = retry_on_conflict(attempt).await?.map_err(|error| match error {
             SegmentUpsertError::NotFound => Error::not_found(Resource::Segment),
             SegmentUpsertError::Incomplete => {
                 let mut violations = Violations::default();
-                violations.add("name", InvalidValue::missing());
+                let invalid = incomplete_name(upsert.name.as_ref(), &upsert.target);
+                violations.add("name", invalid.unwrap_or_else(InvalidValue::missing));
                 violations.into()
             }
             SegmentUpsertError::SlugTaken => Error::already_exists(UniqueField::SegmentSlug, upsert.target.slug()),
             SegmentUpsertError::DefaultSegment => Error::FailedPrecondition(Precondition::DefaultSegment),
+            SegmentUpsertError::ExternalIdTaken => Error::already_exists(
+                UniqueField::SegmentExternalId,
+                upsert.external_id.as_ref().map(ExternalId::as_str),
+            ),
+            SegmentUpsertError::ExternalIdSet => Precondition::ExternalIdSet.into(),
+            SegmentUpsertError::EtagMismatch => Error::EtagMismatch(Resource::Segment),
             SegmentUpsertError::QuotaExceeded => Error::QuotaExceeded { tenant_id, resource: Resource::Segment, limit },
         })?;
-        change_log::segment_upserted(&result, now);
-        Ok(result)
+        if !dry_run {
+            change_log::segment_upserted(&result, now);
+        }
+        Ok(Upserted { result, dry_run })
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment.
-    pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
-        self.store.get_segment(tenant_id, segment_id).await
+    pub async fn get_segment(&self, tenant_id: TenantId, identifier: CatalogIdentifier<SegmentId>) -> Result<Segment> {
+        self.store.get_segment(tenant_id, &identifier).await
     }
 
     /// # Errors
@@ -162,16 +180,19 @@ impl CatalogService {
         // One more row than the page holds shows whether there is a next page.
         let rows = self.store.list_segments(tenant_id, &list, list.size.get() + 1).await?;
         let cursor = |segment: &Segment| Cursor { order: segment.sort_order.into(), id: segment.id.as_uuid() };
-        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(tenant_id), cursor))
+        Ok(Page::from_rows(rows, list.size, &ListSegments::page_token_scope(tenant_id, list.active), cursor))
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] (`DefaultSegment` or
-    /// `SegmentNotEmpty`).
-    pub async fn delete_segment(&self, tenant_id: TenantId, segment_id: SegmentId, actor: Actor) -> Result<()> {
+    /// [`Error::NotFound`] for the tenant or the segment, [`Error::EtagMismatch`], [`Error::FailedPrecondition`]
+    /// (`DefaultSegment` or `SegmentNotEmpty`).
+    pub async fn delete_segment(&self, tenant_id: TenantId, deletion: Deletion<SegmentId>, actor: Actor) -> Result<()> {
         let now = self.clock.now();
-        retry_on_conflict(|| self.store.delete_segment(tenant_id, segment_id, &actor, now)).await?;
-        change_log::segment_deleted(tenant_id, segment_id);
+        match retry_on_conflict(|| self.store.delete_segment(tenant_id, deletion, &actor, now)).await {
+            Err(Error::NotFound { resource: Resource::Segment, .. }) if deletion.allow_missing => return Ok(()),
+            result => result?,
+        }
+        change_log::segment_deleted(tenant_id, deletion.id);
         Ok(())
     }
 }
@@ -190,8 +211,8 @@ fn package_upsert_error(
         let upsert = &upserts[index];
         let other_error = match error {
             PackageUpsertError::Incomplete => {
-                if upsert.name.is_none() {
-                    violations.add(field("name"), InvalidValue::missing());
+                if let Some(invalid) = incomplete_name(upsert.name.as_ref(), &upsert.target) {
+                    violations.add(field("name"), invalid);
                 }
                 if upsert.base_price.is_none() {
                     violations.add(field("base_price"), InvalidValue::missing());
@@ -199,7 +220,11 @@ fn package_upsert_error(
                 continue;
             }
             PackageUpsertError::Duplicate => {
-                let name = if upsert.target.id().is_some() { "package_id" } else { "slug" };
+                let name = match upsert.target {
+                    UpsertTarget::ById(..) => "package_id",
+                    UpsertTarget::BySlug(_) | UpsertTarget::New(_) => "slug",
+                    UpsertTarget::ByExternalId(_) => "external_id",
+                };
                 let description = "must not identify the same package as an earlier item";
                 // The contract defines no reason for a duplicate.
                 violations.add(field(name), InvalidValue::new(Reason::BadFormat, description));
@@ -212,6 +237,12 @@ fn package_upsert_error(
                 Error::NotFound { resource: Resource::Segment, field: Some(field("segment_id")) }
             }
             PackageUpsertError::QuotaExceeded => quota_exceeded.clone(),
+            PackageUpsertError::ExternalIdTaken => Error::already_exists(
+                UniqueField::PackageExternalId,
+                upsert.external_id.as_ref().map(ExternalId::as_str),
+            ),
+            PackageUpsertError::ExternalIdSet => Precondition::ExternalIdSet.into(),
+            PackageUpsertError::EtagMismatch => Error::EtagMismatch(Resource::Package),
             PackageUpsertError::SlugTaken => Error::already_exists(UniqueField::PackageSlug, upsert.target.slug()),
         };
         first_error.get_or_insert(other_error);
@@ -221,6 +252,16 @@ fn package_upsert_error(
     } else {
         violations.into()
     }
+}
+
+/// Returns what is wrong with the name of a new resource: it is missing, or the resource needs a slug and the name gives
+/// none.
+fn incomplete_name<Id: Copy>(name: Option<&DisplayName>, target: &UpsertTarget<Id>) -> Option<InvalidValue> {
+    let Some(name) = name else { return Some(InvalidValue::missing()) };
+    if target.slug().is_some() || target.stem().is_some() {
+        return None;
+    }
+    SlugStem::from_name(name.as_str()).err()
 }
 
 fn log_general_segment_use(

@@ -22,7 +22,7 @@ pub(super) fn tenant_changed(tenant: &Tenant, change: &TenantChange, now: Offset
         TenantChange::Update(_) => "Updated tenant",
         TenantChange::Suspend => "Suspended tenant",
         TenantChange::Reactivate => "Reactivated tenant",
-        TenantChange::Delete => "Deleted tenant",
+        TenantChange::Delete(_) => "Deleted tenant",
         TenantChange::Undelete => "Undeleted tenant",
     };
     tracing::info!(tenant_id = %tenant.id, "{message}");

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, PackageId, ProvisionedTenant,
-        ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug, defaults,
+        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, ExternalId, PackageId,
+        ProvisionedTenant, ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug,
+        defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
     },
@@ -44,6 +45,7 @@ pub(super) struct TenantSpec {
     pub slug: TenantSlug,
     pub name: DisplayName,
     pub commission: CommissionPercent,
+    pub external_id: Option<ExternalId>,
     pub owner: Option<NewOwner>,
     pub request_id: Option<RequestId>,
     pub fingerprint: Fingerprint,
@@ -109,6 +111,7 @@ impl TenantService {
                 slug: candidate.ok_or_else(|| Error::internal("no valid slug can be derived from the name"))?,
                 name: name.clone(),
                 commission: defaults::COMMISSION,
+                external_id: None,
                 owner: Some(owner.clone()),
                 request_id: request_id.clone(),
                 fingerprint,
@@ -133,8 +136,11 @@ impl TenantService {
     /// Returns the outcome that the call would have, and writes nothing.
     async fn validate(&self, scope: &IdempotencyScope, spec: TenantSpec) -> Result<CreateOutcome> {
         let records = self.find_records(scope, std::iter::once(&spec)).await?;
-        if !records.is_empty() || self.store.slug_exists(&spec.slug).await? {
+        if !records.is_empty() {
             return self.replay(scope, &spec, records.first(), UniqueField::TenantSlug);
+        }
+        if let Some(existing) = self.store.existing_field(&spec.slug, spec.external_id.as_ref()).await? {
+            return self.replay(scope, &spec, None, existing);
         }
         Ok(CreateOutcome::Created(self.prepare(&spec, self.clock.now())?.into_provisioned()))
     }
@@ -169,7 +175,7 @@ impl TenantService {
         }
         let insertions = self.insert(scope, source, &prepared).await;
 
-        let is_refused = |insertion: &Result<_>| matches!(insertion, Ok(Insertion::Exists | Insertion::EmailExists));
+        let is_refused = |insertion: &Result<_>| !matches!(insertion, Ok(Insertion::Created) | Err(_));
         let refused = prepared.iter().zip(&insertions).filter(|(_, insertion)| is_refused(insertion));
         let records = self.find_records(scope, refused.map(|(tenant, _)| tenant.spec)).await;
         let positions: HashMap<_, _> = prepared.iter().map(|tenant| tenant.insert.tenant.id).zip(0..).collect();
@@ -188,6 +194,7 @@ impl TenantService {
             Insertion::Created => Ok(CreateOutcome::Created(tenant.into_provisioned())),
             Insertion::Exists => replay(position, tenant.spec, UniqueField::TenantSlug),
             Insertion::EmailExists => replay(position, tenant.spec, UniqueField::OwnerEmail),
+            Insertion::ExternalIdExists => replay(position, tenant.spec, UniqueField::TenantExternalId),
         });
         Ok(outcomes.collect())
     }
@@ -250,7 +257,7 @@ impl TenantService {
     }
 
     /// Returns the outcome of a tenant that was not created: a replay if there is a record of its request id, otherwise the
-    /// error that its slug, or the e-mail address of its owner, already exists.
+    /// error that its slug, its external id or the e-mail address of its owner already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,
@@ -259,8 +266,12 @@ impl TenantService {
         existing: UniqueField,
     ) -> Result<CreateOutcome> {
         let Some((record, request_id)) = record.zip(spec.request_id.as_ref()) else {
-            let slug = (existing == UniqueField::TenantSlug).then_some(spec.slug.as_str());
-            return Err(Error::already_exists(existing, slug));
+            let value = match existing {
+                UniqueField::TenantSlug => Some(spec.slug.as_str()),
+                UniqueField::TenantExternalId => spec.external_id.as_ref().map(ExternalId::as_str),
+                _ => None,
+            };
+            return Err(Error::already_exists(existing, value));
         };
         let secret_key = replayed_secret(scope.rpc, record, request_id, spec.fingerprint, self.clock.now())?;
         Ok(CreateOutcome::Replayed(Replay { created: record.created.clone(), secret_key }))
@@ -278,6 +289,7 @@ impl TenantService {
             slug: spec.slug.clone(),
             name: spec.name.clone(),
             commission: spec.commission,
+            external_id: spec.external_id.clone(),
             segment_id: ids.segment,
             package_ids: ids.packages,
             owner: spec.owner.clone(),
@@ -291,8 +303,8 @@ impl TenantService {
 impl From<CreateFullyProvisioned> for TenantSpec {
     fn from(request: CreateFullyProvisioned) -> Self {
         let fingerprint = request.fingerprint();
-        let CreateFullyProvisioned { slug, name, commission, request_id, .. } = request;
-        Self { slug, name, commission, owner: None, request_id, fingerprint }
+        let CreateFullyProvisioned { slug, name, commission, external_id, request_id, .. } = request;
+        Self { slug, name, commission, external_id, owner: None, request_id, fingerprint }
     }
 }
 

@@ -3,12 +3,15 @@
 use super::{TenantService, change_log, retry::retry_on_conflict};
 use crate::{
     domain::{
-        Actor, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId, TenantIdentifier, Violations,
-        tenant::ListedTenants,
+        Actor, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId, TenantIdentifier, TenantUpdate,
+        UpdateTenant, Violations, tenant::ListedTenants,
     },
     error::{Error, Precondition, Resource, Result},
     store::PurgeOutcome,
 };
+
+/// How many times a patch is applied to a branding that concurrent calls change.
+const MAX_PATCH_ATTEMPTS: usize = 10;
 
 impl TenantService {
     /// Returns the tenant, deleted or not.
@@ -52,10 +55,45 @@ impl TenantService {
         }
     }
 
+    /// Changes the present fields of the tenant and returns it.
+    ///
+    /// A patch is applied to the branding that was read, and stored if the tenant has not changed since. Without an etag
+    /// of the caller, this is tried again a few times.
+    ///
+    /// # Errors
+    /// As [`Self::change_tenant`], and [`Error::InvalidRequest`] if the patched branding exceeds its limits.
+    pub async fn update_tenant(&self, tenant_id: TenantId, request: UpdateTenant, actor: Actor) -> Result<Tenant> {
+        let UpdateTenant { update, branding_patch } = request;
+        let Some(patch) = branding_patch else {
+            return self.change_tenant(tenant_id, TenantChange::Update(update), actor).await;
+        };
+        for _ in 0..MAX_PATCH_ATTEMPTS {
+            let tenant = self.get_tenant(TenantIdentifier::Id(tenant_id)).await?;
+            if tenant.deleted_at.is_some() {
+                return Err(Error::not_found(Resource::Tenant));
+            }
+            if update.etag.is_some_and(|etag| etag != tenant.etag) {
+                return Err(Error::EtagMismatch(Resource::Tenant));
+            }
+            let branding = patch.apply(&tenant.branding).map_err(|invalid| {
+                let mut violations = Violations::default();
+                violations.add("branding_patch", invalid);
+                violations
+            })?;
+            let patched = TenantUpdate { branding: Some(branding), etag: Some(tenant.etag), ..update.clone() };
+            match self.change_tenant(tenant_id, TenantChange::Update(patched), actor.clone()).await {
+                Err(Error::EtagMismatch(_)) if update.etag.is_none() => {}
+                result => return result,
+            }
+        }
+        Err(Error::Conflict)
+    }
+
     /// Changes the tenant and returns it.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it.
+    /// [`Error::NotFound`], also for a deleted tenant, unless the change is to delete or undelete it;
+    /// [`Error::EtagMismatch`].
     pub async fn change_tenant(&self, tenant_id: TenantId, change: TenantChange, actor: Actor) -> Result<Tenant> {
         let now = self.clock.now();
         let tenant = retry_on_conflict(|| self.store.change_tenant(tenant_id, &change, &actor, now)).await?;

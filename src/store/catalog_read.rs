@@ -27,8 +27,8 @@ macro_rules! catalog_query {
 }
 pub(super) use catalog_query;
 
-/// A value that can be written into a statement without escaping: an id, a number or a boolean. Not implemented for
-/// strings, so that no text of a client can become part of a statement.
+/// A value that can be written into a statement without escaping: an id, a number, a boolean or bytes. Not implemented for
+/// strings, so that no text of a client can become part of a statement; bytes are written as hexadecimal digits.
 pub(super) trait SqlLiteral {
     fn literal(&self) -> String;
 }
@@ -52,6 +52,12 @@ impl SqlLiteral for i64 {
 impl SqlLiteral for bool {
     fn literal(&self) -> String {
         quoted(self)
+    }
+}
+
+impl SqlLiteral for &[u8] {
+    fn literal(&self) -> String {
+        self.iter().fold("'\\x".to_owned(), |literal, byte| format!("{literal}{byte:02x}")) + "'::bytea"
     }
 }
 

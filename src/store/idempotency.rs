@@ -62,12 +62,13 @@ impl Store {
                            OFFSET 0) AS record
                     CROSS JOIN LATERAL (
                            -- OFFSET 0: measured once.
-                           SELECT octet_length(name) + branding_bytes
+                           SELECT octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
                                   + coalesce((SELECT octet_length(name) + octet_length(hero_title)
-                                                     + octet_length(description)
+                                                     + octet_length(description) + coalesce(octet_length(external_id), 0)
                                                 FROM segments
                                                WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
-                                  + coalesce((SELECT sum(octet_length(name) + octet_length(description))::int4
+                                  + coalesce((SELECT sum(octet_length(name) + octet_length(description)
+                                                    + coalesce(octet_length(external_id), 0))::int4
                                                 FROM unnest(record.package_ids) AS created (id)
                                                CROSS JOIN LATERAL (
                                                      SELECT * FROM packages

@@ -306,13 +306,13 @@ impl Store {
                        reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL,
                        verification_token_hash = NULL, verification_token_expires_at = NULL
                  WHERE tenant_id = $2 AND EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
-                RETURNING tenant_id, email, email_verified_at
+                RETURNING tenant_id, email, email_verified_at, revision
             ), inserted AS (
                 INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
                 SELECT $2, $3, $4, $5
                   FROM tenant
                  WHERE is_living AND NOT EXISTS (SELECT FROM earlier) AND (SELECT count(*) FROM deleted_owner) >= 0
-                RETURNING tenant_id, email, email_verified_at
+                RETURNING tenant_id, email, email_verified_at, revision
             ), changed AS (
                 UPDATE tenants
                    SET updated_at = CASE WHEN EXISTS (SELECT FROM earlier WHERE email = $3) THEN updated_at ELSE $1 END

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, BookingType, Description, DisplayName, PackageId, Price, SegmentId, Slug, TenantId,
+        Actor, BookingType, Description, DisplayName, ExternalId, PackageId, Price, SegmentId, Slug, TenantId,
         catalog::{PackageUpsert, PackageUpsertFailure, PackageUpsertOutcome, UpsertResult},
         defaults,
         response_size::{MAX_RESPONSE_BYTES, packages_response_bytes},
@@ -40,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
-    /// lock, has used one of the slugs meanwhile.
+    /// lock, has used one of the slugs or external ids meanwhile.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the change")]
     pub async fn upsert_packages(
         &self,
@@ -57,7 +57,12 @@ impl Store {
         let generated_slugs = choose_slugs(connection, tenant_id, items).await?;
         let rows = upsert(connection, tenant_id, items, &generated_slugs, new_ids, max_packages, actor, now).await;
         let rows = match rows {
-            Err(error) if is_constraint_violation(&error, "packages_slug_key") => return Err(Error::Conflict),
+            Err(error)
+                if is_constraint_violation(&error, "packages_slug_key")
+                    || is_constraint_violation(&error, "packages_external_id_key") =>
+            {
+                return Err(Error::Conflict);
+            }
             rows => rows?,
         };
         let outcome = outcome(rows, tenant_id, new_ids);
@@ -107,15 +112,18 @@ async fn upsert(
             -- prefer a custom plan for each execution, and planning costs more than the statement.
             SELECT *
               FROM unnest((SELECT $2::uuid[]), $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                          $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[])
+                          $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[], $23::uuid[], $24::text[])
                    WITH ORDINALITY AS item (new_id, package_id, slug, generated_slug, name, description,
-                                            base_price, booking_type, active, grouping_order, segment_id, number)
+                                            base_price, booking_type, active, grouping_order, segment_id, etag,
+                                            external_id, number)
         ), found AS MATERIALIZED (
             -- The items with the rows that they name; no rows if the tenant does not exist. These are subqueries, and
             -- not joins, for which Postgres might read all packages of the tenant.
             SELECT item.*,
                    (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.id = item.package_id) AS by_id,
                    (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.slug = item.slug) AS by_slug,
+                   (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.external_id = item.external_id)
+                       AS by_external_id,
                    (SELECT id FROM segments WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
                        AS found_segment_id
               FROM item
@@ -123,7 +131,8 @@ async fn upsert(
         ), target AS (
             -- The existing package of each item, if there is one. The first occurrence of a package is valid.
             SELECT *, row_number() OVER (PARTITION BY target_id ORDER BY number) AS occurrence
-              FROM (SELECT *, CASE WHEN package_id IS NULL THEN by_slug ELSE by_id END AS target_id FROM found) AS item
+              FROM (SELECT *, CASE WHEN package_id IS NULL THEN coalesce(by_external_id, by_slug) ELSE by_id END AS target_id
+                      FROM found) AS item
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
@@ -134,9 +143,21 @@ async fn upsert(
             SELECT *,
                    CASE
                        WHEN package_id IS NOT NULL AND by_id IS NULL THEN 'NOT_FOUND'
-                       WHEN target_id IS NULL AND (name IS NULL OR base_price IS NULL) THEN 'INCOMPLETE'
+                       WHEN etag IS NOT NULL
+                            AND NOT EXISTS (SELECT FROM packages
+                                             WHERE packages.tenant_id = $1 AND packages.id = target_id
+                                               AND coalesce(packages.revision, packages.id) = etag)
+                           THEN 'ETAG_MISMATCH'
+                       WHEN target_id IS NULL
+                            AND (name IS NULL OR base_price IS NULL OR coalesce(slug, generated_slug) IS NULL)
+                           THEN 'INCOMPLETE'
                        WHEN target_id IS NOT NULL AND occurrence > 1 THEN 'DUPLICATE'
                        WHEN segment_id IS NOT NULL AND found_segment_id IS NULL THEN 'SEGMENT_NOT_FOUND'
+                       WHEN external_id <> (SELECT packages.external_id FROM packages
+                                             WHERE packages.tenant_id = $1 AND packages.id = target_id)
+                           THEN 'EXTERNAL_ID_SET'
+                       WHEN by_external_id <> target_id OR (by_slug <> target_id AND package_id IS NULL)
+                           THEN 'EXTERNAL_ID_TAKEN'
                        WHEN by_slug <> target_id THEN 'SLUG_TAKEN'
                    END AS item_error
               FROM target
@@ -163,7 +184,7 @@ async fn upsert(
         ), inserted AS (
             -- The new packages. One without a grouping order follows all packages and items that have one.
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
-                                  grouping_order, active, created_at, updated_at)
+                                  grouping_order, active, created_at, updated_at, external_id)
             SELECT $1, new_id,
                    coalesce(segment_id,
                             (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $14),
@@ -180,7 +201,7 @@ async fn upsert(
                                                       ORDER BY grouping_order DESC LIMIT 1),
                                                     (SELECT max(grouping_order) FROM item)), 0)::int8
                                   + row_number() OVER (PARTITION BY grouping_order IS NULL ORDER BY number)))::int4,
-                   coalesce(active, true), $19, $19
+                   coalesce(active, true), $19, $19, external_id
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
@@ -202,6 +223,7 @@ async fn upsert(
                    active = coalesce(item.active, packages.active),
                    grouping_order = coalesce(item.grouping_order, packages.grouping_order),
                    segment_id = coalesce(item.segment_id, packages.segment_id),
+                   external_id = coalesce(packages.external_id, item.external_id),
                    updated_at = $19
               FROM validated_item AS item
              WHERE error IS NULL AND packages.tenant_id = $1 AND packages.id = item.target_id
@@ -211,15 +233,17 @@ async fn upsert(
                     coalesce(item.booking_type, packages.booking_type),
                     coalesce(item.active, packages.active),
                     coalesce(item.grouping_order, packages.grouping_order),
-                    coalesce(item.segment_id, packages.segment_id))
+                    coalesce(item.segment_id, packages.segment_id),
+                    coalesce(packages.external_id, item.external_id))
                    IS DISTINCT FROM
                    (packages.slug, packages.name, packages.description, packages.base_price,
-                    packages.booking_type, packages.active, packages.grouping_order, packages.segment_id)
+                    packages.booking_type, packages.active, packages.grouping_order, packages.segment_id,
+                    packages.external_id)
             RETURNING packages.*
         ), new_event AS (
             -- One for each item that changes something, in their order.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
-            SELECT type, $19, $1, $23, $24, data
+            SELECT type, $19, $1, $25, $26, data
               FROM (SELECT 0, 'segment.created', jsonb_build_object('segment_id', id, 'slug', $14::text)
                       FROM new_general
                      UNION ALL
@@ -258,6 +282,7 @@ async fn upsert(
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
                package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
+               package.external_id, package.revision,
                NULL::bool AS has_next, validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
@@ -285,6 +310,8 @@ async fn upsert(
         defaults::BOOKING_TYPE.as_str(),
         i64::from(max_packages.get()),
         items.len() == 1,
+        &column(items, |item| item.etag.map(|etag| etag.revision)) as _,
+        &column(items, |item| item.external_id.as_ref().map(ExternalId::as_str)) as _,
         &*actor.event_caller(),
         actor.trace_id(),
     )

@@ -7,7 +7,7 @@ use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
 use crate::{
     domain::{
         Actor, Package, PackageId, SegmentId, TenantId,
-        catalog::ListPackages,
+        catalog::{CatalogIdentifier, Deletion, ListPackages},
         paging::{Cursor, ListRow, MAX_PAGE_BYTES},
     },
     error::{Error, Precondition, Resource, Result},
@@ -16,7 +16,7 @@ use crate::{
 impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package.
-    pub async fn get_package(&self, tenant_id: TenantId, package_id: PackageId) -> Result<Package> {
+    pub async fn get_package(&self, tenant_id: TenantId, identifier: &CatalogIdentifier<PackageId>) -> Result<Package> {
         let rows = catalog_query!(
             self,
             "get_package",
@@ -24,11 +24,18 @@ impl Store {
             PackageRow,
             "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
-                   created_at, updated_at, NULL::bool AS has_next, NULL AS error
+                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
+              LEFT JOIN packages
+                ON packages.tenant_id = $1
+               AND packages.id = coalesce($2, (SELECT id FROM packages
+                                                WHERE tenant_id = $1 AND slug = convert_from($3::bytea, 'UTF8')),
+                                          (SELECT id FROM packages
+                                            WHERE tenant_id = $1 AND external_id = convert_from($4::bytea, 'UTF8')))
             ",
-            package_id.as_uuid(),
+            identifier.id().map(PackageId::as_uuid),
+            identifier.slug().map(str::as_bytes),
+            identifier.external_id().map(str::as_bytes),
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
@@ -74,12 +81,13 @@ impl Store {
             PackageRow,
             "
             SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
-                   active, created_at, updated_at, has_next, NULL::text AS error
+                   active, created_at, updated_at, external_id, revision, has_next, NULL::text AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
                            lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
+                      FROM (SELECT *, octet_length(name) + octet_length(description)
+                                   + coalesce(octet_length(external_id), 0) AS bytes
                               -- The active and the inactive packages are each one range of an index in this order.
                               FROM ((SELECT * FROM packages
                                       WHERE tenant_id = $1
@@ -123,7 +131,7 @@ impl Store {
             PackageRow,
             "
             SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
-                   active, created_at, updated_at, has_next,
+                   active, created_at, updated_at, external_id, revision, has_next,
                    CASE
                        WHEN NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
                            THEN 'SEGMENT_NOT_FOUND'
@@ -132,7 +140,8 @@ impl Store {
               LEFT JOIN LATERAL (
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
                            lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(description) AS bytes
+                      FROM (SELECT *, octet_length(name) + octet_length(description)
+                                   + coalesce(octet_length(external_id), 0) AS bytes
                               FROM ((SELECT * FROM packages
                                       WHERE tenant_id = $1 AND segment_id = $2
                                         AND coalesce($3::bool, true) AND active
@@ -161,11 +170,12 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Error::FailedPrecondition`] for the last package.
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::EtagMismatch`], [`Error::FailedPrecondition`] for the
+    /// last package.
     pub async fn delete_package(
         &self,
         tenant_id: TenantId,
-        package_id: PackageId,
+        deletion: Deletion<PackageId>,
         actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<()> {
@@ -174,7 +184,7 @@ impl Store {
             r#"
             WITH deleted AS (
                 DELETE FROM packages
-                 WHERE tenant_id = $1 AND id = $2
+                 WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) = coalesce($3, revision, id)
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND EXISTS (SELECT FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
                 RETURNING id
@@ -183,14 +193,17 @@ impl Store {
                  WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
-                SELECT 'package.deleted', $3, $1, $4, $5, jsonb_build_object('package_id', id) FROM deleted
+                SELECT 'package.deleted', $4, $1, $5, $6, jsonb_build_object('package_id', id) FROM deleted
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
+                   EXISTS (SELECT FROM packages
+                            WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) <> $3::uuid) AS "has_changed!",
                    EXISTS (SELECT FROM deleted) AS "is_deleted!"
             "#,
             tenant_id.as_uuid(),
-            package_id.as_uuid(),
+            deletion.id.as_uuid(),
+            deletion.etag.map(|etag| etag.revision),
             now,
             &*actor.event_caller(),
             actor.trace_id(),
@@ -207,6 +220,7 @@ impl Store {
         match (row.has_tenant, row.existed, row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, false, _) => Err(Error::not_found(Resource::Package)),
+            (true, true, false) if row.has_changed => Err(Error::EtagMismatch(Resource::Package)),
             (true, true, false) => Err(Precondition::LastPackage.into()),
             (true, true, true) => Ok(()),
         }
@@ -228,6 +242,8 @@ pub(super) struct PackageRow {
     pub(super) active: Option<bool>,
     pub(super) created_at: Option<OffsetDateTime>,
     pub(super) updated_at: Option<OffsetDateTime>,
+    pub(super) external_id: Option<String>,
+    pub(super) revision: Option<Uuid>,
     /// As in [`ListRow`]; only in lists.
     pub(super) has_next: Option<bool>,
     /// Why there is no package, where the statement checks more than its existence.
@@ -249,6 +265,8 @@ impl PackageRow {
             active: self.active?,
             created_at: self.created_at?,
             updated_at: self.updated_at?,
+            external_id: self.external_id,
+            revision: self.revision,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use strum::{EnumString, ParseError};
 use uuid::Uuid;
 
 use super::{
@@ -13,21 +14,24 @@ use super::{
 };
 use crate::{
     domain::{
-        TenantSlug, defaults,
+        ExternalId, TenantSlug, defaults,
         idempotency::{IdempotencyScope, RECORD_LIFETIME, Sha256Digest},
         provisioning::TenantInsert,
     },
     error::{Error, Result, UniqueField},
 };
 
-/// What the statement did for one tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the statement did for one tenant. Parses from the name that the statement gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Insertion {
     Created,
     /// Its slug already exists, or its request id has a record. Nothing was written.
     Exists,
     /// The e-mail address of its owner already exists. Nothing was written.
     EmailExists,
+    /// Its external id already exists. Nothing was written.
+    ExternalIdExists,
 }
 
 /// The statement that creates tenants.
@@ -46,6 +50,7 @@ pub(super) enum CreationKey {
     /// The names of caller and RPC, and the hash of the request id.
     Request(Arc<str>, &'static str, Sha256Digest),
     Email(String),
+    ExternalId(String),
 }
 
 impl Store {
@@ -72,11 +77,23 @@ impl Store {
         u64::try_from(self.provisioning.waiting()).unwrap_or(u64::MAX)
     }
 
-    /// Returns whether a tenant, deleted or not, has this slug.
-    pub async fn slug_exists(&self, slug: &TenantSlug) -> Result<bool> {
-        let exists =
-            sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "exists!""#, slug.as_str());
-        Ok(exists.fetch_one(&mut self.acquire("slug_exists").await?).await?)
+    /// Returns which of the slug and the external id a tenant has, deleted or not.
+    pub async fn existing_field(
+        &self,
+        slug: &TenantSlug,
+        external_id: Option<&ExternalId>,
+    ) -> Result<Option<UniqueField>> {
+        let exists = sqlx::query!(
+            r#"
+            SELECT EXISTS (SELECT FROM tenants WHERE slug = $1) AS "slug!",
+                   EXISTS (SELECT FROM tenants WHERE external_id = $2::text) AS "external_id!"
+            "#,
+            slug.as_str(),
+            external_id.map(ExternalId::as_str),
+        );
+        let exists = exists.fetch_one(&mut self.acquire("existing_field").await?).await?;
+        let external_id = exists.external_id.then_some(UniqueField::TenantExternalId);
+        Ok(exists.slug.then_some(UniqueField::TenantSlug).or(external_id))
     }
 }
 
@@ -95,7 +112,8 @@ impl SharedStatement for Provisioning {
             CreationKey::Request(Arc::clone(scope.actor.caller.name()), scope.rpc.as_str(), record.request_hash)
         });
         let email = tenant.tenant.owner.as_ref().map(|owner| CreationKey::Email(owner.email.canonical().to_owned()));
-        [Some(slug), request, email].into_iter().flatten().collect()
+        let external_id = tenant.tenant.external_id.as_ref().map(|id| CreationKey::ExternalId(id.as_str().to_owned()));
+        [Some(slug), request, email, external_id].into_iter().flatten().collect()
     }
 
     async fn connect(&self) -> Result<PooledConnection> {
@@ -111,10 +129,12 @@ impl SharedStatement for Provisioning {
             .await
             .map_err(|error| StatementFailure { retry_alone: is_rolled_back(&error), error: creation_error(error) })?;
         let mut insertions = vec![Insertion::Exists; tenants.len()];
-        for Row { ordinal, is_created } in rows {
+        for Row { ordinal, outcome } in rows {
             let insertion = usize::try_from(ordinal - 1).ok().and_then(|index| insertions.get_mut(index));
             if let Some(insertion) = insertion {
-                *insertion = if is_created { Insertion::Created } else { Insertion::EmailExists };
+                let unknown =
+                    |error: ParseError| StatementFailure { retry_alone: false, error: Error::internal(error) };
+                *insertion = outcome.parse().map_err(unknown)?;
             }
         }
         Ok(insertions)
@@ -130,6 +150,8 @@ fn creation_error(error: sqlx::Error) -> Error {
     if is_constraint_violation(&error, "tenants_slug_key") {
         // Another replica took the slug between the check and the insert. The next try will find its tenant.
         Error::Conflict
+    } else if is_constraint_violation(&error, "tenants_external_id_key") {
+        Error::already_exists(UniqueField::TenantExternalId, None)
     } else if is_constraint_violation(&error, "owners_email_key") {
         Error::already_exists(UniqueField::OwnerEmail, None)
     } else {
@@ -137,11 +159,12 @@ fn creation_error(error: sqlx::Error) -> Error {
     }
 }
 
-/// A tenant that was created, or whose owner's e-mail address already exists.
+/// A tenant that was created, or whose external id or owner's e-mail address already exists.
 struct Row {
     /// Its position among the tenants, counted from 1.
     ordinal: i64,
-    is_created: bool,
+    /// The name of an [`Insertion`].
+    outcome: String,
 }
 
 /// Returns a row for each tenant, except those whose slug already exists or whose request id has a record.
@@ -170,11 +193,11 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::timestamptz[], $6::uuid[],
                           $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
                           $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $31::text[],
-                          $32::text[])
+                          $32::text[], $33::text[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, created_at, segment_id,
                                               key_id, public_key, secret_hash, owner_email, canonical_email,
-                                              password_hash, caller, rpc, request_hash, fingerprint, salt, event_caller,
-                                              trace_id, ordinal)
+                                              password_hash, caller, rpc, request_hash, fingerprint, salt, external_id,
+                                              event_caller, trace_id, ordinal)
         ), free_slug AS MATERIALIZED (
             -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
@@ -185,8 +208,14 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
              CROSS JOIN LATERAL (
                    SELECT tenant_id FROM owners WHERE canonical_email = free_slug.canonical_email LIMIT 1) AS owner
              CROSS JOIN LATERAL (SELECT FROM tenants WHERE id = owner.tenant_id LIMIT 1) AS existing
+        ), existing_external_id AS MATERIALIZED (
+            SELECT ordinal
+              FROM free_slug
+             CROSS JOIN LATERAL (SELECT FROM tenants WHERE external_id = free_slug.external_id LIMIT 1) AS existing
         ), available AS MATERIALIZED (
-            SELECT * FROM free_slug WHERE ordinal NOT IN (SELECT ordinal FROM existing_email)
+            SELECT *
+              FROM free_slug
+             WHERE ordinal NOT IN (SELECT ordinal FROM existing_email UNION ALL SELECT ordinal FROM existing_external_id)
         ), new_record AS (
             -- The first writer wins. A second identical call of another replica blocks on the index and then writes
             -- nothing. An expired record is replaced, and a stray one, whose tenant does not exist. Only a record in this
@@ -216,9 +245,9 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         ), new_tenant AS (
             -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
-                                 is_signup)
+                                 is_signup, external_id)
             SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, created_at, created_at,
-                   owner_email IS NOT NULL FROM to_insert
+                   owner_email IS NOT NULL, external_id FROM to_insert
         ), new_segment AS (
             -- The General segment.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
@@ -249,8 +278,8 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
             RETURNING 1
         ), new_owner AS (
             -- Sign-ups only, after the deletion. Sorted, so that two statements cannot deadlock.
-            INSERT INTO owners (tenant_id, email, canonical_email, password_hash)
-            SELECT tenant_id, owner_email, canonical_email, password_hash
+            INSERT INTO owners (tenant_id, email, canonical_email, password_hash, revision)
+            SELECT tenant_id, owner_email, canonical_email, password_hash, tenant_id
               FROM to_insert
              WHERE owner_email IS NOT NULL AND (SELECT count(*) FROM deleted_owner) >= 0
              ORDER BY canonical_email
@@ -264,9 +293,11 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
               FROM to_insert
              ORDER BY ordinal
         )
-        SELECT ordinal AS "ordinal!", true AS "is_created!" FROM to_insert
+        SELECT ordinal AS "ordinal!", 'CREATED' AS "outcome!" FROM to_insert
          UNION ALL
-        SELECT ordinal, false FROM existing_email
+        SELECT ordinal, 'EMAIL_EXISTS' FROM existing_email
+         UNION ALL
+        SELECT ordinal, 'EXTERNAL_ID_EXISTS' FROM existing_external_id
         "#,
         &column(tenants, |item| item.tenant.id.as_uuid()),
         &column(tenants, |item| item.tenant.slug.as_str()) as _,
@@ -298,6 +329,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &packages.each_ref().map(|package| package.base_price),
         &packages.each_ref().map(|package| package.grouping_order),
         defaults::BOOKING_TYPE.as_str(),
+        &column(tenants, |item| item.tenant.external_id.as_ref().map(ExternalId::as_str)) as _,
         &column(scopes, |scope| scope.actor.event_caller()) as _,
         &column(scopes, |scope| scope.actor.trace_id()) as _,
     )

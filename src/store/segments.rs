@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, Description, DisplayName, Segment, SegmentId, Slug, TenantId,
-        catalog::{ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
+        Actor, Description, DisplayName, ExternalId, Segment, SegmentId, Slug, TenantId,
+        catalog::{CatalogIdentifier, Deletion, ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
         paging::{Cursor, ListRow, MAX_PAGE_BYTES},
     },
@@ -24,11 +24,12 @@ use crate::{
 };
 
 impl Store {
-    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`.
+    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`. A dry run is
+    /// as in [`Store::upsert_packages`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
-    /// lock, has used the slug meanwhile.
+    /// lock, has used the slug or the external id meanwhile.
     pub async fn upsert_segment(
         &self,
         tenant_id: TenantId,
@@ -37,6 +38,7 @@ impl Store {
         max_segments: NonZeroU32,
         actor: &Actor,
         now: OffsetDateTime,
+        dry_run: bool,
     ) -> Result<SegmentUpsertOutcome> {
         let mut transaction = self.begin_as_catalog("upsert_segment", tenant_id).await?;
         let connection = transaction.connection();
@@ -44,17 +46,26 @@ impl Store {
         let slugs = generate_slugs(connection, table, tenant_id, stem, HashSet::new()).await?;
         let row = upsert_row(connection, tenant_id, upsert, slugs.first(), new_id, max_segments, actor, now).await;
         let row = match row {
-            Err(error) if is_constraint_violation(&error, "segments_slug_key") => return Err(Error::Conflict),
+            Err(error)
+                if is_constraint_violation(&error, "segments_slug_key")
+                    || is_constraint_violation(&error, "segments_external_id_key") =>
+            {
+                return Err(Error::Conflict);
+            }
             row => row?,
         };
-        // An upsert with an error has written nothing.
-        transaction.commit().await?;
+        if dry_run {
+            transaction.rollback().await?;
+        } else {
+            // An upsert with an error has written nothing.
+            transaction.commit().await?;
+        }
         outcome(row, new_id)
     }
 
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment.
-    pub async fn get_segment(&self, tenant_id: TenantId, segment_id: SegmentId) -> Result<Segment> {
+    pub async fn get_segment(&self, tenant_id: TenantId, identifier: &CatalogIdentifier<SegmentId>) -> Result<Segment> {
         let rows = catalog_query!(
             self,
             "get_segment",
@@ -62,11 +73,18 @@ impl Store {
             SegmentRow,
             "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   NULL::bool AS has_next
+                   external_id, revision, NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
+              LEFT JOIN segments
+                ON segments.tenant_id = $1
+               AND segments.id = coalesce($2, (SELECT id FROM segments
+                                                WHERE tenant_id = $1 AND slug = convert_from($3::bytea, 'UTF8')),
+                                          (SELECT id FROM segments
+                                            WHERE tenant_id = $1 AND external_id = convert_from($4::bytea, 'UTF8')))
             ",
-            segment_id.as_uuid(),
+            identifier.id().map(SegmentId::as_uuid),
+            identifier.slug().map(str::as_bytes),
+            identifier.external_id().map(str::as_bytes),
         )
         .await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
@@ -90,13 +108,16 @@ impl Store {
             tenant_id,
             SegmentRow,
             "
-            SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at, has_next
+            SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   external_id, revision, has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description) AS bytes
+                      FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description)
+                                   + coalesce(octet_length(external_id), 0) AS bytes
                               FROM segments
                              WHERE tenant_id = $1 AND (sort_order, id) > ($2::int8, $3::uuid)
+                               AND coalesce(active = $6::bool, true)
                              ORDER BY sort_order, id
                              LIMIT $4) AS candidate
                     WINDOW list AS (ORDER BY sort_order, id)
@@ -107,6 +128,7 @@ impl Store {
             after.id,
             limit,
             MAX_PAGE_BYTES,
+            list.active,
         )
         .await?;
         if rows.is_empty() {
@@ -118,11 +140,12 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the segment, [`Error::FailedPrecondition`] for General or with packages.
+    /// [`Error::NotFound`] for the tenant or the segment, [`Error::EtagMismatch`], [`Error::FailedPrecondition`] for
+    /// General or with packages.
     pub async fn delete_segment(
         &self,
         tenant_id: TenantId,
-        segment_id: SegmentId,
+        deletion: Deletion<SegmentId>,
         actor: &Actor,
         now: OffsetDateTime,
     ) -> Result<()> {
@@ -132,6 +155,7 @@ impl Store {
             WITH deleted AS (
                 DELETE FROM segments
                  WHERE tenant_id = $1 AND id = $2 AND slug <> $3
+                   AND coalesce(revision, id) = coalesce($4, revision, id)
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND NOT EXISTS (SELECT FROM packages WHERE packages.tenant_id = $1 AND segment_id = $2)
                 RETURNING id
@@ -140,15 +164,18 @@ impl Store {
                  WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
-                SELECT 'segment.deleted', $4, $1, $5, $6, jsonb_build_object('segment_id', id) FROM deleted
+                SELECT 'segment.deleted', $5, $1, $6, $7, jsonb_build_object('segment_id', id) FROM deleted
             )
             SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    (SELECT slug FROM segments WHERE tenant_id = $1 AND id = $2) AS slug,
+                   EXISTS (SELECT FROM segments
+                            WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) <> $4::uuid) AS "has_changed!",
                    EXISTS (SELECT FROM deleted) AS "is_deleted!"
             "#,
             tenant_id.as_uuid(),
-            segment_id.as_uuid(),
+            deletion.id.as_uuid(),
             defaults::SEGMENT.slug,
+            deletion.etag.map(|etag| etag.revision),
             now,
             &*actor.event_caller(),
             actor.trace_id(),
@@ -166,6 +193,7 @@ impl Store {
         match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {
             (false, ..) => Err(Error::not_found(Resource::Tenant)),
             (true, None, _) => Err(Error::not_found(Resource::Segment)),
+            (true, Some(_), false) if row.has_changed => Err(Error::EtagMismatch(Resource::Segment)),
             (true, Some(slug), false) if slug == defaults::SEGMENT.slug => Err(Precondition::DefaultSegment.into()),
             (true, Some(_), false) => Err(Precondition::SegmentNotEmpty.into()),
             (true, Some(_), true) => Ok(()),
@@ -185,6 +213,8 @@ struct SegmentRow {
     active: Option<bool>,
     created_at: Option<OffsetDateTime>,
     updated_at: Option<OffsetDateTime>,
+    external_id: Option<String>,
+    revision: Option<Uuid>,
     /// As in [`ListRow`]; only in lists.
     has_next: Option<bool>,
 }
@@ -202,6 +232,8 @@ impl SegmentRow {
             active: self.active?,
             created_at: self.created_at?,
             updated_at: self.updated_at?,
+            external_id: self.external_id,
+            revision: self.revision,
         })
     }
 }
@@ -231,9 +263,14 @@ async fn upsert_row(
         r#"
         WITH target AS (
             -- The existing segment, if there is one.
-            SELECT id, slug FROM segments WHERE tenant_id = $1 AND id = $2::uuid
+            SELECT id, slug, revision, external_id FROM segments WHERE tenant_id = $1 AND id = $2::uuid
              UNION ALL
-            SELECT id, slug FROM segments WHERE tenant_id = $1 AND slug = $3 AND $2 IS NULL
+            SELECT id, slug, revision, external_id FROM segments
+             WHERE tenant_id = $1 AND external_id = $15::text AND $2 IS NULL
+             UNION ALL
+            SELECT id, slug, revision, external_id FROM segments
+             WHERE tenant_id = $1 AND slug = $3 AND $2 IS NULL
+               AND NOT EXISTS (SELECT FROM segments AS other WHERE other.tenant_id = $1 AND other.external_id = $15)
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,
@@ -245,10 +282,16 @@ async fn upsert_row(
             SELECT (SELECT id FROM target) AS target_id,
                    CASE
                        WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
-                       WHEN NOT EXISTS (SELECT FROM target) AND $4::text IS NULL THEN 'INCOMPLETE'
+                       WHEN $14::uuid IS NOT NULL
+                            AND NOT EXISTS (SELECT FROM target WHERE coalesce(revision, id) = $14) THEN 'ETAG_MISMATCH'
+                       WHEN NOT EXISTS (SELECT FROM target) AND ($4::text IS NULL OR coalesce($3, $7::text) IS NULL)
+                           THEN 'INCOMPLETE'
                        WHEN EXISTS (SELECT FROM target WHERE slug = $5 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
+                       WHEN (SELECT external_id FROM target) <> $15 THEN 'EXTERNAL_ID_SET'
+                       WHEN (SELECT id FROM segments WHERE tenant_id = $1 AND external_id = $15)
+                            <> (SELECT id FROM target) THEN 'EXTERNAL_ID_TAKEN'
                        WHEN (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $3) <> (SELECT id FROM target)
-                           THEN 'SLUG_TAKEN'
+                           THEN CASE WHEN $2 IS NULL THEN 'EXTERNAL_ID_TAKEN' ELSE 'SLUG_TAKEN' END
                        WHEN NOT EXISTS (SELECT FROM target) AND (SELECT segment_count FROM usage) >= $13
                            THEN 'QUOTA_EXCEEDED'
                    END AS error
@@ -257,14 +300,14 @@ async fn upsert_row(
         ), inserted AS (
             -- The new segment. Without a sort order it follows all others.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                  created_at, updated_at)
+                                  created_at, updated_at, external_id)
             SELECT $1, $6, coalesce($3, $7), $4, coalesce($8, $4), coalesce($9, ''),
                    coalesce($10::int4,
                             least(2147483647,
                                   coalesce((SELECT sort_order FROM segments WHERE tenant_id = $1
                                              ORDER BY sort_order DESC LIMIT 1), 0)::int8
                                   + 1))::int4,
-                   coalesce($11, true), $12, $12
+                   coalesce($11, true), $12, $12, $15
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
@@ -278,21 +321,21 @@ async fn upsert_row(
             UPDATE segments
                SET slug = coalesce($3, slug), name = coalesce($4, name), hero_title = coalesce($8, hero_title),
                    description = coalesce($9, description), sort_order = coalesce($10::int4, sort_order),
-                   active = coalesce($11, active), updated_at = $12
+                   active = coalesce($11, active), external_id = coalesce(external_id, $15), updated_at = $12
               FROM validated_item
              WHERE error IS NULL AND tenant_id = $1 AND id = target_id
                AND (coalesce($3, slug), coalesce($4, name), coalesce($8, hero_title), coalesce($9, description),
-                    coalesce($10::int4, sort_order), coalesce($11, active))
-                   IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active)
+                    coalesce($10::int4, sort_order), coalesce($11, active), coalesce(external_id, $15))
+                   IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active, external_id)
             RETURNING segments.*
         ), new_event AS (
             -- The table itself still shows its old state here.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
-            SELECT 'segment.created', $12, $1, $14::text, $15::text,
+            SELECT 'segment.created', $12, $1, $16::text, $17::text,
                    jsonb_build_object('segment_id', id, 'slug', slug, 'name', name)
               FROM inserted
              UNION ALL
-            SELECT 'segment.updated', $12, $1, $14, $15,
+            SELECT 'segment.updated', $12, $1, $16, $17,
                    jsonb_build_object('segment_id', updated.id)
                    || changed_columns(to_jsonb(previous), to_jsonb(updated))
               FROM updated
@@ -325,6 +368,8 @@ async fn upsert_row(
         upsert.active,
         now,
         i64::from(max_segments.get()),
+        upsert.etag.map(|etag| etag.revision),
+        upsert.external_id.as_ref().map(ExternalId::as_str),
         &*actor.event_caller(),
         actor.trace_id(),
     )

@@ -77,13 +77,13 @@ macro_rules! select_page {
             columns: r#", has_next AS "has_next!""#,
             from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
                           lead(true) OVER list IS NOT NULL AS has_next
-                     FROM (SELECT *, octet_length(name) + branding_bytes AS bytes
+                     FROM (SELECT *, octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0) AS bytes
                              FROM (" + $candidate $(+ $more)* + ") AS in_state
                             ORDER BY " + $order + "
                             LIMIT $6) AS candidate
                    WINDOW list AS (ORDER BY " + $order + ")) AS tenants
              -- OFFSET 0: the planner must not read all owners at once, which is less work while there are few.
-             LEFT JOIN LATERAL (SELECT email, email_verified_at FROM owners WHERE tenant_id = tenants.id OFFSET 0)
+             LEFT JOIN LATERAL (SELECT email, email_verified_at, revision FROM owners WHERE tenant_id = tenants.id OFFSET 0)
                     AS owners ON true
             WHERE bytes_before < $7
             ORDER BY " + $order,

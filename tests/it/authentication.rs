@@ -139,7 +139,11 @@ async fn a_tenant_key_grants_access_to_the_catalog_of_its_own_tenant_only() {
         let error = list(foreign, &tenant.secret_key).await.unwrap_err();
         assert_eq!((error.code(), reason(&error).as_str()), (Code::PermissionDenied, "PERMISSION_DENIED"));
     }
-    let request = GetPackageRequest { tenant_id: other.id.clone(), package_id: other.package_ids[0].clone() };
+    let request = GetPackageRequest {
+        tenant_id: other.id.clone(),
+        package_id: other.package_ids[0].clone(),
+        ..Default::default()
+    };
     let error = closed.catalog.clone().get_package(with_bearer(request, Some(&tenant.secret_key))).await.unwrap_err();
     assert_eq!(error.code(), Code::PermissionDenied);
 

@@ -47,7 +47,10 @@ async fn call(fixture: &Fixture, tenant: &NewTenant, number: usize, deadline: Op
         2 => {
             let package_id = tenant.package_ids[number / 4 % tenant.package_ids.len()].clone();
             catalog
-                .delete_package(with_deadline(deadline, DeletePackageRequest { tenant_id, package_id }))
+                .delete_package(with_deadline(
+                    deadline,
+                    DeletePackageRequest { tenant_id, package_id, ..Default::default() },
+                ))
                 .await
                 .map(drop)
         }

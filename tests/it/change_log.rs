@@ -129,7 +129,7 @@ impl Calls {
         }
         self.expect("TenantProvisioning/ReactivateTenant", "Reactivated tenant", self.tenant_id());
         for _ in 0..2 {
-            let request = DeleteTenantRequest { tenant_id: self.tenant_id() };
+            let request = DeleteTenantRequest { tenant_id: self.tenant_id(), ..Default::default() };
             self.provisioning.delete_tenant(request).await.unwrap();
         }
         self.expect("TenantProvisioning/DeleteTenant", "Deleted tenant", self.tenant_id());
@@ -231,7 +231,8 @@ impl Calls {
             let id = &result.package.as_ref().unwrap().id;
             self.expect("PackageCatalog/BatchUpsertPackages", "Created package", id);
         }
-        let deletion = DeletePackageRequest { tenant_id: self.tenant_id(), package_id: id.clone() };
+        let deletion =
+            DeletePackageRequest { tenant_id: self.tenant_id(), package_id: id.clone(), ..Default::default() };
         self.catalog.delete_package(deletion).await.unwrap();
         self.expect("PackageCatalog/DeletePackage", "Deleted package", id);
     }
@@ -247,7 +248,8 @@ impl Calls {
         }
         self.expect("PackageCatalog/UpsertSegment", "Created segment", &id);
         self.expect("PackageCatalog/UpsertSegment", "Updated segment", &id);
-        let deletion = DeleteSegmentRequest { tenant_id: self.tenant_id(), segment_id: id.clone() };
+        let deletion =
+            DeleteSegmentRequest { tenant_id: self.tenant_id(), segment_id: id.clone(), ..Default::default() };
         self.catalog.delete_segment(deletion).await.unwrap();
         self.expect("PackageCatalog/DeleteSegment", "Deleted segment", id);
     }
@@ -271,7 +273,10 @@ impl Calls {
         let tenant_id = self.provisioning.create_fully_provisioned(named("purged")).await.unwrap();
         let tenant_id = tenant_id.into_inner().tenant.unwrap().id;
         self.expect("TenantProvisioning/CreateFullyProvisioned", "Fully provisioned new tenant", &tenant_id);
-        self.provisioning.delete_tenant(DeleteTenantRequest { tenant_id: tenant_id.clone() }).await.unwrap();
+        self.provisioning
+            .delete_tenant(DeleteTenantRequest { tenant_id: tenant_id.clone(), etag: None })
+            .await
+            .unwrap();
         self.expect("TenantProvisioning/DeleteTenant", "Deleted tenant", &tenant_id);
         let request = PurgeTenantRequest { tenant_id: tenant_id.clone(), confirm_slug: "purged".to_owned() };
         self.provisioning.purge_tenant(request).await.unwrap();

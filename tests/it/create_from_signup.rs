@@ -27,6 +27,7 @@ async fn a_signup_creates_the_same_tenant_as_create_fully_provisioned() {
         api_key_public: String::new(),
         created_at: None,
         updated_at: None,
+        etag: String::new(),
         owner_email: None,
         ..tenant
     };
@@ -38,6 +39,7 @@ async fn a_signup_creates_the_same_tenant_as_create_fully_provisioned() {
         tenant_id: String::new(),
         created_at: None,
         updated_at: None,
+        etag: String::new(),
         ..segment
     };
     assert_eq!(signup.segment.clone().map(comparable_segment), admin.segment.map(comparable_segment));
@@ -47,6 +49,7 @@ async fn a_signup_creates_the_same_tenant_as_create_fully_provisioned() {
         segment_id: String::new(),
         created_at: None,
         updated_at: None,
+        etag: String::new(),
         ..package.clone()
     };
     let comparable_packages = |packages: &[Package]| packages.iter().map(comparable_package).collect::<Vec<_>>();

@@ -181,6 +181,7 @@ async fn all_violations_of_a_create_request_are_reported_together() {
             commission_percent: Some(101.0),
             request_id: Some("retry-1".to_owned()),
             validate_only: false,
+            external_id: None,
         })
         .await
         .unwrap_err();

@@ -30,7 +30,9 @@ async fn concurrent_deletes_of_all_packages_leave_one() {
     let mut calls = JoinSet::new();
     for package_id in tenant.package_ids.clone() {
         let (mut catalog, tenant_id) = (fixture.catalog.clone(), tenant.id.clone());
-        calls.spawn(async move { catalog.delete_package(DeletePackageRequest { tenant_id, package_id }).await });
+        calls.spawn(async move {
+            catalog.delete_package(DeletePackageRequest { tenant_id, package_id, ..Default::default() }).await
+        });
     }
     let responses = calls.join_all().await;
     assert_eq!(responses.iter().filter(|response| response.is_ok()).count(), 2);

@@ -17,7 +17,10 @@ async fn deleting_a_tenant_sets_deleted_at_once_and_is_idempotent() {
     let before = fixture.get(Identifier::TenantId(id.clone())).await.unwrap();
     fixture.advance_clock(Duration::minutes(1));
     let deleted = fixture.delete_tenant(&id).await.unwrap();
-    assert_eq!(deleted, Tenant { deleted_at: deleted.updated_at, updated_at: deleted.updated_at, ..before });
+    assert_eq!(
+        deleted,
+        Tenant { deleted_at: deleted.updated_at, updated_at: deleted.updated_at, etag: deleted.etag.clone(), ..before }
+    );
     assert!(deleted.deleted_at.is_some());
     fixture.advance_clock(Duration::minutes(1));
     assert_eq!(fixture.delete_tenant(&id).await.unwrap(), deleted);
@@ -57,7 +60,7 @@ async fn undeleting_a_tenant_restores_its_keys_and_catalog() {
     );
     fixture.delete_tenant(&tenant.id).await.unwrap();
     let restored = fixture.undelete_tenant(&tenant.id).await.unwrap();
-    assert_eq!(restored, Tenant { updated_at: restored.updated_at, ..before });
+    assert_eq!(restored, Tenant { updated_at: restored.updated_at, etag: restored.etag.clone(), ..before });
     assert_eq!(fixture.verify(&tenant.secret_key).await.verdict(), Verdict::Valid);
     let list = ListPackagesRequest { tenant_id: tenant.id, ..ListPackagesRequest::default() };
     assert_eq!(fixture.catalog.clone().list_packages(list).await.unwrap().into_inner().packages.len(), 3);

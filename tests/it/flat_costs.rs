@@ -251,7 +251,7 @@ async fn make_segment_call(call: CatalogCall, fixture: &Fixture, tenant: &NewTen
         CatalogCall::UpsertSegment => {
             let segment_id = Some(tenant.general_id.clone());
             fixture.upsert_segment(UpsertSegmentRequest { segment_id, ..upsert }).await.unwrap();
-            let get = GetSegmentRequest { tenant_id, segment_id: tenant.general_id.clone() };
+            let get = GetSegmentRequest { tenant_id, segment_id: tenant.general_id.clone(), ..Default::default() };
             catalog.get_segment(get).await.unwrap();
         }
         CatalogCall::ListSegments => {
@@ -260,7 +260,7 @@ async fn make_segment_call(call: CatalogCall, fixture: &Fixture, tenant: &NewTen
         }
         _ => {
             let segment_id = fixture.upsert_segment(upsert).await.unwrap().segment.unwrap().id;
-            catalog.delete_segment(DeleteSegmentRequest { tenant_id, segment_id }).await.unwrap();
+            catalog.delete_segment(DeleteSegmentRequest { tenant_id, segment_id, ..Default::default() }).await.unwrap();
         }
     }
 }

@@ -53,7 +53,7 @@ async fn batch_upsert(fixture: &Fixture, request: BatchUpsertPackagesRequest) ->
 }
 
 async fn delete_segment(fixture: &Fixture, tenant: &NewTenant, segment_id: String) {
-    let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id };
+    let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id, ..Default::default() };
     fixture.catalog.clone().delete_segment(request).await.unwrap();
 }
 

@@ -33,7 +33,7 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
     let (tenant_id, package_id) = (tenant.id.clone(), tenant.package_ids[0].clone());
     let mut catalog = fixture.catalog.clone();
     let create = new_request();
-    let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id };
+    let get = GetPackageRequest { tenant_id: tenant_id.clone(), package_id, ..Default::default() };
     let with_slug = UpsertPackageRequest { slug: Some("silver".to_owned()), ..gold(tenant) };
     let validate = UpsertPackageRequest { validate_only: Some(true), ..with_slug.clone() };
     let list = ListPackagesRequest { tenant_id: tenant_id.clone(), ..ListPackagesRequest::default() };
@@ -51,7 +51,7 @@ async fn measure_all(fixture: &Fixture, proxy: &Proxy, tenant: &NewTenant) -> Ve
         ("UpsertPackage with a generated slug", round_trips(proxy, fixture.upsert_package(gold(tenant))).await),
     ];
     let package_id = fixture.upsert_package(gold(tenant)).await.unwrap().package.unwrap().id;
-    let delete = DeletePackageRequest { tenant_id, package_id };
+    let delete = DeletePackageRequest { tenant_id, package_id, ..Default::default() };
     measured.push(("DeletePackage", round_trips(proxy, catalog.delete_package(delete)).await));
     measured.push(("SetOwner", round_trips(proxy, fixture.set_owner(&tenant.id, BELLA, Some(PASSWORD))).await));
     measured.push(("VerifyPassword", round_trips(proxy, fixture.verify_password(BELLA, PASSWORD, None)).await));

@@ -22,12 +22,14 @@ fn weddings(tenant: &NewTenant) -> UpsertSegmentRequest {
 }
 
 async fn get_segment(fixture: &Fixture, tenant: &NewTenant, segment_id: &str) -> Result<Segment, Status> {
-    let request = GetSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+    let request =
+        GetSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned(), ..Default::default() };
     Ok(fixture.catalog.clone().get_segment(request).await?.into_inner().segment.unwrap())
 }
 
 async fn delete_segment(fixture: &Fixture, tenant: &NewTenant, segment_id: &str) -> Result<(), Status> {
-    let request = DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned() };
+    let request =
+        DeleteSegmentRequest { tenant_id: tenant.id.clone(), segment_id: segment_id.to_owned(), ..Default::default() };
     fixture.catalog.clone().delete_segment(request).await.map(drop)
 }
 
@@ -111,6 +113,7 @@ async fn a_repeated_segment_upsert_changes_nothing_and_an_update_changes_only_pr
         active: false,
         description: "All of them".to_owned(),
         updated_at: changed.updated_at,
+        etag: changed.etag.clone(),
         ..first.clone()
     };
     assert_eq!(changed, expected);

@@ -22,7 +22,10 @@ async fn suspending_and_reactivating_a_tenant_are_idempotent() {
     assert_eq!(reactivate(&fixture, &id).await.unwrap(), before, "the tenant is already active");
     fixture.advance_clock(Duration::minutes(1));
     let suspended = fixture.suspend_tenant(&id).await.unwrap();
-    assert_eq!(suspended, Tenant { is_active: false, updated_at: suspended.updated_at, ..before.clone() });
+    assert_eq!(
+        suspended,
+        Tenant { is_active: false, updated_at: suspended.updated_at, etag: suspended.etag.clone(), ..before.clone() }
+    );
     assert_ne!(suspended.updated_at, before.updated_at);
     fixture.advance_clock(Duration::minutes(1));
     assert_eq!(fixture.suspend_tenant(&id).await.unwrap(), suspended);

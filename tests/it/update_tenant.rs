@@ -36,13 +36,17 @@ async fn an_update_changes_present_fields_of_a_tenant_and_no_others() {
 
     let named =
         update(&fixture, UpdateTenantRequest { name: Some(" Bella ".to_owned()), ..request(&id) }).await.unwrap();
-    let expected = Tenant { name: "Bella".to_owned(), updated_at: named.updated_at, ..before };
+    let expected =
+        Tenant { name: "Bella".to_owned(), updated_at: named.updated_at, etag: named.etag.clone(), ..before };
     assert_eq!(named, expected);
     assert!(named.updated_at.unwrap().seconds >= named.created_at.unwrap().seconds + 60);
 
     let zero = UpdateTenantRequest { commission_percent: Some(0.0), ..request(&id) };
     let changed = update(&fixture, zero).await.unwrap();
-    assert_eq!(changed, Tenant { commission_percent: 0.0, updated_at: changed.updated_at, ..expected });
+    assert_eq!(
+        changed,
+        Tenant { commission_percent: 0.0, updated_at: changed.updated_at, etag: changed.etag.clone(), ..expected }
+    );
 
     let both = UpdateTenantRequest { name: Some("B".to_owned()), commission_percent: Some(12.34), ..request(&id) };
     let changed = update(&fixture, both).await.unwrap();
@@ -150,4 +154,53 @@ async fn updating_a_deleted_or_unknown_tenant_is_not_found() {
         let error = update(&fixture, rename).await.unwrap_err();
         assert_eq!((error.code(), reason(&error).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     }
+}
+
+#[tokio::test]
+async fn a_branding_patch_changes_the_members_that_it_names_and_removes_those_that_are_null() {
+    let fixture = Fixture::start().await;
+    let id = fixture.tenant("bella-weddings").await.id;
+    let colors = |members: Struct| object([("colors", Kind::StructValue(members))]);
+    let stored = colors(object([("primary", text("red")), ("accent", text("blue"))]));
+    update(&fixture, UpdateTenantRequest { branding: Some(stored), ..request(&id) }).await.unwrap();
+
+    let patch = colors(object([("primary", text("green")), ("accent", Kind::NullValue(0))]));
+    let patch = UpdateTenantRequest { branding_patch: Some(patch), ..request(&id) };
+    let patched = update(&fixture, patch.clone()).await.unwrap();
+    assert_eq!(patched.branding, Some(colors(object([("primary", text("green"))]))));
+    assert_eq!(fixture.get(Identifier::TenantId(id.clone())).await.unwrap(), patched);
+    assert_eq!(update(&fixture, patch.clone()).await.unwrap(), patched, "a repeat changes nothing");
+
+    let renamed = UpdateTenantRequest { name: Some("Bella".to_owned()), etag: Some(patched.etag), ..patch.clone() };
+    let changed = update(&fixture, renamed.clone()).await.unwrap();
+    assert_eq!((changed.name.as_str(), changed.branding), ("Bella", patched.branding));
+    let outdated = update(&fixture, renamed).await.unwrap_err();
+    assert_eq!((outdated.code(), reason(&outdated).as_str()), (Code::Aborted, "ETAG_MISMATCH"));
+    let both = update(&fixture, UpdateTenantRequest { branding: Some(Struct::default()), ..patch.clone() }).await;
+    assert_eq!(violations(&both.unwrap_err()), [("branding_patch".to_owned(), "BAD_FORMAT".to_owned())]);
+
+    let large = object([("text", text(&"x".repeat(65_000)))]);
+    update(&fixture, UpdateTenantRequest { branding: Some(large), ..request(&id) }).await.unwrap();
+    let more = object([("more", text(&"x".repeat(1_000)))]);
+    let too_long = update(&fixture, UpdateTenantRequest { branding_patch: Some(more), ..request(&id) }).await;
+    assert_eq!(violations(&too_long.unwrap_err()), [("branding_patch".to_owned(), "TOO_LONG".to_owned())]);
+
+    fixture.delete_tenant(&id).await.unwrap();
+    assert_eq!(update(&fixture, patch).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn concurrent_patches_of_one_branding_are_all_applied() {
+    let fixture = Fixture::start().await;
+    let id = fixture.tenant("bella-weddings").await.id;
+    let names = ["a", "b", "c", "d"];
+    let patches = names.map(|name| {
+        let branding_patch = Some(object([(name, text(name))]));
+        update(&fixture, UpdateTenantRequest { branding_patch, ..request(&id) })
+    });
+    for result in futures_util::future::join_all(patches).await {
+        result.unwrap();
+    }
+    let branding = fixture.get(Identifier::TenantId(id)).await.unwrap().branding;
+    assert_eq!(branding, Some(object(names.map(|name| (name, text(name))))));
 }

@@ -45,6 +45,7 @@ impl Row {
             slug: self.slug.clone(),
             name: self.name.clone(),
             commission: self.commission,
+            external_id: None,
             request_id: Some(journal.request_id(self.slug.as_str())?),
             validate_only: false,
         })

@@ -5,14 +5,14 @@
 
 use std::collections::HashSet;
 
-use super::action;
+use super::{action, etag};
 use crate::{
     domain::{
-        BookingType, Description, DisplayName, InvalidValue, PackageId, Price, Reason, SegmentId, Slug, SlugStem,
-        TenantId, Violations,
+        BookingType, Description, DisplayName, ExternalId, InvalidValue, Package, PackageId, Price, Reason, Segment,
+        SegmentId, Slug, SlugStem, TenantId, Violations,
         catalog::{
-            ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert, UpsertPackage, UpsertTarget,
-            UpsertedPackage,
+            CatalogIdentifier, Deletion, ListPackages, ListSegments, PackageFilter, PackageUpsert, SegmentUpsert,
+            UpsertPackage, UpsertSegment, UpsertTarget, Upserted,
         },
         paging::PageSize,
     },
@@ -42,6 +42,8 @@ impl TryFrom<pb::UpsertPackageRequest> for (TenantId, UpsertPackage) {
             grouping_order: request.grouping_order,
             segment_id: request.segment_id,
             validate_only: None,
+            etag: request.etag,
+            external_id: request.external_id,
         };
         let upsert = fields.check_nested("", PackageUpsert::try_from(item));
         let validate_only = request.validate_only.unwrap_or_default();
@@ -49,14 +51,33 @@ impl TryFrom<pb::UpsertPackageRequest> for (TenantId, UpsertPackage) {
     }
 }
 
-impl From<UpsertedPackage> for pb::UpsertPackageResponse {
-    fn from(upserted: UpsertedPackage) -> Self {
-        let UpsertedPackage { result, dry_run } = upserted;
+impl From<Upserted<Segment>> for pb::UpsertSegmentResponse {
+    fn from(upserted: Upserted<Segment>) -> Self {
+        let Upserted { result, dry_run } = upserted;
+        let mut segment = pb::Segment::from(result.item);
+        if dry_run {
+            // What only a stored segment has.
+            segment.etag.clear();
+            if result.created {
+                segment.id.clear();
+                (segment.created_at, segment.updated_at) = (None, None);
+            }
+        }
+        Self { action: action(result.created).into(), segment: Some(segment) }
+    }
+}
+
+impl From<Upserted<Package>> for pb::UpsertPackageResponse {
+    fn from(upserted: Upserted<Package>) -> Self {
+        let Upserted { result, dry_run } = upserted;
         let mut package = pb::Package::from(result.item);
-        if dry_run && result.created {
+        if dry_run {
             // What only a stored package has.
-            package.id.clear();
-            (package.created_at, package.updated_at) = (None, None);
+            package.etag.clear();
+            if result.created {
+                package.id.clear();
+                (package.created_at, package.updated_at) = (None, None);
+            }
         }
         Self {
             action: action(result.created).into(),
@@ -79,7 +100,7 @@ impl TryFrom<pb::BatchUpsertPackagesRequest> for (TenantId, Vec<PackageUpsert>) 
             fields.add("packages", InvalidValue::new(Reason::TooLong, "must have at most 500 packages"));
             return Err(fields);
         }
-        let (mut ids, mut slugs) = (HashSet::new(), HashSet::new());
+        let (mut ids, mut slugs, mut external_ids) = (HashSet::new(), HashSet::new(), HashSet::new());
         let mut upserts = Vec::with_capacity(request.packages.len());
         for (index, item) in request.packages.into_iter().enumerate() {
             let path = format!("packages[{index}].");
@@ -90,6 +111,9 @@ impl TryFrom<pb::BatchUpsertPackagesRequest> for (TenantId, Vec<PackageUpsert>) 
             }
             if upsert.target.slug().is_some_and(|slug| !slugs.insert(slug.to_owned())) {
                 fields.add(format!("{path}slug"), duplicate());
+            }
+            if upsert.external_id.clone().is_some_and(|id| !external_ids.insert(id)) {
+                fields.add(format!("{path}external_id"), duplicate());
             }
             upserts.push(upsert);
         }
@@ -118,12 +142,14 @@ impl TryFrom<pb::PackageUpsert> for PackageUpsert {
         let slug = non_empty(item.slug).map(|slug| fields.check("slug", Slug::parse(&slug)));
         let name = name.or(title).map(|name| fields.check(name_field, DisplayName::parse(&name)));
         let description = fields.check_optional("description", item.description, |text| Description::parse(&text));
-        let can_only_create = package_id.is_none() && slug.as_ref().is_none_or(Option::is_none);
+        let external_id = external_id(&mut fields, item.external_id);
+        let can_only_create =
+            package_id.is_none() && slug.as_ref().is_none_or(Option::is_none) && external_id.is_none();
         let is_price_missing = can_only_create && base_price.is_none();
         let base_price = fields.check_optional(price_field, base_price, Price::parse);
         let booking_type = fields.check("booking_type", booking_type(item.booking_type));
         let segment_id = fields.check_optional("segment_id", non_empty(item.segment_id), |id| SegmentId::parse(&id));
-        let target = target(&mut fields, name_field, package_id, slug, name.as_ref());
+        let target = target(&mut fields, name_field, package_id, slug, external_id.as_ref(), name.as_ref());
         if is_price_missing {
             fields.add("base_price", InvalidValue::missing());
         }
@@ -137,6 +163,8 @@ impl TryFrom<pb::PackageUpsert> for PackageUpsert {
                 active: item.active,
                 grouping_order: item.grouping_order,
                 segment_id,
+                external_id: external_id.flatten(),
+                etag: etag(item.etag),
             })
         })
     }
@@ -161,7 +189,7 @@ impl TryFrom<pb::ListPackagesRequest> for (TenantId, ListPackages) {
     }
 }
 
-impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, SegmentUpsert) {
+impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, UpsertSegment) {
     type Error = Violations;
 
     fn try_from(request: pb::UpsertSegmentRequest) -> Result<Self, Violations> {
@@ -173,7 +201,8 @@ impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, SegmentUpsert) {
         let hero_title = non_empty(request.hero_title);
         let hero_title = fields.check_optional("hero_title", hero_title, |title| DisplayName::parse(&title));
         let description = fields.check_optional("description", request.description, |text| Description::parse(&text));
-        let target = target(&mut fields, "name", segment_id, slug, name.as_ref());
+        let external_id = external_id(&mut fields, request.external_id);
+        let target = target(&mut fields, "name", segment_id, slug, external_id.as_ref(), name.as_ref());
         fields.into_result(|| {
             let upsert = SegmentUpsert {
                 target: target?,
@@ -182,8 +211,11 @@ impl TryFrom<pb::UpsertSegmentRequest> for (TenantId, SegmentUpsert) {
                 description,
                 sort_order: request.sort_order,
                 active: request.active,
+                external_id: external_id.flatten(),
+                etag: etag(request.etag),
             };
-            Some((tenant_id?, upsert))
+            let validate_only = request.validate_only.unwrap_or_default();
+            Some((tenant_id?, UpsertSegment { upsert, validate_only }))
         })
     }
 }
@@ -196,27 +228,90 @@ impl TryFrom<pb::ListSegmentsRequest> for (TenantId, ListSegments) {
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
         let after = tenant_id.and_then(|tenant_id| {
-            fields.check("page_token", ListSegments::page_token_scope(tenant_id).decode(&request.page_token))
+            let scope = ListSegments::page_token_scope(tenant_id, request.active);
+            fields.check("page_token", scope.decode(&request.page_token))
         });
-        fields.into_result(|| Some((tenant_id?, ListSegments { size: size?, after: after? })))
+        fields.into_result(|| Some((tenant_id?, ListSegments { active: request.active, size: size?, after: after? })))
     }
+}
+
+/// Implements `TryFrom` for the requests of reads.
+macro_rules! reads_from_requests {
+    ($($request:ident { $field:ident: $id:ident })+) => {$(
+        impl TryFrom<pb::$request> for (TenantId, CatalogIdentifier<$id>) {
+            type Error = Violations;
+
+            fn try_from(request: pb::$request) -> Result<Self, Violations> {
+                let mut fields = Violations::default();
+                let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+                let id = non_empty(Some(request.$field));
+                let (slug, external_id) = (non_empty(request.slug), non_empty(request.external_id));
+                let field = stringify!($field);
+                let identifier = match (id, slug, external_id) {
+                    (Some(id), None, None) => fields.check(field, $id::parse(&id)).map(CatalogIdentifier::Id),
+                    (None, Some(slug), None) => fields.check("slug", Slug::parse(&slug)).map(CatalogIdentifier::Slug),
+                    (None, None, Some(id)) => {
+                        fields.check("external_id", ExternalId::parse(&id)).map(CatalogIdentifier::ExternalId)
+                    }
+                    (None, None, None) => fields.check(field, Err(InvalidValue::missing())),
+                    _ => {
+                        let description = "must be the only one of the id, slug and external_id";
+                        fields.check(field, Err(InvalidValue::new(Reason::BadFormat, description)))
+                    }
+                };
+                fields.into_result(|| Some((tenant_id?, identifier?)))
+            }
+        }
+    )+};
+}
+
+reads_from_requests! {
+    GetPackageRequest { package_id: PackageId }
+    GetSegmentRequest { segment_id: SegmentId }
+}
+
+/// Implements `TryFrom` for the requests of deletions.
+macro_rules! deletions_from_requests {
+    ($($request:ident { $field:ident: $id:ident })+) => {$(
+        impl TryFrom<pb::$request> for (TenantId, Deletion<$id>) {
+            type Error = Violations;
+
+            fn try_from(request: pb::$request) -> Result<Self, Violations> {
+                let mut fields = Violations::default();
+                let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+                let id = fields.check(stringify!($field), $id::parse(&request.$field));
+                let (etag, allow_missing) = (etag(request.etag), request.allow_missing);
+                fields.into_result(|| Some((tenant_id?, Deletion { id: id?, etag, allow_missing })))
+            }
+        }
+    )+};
+}
+
+deletions_from_requests! {
+    DeletePackageRequest { package_id: PackageId }
+    DeleteSegmentRequest { segment_id: SegmentId }
 }
 
 /// Returns the target of an upsert, or adds what is missing for one. In each argument, the outer option is the presence of
 /// the field and the inner one its value, `None` if its violation was already added.
 ///
-/// An upsert without an id and a valid slug can only create, and then needs a name.
+/// An upsert without an id, an external id and a valid slug can only create, and then needs a name.
 #[expect(clippy::option_option, reason = "presence and validity differ")]
 fn target<Id>(
     fields: &mut Violations,
     name_field: &str,
     id: Option<Option<Id>>,
     slug: Option<Option<Slug>>,
+    external_id: Option<&Option<ExternalId>>,
     name: Option<&Option<DisplayName>>,
 ) -> Option<UpsertTarget<Id>> {
     match (id, slug, name) {
         (Some(id), slug, _) => Some(UpsertTarget::ById(id?, slug.flatten())),
         (None, Some(Some(slug)), _) => Some(UpsertTarget::BySlug(slug)),
+        (None, None, name) if external_id.is_some() => {
+            let stem = name.and_then(Option::as_ref).and_then(|name| SlugStem::from_name(name.as_str()).ok());
+            Some(UpsertTarget::ByExternalId(stem))
+        }
         (None, _, None) => fields.check(name_field, Err(InvalidValue::missing())),
         (None, None, Some(name)) => {
             fields.check(name_field, SlugStem::from_name(name.as_ref()?.as_str())).map(UpsertTarget::New)
@@ -224,6 +319,11 @@ fn target<Id>(
         // The violation is the invalid slug, whatever slug the name would give.
         (None, Some(None), Some(_)) => None,
     }
+}
+
+#[expect(clippy::option_option, reason = "presence and validity differ")]
+fn external_id(fields: &mut Violations, text: Option<String>) -> Option<Option<ExternalId>> {
+    non_empty(text).map(|id| fields.check("external_id", ExternalId::parse(&id)))
 }
 
 /// An empty text counts as absent.

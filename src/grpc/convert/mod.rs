@@ -21,8 +21,8 @@ use time::OffsetDateTime;
 use super::pb;
 use crate::{
     domain::{
-        ApiKey, BookingType, Package, PackageId, PublicKey, Segment, SegmentId, Tenant, TenantId, Violations,
-        api_key::AddedApiKey, catalog::UpsertResult, paging::Page, provisioning::CreateOutcome, tenant::ListedTenants,
+        ApiKey, BookingType, Etag, Package, PublicKey, Segment, Tenant, TenantId, Violations, api_key::AddedApiKey,
+        catalog::UpsertResult, paging::Page, provisioning::CreateOutcome, tenant::ListedTenants,
     },
     error,
 };
@@ -48,14 +48,9 @@ macro_rules! identifiers_from_requests {
 identifiers_from_requests! {
     SuspendTenantRequest { tenant_id: TenantId } => TenantId;
     ReactivateTenantRequest { tenant_id: TenantId } => TenantId;
-    DeleteTenantRequest { tenant_id: TenantId } => TenantId;
     UndeleteTenantRequest { tenant_id: TenantId } => TenantId;
     RepairTenantRequest { tenant_id: TenantId } => TenantId;
     RevokeApiKeyRequest { tenant_id: TenantId, public_key: PublicKey } => (TenantId, PublicKey);
-    GetPackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
-    DeletePackageRequest { tenant_id: TenantId, package_id: PackageId } => (TenantId, PackageId);
-    GetSegmentRequest { tenant_id: TenantId, segment_id: SegmentId } => (TenantId, SegmentId);
-    DeleteSegmentRequest { tenant_id: TenantId, segment_id: SegmentId } => (TenantId, SegmentId);
 }
 
 /// Implements `From` for messages that consist of an output of a service.
@@ -111,16 +106,17 @@ messages_from_outputs! {
         next_page_token: page.next_page_token
     };
     _nothing: () => DeletePackageResponse {};
-    result: UpsertResult<Segment> => UpsertSegmentResponse {
-        segment: Some(result.item.into()),
-        action: action(result.created).into()
-    };
     segment: Segment => GetSegmentResponse { segment: Some(segment.into()) };
     page: Page<Segment> => ListSegmentsResponse {
         segments: convert(page.items),
         next_page_token: page.next_page_token
     };
     _nothing: () => DeleteSegmentResponse {};
+}
+
+/// Reads an optional etag. The empty text counts as absent: no resource has it, and some clients send every field.
+fn etag(text: Option<String>) -> Option<Etag> {
+    text.filter(|text| !text.is_empty()).map(|text| Etag::parse(&text))
 }
 
 /// Returns the empty text for a secret that can no longer be returned.
@@ -138,6 +134,7 @@ const fn action(created: bool) -> pb::UpsertAction {
 
 impl From<Segment> for pb::Segment {
     fn from(segment: Segment) -> Self {
+        let etag = segment.etag().to_string();
         Self {
             id: segment.id.to_string(),
             tenant_id: segment.tenant_id.to_string(),
@@ -149,12 +146,15 @@ impl From<Segment> for pb::Segment {
             active: segment.active,
             created_at: Some(timestamp(segment.created_at)),
             updated_at: Some(timestamp(segment.updated_at)),
+            etag,
+            external_id: segment.external_id,
         }
     }
 }
 
 impl From<Package> for pb::Package {
     fn from(package: Package) -> Self {
+        let etag = package.etag().to_string();
         let booking_type = match package.booking_type {
             BookingType::Date => pb::BookingType::Date,
             BookingType::Timeslot => pb::BookingType::Timeslot,
@@ -172,6 +172,8 @@ impl From<Package> for pb::Package {
             active: package.active,
             created_at: Some(timestamp(package.created_at)),
             updated_at: Some(timestamp(package.updated_at)),
+            etag,
+            external_id: package.external_id,
         }
     }
 }
@@ -187,7 +189,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::response_size::packages_response_bytes;
+    use crate::domain::{PackageId, SegmentId, response_size::packages_response_bytes};
 
     #[test]
     fn the_estimated_size_of_a_batch_response_is_an_upper_bound() {
@@ -206,6 +208,8 @@ mod tests {
                 active: true,
                 created_at: year_9999,
                 updated_at: year_9999,
+                external_id: (text_length > 0).then(|| "e".repeat(text_length.min(1_020))),
+                revision: Some(Uuid::max()),
             };
             let results = vec![UpsertResult { created: true, item: package, previous: None }; 500];
             let bound = packages_response_bytes(results.iter().map(|result| &result.item));

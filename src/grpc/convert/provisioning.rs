@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 use super::convert;
 use crate::{
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, Password, RequestId, SignupForm, SignupSlug,
-        SlugStem, TenantSlug, Violations, defaults,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, ExternalId, Password, RequestId, SignupForm,
+        SignupSlug, SlugStem, TenantSlug, Violations, defaults,
         provisioning::{CreateOutcome, CreateResult},
     },
     grpc::pb,
@@ -22,12 +22,14 @@ impl TryFrom<pb::CreateFullyProvisionedRequest> for CreateFullyProvisioned {
         let name = fields.check("name", DisplayName::parse(&request.name));
         let commission =
             fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
+        let external_id = fields.check_optional("external_id", request.external_id, |id| ExternalId::parse(&id));
         let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
         fields.into_result(|| {
             Some(Self {
                 slug: slug?,
                 name: name?,
                 commission: commission.unwrap_or(defaults::COMMISSION),
+                external_id,
                 request_id,
                 validate_only: request.validate_only,
             })
@@ -70,15 +72,15 @@ impl From<CreateOutcome> for pb::CreateFullyProvisionedResponse {
 fn clear_generated_fields(response: &mut pb::CreateFullyProvisionedResponse) {
     response.secret_key.clear();
     if let Some(tenant) = &mut response.tenant {
-        (tenant.id, tenant.api_key_public) = Default::default();
+        (tenant.id, tenant.api_key_public, tenant.etag) = Default::default();
         (tenant.created_at, tenant.updated_at, tenant.deleted_at) = Default::default();
     }
     if let Some(segment) = &mut response.segment {
-        (segment.id, segment.tenant_id) = Default::default();
+        (segment.id, segment.tenant_id, segment.etag) = Default::default();
         (segment.created_at, segment.updated_at) = Default::default();
     }
     for package in &mut response.packages {
-        (package.id, package.tenant_id, package.segment_id) = Default::default();
+        (package.id, package.tenant_id, package.segment_id, package.etag) = Default::default();
         (package.created_at, package.updated_at) = Default::default();
     }
 }

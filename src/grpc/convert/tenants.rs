@@ -1,10 +1,10 @@
 //! Messages about existing tenants.
 
-use super::{branding, timestamp};
+use super::{branding, etag, timestamp};
 use crate::{
     domain::{
-        CommissionPercent, DisplayName, InvalidValue, ListTenants, Reason, Slug, Tenant, TenantChange, TenantId,
-        TenantIdentifier, TenantUpdate, Violations,
+        BrandingPatch, CommissionPercent, DisplayName, Email, ExternalId, InvalidValue, ListTenants, PublicKey, Reason,
+        Slug, Tenant, TenantChange, TenantId, TenantIdentifier, TenantUpdate, UpdateTenant, Violations,
         paging::PageSize,
         tenant::{TenantFilter, TenantOrder},
     },
@@ -25,8 +25,18 @@ impl TryFrom<pb::GetTenantRequest> for TenantIdentifier {
             Some(Identifier::Slug(slug)) => {
                 fields.check_optional("slug", Some(slug), |slug| Slug::parse(&slug)).map(Self::Slug)
             }
+            Some(Identifier::ExternalId(id)) => {
+                fields.check_optional("external_id", Some(id), |id| ExternalId::parse(&id)).map(Self::ExternalId)
+            }
+            Some(Identifier::PublicKey(key)) => {
+                fields.check_optional("public_key", Some(key), |key| PublicKey::parse(&key)).map(Self::PublicKey)
+            }
+            Some(Identifier::OwnerEmail(email)) => {
+                fields.check_optional("owner_email", Some(email), |email| Email::parse(&email)).map(Self::OwnerEmail)
+            }
             None => {
-                let invalid = InvalidValue::new(Reason::MissingField, "is required: set tenant_id or slug");
+                let description = "is required: set tenant_id, slug, external_id, public_key or owner_email";
+                let invalid = InvalidValue::new(Reason::MissingField, description);
                 fields.check("identifier", Err(invalid))
             }
         };
@@ -59,21 +69,44 @@ fn order(newest_first: bool, slug_prefix: String) -> Result<TenantOrder, Invalid
     }
 }
 
-impl TryFrom<pb::UpdateTenantRequest> for (TenantId, TenantChange) {
+impl TryFrom<pb::UpdateTenantRequest> for (TenantId, UpdateTenant) {
     type Error = Violations;
 
     fn try_from(request: pb::UpdateTenantRequest) -> Result<Self, Violations> {
         let mut fields = Violations::default();
         let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
-        if request.name.is_none() && request.commission_percent.is_none() && request.branding.is_none() {
-            let description = "is required unless commission_percent or branding is set";
+        let has_change = request.name.is_some()
+            || request.commission_percent.is_some()
+            || request.branding.is_some()
+            || request.branding_patch.is_some()
+            || request.external_id.is_some();
+        if !has_change {
+            let description = "is required unless another field besides tenant_id and etag is set";
             fields.add("name", InvalidValue::new(Reason::MissingField, description));
         }
         let name = fields.check_optional("name", request.name, |name| DisplayName::parse(&name));
         let commission =
             fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
+        if request.branding.is_some() && request.branding_patch.is_some() {
+            let invalid = InvalidValue::new(Reason::BadFormat, "must not be set together with branding");
+            fields.add("branding_patch", invalid);
+        }
         let branding = fields.check_optional("branding", request.branding, |message| branding::parse(&message));
-        fields.into_result(|| Some((tenant_id?, TenantChange::Update(TenantUpdate { name, commission, branding }))))
+        let patch = |message| branding::parse(&message).map(BrandingPatch::new);
+        let branding_patch = fields.check_optional("branding_patch", request.branding_patch, patch);
+        let external_id = fields.check_optional("external_id", request.external_id, |id| ExternalId::parse(&id));
+        let update = TenantUpdate { name, commission, branding, external_id, etag: etag(request.etag) };
+        fields.into_result(|| Some((tenant_id?, UpdateTenant { update, branding_patch })))
+    }
+}
+
+impl TryFrom<pb::DeleteTenantRequest> for (TenantId, TenantChange) {
+    type Error = Violations;
+
+    fn try_from(request: pb::DeleteTenantRequest) -> Result<Self, Violations> {
+        let mut fields = Violations::default();
+        let tenant_id = fields.check("tenant_id", TenantId::parse(&request.tenant_id));
+        fields.into_result(|| Some((tenant_id?, TenantChange::Delete(etag(request.etag)))))
     }
 }
 
@@ -103,6 +136,8 @@ impl From<Tenant> for pb::Tenant {
             owner_email: tenant.owner_email,
             deleted_at: tenant.deleted_at.map(timestamp),
             owner_email_verified_at: tenant.owner_email_verified_at.map(timestamp),
+            etag: tenant.etag.to_string(),
+            external_id: tenant.external_id,
         }
     }
 }

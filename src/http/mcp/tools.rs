@@ -142,7 +142,11 @@ impl CatalogTool {
             GetSegments => {
                 let GetSegmentsArguments { page_token } = parse(arguments)?;
                 let page_token = page_token.unwrap_or_default();
-                (pb::ListSegmentsRequest { tenant_id, page_size: PAGE_SIZE, page_token }.encode_to_vec(), true)
+                (
+                    pb::ListSegmentsRequest { tenant_id, page_size: PAGE_SIZE, page_token, active: None }
+                        .encode_to_vec(),
+                    true,
+                )
             }
             GetPackages => {
                 let GetPackagesArguments { segment_id, active, page_token } = parse(arguments)?;

@@ -120,7 +120,11 @@ async fn tenant(target: &Target, end: Instant) -> Tally {
     while !tally.is_complete(end) {
         let list = ListPackagesRequest { tenant_id: tenant.id.clone(), ..ListPackagesRequest::default() };
         tally.add("ListPackages with a key", catalog.list_packages(with_bearer(list, key))).await;
-        let get = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
+        let get = GetPackageRequest {
+            tenant_id: tenant.id.clone(),
+            package_id: tenant.package_id.clone(),
+            ..Default::default()
+        };
         tally.add("GetPackage with a key", catalog.get_package(with_bearer(get, key))).await;
         let upsert = UpsertPackageRequest {
             tenant_id: tenant.id.clone(),

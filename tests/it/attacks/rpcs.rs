@@ -90,11 +90,11 @@ fn catalog_request(rpc: &str, target: &Target) -> Vec<u8> {
         }
         .encode_to_vec(),
         "BatchUpsertPackages" => batch_of_updates(&tenant_id, 497),
-        "GetPackage" => GetPackageRequest { tenant_id, package_id }.encode_to_vec(),
+        "GetPackage" => GetPackageRequest { tenant_id, package_id, ..Default::default() }.encode_to_vec(),
         "ListPackages" => {
             ListPackagesRequest { tenant_id, page_size: 500, ..ListPackagesRequest::default() }.encode_to_vec()
         }
-        "DeletePackage" => DeletePackageRequest { tenant_id, package_id }.encode_to_vec(),
+        "DeletePackage" => DeletePackageRequest { tenant_id, package_id, ..Default::default() }.encode_to_vec(),
         "UpsertSegment" => UpsertSegmentRequest {
             tenant_id,
             segment_id: Some(segment_id),
@@ -102,9 +102,9 @@ fn catalog_request(rpc: &str, target: &Target) -> Vec<u8> {
             ..UpsertSegmentRequest::default()
         }
         .encode_to_vec(),
-        "GetSegment" => GetSegmentRequest { tenant_id, segment_id }.encode_to_vec(),
+        "GetSegment" => GetSegmentRequest { tenant_id, segment_id, ..Default::default() }.encode_to_vec(),
         "ListSegments" => ListSegmentsRequest { tenant_id, ..ListSegmentsRequest::default() }.encode_to_vec(),
-        "DeleteSegment" => DeleteSegmentRequest { tenant_id, segment_id }.encode_to_vec(),
+        "DeleteSegment" => DeleteSegmentRequest { tenant_id, segment_id, ..Default::default() }.encode_to_vec(),
         _ => panic!("no request for {rpc}"),
     }
 }
@@ -133,7 +133,7 @@ fn provisioning_request(rpc: &str, target: &Target) -> Vec<u8> {
         }
         "SuspendTenant" => SuspendTenantRequest { tenant_id: other.id.clone() }.encode_to_vec(),
         "ReactivateTenant" => ReactivateTenantRequest { tenant_id }.encode_to_vec(),
-        "DeleteTenant" => DeleteTenantRequest { tenant_id: other.id.clone() }.encode_to_vec(),
+        "DeleteTenant" => DeleteTenantRequest { tenant_id: other.id.clone(), ..Default::default() }.encode_to_vec(),
         "UndeleteTenant" => UndeleteTenantRequest { tenant_id }.encode_to_vec(),
         // Repetitions are replayed: the tenant would soon have as many keys as it can.
         "CreateApiKey" => {

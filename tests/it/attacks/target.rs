@@ -220,7 +220,11 @@ impl Target {
 
     /// Calls with the tenant's key, so that the server knows it before an attack with unknown keys.
     async fn use_key(&self, tenant: &TenantWithKey) {
-        let get = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: tenant.package_id.clone() };
+        let get = GetPackageRequest {
+            tenant_id: tenant.id.clone(),
+            package_id: tenant.package_id.clone(),
+            ..Default::default()
+        };
         let mut catalog = PackageCatalogClient::new(self.channel(&self.service));
         catalog.get_package(with_bearer(get, self.key(tenant))).await.unwrap();
     }

@@ -151,6 +151,8 @@ pub fn single(tenant_id: &str, item: PackageUpsert) -> UpsertPackageRequest {
         grouping_order: item.grouping_order,
         segment_id: item.segment_id,
         validate_only: item.validate_only,
+        etag: item.etag,
+        external_id: item.external_id,
     }
 }
 

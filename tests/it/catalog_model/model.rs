@@ -33,7 +33,8 @@ pub trait CatalogEntity: Clone + Debug + PartialEq {
     fn slug(&self) -> &str;
     /// The times of the creation and of the last change.
     fn times(&self) -> (Option<Timestamp>, Option<Timestamp>);
-    /// The same entity with the id and the times of another.
+    fn etag(&self) -> &str;
+    /// The same entity with the id, the times and the etag of another.
     fn with_generated_fields_of(self, by: &Self) -> Self;
     fn of(tenant: &mut Tenant) -> &mut Vec<Self>;
 }
@@ -57,8 +58,13 @@ macro_rules! impl_catalog_entity {
                 (self.created_at, self.updated_at)
             }
 
+            fn etag(&self) -> &str {
+                &self.etag
+            }
+
             fn with_generated_fields_of(self, by: &Self) -> Self {
-                Self { id: by.id.clone(), created_at: by.created_at, updated_at: by.updated_at, ..self }
+                let (id, etag) = (by.id.clone(), by.etag.clone());
+                Self { id, created_at: by.created_at, updated_at: by.updated_at, etag, ..self }
             }
 
             fn of(tenant: &mut Tenant) -> &mut Vec<Self> {

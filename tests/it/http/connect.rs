@@ -84,6 +84,7 @@ async fn a_message_without_fields_is_empty_in_protobuf_and_an_empty_object_in_js
     let request = turnkey::grpc::pb::DeletePackageRequest {
         tenant_id: tenant.id.clone(),
         package_id: tenant.package_ids[1].clone(),
+        ..Default::default()
     };
     let binary = post(http, &format!("{CATALOG}/DeletePackage"), "application/proto", request.encode_to_vec()).await;
     assert_eq!((binary.status, binary.body.len()), (StatusCode::OK, 0));

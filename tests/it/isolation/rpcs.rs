@@ -23,31 +23,38 @@ use crate::support::{
 };
 
 /// Every RPC of `PackageCatalog`, with every field that can identify a part of a tenant.
-const IDENTIFIERS: [(&str, &str); 15] = [
+const IDENTIFIERS: [(&str, &str); 22] = [
     ("UpsertPackage", "package_id"),
     ("UpsertPackage", "segment_id"),
     ("UpsertPackage", "slug"),
+    ("UpsertPackage", "external_id"),
     ("BatchUpsertPackages", "packages.package_id"),
     ("BatchUpsertPackages", "packages.segment_id"),
     ("BatchUpsertPackages", "packages.slug"),
+    ("BatchUpsertPackages", "packages.external_id"),
     ("GetPackage", "package_id"),
+    ("GetPackage", "slug"),
+    ("GetPackage", "external_id"),
     ("ListPackages", "segment_id"),
     ("ListPackages", "page_token"),
     ("DeletePackage", "package_id"),
     ("UpsertSegment", "segment_id"),
     ("UpsertSegment", "slug"),
+    ("UpsertSegment", "external_id"),
     ("GetSegment", "segment_id"),
+    ("GetSegment", "slug"),
+    ("GetSegment", "external_id"),
     ("ListSegments", "page_token"),
     ("DeleteSegment", "segment_id"),
 ];
 
 /// Text fields that identify no part of a tenant.
-const OTHER_TEXT_FIELDS: [&str; 5] = ["tenant_id", "name", "title", "hero_title", "description"];
+const OTHER_TEXT_FIELDS: [&str; 6] = ["tenant_id", "name", "title", "hero_title", "description", "etag"];
 
 /// A tenant with four packages, and a second, empty segment.
 struct Tenant {
     id: String,
-    /// The slug of the fourth package and of the second segment.
+    /// The slug and the external id of the fourth package and of the second segment.
     slug: String,
     package_id: String,
     segment_id: String,
@@ -65,15 +72,26 @@ impl Tenant {
             slug: Some(slug.clone()),
             name: name.clone(),
             base_price: Some(1),
+            external_id: Some(slug.clone()),
             ..UpsertPackageRequest::default()
         };
         let package_id = catalog.upsert_package(package).await.unwrap().into_inner().package.unwrap().id;
-        let segment =
-            UpsertSegmentRequest { tenant_id: id.clone(), slug: Some(slug.clone()), name, ..Default::default() };
+        let segment = UpsertSegmentRequest {
+            tenant_id: id.clone(),
+            slug: Some(slug.clone()),
+            name,
+            external_id: Some(slug.clone()),
+            ..Default::default()
+        };
         let segment_id = catalog.upsert_segment(segment).await.unwrap().into_inner().segment.unwrap().id;
         let packages = ListPackagesRequest { tenant_id: id.clone(), page_size: 1, ..ListPackagesRequest::default() };
         let package_token = catalog.list_packages(packages).await.unwrap().into_inner().next_page_token;
-        let segments = ListSegmentsRequest { tenant_id: id.clone(), page_size: 1, page_token: String::new() };
+        let segments = ListSegmentsRequest {
+            tenant_id: id.clone(),
+            page_size: 1,
+            page_token: String::new(),
+            ..Default::default()
+        };
         let segment_token = catalog.list_segments(segments).await.unwrap().into_inner().next_page_token;
         assert!(!package_token.is_empty() && !segment_token.is_empty());
         Self { id, slug, package_id, segment_id, package_token, segment_token }
@@ -84,7 +102,7 @@ impl Tenant {
         match (rpc, field.trim_start_matches("packages.")) {
             (_, "package_id") => &self.package_id,
             (_, "segment_id") => &self.segment_id,
-            (_, "slug") => &self.slug,
+            (_, "slug" | "external_id") => &self.slug,
             ("ListPackages", "page_token") => &self.package_token,
             ("ListSegments", "page_token") => &self.segment_token,
             _ => panic!("no value for {field} of {rpc}"),
@@ -94,7 +112,11 @@ impl Tenant {
 
 /// The value of the field that identifies nothing.
 fn unknown_value(field: &str) -> String {
-    if field.ends_with("slug") { "no-such-thing".to_owned() } else { Uuid::new_v4().to_string() }
+    if field.ends_with("slug") || field.ends_with("external_id") {
+        "no-such-thing".to_owned()
+    } else {
+        Uuid::new_v4().to_string()
+    }
 }
 
 /// The clients of a server with HTTP, by gRPC and by Connect.
@@ -125,13 +147,15 @@ async fn call_with(
     let tenant_id = tenant_id.to_owned();
     let given = |name: &str| (field == name).then(|| value.to_owned());
     let text = |name: &str| given(name).unwrap_or_default();
-    // A call with a slug must change the existing row, so it lacks what a creation requires.
-    let name = (!field.ends_with("slug")).then(|| "Mine".to_owned());
+    // A call with a slug or an external id must change the existing row, so it lacks what a creation requires.
+    let name = (!field.ends_with("slug") && !field.ends_with("external_id")).then(|| "Mine".to_owned());
     let base_price = name.is_some().then_some(1);
     match rpc {
         "UpsertPackage" => {
             let (package_id, segment_id, slug) = (given("package_id"), given("segment_id"), given("slug"));
-            let request = UpsertPackageRequest { tenant_id, package_id, segment_id, slug, ..Default::default() };
+            let external_id = given("external_id");
+            let request =
+                UpsertPackageRequest { tenant_id, package_id, segment_id, slug, external_id, ..Default::default() };
             catalog
                 .upsert_package(with_bearer(UpsertPackageRequest { name, base_price, ..request }, credential))
                 .await
@@ -140,39 +164,49 @@ async fn call_with(
         "BatchUpsertPackages" => {
             let fine = PackageUpsert { name: Some("Fine".to_owned()), base_price: Some(1), ..PackageUpsert::default() };
             let (package_id, segment_id) = (given("packages.package_id"), given("packages.segment_id"));
-            let slug = given("packages.slug");
-            let item = PackageUpsert { package_id, segment_id, slug, name, base_price, ..PackageUpsert::default() };
+            let (slug, external_id) = (given("packages.slug"), given("packages.external_id"));
+            let item =
+                PackageUpsert { package_id, segment_id, slug, external_id, name, base_price, ..Default::default() };
             let request = BatchUpsertPackagesRequest { tenant_id, packages: vec![fine, item] };
             catalog.batch_upsert_packages(with_bearer(request, credential)).await.map(drop)
         }
-        "GetPackage" => catalog
-            .get_package(with_bearer(GetPackageRequest { tenant_id, package_id: text("package_id") }, credential))
-            .await
-            .map(drop),
+        "GetPackage" => {
+            let (package_id, slug, external_id) = (text("package_id"), given("slug"), given("external_id"));
+            let request = GetPackageRequest { tenant_id, package_id, slug, external_id };
+            catalog.get_package(with_bearer(request, credential)).await.map(drop)
+        }
         "ListPackages" => {
             let (segment_id, page_token) = (given("segment_id"), text("page_token"));
             let request = ListPackagesRequest { tenant_id, segment_id, page_token, ..ListPackagesRequest::default() };
             catalog.list_packages(with_bearer(request, credential)).await.map(drop)
         }
         "DeletePackage" => catalog
-            .delete_package(with_bearer(DeletePackageRequest { tenant_id, package_id: text("package_id") }, credential))
+            .delete_package(with_bearer(
+                DeletePackageRequest { tenant_id, package_id: text("package_id"), ..Default::default() },
+                credential,
+            ))
             .await
             .map(drop),
         "UpsertSegment" => {
-            let (segment_id, slug) = (given("segment_id"), given("slug"));
-            let request = UpsertSegmentRequest { tenant_id, segment_id, slug, name, ..UpsertSegmentRequest::default() };
+            let (segment_id, slug, external_id) = (given("segment_id"), given("slug"), given("external_id"));
+            let request = UpsertSegmentRequest { tenant_id, segment_id, slug, external_id, name, ..Default::default() };
             catalog.upsert_segment(with_bearer(request, credential)).await.map(drop)
         }
-        "GetSegment" => catalog
-            .get_segment(with_bearer(GetSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
-            .await
-            .map(drop),
+        "GetSegment" => {
+            let (segment_id, slug, external_id) = (text("segment_id"), given("slug"), given("external_id"));
+            let request = GetSegmentRequest { tenant_id, segment_id, slug, external_id };
+            catalog.get_segment(with_bearer(request, credential)).await.map(drop)
+        }
         "ListSegments" => {
-            let request = ListSegmentsRequest { tenant_id, page_size: 0, page_token: text("page_token") };
+            let request =
+                ListSegmentsRequest { tenant_id, page_size: 0, page_token: text("page_token"), ..Default::default() };
             catalog.list_segments(with_bearer(request, credential)).await.map(drop)
         }
         "DeleteSegment" => catalog
-            .delete_segment(with_bearer(DeleteSegmentRequest { tenant_id, segment_id: text("segment_id") }, credential))
+            .delete_segment(with_bearer(
+                DeleteSegmentRequest { tenant_id, segment_id: text("segment_id"), ..Default::default() },
+                credential,
+            ))
             .await
             .map(drop),
         _ => panic!("no call of {rpc}"),
@@ -203,6 +237,8 @@ async fn an_identifier_of_another_tenant_gets_byte_for_byte_the_response_of_an_u
         let absent = call(catalog, &tenant.id, rpc, field, &unknown_value(field)).await.unwrap_err();
         assert_eq!(visible_parts(&foreign), visible_parts(&absent), "{rpc} {field}");
         let expected = match field.trim_start_matches("packages.") {
+            _ if rpc == "GetPackage" => (Code::NotFound, "PACKAGE_NOT_FOUND"),
+            _ if rpc == "GetSegment" => (Code::NotFound, "SEGMENT_NOT_FOUND"),
             "package_id" => (Code::NotFound, "PACKAGE_NOT_FOUND"),
             "segment_id" => (Code::NotFound, "SEGMENT_NOT_FOUND"),
             _ => (Code::InvalidArgument, "INVALID_REQUEST"),

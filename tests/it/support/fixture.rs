@@ -212,7 +212,7 @@ impl Fixture {
     }
 
     pub async fn delete_tenant(&self, tenant_id: &str) -> Result<Tenant, Status> {
-        let request = DeleteTenantRequest { tenant_id: tenant_id.to_owned() };
+        let request = DeleteTenantRequest { tenant_id: tenant_id.to_owned(), ..Default::default() };
         Ok(self.provisioning.clone().delete_tenant(request).await?.into_inner().tenant.unwrap())
     }
 
@@ -265,12 +265,17 @@ impl Fixture {
     }
 
     pub async fn package(&self, tenant: &NewTenant, package_id: &str) -> Result<Package, Status> {
-        let request = GetPackageRequest { tenant_id: tenant.id.clone(), package_id: package_id.to_owned() };
+        let request =
+            GetPackageRequest { tenant_id: tenant.id.clone(), package_id: package_id.to_owned(), ..Default::default() };
         Ok(self.catalog.clone().get_package(request).await?.into_inner().package.unwrap())
     }
 
     pub async fn delete_package(&self, tenant_id: &str, package_id: &str) -> Result<(), Status> {
-        let request = DeletePackageRequest { tenant_id: tenant_id.to_owned(), package_id: package_id.to_owned() };
+        let request = DeletePackageRequest {
+            tenant_id: tenant_id.to_owned(),
+            package_id: package_id.to_owned(),
+            ..Default::default()
+        };
         self.catalog.clone().delete_package(request).await.map(drop)
     }
 

@@ -23,15 +23,18 @@ pub fn clear_generated_fields(mut response: CreateFullyProvisionedResponse) -> C
     let tenant = response.tenant.as_mut().unwrap();
     tenant.id.clear();
     tenant.api_key_public.clear();
+    tenant.etag.clear();
     (tenant.created_at, tenant.updated_at) = (None, None);
     let segment = response.segment.as_mut().unwrap();
     segment.id.clear();
     segment.tenant_id.clear();
+    segment.etag.clear();
     (segment.created_at, segment.updated_at) = (None, None);
     for package in &mut response.packages {
         package.id.clear();
         package.tenant_id.clear();
         package.segment_id.clear();
+        package.etag.clear();
         (package.created_at, package.updated_at) = (None, None);
     }
     response
