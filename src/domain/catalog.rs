@@ -119,29 +119,6 @@ pub enum CatalogIdentifier<Id> {
     ExternalId(ExternalId),
 }
 
-impl<Id: Copy> CatalogIdentifier<Id> {
-    pub const fn id(&self) -> Option<Id> {
-        match self {
-            Self::Id(id) => Some(*id),
-            Self::Slug(_) | Self::ExternalId(_) => None,
-        }
-    }
-
-    pub fn slug(&self) -> Option<&str> {
-        match self {
-            Self::Slug(slug) => Some(slug.as_str()),
-            Self::Id(_) | Self::ExternalId(_) => None,
-        }
-    }
-
-    pub fn external_id(&self) -> Option<&str> {
-        match self {
-            Self::ExternalId(id) => Some(id.as_str()),
-            Self::Id(_) | Self::Slug(_) => None,
-        }
-    }
-}
-
 /// The request of `DeletePackage` or `DeleteSegment`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deletion<Id> {

@@ -145,6 +145,8 @@ mod tests {
 
     #[test]
     fn a_limited_caller_may_name_its_tenants_and_list_what_they_have() {
+        use pb::get_tenant_request::Identifier;
+
         let ids = [1, 2, 3].map(|id| TenantId::from_uuid(Uuid::from_u128(id)));
         let [one, two, other] = ids.map(|id| id.to_string());
         let limit = TenantLimit::new(ids[..2].iter().copied()).unwrap();
@@ -160,8 +162,7 @@ mod tests {
             ("", Access::MalformedId, Access::MalformedId),
             ("bella", Access::MalformedId, Access::MalformedId),
         ] {
-            let get =
-                pb::GetTenantRequest { identifier: Some(pb::get_tenant_request::Identifier::TenantId(id.to_owned())) };
+            let get = pb::GetTenantRequest { identifier: Some(Identifier::TenantId(id.to_owned())) };
             let check = pb::CheckIntegrityRequest { tenant_id: Some(id.to_owned()) };
             for (caller, expected) in [(&limited, by_service), (&tenant, by_tenant)] {
                 assert_eq!(Access::check(caller, &named(id)), expected, "{id}");
@@ -173,7 +174,6 @@ mod tests {
         assert_eq!(Access::check(&limited, &pb::ListTenantsRequest::default()), Access::Permitted);
         assert_eq!(Access::check(&limited, &pb::CheckIntegrityRequest::default()), Access::Permitted);
         assert_eq!(Access::check(&limited, &pb::GetTenantRequest::default()), Access::Denied);
-        use pb::get_tenant_request::Identifier;
         for identifier in [Identifier::Slug, Identifier::ExternalId, Identifier::PublicKey, Identifier::OwnerEmail] {
             let get = pb::GetTenantRequest { identifier: Some(identifier(one.clone())) };
             assert_eq!(Access::check(&limited, &get), Access::Denied);

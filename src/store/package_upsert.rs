@@ -122,8 +122,10 @@ async fn upsert(
             SELECT item.*,
                    (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.id = item.package_id) AS by_id,
                    (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.slug = item.slug) AS by_slug,
-                   (SELECT id FROM packages WHERE packages.tenant_id = $1 AND packages.external_id = item.external_id)
-                       AS by_external_id,
+                   CASE WHEN item.external_id IS NOT NULL
+                        THEN (SELECT id FROM packages
+                               WHERE packages.tenant_id = $1 AND packages.external_id = item.external_id)
+                   END AS by_external_id,
                    (SELECT id FROM segments WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
                        AS found_segment_id
               FROM item
@@ -153,7 +155,8 @@ async fn upsert(
                            THEN 'INCOMPLETE'
                        WHEN target_id IS NOT NULL AND occurrence > 1 THEN 'DUPLICATE'
                        WHEN segment_id IS NOT NULL AND found_segment_id IS NULL THEN 'SEGMENT_NOT_FOUND'
-                       WHEN external_id <> (SELECT packages.external_id FROM packages
+                       WHEN external_id IS NOT NULL
+                            AND external_id <> (SELECT packages.external_id FROM packages
                                              WHERE packages.tenant_id = $1 AND packages.id = target_id)
                            THEN 'EXTERNAL_ID_SET'
                        WHEN by_external_id <> target_id OR (by_slug <> target_id AND package_id IS NULL)

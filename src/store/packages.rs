@@ -17,27 +17,57 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package.
     pub async fn get_package(&self, tenant_id: TenantId, identifier: &CatalogIdentifier<PackageId>) -> Result<Package> {
-        let rows = catalog_query!(
-            self,
-            "get_package",
-            tenant_id,
-            PackageRow,
-            "
+        // A statement for each identifier: Postgres keeps one plan of a statement, which has to search one index.
+        let rows = match identifier {
+            CatalogIdentifier::Id(id) => {
+                catalog_query!(
+                    self,
+                    "get_package",
+                    tenant_id,
+                    PackageRow,
+                    "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
                    created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN packages
-                ON packages.tenant_id = $1
-               AND packages.id = coalesce($2, (SELECT id FROM packages
-                                                WHERE tenant_id = $1 AND slug = convert_from($3::bytea, 'UTF8')),
-                                          (SELECT id FROM packages
-                                            WHERE tenant_id = $1 AND external_id = convert_from($4::bytea, 'UTF8')))
+              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
             ",
-            identifier.id().map(PackageId::as_uuid),
-            identifier.slug().map(str::as_bytes),
-            identifier.external_id().map(str::as_bytes),
-        )
-        .await?;
+                    id.as_uuid(),
+                )
+                .await
+            }
+            CatalogIdentifier::Slug(slug) => {
+                catalog_query!(
+                    self,
+                    "get_package_by_slug",
+                    tenant_id,
+                    PackageRow,
+                    "
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.slug = convert_from($2, 'UTF8')
+            ",
+                    slug.as_str().as_bytes(),
+                )
+                .await
+            }
+            CatalogIdentifier::ExternalId(id) => {
+                catalog_query!(
+                    self,
+                    "get_package_by_external_id",
+                    tenant_id,
+                    PackageRow,
+                    "
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.external_id = convert_from($2, 'UTF8')
+            ",
+                    id.as_str().as_bytes(),
+                )
+                .await
+            }
+        }?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         row.into_package(tenant_id).ok_or(Error::not_found(Resource::Package))
     }

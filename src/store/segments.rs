@@ -66,27 +66,57 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment.
     pub async fn get_segment(&self, tenant_id: TenantId, identifier: &CatalogIdentifier<SegmentId>) -> Result<Segment> {
-        let rows = catalog_query!(
-            self,
-            "get_segment",
-            tenant_id,
-            SegmentRow,
-            "
+        // A statement for each identifier: Postgres keeps one plan of a statement, which has to search one index.
+        let rows = match identifier {
+            CatalogIdentifier::Id(id) => {
+                catalog_query!(
+                    self,
+                    "get_segment",
+                    tenant_id,
+                    SegmentRow,
+                    "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
                    external_id, revision, NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN segments
-                ON segments.tenant_id = $1
-               AND segments.id = coalesce($2, (SELECT id FROM segments
-                                                WHERE tenant_id = $1 AND slug = convert_from($3::bytea, 'UTF8')),
-                                          (SELECT id FROM segments
-                                            WHERE tenant_id = $1 AND external_id = convert_from($4::bytea, 'UTF8')))
+              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
-            identifier.id().map(SegmentId::as_uuid),
-            identifier.slug().map(str::as_bytes),
-            identifier.external_id().map(str::as_bytes),
-        )
-        .await?;
+                    id.as_uuid(),
+                )
+                .await
+            }
+            CatalogIdentifier::Slug(slug) => {
+                catalog_query!(
+                    self,
+                    "get_segment_by_slug",
+                    tenant_id,
+                    SegmentRow,
+                    "
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   external_id, revision, NULL::bool AS has_next
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.slug = convert_from($2, 'UTF8')
+            ",
+                    slug.as_str().as_bytes(),
+                )
+                .await
+            }
+            CatalogIdentifier::ExternalId(id) => {
+                catalog_query!(
+                    self,
+                    "get_segment_by_external_id",
+                    tenant_id,
+                    SegmentRow,
+                    "
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   external_id, revision, NULL::bool AS has_next
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.external_id = convert_from($2, 'UTF8')
+            ",
+                    id.as_str().as_bytes(),
+                )
+                .await
+            }
+        }?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         row.into_segment(tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
@@ -270,7 +300,8 @@ async fn upsert_row(
              UNION ALL
             SELECT id, slug, revision, external_id FROM segments
              WHERE tenant_id = $1 AND slug = $3 AND $2 IS NULL
-               AND NOT EXISTS (SELECT FROM segments AS other WHERE other.tenant_id = $1 AND other.external_id = $15)
+               -- Not a join, in which Postgres might compare all segments with each other.
+               AND (SELECT true FROM segments WHERE tenant_id = $1 AND external_id = $15) IS NULL
         ), usage AS MATERIALIZED (
             -- What the tenant has. The rows are counted only if it has no counters.
             SELECT coalesce(package_count, (SELECT count(*) FROM packages WHERE tenant_id = $1)) AS package_count,

@@ -12,6 +12,7 @@ use turnkey::grpc::pb::{
 };
 
 use crate::support::{
+    damage::UNKNOWN_TENANT,
     fixture::{Fixture, NewTenant},
     owners::BELLA,
     requests::{gold, named, signup},
@@ -325,6 +326,6 @@ async fn a_deletion_with_the_right_etag_succeeds_and_what_does_not_exist_is_not_
     let deleted = fixture.provisioning.clone().delete_tenant(request).await.unwrap().into_inner().tenant.unwrap();
     let error = rename_tenant(&fixture, &tenant.id, "Two", Some(&deleted.etag)).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
-    let unknown = rename_tenant(&fixture, &uuid::Uuid::now_v7().to_string(), "Two", Some(&etag)).await.unwrap_err();
+    let unknown = rename_tenant(&fixture, UNKNOWN_TENANT, "Two", Some(&etag)).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 }

@@ -14,6 +14,7 @@ use turnkey::grpc::pb::{
 use uuid::Uuid;
 
 use crate::support::{
+    damage::UNKNOWN_TENANT,
     fixture::{Fixture, NewTenant},
     requests::{gold, named},
     responses::{reason, violations},
@@ -146,7 +147,7 @@ async fn the_external_id_of_a_tenant_can_be_set_once() {
     };
     let error = fixture.provisioning.clone().update_tenant(outdated).await.unwrap_err();
     assert_eq!(reason(&error), "ETAG_MISMATCH");
-    assert_eq!(set(&fixture, &Uuid::now_v7().to_string(), "9").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(set(&fixture, UNKNOWN_TENANT, "9").await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use turnkey::{
     domain::{Argon2Params, Quotas},
     grpc::pb::{
         BatchUpsertPackagesRequest, CreateFullyProvisionedRequest, CreateFullyProvisionedResponse,
-        DeleteSegmentRequest, GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest, ListTenantsRequest,
-        PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest, get_tenant_request::Identifier,
+        DeleteSegmentRequest, GetPackageRequest, GetSegmentRequest, ListPackagesRequest, ListSegmentsRequest,
+        ListTenantsRequest, PackageUpsert, UpsertPackageRequest, UpsertSegmentRequest, get_tenant_request::Identifier,
     },
 };
 use uuid::Uuid;
@@ -250,9 +250,26 @@ async fn make_segment_call(call: CatalogCall, fixture: &Fixture, tenant: &NewTen
     match call {
         CatalogCall::UpsertSegment => {
             let segment_id = Some(tenant.general_id.clone());
-            fixture.upsert_segment(UpsertSegmentRequest { segment_id, ..upsert }).await.unwrap();
-            let get = GetSegmentRequest { tenant_id, segment_id: tenant.general_id.clone(), ..Default::default() };
-            catalog.get_segment(get).await.unwrap();
+            let external_id = Some("flat".to_owned());
+            let upsert = UpsertSegmentRequest { segment_id, external_id: external_id.clone(), ..upsert };
+            fixture.upsert_segment(upsert).await.unwrap();
+            let slug = Some("general".to_owned());
+            for get in [
+                GetSegmentRequest { segment_id: tenant.general_id.clone(), ..Default::default() },
+                GetSegmentRequest { slug, ..Default::default() },
+                GetSegmentRequest { external_id, ..Default::default() },
+            ] {
+                let tenant_id = tenant_id.clone();
+                catalog.get_segment(GetSegmentRequest { tenant_id, ..get }).await.unwrap();
+            }
+            let slug = Some("basic-package".to_owned());
+            for get in [
+                GetPackageRequest { slug, ..Default::default() },
+                GetPackageRequest { package_id: tenant.package_ids[0].clone(), ..Default::default() },
+            ] {
+                let tenant_id = tenant_id.clone();
+                catalog.get_package(GetPackageRequest { tenant_id, ..get }).await.unwrap();
+            }
         }
         CatalogCall::ListSegments => {
             let list = ListSegmentsRequest { tenant_id, page_size: 1, ..Default::default() };
@@ -367,6 +384,9 @@ async fn make_tenant_calls(fixture: &Fixture, created: &CreateFullyProvisionedRe
         assert!(fixture.create(bella_with_request_id()).await.unwrap().replayed);
         fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
         fixture.get(Identifier::Slug(tenant.slug.clone())).await.unwrap();
+        fixture.get(Identifier::PublicKey(tenant.api_key_public.clone())).await.unwrap();
+        fixture.get(Identifier::ExternalId("none".to_owned())).await.unwrap_err();
+        fixture.get(Identifier::OwnerEmail("none@example.com".to_owned())).await.unwrap_err();
         fixture.verify(&created.secret_key).await;
         fixture.suspend_tenant(&tenant.id).await.unwrap();
         fixture.keys(&tenant.id).await;

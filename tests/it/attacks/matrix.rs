@@ -65,12 +65,12 @@ impl Row {
             }
         };
         let target = Target::start_with(&Setup { protocol, launcher: &launcher, ..Setup::default() }).await;
-        let before = call_for(&target, WARM_UP).await;
+        let before = Box::pin(call_for(&target, WARM_UP)).await;
         let during = observe(&target, attack, ATTACK_DURATION).await;
         let ended = Instant::now();
         while target.memory_kib("VmRSS") > during.before_kib + MAX_REMAINING_KIB && ended.elapsed() < RECOVERY_TIMEOUT {
             // The others go on calling: threads without work do not return memory to the system.
-            call_for(&target, Duration::from_secs(1)).await;
+            Box::pin(call_for(&target, Duration::from_secs(1))).await;
         }
         let (after_kib, recovery) = (target.memory_kib("VmRSS"), ended.elapsed());
         target.stop();
