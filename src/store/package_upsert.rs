@@ -193,7 +193,7 @@ async fn upsert(
                             (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $14),
                             (SELECT id FROM new_general)),
                    coalesce(slug, generated_slug), name, coalesce(description, ''), base_price,
-                   coalesce(booking_type, $20),
+                   coalesce(booking_type, $20)::booking_type,
                    coalesce(grouping_order,
                             least(2147483647,
                                   coalesce(greatest((SELECT grouping_order FROM packages
@@ -222,7 +222,7 @@ async fn upsert(
                    name = coalesce(item.name, packages.name),
                    description = coalesce(item.description, packages.description),
                    base_price = coalesce(item.base_price, packages.base_price),
-                   booking_type = coalesce(item.booking_type, packages.booking_type),
+                   booking_type = coalesce(item.booking_type::booking_type, packages.booking_type),
                    active = coalesce(item.active, packages.active),
                    grouping_order = coalesce(item.grouping_order, packages.grouping_order),
                    segment_id = coalesce(item.segment_id, packages.segment_id),
@@ -233,7 +233,7 @@ async fn upsert(
                AND (coalesce(item.slug, packages.slug), coalesce(item.name, packages.name),
                     coalesce(item.description, packages.description),
                     coalesce(item.base_price, packages.base_price),
-                    coalesce(item.booking_type, packages.booking_type),
+                    coalesce(item.booking_type::booking_type, packages.booking_type),
                     coalesce(item.active, packages.active),
                     coalesce(item.grouping_order, packages.grouping_order),
                     coalesce(item.segment_id, packages.segment_id),
@@ -283,7 +283,7 @@ async fn upsert(
         )
         SELECT package.id AS "id?", package.segment_id AS "segment_id?", package.slug AS "slug?",
                package.name AS "name?", package.description AS "description?", package.base_price AS "base_price?",
-               package.booking_type AS "booking_type?", package.grouping_order AS "grouping_order?",
+               package.booking_type::text, package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
                package.external_id, package.revision,
                NULL::bool AS has_next, validated_item.error AS "error?"

@@ -26,7 +26,7 @@ impl Store {
                     tenant_id,
                     PackageRow,
                     "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
                    created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
@@ -42,7 +42,7 @@ impl Store {
                     tenant_id,
                     PackageRow,
                     "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
                    created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.slug = convert_from($2, 'UTF8')
@@ -58,7 +58,7 @@ impl Store {
                     tenant_id,
                     PackageRow,
                     "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type, grouping_order, active,
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
                    created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.external_id = convert_from($2, 'UTF8')
@@ -110,7 +110,7 @@ impl Store {
             tenant_id,
             PackageRow,
             "
-            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
+            SELECT package.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order,
                    active, created_at, updated_at, external_id, revision, has_next, NULL::text AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
@@ -160,7 +160,7 @@ impl Store {
             tenant_id,
             PackageRow,
             "
-            SELECT package.id, segment_id, slug, name, description, base_price, booking_type, grouping_order,
+            SELECT package.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order,
                    active, created_at, updated_at, external_id, revision, has_next,
                    CASE
                        WHEN NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)

@@ -258,7 +258,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                   grouping_order, active, created_at, updated_at)
             SELECT tenant_id, package_ids[default_package.position], segment_id, default_package.slug,
-                   default_package.name, description, base_price, $30, grouping_order, true, created_at, created_at
+                   default_package.name, description, base_price, $30::text::booking_type, grouping_order, true, created_at, created_at
               FROM to_insert
              CROSS JOIN unnest($25::text[], $26::text[], $27::text[], $28::int8[], $29::int4[]) WITH ORDINALITY
                    AS default_package (slug, name, description, base_price, grouping_order, position)

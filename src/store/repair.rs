@@ -105,7 +105,7 @@ impl Store {
                 -- The default packages, only if the tenant has no package.
                 INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                       grouping_order, active, created_at, updated_at)
-                SELECT $1, new.id, target_segment.id, new.slug, new.name, new.description, new.base_price, $9,
+                SELECT $1, new.id, target_segment.id, new.slug, new.name, new.description, new.base_price, $9::text::booking_type,
                        new.grouping_order, true, $8, $8
                   FROM target_segment
                  CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
