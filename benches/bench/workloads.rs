@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use turnkey::{
-    domain::paging::MAX_PAGE_BYTES,
-    grpc::pb::{
-        BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest, GetPackageRequest, ListPackagesRequest,
-        UpsertPackageRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
-        tenant_provisioning_client::TenantProvisioningClient,
-    },
+use turnkey::grpc::pb::{
+    BatchCreateFullyProvisionedRequest, CreateFullyProvisionedRequest, GetPackageRequest, ListPackagesRequest,
+    UpsertPackageRequest, VerifyApiKeyRequest, package_catalog_client::PackageCatalogClient,
+    tenant_provisioning_client::TenantProvisioningClient,
 };
 use uuid::Uuid;
 
@@ -101,7 +98,7 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     runner.compare(name, workload, "pgbench, one tenant a statement", baseline, goal);
 
     let (tenant_id, package_id) = (format!("'{}'", tenant.id), format!("'{}'", tenant.package_id));
-    let (text, values) = ("LEFT JOIN packages ON packages.tenant_id = $1", [tenant_id.as_str(), package_id.as_str()]);
+    let (text, values) = ("packages.tenant_id = $1 AND packages.id = $2", [tenant_id.as_str(), package_id.as_str()]);
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
     let workload = || get_package(env, &tenants, window);
@@ -114,11 +111,8 @@ pub async fn run(env: &BenchEnv, settings: RunSettings, name_filter: Option<&str
     runner.compare("GetPackage, 32 callers", workload, "pgbench, one round trip", baseline, Goal::None);
 
     let no_cursor = ["-9223372036854775808", "'00000000-0000-0000-0000-000000000000'"];
-    let page_bytes = MAX_PAGE_BYTES.to_string();
-    let (text, values) = (
-        "(grouping_order, id) > ($3::int8, $4::uuid)",
-        [&tenant_id, "NULL", no_cursor[0], no_cursor[1], "51", &page_bytes],
-    );
+    let (text, values) =
+        ("(grouping_order, id) > ($3::int8, $4::uuid)", [&tenant_id, "NULL", no_cursor[0], no_cursor[1], "51"]);
     let script = catalog_read_script(RoundTrips::Three, text, &tenant.id, &values);
     let baseline = |_| pgbench(env, &script, Protocol::Simple, CALLERS, window).rate;
     let workload = || list_packages(env, &tenants, window);

@@ -148,8 +148,8 @@ impl PageTokenScope {
 }
 
 /// A page ends with the row that reaches this many bytes. Half of the 4 MiB that gRPC clients accept by default, and little
-/// enough for many pages in memory at once. The database measures the rows, so that no more are ever in memory; only texts
-/// of variable length count.
+/// enough for many pages in memory at once. The store measures the rows in the statement or while they arrive, so that no
+/// more are ever in memory.
 pub const MAX_PAGE_BYTES: i64 = 2 * 1024 * 1024;
 
 /// A row of a list, as the database returns it.
@@ -158,6 +158,12 @@ pub struct ListRow<T> {
     pub item: T,
     /// Whether another row of the list follows, on this page or the next.
     pub has_next: bool,
+}
+
+impl<T> ListRow<T> {
+    pub fn filter_map<U>(self, convert: impl FnOnce(T) -> Option<U>) -> Option<ListRow<U>> {
+        Some(ListRow { item: convert(self.item)?, has_next: self.has_next })
+    }
 }
 
 /// One page, and the token of the next page; the last page has an empty token.

@@ -286,7 +286,7 @@ async fn upsert(
                package.booking_type::text, package.grouping_order AS "grouping_order?",
                package.active AS "active?", package.created_at AS "created_at?", package.updated_at AS "updated_at?",
                package.external_id, package.revision,
-               NULL::bool AS has_next, validated_item.error AS "error?"
+               validated_item.error AS "error?"
           FROM validated_item
           LEFT JOIN package ON package.id = coalesce(target_id, new_id)
          ORDER BY number, is_previous

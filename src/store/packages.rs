@@ -8,7 +8,7 @@ use crate::{
     domain::{
         Actor, Package, PackageId, SegmentId, TenantId,
         catalog::{CatalogIdentifier, Deletion, ListPackages},
-        paging::{Cursor, ListRow, MAX_PAGE_BYTES},
+        paging::{Cursor, ListRow},
     },
     error::{Error, Precondition, Resource, Result},
 };
@@ -27,7 +27,7 @@ impl Store {
                     PackageRow,
                     "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
+                   created_at, updated_at, external_id, revision, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
             ",
@@ -43,7 +43,7 @@ impl Store {
                     PackageRow,
                     "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
+                   created_at, updated_at, external_id, revision, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.slug = convert_from($2, 'UTF8')
             ",
@@ -59,7 +59,7 @@ impl Store {
                     PackageRow,
                     "
             SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL::bool AS has_next, NULL AS error
+                   created_at, updated_at, external_id, revision, NULL AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN packages ON packages.tenant_id = $1 AND packages.external_id = convert_from($2, 'UTF8')
             ",
@@ -69,7 +69,7 @@ impl Store {
             }
         }?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        row.into_package(tenant_id).ok_or(Error::not_found(Resource::Package))
+        row.item.into_package(tenant_id).ok_or(Error::not_found(Resource::Package))
     }
 
     /// Returns up to `limit` packages, ordered by `grouping_order` and id.
@@ -88,12 +88,11 @@ impl Store {
             Some(segment_id) => self.page_of_segment(tenant_id, segment_id, list.filter.active, after, limit).await?,
         };
         let first = rows.first().ok_or(Error::not_found(Resource::Tenant))?;
-        if first.error.is_some() {
+        if first.item.error.is_some() {
             return Err(Error::not_found(Resource::Segment));
         }
-        let into_list_row =
-            |row: PackageRow| Some(ListRow { has_next: row.has_next?, item: row.into_package(tenant_id)? });
-        Ok(rows.into_iter().filter_map(into_list_row).collect())
+        // The only row of an empty list has no package.
+        Ok(rows.into_iter().filter_map(|row| row.filter_map(|row| row.into_package(tenant_id))).collect())
     }
 
     /// Returns no rows if the tenant does not exist.
@@ -103,7 +102,7 @@ impl Store {
         active: Option<bool>,
         after: Cursor,
         limit: i64,
-    ) -> Result<Vec<PackageRow>> {
+    ) -> Result<Vec<ListRow<PackageRow>>> {
         catalog_query!(
             self,
             "list_packages",
@@ -111,36 +110,28 @@ impl Store {
             PackageRow,
             "
             SELECT package.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order,
-                   active, created_at, updated_at, external_id, revision, has_next, NULL::text AS error
+                   active, created_at, updated_at, external_id, revision, NULL::text AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              -- The active and the inactive packages are each one range of an index in this order.
               LEFT JOIN LATERAL (
-                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
-                           lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(description)
-                                   + coalesce(octet_length(external_id), 0) AS bytes
-                              -- The active and the inactive packages are each one range of an index in this order.
-                              FROM ((SELECT * FROM packages
-                                      WHERE tenant_id = $1
-                                        AND coalesce($2::bool, true) AND active
-                                        AND (grouping_order, id) > ($3::int8, $4::uuid)
-                                      ORDER BY grouping_order, id LIMIT $5)
-                                     UNION ALL
-                                    (SELECT * FROM packages
-                                      WHERE tenant_id = $1
-                                        AND NOT coalesce($2, false) AND NOT active
-                                        AND (grouping_order, id) > ($3, $4)
-                                      ORDER BY grouping_order, id LIMIT $5)) AS in_range
-                             ORDER BY grouping_order, id
-                             LIMIT $5) AS candidate
-                    WINDOW list AS (ORDER BY grouping_order, id)
-                   ) AS package ON bytes_before < $6
+                    (SELECT * FROM packages
+                      WHERE tenant_id = $1
+                        AND coalesce($2::bool, true) AND active
+                        AND (grouping_order, id) > ($3::int8, $4::uuid)
+                      ORDER BY grouping_order, id LIMIT $5)
+                     UNION ALL
+                    (SELECT * FROM packages
+                      WHERE tenant_id = $1
+                        AND NOT coalesce($2, false) AND NOT active
+                        AND (grouping_order, id) > ($3, $4)
+                      ORDER BY grouping_order, id LIMIT $5)
+                     ORDER BY grouping_order, id LIMIT $5) AS package ON true
              ORDER BY grouping_order, package.id
             ",
             active,
             after.order,
             after.id,
             limit,
-            MAX_PAGE_BYTES,
         )
         .await
     }
@@ -153,7 +144,7 @@ impl Store {
         active: Option<bool>,
         after: Cursor,
         limit: i64,
-    ) -> Result<Vec<PackageRow>> {
+    ) -> Result<Vec<ListRow<PackageRow>>> {
         catalog_query!(
             self,
             "list_packages_of_segment",
@@ -161,32 +152,26 @@ impl Store {
             PackageRow,
             "
             SELECT package.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order,
-                   active, created_at, updated_at, external_id, revision, has_next,
+                   active, created_at, updated_at, external_id, revision,
                    CASE
                        WHEN NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
                            THEN 'SEGMENT_NOT_FOUND'
                    END AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              -- The active and the inactive packages are each one range of an index in this order.
               LEFT JOIN LATERAL (
-                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
-                           lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(description)
-                                   + coalesce(octet_length(external_id), 0) AS bytes
-                              FROM ((SELECT * FROM packages
-                                      WHERE tenant_id = $1 AND segment_id = $2
-                                        AND coalesce($3::bool, true) AND active
-                                        AND (grouping_order, id) > ($4::int8, $5::uuid)
-                                      ORDER BY grouping_order, id LIMIT $6)
-                                     UNION ALL
-                                    (SELECT * FROM packages
-                                      WHERE tenant_id = $1 AND segment_id = $2
-                                        AND NOT coalesce($3, false) AND NOT active
-                                        AND (grouping_order, id) > ($4, $5)
-                                      ORDER BY grouping_order, id LIMIT $6)) AS in_range
-                             ORDER BY grouping_order, id
-                             LIMIT $6) AS candidate
-                    WINDOW list AS (ORDER BY grouping_order, id)
-                   ) AS package ON bytes_before < $7
+                    (SELECT * FROM packages
+                      WHERE tenant_id = $1 AND segment_id = $2
+                        AND coalesce($3::bool, true) AND active
+                        AND (grouping_order, id) > ($4::int8, $5::uuid)
+                      ORDER BY grouping_order, id LIMIT $6)
+                     UNION ALL
+                    (SELECT * FROM packages
+                      WHERE tenant_id = $1 AND segment_id = $2
+                        AND NOT coalesce($3, false) AND NOT active
+                        AND (grouping_order, id) > ($4, $5)
+                      ORDER BY grouping_order, id LIMIT $6)
+                     ORDER BY grouping_order, id LIMIT $6) AS package ON true
              ORDER BY grouping_order, package.id
             ",
             segment_id.as_uuid(),
@@ -194,7 +179,6 @@ impl Store {
             after.order,
             after.id,
             limit,
-            MAX_PAGE_BYTES,
         )
         .await
     }
@@ -274,8 +258,6 @@ pub(super) struct PackageRow {
     pub(super) updated_at: Option<OffsetDateTime>,
     pub(super) external_id: Option<String>,
     pub(super) revision: Option<Uuid>,
-    /// As in [`ListRow`]; only in lists.
-    pub(super) has_next: Option<bool>,
     /// Why there is no package, where the statement checks more than its existence.
     pub(super) error: Option<String>,
 }

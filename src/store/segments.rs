@@ -18,7 +18,7 @@ use crate::{
         Actor, Description, DisplayName, ExternalId, Segment, SegmentId, Slug, TenantId,
         catalog::{CatalogIdentifier, Deletion, ListSegments, SegmentUpsert, SegmentUpsertOutcome, UpsertResult},
         defaults,
-        paging::{Cursor, ListRow, MAX_PAGE_BYTES},
+        paging::{Cursor, ListRow},
     },
     error::{Error, Precondition, Resource, Result},
 };
@@ -76,7 +76,7 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -92,7 +92,7 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.slug = convert_from($2, 'UTF8')
             ",
@@ -108,7 +108,7 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.external_id = convert_from($2, 'UTF8')
             ",
@@ -118,7 +118,7 @@ impl Store {
             }
         }?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
-        row.into_segment(tenant_id).ok_or(Error::not_found(Resource::Segment))
+        row.item.into_segment(tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
 
     /// Returns up to `limit` segments, ordered by `sort_order` and id.
@@ -139,34 +139,26 @@ impl Store {
             SegmentRow,
             "
             SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, has_next
+                   external_id, revision
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
-                    SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
-                      FROM (SELECT *, octet_length(name) + octet_length(hero_title) + octet_length(description)
-                                   + coalesce(octet_length(external_id), 0) AS bytes
-                              FROM segments
-                             WHERE tenant_id = $1 AND (sort_order, id) > ($2::int8, $3::uuid)
-                               AND coalesce(active = $6::bool, true)
-                             ORDER BY sort_order, id
-                             LIMIT $4) AS candidate
-                    WINDOW list AS (ORDER BY sort_order, id)
-                   ) AS segment ON bytes_before < $5
+                    SELECT * FROM segments
+                     WHERE tenant_id = $1 AND coalesce(active = $2::bool, true)
+                       AND (sort_order, id) > ($3::int8, $4::uuid)
+                     ORDER BY sort_order, id LIMIT $5) AS segment ON true
              ORDER BY sort_order, segment.id
             ",
+            list.active,
             after.order,
             after.id,
             limit,
-            MAX_PAGE_BYTES,
-            list.active,
         )
         .await?;
         if rows.is_empty() {
             return Err(Error::not_found(Resource::Tenant));
         }
-        let into_list_row =
-            |row: SegmentRow| Some(ListRow { has_next: row.has_next?, item: row.into_segment(tenant_id)? });
-        Ok(rows.into_iter().filter_map(into_list_row).collect())
+        // The only row of an empty list has no segment.
+        Ok(rows.into_iter().filter_map(|row| row.filter_map(|row| row.into_segment(tenant_id))).collect())
     }
 
     /// # Errors
@@ -245,8 +237,6 @@ struct SegmentRow {
     updated_at: Option<OffsetDateTime>,
     external_id: Option<String>,
     revision: Option<Uuid>,
-    /// As in [`ListRow`]; only in lists.
-    has_next: Option<bool>,
 }
 
 impl SegmentRow {
