@@ -29,6 +29,7 @@ impl Health {
     /// `stop` ends the streams of watchers.
     pub fn start(database: PgConnectOptions, store: Store, stop: CancellationToken) -> Self {
         let ready = watch::Sender::new(false);
+        store.expect_probe();
         let probe_task = tokio::spawn(run_probe(Probe::new(database), store, ready.clone()));
         Self { ready, stop, probe_task }
     }
@@ -56,8 +57,7 @@ async fn run_probe(mut probe: Probe, store: Store, ready: watch::Sender<bool>) {
     loop {
         let result = probe.check().await;
         let is_ready = result.is_ok();
-        let unreachable = matches!(&result, Err(error) if error.is_unreachable());
-        store.set_reachable(!unreachable);
+        store.record_probe(&result);
         let reason = result.err().map(|error| ErrorChain(&error).to_string());
         if last_logged.as_ref() != Some(&reason) {
             match &reason {

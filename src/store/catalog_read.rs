@@ -3,6 +3,9 @@
 //! A transaction that selects the catalog role and the tenant takes three round trips. Postgres runs several statements
 //! in one query as one transaction, but such a query takes no parameters. The statement is therefore prepared in the
 //! session under a name, and EXECUTE contains its arguments as text, see [`SqlLiteral`].
+//!
+//! A query relies on nothing that an earlier one left in the session, except that it is repeated with a PREPARE if the
+//! statement is unknown there. So it also works behind a pooler that gives each transaction another session.
 
 use std::fmt::Display;
 
@@ -109,8 +112,8 @@ where
     if !rows.as_ref().is_err_and(is_unknown_prepared_statement) {
         return rows;
     }
-    // First use in this session.
-    fetch_page(connection, format!("PREPARE {name} AS {sql}; {query}")).await
+    // First use in that session.
+    fetch_page(connection, format!("{}; {query}", prepare_unless_known(&name, sql))).await
 }
 
 /// Measures the rows while they arrive, so that no more than a page is ever in memory. In the statement, a window over the
@@ -139,4 +142,17 @@ fn size_in_bytes(row: &PgRow) -> i64 {
     // The bytes of a NULL are an error.
     let bytes: usize = values.filter_map(|value| value.as_bytes().ok()).map(<[u8]>::len).sum();
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Returns the SQL that prepares a statement in a session that may know it already: behind a pooler, the second query can
+/// get another session than the first.
+fn prepare_unless_known(name: &str, sql: &str) -> String {
+    format!(
+        "DO $do$
+         BEGIN
+             IF NOT EXISTS (SELECT FROM pg_prepared_statements WHERE name = '{name}') THEN
+                 EXECUTE $prepare$PREPARE {name} AS {sql}$prepare$;
+             END IF;
+         END $do$"
+    )
 }

@@ -4,7 +4,7 @@
 //! maps everything else: a database that is absent, read-only or too slow is [`Error::DatabaseUnavailable`], and an
 //! error that was not foreseen is a bug.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use sqlx::{
     error::DatabaseError,
@@ -12,6 +12,9 @@ use sqlx::{
 };
 
 use crate::error::Error;
+
+const INVALID_SQL_STATEMENT_NAME: &str = "26000";
+const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
 
 /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 impl From<sqlx::Error> for Error {
@@ -46,6 +49,7 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
         "25006" // read_only_sql_transaction: a standby, or a primary that is being replaced
             | "22P05" // untranslatable_character: the database's encoding is not UTF8
             | "25P03" // idle_in_transaction_session_timeout
+            | INVALID_SQL_STATEMENT_NAME | DUPLICATE_PREPARED_STATEMENT // a pooler drops prepared statements
             | "3D000" // invalid_catalog_name: the database does not exist
             | "42P01" // undefined_table: not migrated yet
             | "55000" // object_not_in_prerequisite_state: the database does not accept connections now
@@ -68,10 +72,18 @@ pub(super) fn is_rolled_back(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-/// Whether the session has no prepared statement of this name (SQLSTATE 26000). The caller prepares it and retries.
+/// Whether the session has no prepared statement of this name. The caller prepares it and retries.
 pub(super) fn is_unknown_prepared_statement(error: &sqlx::Error) -> bool {
-    const INVALID_SQL_STATEMENT_NAME: &str = "26000";
-    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(INVALID_SQL_STATEMENT_NAME)
+    sqlstate(error).as_deref() == Some(INVALID_SQL_STATEMENT_NAME)
+}
+
+/// Whether the session is not the one in which the connection prepared its statements.
+pub(super) fn is_foreign_session(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some(INVALID_SQL_STATEMENT_NAME | DUPLICATE_PREPARED_STATEMENT))
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
 }
 
 #[cfg(test)]
@@ -92,7 +104,9 @@ mod tests {
 
     #[test]
     fn sqlstates_of_unavailability_are_distinguished_from_sqlstates_of_bugs() {
-        for code in ["08006", "25006", "28P01", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"] {
+        for code in
+            ["08006", "25006", "26000", "28P01", "42P05", "3D000", "53300", "55000", "55P03", "57014", "57P01", "57P03"]
+        {
             assert!(is_unavailable_sqlstate(code), "{code}");
         }
         for code in ["23505", "23514", "42601", "22P02", "XX000", "4"] {

@@ -20,7 +20,7 @@ use tracing::{Instrument as _, field::Empty};
 
 use super::{
     error::is_unknown_prepared_statement,
-    pool::{ConnectionPool, PooledConnection},
+    pool::{ConnectionPool, PooledConnection, Probed},
 };
 use crate::telemetry::metrics;
 
@@ -69,9 +69,9 @@ async fn with_response_timeout<T>(
     let Some(response_timeout) = pool.response_timeout else { return statement.await };
     let timed_out = async {
         sleep(UNREACHABLE_RESPONSE_TIMEOUT).await;
-        let mut reachable = pool.reachable.subscribe();
+        let mut probed = pool.probed.subscribe();
         let remaining = response_timeout.saturating_sub(UNREACHABLE_RESPONSE_TIMEOUT);
-        let _ = timeout(remaining, reachable.wait_for(|reachable| !reachable)).await;
+        let _ = timeout(remaining, probed.wait_for(|&probed| probed != Probed::Reachable)).await;
     };
     tokio::select! {
         biased;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 
+use super::probe::{NotReady, check_prepared_statements};
+
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Key of the advisory lock that the migrating process holds: `turnkey` in ASCII.
@@ -15,6 +17,8 @@ const MAX_ROLE_ATTEMPTS: u32 = 20;
 pub enum MigrateError {
     #[error("cannot reach the database")]
     Connect(#[source] sqlx::Error),
+    #[error("cannot migrate over this connection")]
+    Pooler(#[source] NotReady),
     #[error(
         "the role that migrates may not create roles; an administrator has to run this once in the cluster:\n\
          \n    CREATE ROLE turnkey_catalog NOLOGIN;\n    CREATE ROLE turnkey_provisioner NOLOGIN;\n    \
@@ -40,8 +44,9 @@ pub enum MigrateError {
 /// [`MigrateError::RolesMissing`] has the SQL for an administrator if the owner may not create roles.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
     let mut connection = options.connect().await.map_err(MigrateError::Connect)?;
+    check_prepared_statements(options, &mut connection).await.map_err(MigrateError::Pooler)?;
     require_utf8(&mut connection).await?;
-    lock(&mut connection).await?;
+    let lock = lock(options).await?;
     ensure_roles(&mut connection).await?;
     // sqlx's own lock waits inside a query. CREATE INDEX CONCURRENTLY would wait for that query to end: a deadlock. A
     // process that polls instead runs no query between two attempts.
@@ -51,7 +56,8 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
     sqlx::raw_sql("GRANT SELECT ON _sqlx_migrations TO turnkey_provisioner").execute(&mut connection).await?;
     sqlx::raw_sql(include_str!("event_history.sql")).execute(&mut connection).await?;
     connection.close().await?;
-    Ok(())
+    // Ends its transaction.
+    Ok(lock.close().await?)
 }
 
 /// Other encodings cannot store every name.
@@ -80,14 +86,23 @@ pub async fn grant_provisioner(owner: &PgConnectOptions, login: &str) -> Result<
     connection.close().await
 }
 
-async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    while !sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, LOCK_KEY)
-        .fetch_one(&mut *connection)
-        .await?
-    {
+/// Waits for the lock and returns the connection that holds it. The lock is that of an open transaction, because behind a
+/// pooler in transaction mode a session does not stay with its connection. At READ COMMITTED an idle transaction has no
+/// snapshot that CREATE INDEX CONCURRENTLY would wait for.
+async fn lock(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    loop {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0";
+        sqlx::raw_sql(begin).execute(&mut connection).await?;
+        if sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "locked!""#, LOCK_KEY)
+            .fetch_one(&mut connection)
+            .await?
+        {
+            return Ok(connection);
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut connection).await?;
         tokio::time::sleep(LOCK_POLL_INTERVAL).await;
     }
-    Ok(())
 }
 
 /// Creates the roles. The lock belongs to one database and the roles to the cluster, so the migration of another

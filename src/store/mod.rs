@@ -48,7 +48,7 @@ pub use shared_statements::Lane;
 use self::{
     api_key_lookups::KeyLookups,
     executor::STATEMENT_RESPONSE_TIMEOUT,
-    pool::{ConnectionPool, PooledConnection},
+    pool::{ConnectionPool, PooledConnection, Probed},
     provisioning::Provisioning,
     shared_statements::SharedStatements,
     tenant_queue::TenantQueues,
@@ -92,9 +92,19 @@ impl Store {
         }
     }
 
-    /// Records the last result of the probe. It distinguishes an exhausted pool from an unreachable database.
-    pub fn set_reachable(&self, reachable: bool) {
-        self.pool.set_reachable(reachable);
+    /// Lets calls wait for the first result of a probe.
+    pub fn expect_probe(&self) {
+        self.pool.set_probed(Probed::NotYet);
+    }
+
+    /// Records the last result of the probe. It distinguishes an exhausted pool from an unreachable database, and calls
+    /// fail while statements could run in place of others.
+    pub fn record_probe(&self, result: &std::result::Result<(), NotReady>) {
+        self.pool.set_probed(match result {
+            Err(NotReady::PreparedStatementsDropped) => Probed::Unsafe,
+            Err(NotReady::Unreachable(_) | NotReady::Unresponsive) => Probed::Unreachable,
+            _ => Probed::Reachable,
+        });
     }
 
     /// Closes connections that have been idle for 10 minutes. Called periodically.

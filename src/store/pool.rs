@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::tenant_queue::TenantTurn;
+use super::{NotReady, tenant_queue::TenantTurn};
 use crate::{
     error::{Error, Result},
     telemetry::metrics::PoolStats,
@@ -39,10 +39,23 @@ const MAX_IDLE: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionPool {
     pool: Pool<Connector>,
-    /// Whether the probe last reached the database; false before its first check.
-    pub reachable: Arc<watch::Sender<bool>>,
+    pub probed: Arc<watch::Sender<Probed>>,
     /// How long to wait for the response to a statement; `None` is unlimited.
     pub response_timeout: Option<Duration>,
+}
+
+/// What the probe last found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// No probe runs, as in a command, which has checked the database itself.
+    #[default]
+    Never,
+    /// The first check has not ended. Calls wait for it.
+    NotYet,
+    Reachable,
+    Unreachable,
+    /// Statements could run in place of others: [`NotReady::PreparedStatementsDropped`]. No call runs one.
+    Unsafe,
 }
 
 #[derive(Debug)]
@@ -96,17 +109,18 @@ impl ConnectionPool {
             .build();
         // `build` fails only if a timeout is set without a runtime; no timeout is set.
         let pool = pool.unwrap_or_else(|error| unreachable!("{error}"));
-        Self { pool, reachable: Arc::default(), response_timeout }
+        Self { pool, probed: Arc::default(), response_timeout }
     }
 
     pub fn is_reachable(&self) -> bool {
-        *self.reachable.borrow()
+        *self.probed.borrow() == Probed::Reachable
     }
 
-    /// Records whether the probe reached the database. If not, statements wait for their response only briefly.
-    pub fn set_reachable(&self, reachable: bool) {
-        self.reachable.send_replace(reachable);
-        if !reachable {
+    /// Records the result of the probe. While it does not reach the database, statements wait only briefly for their
+    /// response.
+    pub fn set_probed(&self, probed: Probed) {
+        self.probed.send_replace(probed);
+        if matches!(probed, Probed::Unreachable | Probed::Unsafe) {
             self.evict_idle();
         }
     }
@@ -147,13 +161,23 @@ impl ConnectionPool {
     /// [`Error::Overloaded`] if all connections are in use, [`Error::DatabaseUnavailable`] if none can be had. The pool
     /// cannot tell the two apart when it times out; the last result of the probe can.
     pub async fn acquire(&self, operation: &'static str) -> Result<PooledConnection> {
-        let object = match timeout(ACQUIRE_TIMEOUT, self.pool.get()).await {
-            Ok(Ok(object)) => object,
-            Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
-            Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed.into()),
-            Ok(Err(_)) | Err(_) => return Err(self.wait_timed_out()),
-        };
+        let object = timeout(ACQUIRE_TIMEOUT, self.get()).await.map_err(|_elapsed| self.wait_timed_out())??;
         Ok(PooledConnection { object: Some(object), is_reusable: true, pool: self.clone(), operation, turn: None })
+    }
+
+    async fn get(&self) -> Result<Object<Connector>> {
+        if *self.probed.borrow() == Probed::NotYet {
+            // An error is impossible: `self` has the sender.
+            let _ = self.probed.subscribe().wait_for(|&probed| probed != Probed::NotYet).await;
+        }
+        if *self.probed.borrow() == Probed::Unsafe {
+            return Err(Error::DatabaseUnavailable(Arc::new(NotReady::PreparedStatementsDropped)));
+        }
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error.into(),
+            PoolError::Closed => sqlx::Error::PoolClosed.into(),
+            _ => self.wait_timed_out(),
+        })
     }
 
     /// Returns the error of a call that has waited too long for a connection, or for its turn.
@@ -234,9 +258,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exhausted_pool_is_overload_only_while_the_database_is_reachable() {
         let pool = ConnectionPool::new(PgConnectOptions::new_without_pgpass(), 0, None);
-        pool.set_reachable(true);
+        pool.set_probed(Probed::Reachable);
         assert!(matches!(pool.acquire("test").await, Err(Error::Overloaded)));
-        pool.set_reachable(false);
+        pool.set_probed(Probed::Unreachable);
         assert!(matches!(pool.acquire("test").await, Err(Error::DatabaseUnavailable(_))));
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection as _, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{SESSION_SETTINGS, error::is_unknown_prepared_statement, migrate::MIGRATIONS, with_session_settings};
+use super::{SESSION_SETTINGS, error::is_foreign_session, migrate::MIGRATIONS, with_session_settings};
 
 /// How long to wait for a check over an open connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
     #[error("the database cannot be reached")]
-    Unreachable(#[from] sqlx::Error),
+    Unreachable(#[source] sqlx::Error),
     #[error("the database does not respond")]
     Unresponsive,
     #[error("the database is read-only")]
@@ -36,14 +36,24 @@ pub enum NotReady {
     SettingsRefused,
     #[error("a connection pooler drops the session settings: run {0}")]
     SettingsDropped(String),
-    #[error("a connection pooler drops prepared statements: use session pooling, or set max_prepared_statements")]
+    #[error(
+        "a connection pooler drops prepared statements: use session pooling, or PgBouncer 1.21 or newer with \
+         max_prepared_statements"
+    )]
     PreparedStatementsDropped,
 }
 
-impl NotReady {
-    /// Whether there is no connection, as opposed to a database that cannot serve.
-    pub const fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Unresponsive)
+impl From<sqlx::Error> for NotReady {
+    fn from(error: sqlx::Error) -> Self {
+        // PgBouncer reports this error with a code that many others have. Postgres itself accepts the settings.
+        let is_refused = |error: &dyn DatabaseError| error.message().starts_with("unsupported startup parameter");
+        if is_foreign_session(&error) {
+            Self::PreparedStatementsDropped
+        } else if error.as_database_error().is_some_and(is_refused) {
+            Self::SettingsRefused
+        } else {
+            Self::Unreachable(error)
+        }
     }
 }
 
@@ -73,9 +83,10 @@ impl Probe {
         let mut connection = if let Some(connection) = open {
             connection
         } else {
-            let mut connection = self.options.connect().await.map_err(connect_error)?;
+            let mut connection = self.options.connect().await?;
             check_schema_and_role(&mut connection).await?;
-            self.check_pooler(&mut connection).await?;
+            check_prepared_statements(&self.options, &mut connection).await?;
+            check_session_settings(&mut connection).await?;
             connection
         };
         let read_only = sqlx::query_scalar!(
@@ -85,34 +96,41 @@ impl Probe {
         .await?;
         if read_only { Err(NotReady::ReadOnly) } else { Ok(connection) }
     }
-
-    /// Detects a pooler that drops session settings or prepared statements, as `PgBouncer` can with transaction
-    /// pooling. The service relies on both; without them most calls would succeed and some would fail.
-    async fn check_pooler(&self, connection: &mut PgConnection) -> Result<(), NotReady> {
-        let (role, missing) = missing_settings(connection).await?;
-        if !missing.is_empty() {
-            let commands = missing.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
-            return Err(NotReady::SettingsDropped(commands.collect::<Vec<_>>().join(", ")));
-        }
-        // A transaction on another connection occupies the server connection that a transaction pooler has just used
-        // for this one. The repeated query then runs on another server connection.
-        let mut other = self.options.connect().await?;
-        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-        let result = missing_settings(connection).await;
-        sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
-        other.close().await?;
-        match result {
-            Err(error) if is_unknown_prepared_statement(&error) => Err(NotReady::PreparedStatementsDropped),
-            result => Ok(result.map(drop)?),
-        }
-    }
 }
 
-fn connect_error(error: sqlx::Error) -> NotReady {
-    const PROTOCOL_VIOLATION: &str = "08P01";
-    // PgBouncer's code for an unsupported startup parameter. Postgres itself does not reject the settings.
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    if code.as_deref() == Some(PROTOCOL_VIOLATION) { NotReady::SettingsRefused } else { error.into() }
+/// Detects a pooler that gives a transaction the session of another connection without its prepared statements, as
+/// `PgBouncer` does with transaction pooling unless it tracks them. sqlx numbers its statements, so in such a session an
+/// unknown statement is the smaller danger: another one of the same number would run instead.
+pub(super) async fn check_prepared_statements(
+    options: &PgConnectOptions,
+    connection: &mut PgConnection,
+) -> Result<(), NotReady> {
+    let session = session_pid(connection).await?;
+    let mut other = options.connect().await?;
+    // A pooler usually gives this connection the session that it has just used for the first one.
+    if session_pid(&mut other).await? != session {
+        // The session of an open transaction is occupied, so the first connection gets another one.
+        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+        let repeated = session_pid(connection).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
+        repeated?;
+    }
+    Ok(other.close().await?)
+}
+
+/// Returns the process id of the session, from a prepared statement.
+async fn session_pid(connection: &mut PgConnection) -> sqlx::Result<i32> {
+    sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#).fetch_one(connection).await
+}
+
+/// Detects a pooler that drops the settings of sessions. Without them most calls would succeed and some would fail.
+async fn check_session_settings(connection: &mut PgConnection) -> Result<(), NotReady> {
+    let (role, missing) = missing_settings(connection).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let commands = missing.iter().map(|(name, value)| format!("`ALTER ROLE {role} SET {name} = '{value}'`"));
+    Err(NotReady::SettingsDropped(commands.collect::<Vec<_>>().join(", ")))
 }
 
 /// Returns the current role and the session settings that are not in effect.
@@ -143,6 +161,7 @@ pub async fn check_migrated(options: &PgConnectOptions) -> Result<(), NotReady> 
     let check = async {
         let mut connection = options.connect().await?;
         check_schema_and_role(&mut connection).await?;
+        check_prepared_statements(options, &mut connection).await?;
         Ok(connection.close().await?)
     };
     timeout(CONNECT_TIMEOUT, check).await.map_err(|_elapsed| NotReady::Unresponsive)?

@@ -18,16 +18,20 @@ use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
 use turnkey::store;
 
-use super::process::database_url;
+use super::{
+    pgbouncer::{SharedPooler, set_on_role},
+    process::database_url,
+};
 
 const TEMPLATE: &str = "turnkey_template";
-const OWNER: &str = "test_owner";
+pub const OWNER: &str = "test_owner";
 pub const SERVER: &str = "turnkey_server";
 
 /// The Postgres of this test run.
 #[derive(Debug)]
 pub struct Cluster {
     superuser: PgConnectOptions,
+    pooler: Option<SharedPooler>,
 }
 
 /// The database of one test.
@@ -65,7 +69,11 @@ impl Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         execute(&self.superuser, format!("CREATE DATABASE {name} {options}")).await;
-        TestDatabase::new(&self.superuser, &name)
+        let database = TestDatabase::new(&self.superuser, &name);
+        match &self.pooler {
+            None => database,
+            Some(pooler) => TestDatabase { server: pooler.options(&database.server), ..database },
+        }
     }
 }
 
@@ -160,7 +168,8 @@ fn start() -> Cluster {
             drop(postgres);
         });
     });
-    Cluster { superuser: superuser.recv().expect("the cluster must start") }
+    let superuser = superuser.recv().expect("the cluster must start");
+    Cluster { pooler: SharedPooler::start(&superuser), superuser }
 }
 
 /// The folder of this process. Removes those of processes that have ended.
@@ -180,5 +189,9 @@ fn new_root() -> PathBuf {
 async fn create_template(superuser: &PgConnectOptions) {
     execute(superuser, format!("CREATE ROLE {OWNER} LOGIN CREATEROLE")).await;
     execute(superuser, format!("CREATE DATABASE {TEMPLATE} OWNER {OWNER}")).await;
-    TestDatabase::new(superuser, TEMPLATE).migrate().await;
+    let template = TestDatabase::new(superuser, TEMPLATE);
+    template.migrate().await;
+    if SharedPooler::is_requested() {
+        set_on_role(&template, SERVER).await;
+    }
 }

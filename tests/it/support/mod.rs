@@ -15,6 +15,7 @@ pub mod http2;
 pub mod load;
 pub mod memory_limit;
 pub mod owners;
+pub mod pgbouncer;
 pub mod process;
 pub mod process_memory;
 pub mod proxy;
