@@ -16,17 +16,20 @@ check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
+	scripts/check-dependencies
+	scripts/check-workflows
 	@$(MAKE) --no-print-directory test
 	@scripts/install-pgbouncer
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
 	scripts/buf lint
-	scripts/buf breaking --against proto/baseline.binpb
+	scripts/check-breaking
 	scripts/check-alerts
 	cargo test --locked --test it -- --ignored prometheus::
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples
 	scripts/with-database scripts/check-http-clients
+	scripts/with-database scripts/check-clients
 
 # Also runs the matrices that take several minutes.
 check-all: check

@@ -8,8 +8,9 @@ use std::{
 };
 
 /// Files and folders whose text is checked.
-const CHECKED: [&str; 26] = [
+const CHECKED: [&str; 29] = [
     ".ci",
+    ".github",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -19,8 +20,10 @@ const CHECKED: [&str; 26] = [
     "README.md",
     "SECURITY.md",
     "benches",
+    "buf.gen.yaml",
     "buf.yaml",
     "build.rs",
+    "clients",
     "clippy.toml",
     "compose.yaml",
     "crates",
@@ -79,6 +82,9 @@ const FORBIDDEN: [(&str, &str); 39] = [
     ("let in", "admitted, accepted"),
     ("lets in", "admits, accepts"),
 ];
+
+/// Folders of `clients` that builds write.
+const GENERATED: [&str; 3] = ["dist", "gen", "node_modules"];
 
 /// Legitimate uses: file, phrase, reason.
 const EXEMPT: [(&str, &str, &str); 5] = [
@@ -236,13 +242,14 @@ fn files(path: &Path) -> Vec<PathBuf> {
         return vec![path.to_owned()];
     }
     let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    entries.flat_map(|entry| files(&entry.unwrap().path())).collect()
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| !GENERATED.iter().any(|name| path.ends_with(name))).flat_map(|path| files(&path)).collect()
 }
 
 fn prose(path: &Path) -> Prose {
     let name = path.file_name().unwrap().to_str().unwrap();
     let read: fn(&str) -> Prose = match name.rsplit_once('.').map_or("", |(_, extension)| extension) {
-        "rs" | "proto" => code_prose,
+        "go" | "proto" | "rs" | "ts" => code_prose,
         "sql" => sql_prose,
         "md" => markdown_prose,
         "" | "ci" | "json" | "py" | "sh" | "toml" | "yaml" | "yml" => plain_prose,
