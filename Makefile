@@ -23,6 +23,7 @@ check:
 	scripts/buf breaking --against proto/baseline.binpb
 	scripts/check-alerts
 	cargo test --locked --test it -- --ignored prometheus::
+	scripts/check-image
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples

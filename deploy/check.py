@@ -160,11 +160,13 @@ def check_names(names):
         problems.append(f"the chart sets {name}, which docs/configuration.md does not describe")
 
 
-def check_version():
+def check_versions():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     version = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
     if not version == chart["version"] == chart["appVersion"]:
         problems.append(f"Chart.yaml: version and appVersion must be {version}, as in Cargo.toml")
+    if f'org.opencontainers.image.version="{version}"' not in (ROOT / "Dockerfile").read_text():
+        problems.append(f"Dockerfile: the label version must be {version}, as in Cargo.toml")
 
 
 def check_observability(resources, values):
@@ -213,7 +215,7 @@ def main(folder):
     applied |= compare("overlays/production", production, helm_template(package, CHART / "production-values.yaml"))
     for pattern in sorted(set(INTENDED) - applied):
         problems.append(f"deploy/check.py: INTENDED has {pattern}, but there is no such difference")
-    check_version()
+    check_versions()
     check_refusals(package, folder)
 
 
