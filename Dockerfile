@@ -2,7 +2,8 @@
 # The service alone, without the embedded Postgres and without a shell. It runs as a user that owns no files.
 #
 # The base images have tags and no digests, so that each build contains their security updates. To pin a build, look up
-# the digest of each with `docker buildx imagetools inspect IMAGE`, write `FROM IMAGE@sha256:…`, and renew it regularly.
+# the digest of each with `docker buildx imagetools inspect IMAGE`, write `FROM IMAGE@sha256:…`, and renew it
+# regularly.
 
 FROM rust:1.95-trixie AS build
 WORKDIR /src

@@ -133,7 +133,7 @@ def environments(resource):
 
 
 def check_environment(source, resources, values):
-    """Checks that a variable is defined once, and before another refers to it. Returns the names that the chart sets."""
+    """Checks that variables are defined once, and before others refer to them. Returns the names that the chart sets."""
     names = set()
     for variables in environments(list(resources.values())):
         defined = []

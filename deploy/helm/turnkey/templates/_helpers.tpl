@@ -1,6 +1,6 @@
 {{/* Parts that several templates share. */}}
 
-{{/* The prefix of all names. It leaves room for the suffixes, and for those that Kubernetes adds to the names of Jobs. */}}
+{{/* The prefix of all names. It leaves room for suffixes, and for those that Kubernetes adds to the names of Jobs. */}}
 {{- define "turnkey.fullname" -}}
 {{- $name := contains "turnkey" .Release.Name | ternary .Release.Name (printf "%s-turnkey" .Release.Name) }}
 {{- .Values.fullnameOverride | default $name | trunc 40 | trimSuffix "-" }}
