@@ -63,8 +63,9 @@ def kustomize(directory):
 
 
 def helm_template(package, *values):
-    options = [f"--values={file}" for file in values]
-    return resources_of(output_of("scripts/helm", "template", "turnkey", package, "--namespace=turnkey", *options))
+    options = ["--namespace=turnkey", f"--kube-version={KUBERNETES_VERSIONS[-1]}"]
+    options += [f"--values={file}" for file in values]
+    return resources_of(output_of("scripts/helm", "template", "turnkey", package, *options))
 
 
 def validate(source, resources, custom_resources):
@@ -186,7 +187,8 @@ def check_refusals(package, folder):
     file = Path(folder) / "values.yaml"
     for case in cases:
         file.write_text(yaml.safe_dump(case["values"]))
-        result = run("scripts/helm", "template", "turnkey", package, f"--values={file}")
+        options = [f"--kube-version={KUBERNETES_VERSIONS[-1]}", f"--values={file}"]
+        result = run("scripts/helm", "template", "turnkey", package, *options)
         if result.returncode == 0 or case["error"] not in result.stderr:
             problems.append(f"the chart must reject {case['values']} because of {case['error']}: {result.stderr}")
     print(f"helm: {len(cases)} sets of values rejected")
