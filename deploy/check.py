@@ -109,13 +109,14 @@ def differences(place, manifest, chart):
         yield place, manifest, chart
 
 
-def compare(directory, manifests, chart):
-    """Checks that both have the same resources, except for `INTENDED`. Returns the exceptions that applied."""
+def compare(directory, chart):
+    """Checks that the chart has the resources of a kustomization, except for `INTENDED`. Returns what applied of it."""
     applied = set()
-    for place, manifest, value in differences("", comparable(manifests), comparable(chart)):
+    for place, manifest, value in differences("", comparable(kustomize(directory)), comparable(chart)):
         reasons = {pattern for pattern in INTENDED if re.fullmatch(pattern, place)}
         if not reasons:
-            problems.append(f"{place} is {json.dumps(manifest)} in {directory}, but {json.dumps(value)} in the chart")
+            where = f"deploy/kubernetes/{directory}"
+            problems.append(f"{place} is {json.dumps(manifest)} in {where}, but {json.dumps(value)} in the chart")
         applied |= reasons
     return applied
 
@@ -201,9 +202,8 @@ def main(folder):
     output_of("scripts/helm", "package", f"--destination={folder}", CHART)
     package = next(Path(folder).glob("turnkey-*.tgz"))
 
-    production = kustomize("overlays/production")
-    validate("kustomize development", kustomize("overlays/development"), custom_resources)
-    validate("kustomize production", production, custom_resources)
+    for overlay in ("development", "production"):
+        validate(f"kustomize {overlay}", kustomize(f"overlays/{overlay}"), custom_resources)
     names = set()
     for file in [CHART / "values.yaml", CHART / "production-values.yaml", *sorted((TESTS / "values").iterdir())]:
         resources, values = helm_template(package, file), yaml.safe_load(file.read_text())
@@ -213,8 +213,8 @@ def main(folder):
             check_observability(resources, values)
     check_names(names)
 
-    applied = compare("deploy/kubernetes/base", kustomize("base"), helm_template(package))
-    applied |= compare("overlays/production", production, helm_template(package, CHART / "production-values.yaml"))
+    applied = compare("base", helm_template(package))
+    applied |= compare("overlays/production", helm_template(package, CHART / "production-values.yaml"))
     for pattern in sorted(set(INTENDED) - applied):
         problems.append(f"deploy/check.py: INTENDED has {pattern}, but there is no such difference")
     check_versions()
