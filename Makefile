@@ -25,6 +25,7 @@ check:
 	scripts/check-breaking
 	scripts/check-alerts
 	cargo test --locked --test it -- --ignored prometheus::
+	scripts/check-image
 	scripts/check-kubernetes
 	scripts/with-database scripts/check-sql
 	scripts/with-database scripts/run-examples

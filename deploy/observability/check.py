@@ -77,6 +77,11 @@ def check_rules(rules, known, tests, runbook):
 
 def check_dashboard(dashboard, known):
     panels = dashboard["panels"]
+    # `target_info` has the attributes of the process, and the panels show quantiles instead of sums.
+    expected = {metric for metric in known if metric != "target_info" and not metric.endswith("_sum")}
+    expressions = " ".join(target["expr"] for panel in panels for target in panel.get("targets", []))
+    for metric in sorted(expected - metric_names(expressions)):
+        problems.append(f"dashboard.json: no panel shows {metric}")
     ids = [panel["id"] for panel in panels]
     for duplicate in sorted({panel_id for panel_id in ids if ids.count(panel_id) > 1}):
         problems.append(f"dashboard.json: several panels have the id {duplicate}")
