@@ -209,6 +209,39 @@ fn an_unusable_file_with_the_database_url_is_reported() {
 }
 
 #[test]
+fn every_command_with_a_database_reports_its_file_together_with_other_settings() {
+    let folder = temp_folder();
+    let commands: [&[&str]; 5] = [
+        &["serve"],
+        &["migrate"],
+        &["doctor"],
+        &["import", "tenants.csv", "--out", "keys.csv"],
+        &["purge", "--older-than", "30d"],
+    ];
+    for arguments in commands {
+        let mut command = turnkey(folder.path());
+        command.args(arguments).env("DATABASE_URL_FILE", "missing").env("TURNKEY_LOG_FORMAT", "xml");
+        let error = command.output().unwrap();
+        assert_eq!(error.status.code(), Some(2), "{arguments:?}");
+        let stderr = String::from_utf8(error.stderr).unwrap();
+        assert!(stderr.contains("DATABASE_URL_FILE: cannot read missing"), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("TURNKEY_LOG_FORMAT: must be"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_empty_variable_for_the_database_counts_as_unset() {
+    let folder = temp_folder();
+    fs::write(folder.path().join("url"), "mysql://localhost/x").unwrap();
+    let mut command = turnkey(folder.path());
+    command.arg("migrate").env("DATABASE_URL", "").env("DATABASE_URL_FILE", "url");
+    assert!(String::from_utf8(command.output().unwrap().stderr).unwrap().contains("must begin with postgres://"));
+    let mut command = turnkey(folder.path());
+    command.arg("migrate").env("DATABASE_URL", "mysql://localhost/x").env("DATABASE_URL_FILE", "");
+    assert!(String::from_utf8(command.output().unwrap().stderr).unwrap().contains("must begin with postgres://"));
+}
+
+#[test]
 fn a_flag_for_the_database_url_overrides_both_variables() {
     let folder = temp_folder();
     fs::write(folder.path().join("url"), "postgres://x@127.0.0.1:1/from-the-file").unwrap();
