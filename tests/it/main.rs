@@ -63,6 +63,7 @@ mod purge;
 mod purge_tenant;
 mod quotas;
 mod redaction;
+mod reflection;
 mod request_id;
 mod revoke_api_key;
 mod rolling_restart;

@@ -33,6 +33,7 @@ use crate::support::{
     database::Cluster,
     fixture::channel,
     process::{Process, database_url, temp_folder, turnkey},
+    reflection::list_services,
 };
 
 /// A certificate authority.
@@ -214,7 +215,8 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         roles = ["verifier"]
     "#;
     fs::write(files.path("tokens.toml"), known).unwrap();
-    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let arguments = ["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml", "--reflection=false"];
+    let mut process = files.serve(&arguments).await;
     let address = process.address();
     let list = async |channel: &Channel| {
         let request =
@@ -224,6 +226,7 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
 
     let booking = connect(&address, &authority, Some(clients.sign(dns("Booking.Internal")))).await.unwrap();
     assert_eq!((list(&booking).await, verify(&booking).await), (Code::NotFound, Err(Code::PermissionDenied)));
+    assert!(list_services(&booking, None).await.is_ok(), "a certificate permits reflection where it is off for others");
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();
     assert_eq!((list(&gateway).await, verify(&gateway).await), (Code::PermissionDenied, Ok(())));
@@ -236,6 +239,7 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
     assert_eq!(verify(&unknown).await, Err(Code::Unauthenticated));
     let without_certificate = connect(&address, &authority, None).await.unwrap();
     assert_eq!(verify(&without_certificate).await, Err(Code::Unauthenticated));
+    assert_eq!(list_services(&without_certificate, None).await.unwrap_err().code(), Code::Unauthenticated);
     let forged = connect(&address, &authority, Some(Authority::new().sign(dns("booking.internal")))).await;
     assert!(match forged {
         Err(_) => true,

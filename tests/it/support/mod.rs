@@ -18,6 +18,7 @@ pub mod owners;
 pub mod process;
 pub mod process_memory;
 pub mod proxy;
+pub mod reflection;
 pub mod replicated_cluster;
 pub mod requests;
 pub mod responses;
