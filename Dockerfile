@@ -4,6 +4,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# `turnkey --version` shows it: the context has no repository.
+ARG TURNKEY_COMMIT=unknown
 # The cache mounts keep the registry and the target directory between builds and out of the image.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

@@ -1,5 +1,6 @@
 //! The command line. Each command has a file; its settings are in [`crate::config`].
 
+mod completions;
 mod database;
 mod doctor;
 mod healthcheck;
@@ -8,6 +9,7 @@ mod keys_file;
 mod migrate;
 mod output;
 mod owned_file;
+mod protoset;
 mod purge;
 mod ready_file;
 mod row_file;
@@ -22,7 +24,8 @@ use std::{
     process::{self, ExitCode, Termination},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -35,6 +38,8 @@ use crate::{
 };
 
 const PGOPTIONS: &str = "PGOPTIONS";
+/// The build script sets the commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TURNKEY_COMMIT"), ")");
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +47,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Without a command, the service runs.
 #[derive(Parser)]
-#[command(name = "turnkey", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "turnkey", version = VERSION, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -69,6 +74,13 @@ enum Command {
     Token(TokenCommand),
     /// Exit with 0 if the server is SERVING
     Healthcheck(FlagsFirst<HealthcheckArgs>),
+    /// Write the descriptors of the API, for grpcurl and similar tools
+    Protoset,
+    /// Write a script that completes the command line in a shell
+    Completions {
+        /// Shell to write the script for
+        shell: Shell,
+    },
 }
 
 #[derive(Subcommand)]
@@ -85,7 +97,7 @@ impl Command {
             Self::Doctor(args) => Some(&args.database.0),
             Self::Import(args) => Some(&args.database.0),
             Self::Purge(args) => Some(&args.database.0),
-            Self::Token(_) | Self::Healthcheck(_) => None,
+            Self::Token(_) | Self::Healthcheck(_) | Self::Protoset | Self::Completions { .. } => None,
         }
     }
 }
@@ -109,7 +121,14 @@ pub fn run() -> ExitCode {
         Command::Purge(args) => run_command(log, args.settings(), purge::run, 1),
         Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
         Command::Healthcheck(args) => run_command(log, args.0.settings(), healthcheck::run, 1),
+        Command::Protoset => exit_code(protoset::run()),
+        Command::Completions { shell } => exit_code(completions::run(Cli::command(), shell)),
     }
+}
+
+/// Of a command without settings and log.
+fn exit_code(result: Result<(), Error>) -> ExitCode {
+    result.map_or_else(|error| fail(&*error, 1), |()| ExitCode::SUCCESS)
 }
 
 /// Replaces this process by one without `PGOPTIONS`, and returns only if that fails. sqlx applies the variable to every
@@ -183,8 +202,6 @@ fn counted(count: impl Display, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn with_subcommands(command: &clap::Command) -> Vec<&clap::Command> {
