@@ -1,5 +1,6 @@
 //! The command line. Each command has a file; its settings are in [`crate::config`].
 
+mod client;
 mod completions;
 mod database;
 mod doctor;
@@ -30,8 +31,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs, LogArgs,
-        LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
+        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs,
+        LogArgs, LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::ErrorChain,
     telemetry,

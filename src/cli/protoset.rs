@@ -8,7 +8,9 @@ use crate::grpc::pb;
 /// Writes a serialized `google.protobuf.FileDescriptorSet`, comments included, to standard output.
 pub fn run() -> Result<(), Error> {
     if io::stdout().is_terminal() {
-        return Err("the descriptors are binary: redirect standard output, as in `turnkey protoset > turnkey.binpb`".into());
+        return Err(
+            "the descriptors are binary: redirect standard output, as in `turnkey protoset > turnkey.binpb`".into()
+        );
     }
     Stdout.write_all(pb::DESCRIPTORS)?;
     Ok(Stdout.flush()?)

@@ -5,6 +5,7 @@
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod bounds;
+mod client;
 mod commands;
 mod exporters;
 mod healthcheck;
@@ -32,6 +33,7 @@ use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use bounds::Bounds;
+pub use client::{ClientIdentity, ClientSettings};
 pub use commands::{
     DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,

@@ -87,8 +87,7 @@ const TENANT_KEY_RPCS: [(&str, &[ApiKeyScope]); 12] = [
 ];
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
-const REFLECTION: [&str; 2] =
-    ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Whether calls need no role and have no rate limit: those of health and reflection, which show nothing about tenants.
 pub fn is_public(path: &str) -> bool {
@@ -131,6 +130,7 @@ impl Authenticator {
     }
 
     /// Lets callers without a credential use reflection.
+    #[must_use]
     pub fn with_open_reflection(self, is_open: bool) -> Self {
         Self { is_reflection_open: is_open, ..self }
     }

@@ -8,6 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
+pub use turnkey_client::code_name;
 
 use crate::{
     domain::{TenantId, Violation, Violations},
@@ -36,29 +37,6 @@ pub struct RpcError {
 impl RpcError {
     pub fn reason(&self) -> &str {
         self.details.error_info().map_or("", |info| info.reason.as_str())
-    }
-}
-
-/// The code's name in the gRPC specification.
-pub const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -334,7 +312,11 @@ mod tests {
             Error::TooManyNestedMessages,
             Error::RateLimited { retry_after },
             Error::TooManyAttempts { retry_after },
-            Error::QuotaExceeded { tenant_id: TenantId::from_uuid(uuid::Uuid::nil()), resource: Resource::Package, limit },
+            Error::QuotaExceeded {
+                tenant_id: TenantId::from_uuid(uuid::Uuid::nil()),
+                resource: Resource::Package,
+                limit,
+            },
             Error::DatabaseUnavailable(std::sync::Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("away"))),
             Error::CursorExpired,
             Error::ConnectionClosing,
@@ -345,6 +327,18 @@ mod tests {
         ];
         errors.extend(resources.map(Error::not_found));
         errors
+    }
+
+    #[test]
+    fn the_client_knows_every_reason() {
+        for error in every_kind() {
+            let name = format!("{error:?}");
+            let status = from_error(error, TraceId::INVALID);
+            let has_reason = status.get_details_error_info().is_some();
+            let known = turnkey_client::Error::from(status).reason();
+            assert_eq!(known.is_some(), has_reason, "{name}");
+            assert!(!matches!(known, Some(turnkey_client::Reason::Other(_))), "{name}");
+        }
     }
 
     fn pushback(status: &Status) -> Option<&str> {

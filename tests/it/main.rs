@@ -14,6 +14,7 @@ mod cancellation;
 mod catalog_model;
 mod change_log;
 mod change_password;
+mod client;
 mod command_line;
 mod crash_recovery;
 mod create_api_key;
