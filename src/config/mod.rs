@@ -5,6 +5,7 @@
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod bounds;
+mod call;
 mod client;
 mod commands;
 mod exporters;
@@ -33,6 +34,7 @@ use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use bounds::Bounds;
+pub use call::{CallArgs, CallData, CallSettings};
 pub use client::{ClientIdentity, ClientSettings};
 pub use commands::{
     DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,

@@ -26,12 +26,14 @@ fn the_version_has_the_number_and_the_commit() {
 }
 
 #[test]
-fn there_are_completions_for_each_shell_with_commands_flags_and_rpcs() {
+fn there_are_completions_for_each_shell_with_commands_and_flags_and_rpcs() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = String::from_utf8(stdout(&["completions", shell])).unwrap();
         for word in ["healthcheck", "older-than", "completions"] {
             assert!(script.contains(word), "{shell} {word}");
         }
+        let has_values = ["bash", "zsh"].contains(&shell);
+        assert!(!has_values || script.contains("CreateFullyProvisioned"), "{shell}");
     }
     let folder = temp_folder();
     let unknown = turnkey(folder.path()).args(["completions", "tcsh"]).output().unwrap();

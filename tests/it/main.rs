@@ -10,6 +10,7 @@ mod authentication;
 mod backup;
 mod batch_create_fully_provisioned;
 mod batch_upsert_packages;
+mod call;
 mod cancellation;
 mod catalog_model;
 mod change_log;

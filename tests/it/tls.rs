@@ -249,6 +249,46 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn turnkey_call_verifies_the_server_and_presents_its_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    let (chain, key) = clients.sign(dns("booking.internal"));
+    for (name, text) in [
+        ("server-ca.pem", &authority.pem),
+        ("client-ca.pem", &clients.pem),
+        ("client.pem", &chain),
+        ("client-key.pem", &key),
+        (
+            "tokens.toml",
+            &"[[certificate]]\nsan = \"booking.internal\"\nname = \"booking\"\nroles = [\"reader\"]\n".to_owned(),
+        ),
+    ] {
+        fs::write(files.path(name), text).unwrap();
+    }
+    let mut process = files.serve(&["--tls-client-ca", "client-ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let address = process.address();
+    let server = format!("https://{address}");
+    let call = |arguments: &[&str]| {
+        let mut command = turnkey(files.folder.path());
+        command.args(["call", "ListTenants", "--server", &server]).args(arguments);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let trusted = ["--tls-ca", "server-ca.pem", "--tls-server-name", "localhost"];
+    let certificate = ["--tls-client-cert", "client.pem", "--tls-client-key", "client-key.pem"];
+    assert_eq!(call(&[trusted, certificate].concat()), (Some(0), String::new()));
+    let (code, stderr) = call(&trusted);
+    assert!(code == Some(1) && stderr.contains("UNAUTHENTICATED"), "{stderr}");
+    // The system does not trust this CA, and the certificate is not for 127.0.0.1.
+    for arguments in [certificate.as_slice(), &[&certificate[..], &trusted[..2]].concat()] {
+        let (code, stderr) = call(arguments);
+        assert!(code == Some(2) && stderr.contains("cannot reach the server"), "{stderr}");
+    }
+    let (code, stderr) = call(&["--tls-client-cert", "client.pem", "--tls-client-key", "key.pem"]);
+    assert!(code == Some(2) && stderr.contains("TURNKEY_TLS_CLIENT_CERT: "), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_ends_with_the_certificate_of_its_client() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let files = Files::new(&authority);
