@@ -75,6 +75,7 @@ mod round_trips;
 mod segments;
 mod serialization_retries;
 mod serve;
+mod service_config;
 mod set_owner;
 mod shared_statements;
 mod soak;
