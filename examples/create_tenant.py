@@ -22,7 +22,8 @@ from grpc_status import rpc_status
 
 # Compiles the protos at start, to keep the example short. A service would generate the code at build time
 # (python -m grpc_tools.protoc).
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "proto"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "proto"))
 messages, services = grpc.protos_and_services("turnkey/v1/tenant_provisioning.proto")
 
 MAX_ATTEMPTS = 10
@@ -78,8 +79,10 @@ def main():
         name=name,
         request_id=os.environ.get("REQUEST_ID") or str(uuid.uuid4()),
     )
+    # Replicas that do not serve get no calls, and gRPC itself retries reads.
+    service_config = (ROOT / "clients/service-config.json").read_text()
     # By default, gRPC's own reconnect backoff grows up to two minutes. The backoff above is enough.
-    options = [("grpc.max_reconnect_backoff_ms", 1000)]
+    options = [("grpc.service_config", service_config), ("grpc.max_reconnect_backoff_ms", 1000)]
     with grpc.insecure_channel(address, options=options) as channel:
         response = create(services.TenantProvisioningStub(channel), request)
     print(f"tenant {response.tenant.slug} id {response.tenant.id} replayed {str(response.replayed).lower()}")

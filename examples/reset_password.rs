@@ -8,9 +8,12 @@
 
 use std::error::Error;
 
-use turnkey::grpc::pb::{
-    CreateOwnerTokenRequest, OwnerTokenPurpose, ResetPasswordRequest, SetOwnerRequest, Verdict, VerifyPasswordRequest,
-    tenant_provisioning_client::TenantProvisioningClient,
+use turnkey_client::{
+    Connector,
+    pb::{
+        CreateOwnerTokenRequest, OwnerTokenPurpose, ResetPasswordRequest, SetOwnerRequest, Verdict,
+        VerifyPasswordRequest,
+    },
 };
 
 #[tokio::main]
@@ -19,15 +22,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [url, email, new_password] = &arguments[..] else {
         return Err("usage: reset_password URL EMAIL NEW_PASSWORD".into());
     };
-    let mut client = TenantProvisioningClient::connect(url.clone()).await?;
+    let client = Connector::new(url)?.connect().await?;
     if let Ok(tenant_id) = std::env::var("TENANT_ID") {
-        client.set_owner(SetOwnerRequest { tenant_id, email: email.clone(), password: None }).await?;
+        client.send(SetOwnerRequest { tenant_id, email: email.clone(), password: None }).await?;
     }
 
     // The form shows "If the address is known, you will get an e-mail" in both cases, before the e-mail is sent.
     let purpose = OwnerTokenPurpose::ResetPassword.into();
     let request = CreateOwnerTokenRequest { email: email.clone(), purpose, ttl: None };
-    let token = client.create_owner_token(request).await?.into_inner().token;
+    let token = client.send(request).await?.token;
     if token.is_empty() {
         println!("no owner has this address: nothing is sent");
         return Ok(());
@@ -37,13 +40,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The page behind the link reads the token from the part of the URL that browsers do not send to servers. A repeat
     // of this call with the same password is safe.
     let request = ResetPasswordRequest { token, new_password: new_password.clone() };
-    let reset = client.reset_password(request).await?.into_inner();
+    let reset = client.send(request).await?;
     if reset.verdict() != Verdict::Valid {
         return Err("the link is no longer valid: request another one".into());
     }
 
     let request = VerifyPasswordRequest { email: email.clone(), password: new_password.clone(), client_address: None };
-    let log_in = client.verify_password(request).await?.into_inner();
+    let log_in = client.send(request).await?;
     println!("logged in {} tenant {}", log_in.verdict() == Verdict::Valid, log_in.tenant_id);
     Ok(())
 }

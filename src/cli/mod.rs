@@ -1,5 +1,8 @@
 //! The command line. Each command has a file; its settings are in [`crate::config`].
 
+mod call;
+mod client;
+mod completions;
 mod database;
 mod doctor;
 mod healthcheck;
@@ -8,6 +11,7 @@ mod keys_file;
 mod migrate;
 mod output;
 mod owned_file;
+mod protoset;
 mod purge;
 mod ready_file;
 mod row_file;
@@ -22,19 +26,22 @@ use std::{
     process::{self, ExitCode, Termination},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand, builder::PossibleValuesParser};
+use clap_complete::Shell;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs, LogArgs,
-        LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
+        CallArgs, ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs,
+        LogArgs, LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::ErrorChain,
     telemetry,
 };
 
 const PGOPTIONS: &str = "PGOPTIONS";
+/// The build script sets the commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TURNKEY_COMMIT"), ")");
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +49,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Without a command, the service runs.
 #[derive(Parser)]
-#[command(name = "turnkey", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "turnkey", version = VERSION, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -69,6 +76,15 @@ enum Command {
     Token(TokenCommand),
     /// Exit with 0 if the server is SERVING
     Healthcheck(FlagsFirst<HealthcheckArgs>),
+    /// Call an RPC of a running server, or list the RPCs
+    Call(Box<CallArgs>),
+    /// Write the descriptors of the API, for grpcurl and similar tools
+    Protoset,
+    /// Write a script that completes the command line in a shell
+    Completions {
+        /// Shell to write the script for
+        shell: Shell,
+    },
 }
 
 #[derive(Subcommand)]
@@ -85,7 +101,7 @@ impl Command {
             Self::Doctor(args) => Some(&args.database.0),
             Self::Import(args) => Some(&args.database.0),
             Self::Purge(args) => Some(&args.database.0),
-            Self::Token(_) | Self::Healthcheck(_) => None,
+            Self::Token(_) | Self::Healthcheck(_) | Self::Call(_) | Self::Protoset | Self::Completions { .. } => None,
         }
     }
 }
@@ -100,7 +116,8 @@ pub fn run() -> ExitCode {
     }
     let is_terminal = std::io::stderr().is_terminal();
     let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Purge(_));
-    let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
+    let is_quiet = draws_progress || matches!(command, Command::Call(_));
+    let log = cli.log.settings(is_terminal, if is_quiet { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
         Command::Serve(args) => run_command(log, args.settings(), serve::run, 1),
         Command::Migrate(args) => run_command(log, args.0.settings(), migrate::run, 1),
@@ -109,7 +126,26 @@ pub fn run() -> ExitCode {
         Command::Purge(args) => run_command(log, args.settings(), purge::run, 1),
         Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
         Command::Healthcheck(args) => run_command(log, args.0.settings(), healthcheck::run, 1),
+        Command::Call(args) => run_command(log, args.settings(), call::run, 2),
+        Command::Protoset => exit_code(protoset::run()),
+        Command::Completions { shell } => exit_code(completions::run(with_rpc_names(Cli::command()), shell)),
     }
+}
+
+/// Lets completions know the RPCs. Without this, an unknown one is reported with the nearest name only.
+fn with_rpc_names(cli: clap::Command) -> clap::Command {
+    // clap keeps static texts. The process ends when the script is written.
+    let names: Vec<&'static str> = call::rpc_names().into_iter().map(|name| &*name.leak()).collect();
+    cli.mut_subcommand("call", |call| {
+        call.mut_args(|arg| {
+            if arg.get_id() == "rpc" { arg.value_parser(PossibleValuesParser::new(names.clone())) } else { arg }
+        })
+    })
+}
+
+/// Of a command without settings and log.
+fn exit_code(result: Result<(), Error>) -> ExitCode {
+    result.map_or_else(|error| fail(&*error, 1), |()| ExitCode::SUCCESS)
 }
 
 /// Replaces this process by one without `PGOPTIONS`, and returns only if that fails. sqlx applies the variable to every
@@ -183,8 +219,6 @@ fn counted(count: impl Display, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn with_subcommands(command: &clap::Command) -> Vec<&clap::Command> {

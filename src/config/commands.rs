@@ -3,20 +3,18 @@
 use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
-use secrecy::SecretString;
 use time::Duration as SignedDuration;
 
 use super::{
     ConfigErrors, Database, DatabaseArgs, FlagsFirst, KeyArgs, ServerUrl, TOKENS_FILE,
+    client::{ClientArgs, ClientSettings},
     setting::{POSITIVE_FORMAT, Setting},
-    variable,
 };
 use crate::domain::{Argon2Params, KeyMode, Role, TenantId, TenantLimit, service_credentials::ServiceName};
 
 const CONCURRENCY: Setting = Setting::flag("concurrency");
 const SERVER: Setting = Setting::flag("server");
 const OLDER_THAN: Setting = Setting::flag("older-than");
-const TOKEN: Setting = Setting::new("token", "TURNKEY_TOKEN");
 const NAME: Setting = Setting::flag("name");
 const ROLE: Setting = Setting::flag("role");
 const TENANT: Setting = Setting::flag("tenant");
@@ -59,9 +57,8 @@ pub struct ImportArgs {
     /// Import through this server, such as `http://127.0.0.1:50051` [default: into the database]
     #[arg(long = SERVER.flag, value_name = "URL")]
     server: Option<String>,
-    /// Service token for the server
-    #[arg(long = TOKEN.flag, env = TOKEN.variable, hide_env_values = true, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    client: FlagsFirst<ClientArgs>,
     #[command(flatten)]
     pub database: FlagsFirst<DatabaseArgs>,
     #[command(flatten)]
@@ -133,7 +130,7 @@ impl fmt::Display for ImportInput {
 
 pub enum ImportTarget {
     Database { database: Database, key_mode: KeyMode, key_argon2: Argon2Params },
-    Server { url: ServerUrl, token: Option<SecretString> },
+    Server { url: ServerUrl, client: ClientSettings },
 }
 
 impl ImportTarget {
@@ -182,15 +179,12 @@ impl ImportArgs {
         let mut errors = ConfigErrors::default();
         let concurrency = self.concurrency.as_deref();
         let concurrency = errors.parse(CONCURRENCY, concurrency, DEFAULT_CONCURRENCY, POSITIVE_FORMAT);
-        // The variable may be set for other runs.
-        if self.token.is_some() && self.server.is_none() && variable("TURNKEY_TOKEN").is_none() {
-            errors.add(TOKEN, "needs --server");
-        }
-        let target = match &self.server {
-            Some(url) => errors
-                .check(SERVER, url.parse())
-                .map(|url| ImportTarget::Server { url, token: self.token.clone().map(Into::into) }),
-            None => self.database_target(&mut errors),
+        let target = if let Some(url) = &self.server {
+            let (url, client) = (errors.check(SERVER, url.parse()), self.client.0.check(&mut errors));
+            url.map(|url| ImportTarget::Server { url, client })
+        } else {
+            self.client.0.refuse_flags(&mut errors);
+            self.database_target(&mut errors)
         };
         errors.into_result(|| {
             Some(ImportSettings {

@@ -1,22 +1,17 @@
 //! The settings of `turnkey healthcheck`: an address, in plaintext or over TLS.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
-use rustls::pki_types::ServerName;
 
 use super::{
-    Alternatives, ConfigErrors, DEFAULT_LISTEN, HEALTH_LISTEN, LISTEN, ServerUrl, setting::Setting,
-    tls::read_certificates,
+    Alternatives, ConfigErrors, DEFAULT_LISTEN, HEALTH_LISTEN, LISTEN, ServerUrl,
+    client::{TLS_CA, TLS_SERVER_NAME, check_server_name, read_ca},
 };
-use crate::error::ErrorChain;
 
-const TLS_CA: Setting = Setting::new("tls-ca", "TURNKEY_TLS_CA");
-const TLS_SERVER_NAME: Setting = Setting::new("tls-server-name", "TURNKEY_TLS_SERVER_NAME");
 const TARGET_FORMAT: &str =
     "must be a host and a port, such as 127.0.0.1:50051 or localhost:50051, or a URL such as https://localhost:50051";
 
@@ -77,11 +72,7 @@ impl HealthcheckArgs {
         };
         let target = errors.check(setting, Target::parse(&text).ok_or(TARGET_FORMAT));
         let ca = self.tls_ca.as_deref().and_then(|path| errors.check(TLS_CA, read_ca(path)));
-        let server_name = self.tls_server_name.as_deref().and_then(|name| {
-            let is_valid = ServerName::try_from(name).is_ok();
-            errors
-                .check(TLS_SERVER_NAME, is_valid.then(|| name.to_owned()).ok_or("must be a DNS name or an IP address"))
-        });
+        let server_name = self.tls_server_name.as_deref().and_then(|name| check_server_name(name, &mut errors));
         let has_tls_setting = self.tls_ca.is_some() || self.tls_server_name.is_some();
         errors.into_result(|| {
             let Target { host, port, is_tls } = target?;
@@ -103,11 +94,6 @@ impl Target {
         let host = if is_unspecified { Ipv4Addr::LOCALHOST.to_string() } else { url.host().to_owned() };
         Some(Self { host, port: url.port()?, is_tls: has_scheme.then(|| url.is_tls()) })
     }
-}
-
-fn read_ca(path: &Path) -> Result<Vec<u8>, String> {
-    read_certificates(path).map_err(|error| ErrorChain(&error).to_string())?;
-    fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod bounds;
+mod call;
+mod client;
 mod commands;
 mod exporters;
 mod healthcheck;
@@ -19,16 +21,21 @@ mod tls;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 use sqlx::postgres::PgConnectOptions;
 use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
 pub use bounds::Bounds;
+pub use call::{CallArgs, CallData, CallSettings};
+pub use client::{ClientIdentity, ClientSettings};
 pub use commands::{
     DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,
@@ -83,7 +90,8 @@ pub struct DatabaseArgs {
     #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
     /// File with the URL, such as a mounted secret, instead of the URL itself
-    #[arg(long = DATABASE_URL_FILE.flag, env = DATABASE_URL_FILE.variable, value_name = "FILE")]
+    #[arg(long = DATABASE_URL_FILE.flag, env = DATABASE_URL_FILE.variable, value_name = "FILE",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     database_url_file: Option<PathBuf>,
     /// Directory of the Postgres programs, for the embedded Postgres [default: searched for]
     #[arg(long = PG_BIN.flag, env = PG_BIN.variable, value_name = "DIRECTORY")]
@@ -152,15 +160,19 @@ impl DatabaseArgs {
 
     /// Whether the database is the embedded Postgres.
     pub fn is_embedded(&self) -> bool {
-        self.url().is_none() && self.database_url_file.is_none()
+        self.url().is_none() && self.url_file().is_none()
     }
 
     fn url(&self) -> Option<&str> {
         self.database_url.as_deref().filter(|url| !url.is_empty())
     }
 
+    fn url_file(&self) -> Option<&Path> {
+        self.database_url_file.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
     fn check(&self, errors: &mut ConfigErrors) -> Option<Database> {
-        match (self.url(), &self.database_url_file) {
+        match (self.url(), self.url_file()) {
             (Some(_), Some(_)) => {
                 errors.add(DATABASE_URL_FILE, "set only one of DATABASE_URL and DATABASE_URL_FILE");
                 None

@@ -102,7 +102,7 @@ pub struct ServeArgs {
     #[arg(long = ALLOW_UNAUTHENTICATED.flag, env = ALLOW_UNAUTHENTICATED.variable, value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_unauthenticated: Option<String>,
-    /// Serve reflection [default: true on a loopback address, else false]
+    /// Serve reflection to callers without a credential, too [default: true on a loopback address, else false]
     #[arg(long = REFLECTION.flag, env = REFLECTION.variable, value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     reflection: Option<String>,

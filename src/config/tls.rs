@@ -86,6 +86,11 @@ fn read_client_roots(path: &Path) -> Result<RootCertStore, TlsFileError> {
     Ok(roots)
 }
 
+/// Fails if the files do not contain a certificate and its private key.
+pub(super) fn check_identity(certificates: &Path, key: &Path) -> Result<(), TlsFileError> {
+    identity(read_certificates(certificates)?, read_key(key)?).map(drop)
+}
+
 /// Fails if the key is not that of the first certificate.
 fn identity(
     certificates: Vec<CertificateDer<'static>>,

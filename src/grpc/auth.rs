@@ -86,13 +86,16 @@ const TENANT_KEY_RPCS: [(&str, &[ApiKeyScope]); 12] = [
     ("/turnkey.v1.PackageCatalog/DeleteSegment", &[ApiKeyScope::Catalog]),
 ];
 
-/// Health shows nothing about tenants, and a setting turns reflection off.
-const PUBLIC_SERVICES: [&str; 3] =
-    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const HEALTH: &str = "/grpc.health.v1.Health/";
+const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-/// Whether calls need no credential and have no rate limit.
+/// Whether calls need no role and have no rate limit: those of health and reflection, which show nothing about tenants.
 pub fn is_public(path: &str) -> bool {
-    PUBLIC_SERVICES.iter().any(|service| path.starts_with(service))
+    path.starts_with(HEALTH) || is_reflection(path)
+}
+
+fn is_reflection(path: &str) -> bool {
+    REFLECTION.iter().any(|service| path.starts_with(service))
 }
 
 /// Returns the RPC of this path, without its leading slash, if it is in [`REQUIRED_ROLES`].
@@ -113,6 +116,7 @@ pub struct Authenticator {
     slots: VerificationSlots,
     /// Determines which credentials of services have expired.
     clock: Clock,
+    is_reflection_open: bool,
 }
 
 impl Authenticator {
@@ -122,7 +126,13 @@ impl Authenticator {
         tasks: CallTasks,
         clock: Clock,
     ) -> Self {
-        Self { credentials, service, tasks, slots: VerificationSlots::new(), clock }
+        Self { credentials, service, tasks, slots: VerificationSlots::new(), clock, is_reflection_open: false }
+    }
+
+    /// Lets callers without a credential use reflection.
+    #[must_use]
+    pub fn with_open_reflection(self, is_open: bool) -> Self {
+        Self { is_reflection_open: is_open, ..self }
     }
 
     /// Identifies the caller. Queries the database only for a tenant key, and only if the RPC permits tenant keys. The
@@ -133,10 +143,12 @@ impl Authenticator {
     /// [`Error::Unauthenticated`]; [`Error::PermissionDenied`] for a tenant key if no tenant key may call the RPC;
     /// [`Error::Overloaded`] if too many tenant keys are being verified.
     pub async fn authenticate(&self, path: &str, headers: &HeaderMap, connection: &Connection) -> Result<Caller> {
-        if is_public(path) {
+        let is_reflection = is_reflection(path);
+        if is_public(path) && (!is_reflection || self.is_reflection_open) {
             return Ok(Caller::anonymous());
         }
-        self.identify(!permitted_scopes(path).is_empty(), headers, connection).await
+        let permits_tenants = is_reflection || !permitted_scopes(path).is_empty();
+        self.identify(permits_tenants, headers, connection).await
     }
 
     /// Identifies the tenant whose own key the caller presents.

@@ -5,7 +5,6 @@
 
 mod auth;
 mod call_tasks;
-pub mod client;
 mod connection;
 mod convert;
 mod fair_limit;

@@ -8,6 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
+pub use turnkey_client::code_name;
 
 use crate::{
     domain::{TenantId, Violation, Violations},
@@ -39,29 +40,6 @@ impl RpcError {
     }
 }
 
-/// The code's name in the gRPC specification.
-pub const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
 /// Logs the cause of an error and returns its status. That of an internal error contains the trace id.
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     // The window of wrong passwords is long, and a client that retries by itself would only extend the wait of its user.
@@ -78,8 +56,8 @@ pub fn from_error(error: Error, trace_id: TraceId) -> Status {
     let mut status = Status::with_error_details(failure.code, failure.message, failure.details);
     if let Some(delay) = retry_delay {
         // Stock gRPC clients obey this trailer, and do not know the details (gRFC A6). A negative number means: do not
-        // retry.
-        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        // retry. Rounded up, because a retry that is a fraction of a millisecond early is refused again.
+        let delay_ms = i64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
         let pushback_ms = if client_may_retry { delay_ms } else { -1 };
         status.metadata_mut().insert(RETRY_PUSHBACK, pushback_ms.into());
     }
@@ -322,17 +300,95 @@ mod tests {
         assert_eq!(details(twice).1.len(), 1);
     }
 
+    /// An error of every kind.
+    fn every_kind() -> Vec<Error> {
+        let retry_after = Duration::from_millis(1_500);
+        let limit = std::num::NonZeroU32::MIN;
+        let resources = [Resource::Tenant, Resource::Segment, Resource::Package, Resource::ApiKey];
+        let mut errors = vec![
+            violations(1, 4).into(),
+            Error::already_exists(UniqueField::TenantSlug, Some("bella")),
+            Error::already_exists(UniqueField::SegmentSlug, Some("bella")),
+            Error::already_exists(UniqueField::PackageSlug, Some("bella")),
+            Error::already_exists(UniqueField::OwnerEmail, None),
+            Precondition::LastPackage.into(),
+            Precondition::DefaultSegment.into(),
+            Precondition::SegmentNotEmpty.into(),
+            Precondition::RequestIdReused.into(),
+            Precondition::TenantNotDeleted.into(),
+            Precondition::ApiKeyEnded.into(),
+            Error::Unauthenticated,
+            Error::PermissionDenied,
+            Error::Unimplemented,
+            Error::UnsupportedEncoding(String::new()),
+            Error::Overloaded,
+            Error::MalformedMessage(String::new()),
+            Error::MessageTooLarge { max_bytes: 1 },
+            Error::TooManyNestedMessages,
+            Error::RateLimited { retry_after },
+            Error::TooManyAttempts { retry_after },
+            Error::QuotaExceeded {
+                tenant_id: TenantId::from_uuid(uuid::Uuid::nil()),
+                resource: Resource::Package,
+                limit,
+            },
+            Error::DatabaseUnavailable(std::sync::Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("away"))),
+            Error::CursorExpired,
+            Error::ConnectionClosing,
+            Error::DeadlineExceeded,
+            Error::Cancelled,
+            Error::Conflict,
+            Error::internal("a bug"),
+        ];
+        errors.extend(resources.map(Error::not_found));
+        errors
+    }
+
     #[test]
-    fn a_retry_delay_is_also_in_the_trailer_that_stock_clients_obey() {
-        let pushback = |error| {
+    fn the_client_knows_every_reason() {
+        for error in every_kind() {
+            let name = format!("{error:?}");
             let status = from_error(error, TraceId::INVALID);
-            let trailer = status.metadata().get(RETRY_PUSHBACK).map(|value| value.to_str().unwrap().to_owned());
-            (status.get_details_retry_info().and_then(|info| info.retry_delay), trailer)
-        };
-        let delay = Duration::from_millis(1_500);
-        assert_eq!(pushback(Error::RateLimited { retry_after: delay }), (Some(delay), Some("1500".to_owned())));
-        assert_eq!(pushback(Error::TooManyAttempts { retry_after: delay }), (Some(delay), Some("-1".to_owned())));
-        assert_eq!(pushback(Error::Unauthenticated), (None, None));
+            let has_reason = status.get_details_error_info().is_some();
+            let known = turnkey_client::Error::from(status).reason();
+            assert_eq!(known.is_some(), has_reason, "{name}");
+            assert!(!matches!(known, Some(turnkey_client::Reason::Other(_))), "{name}");
+        }
+    }
+
+    fn pushback(status: &Status) -> Option<&str> {
+        status.metadata().get(RETRY_PUSHBACK).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn every_kind_of_error_has_the_trailer_that_stock_clients_obey_exactly_if_it_has_a_retry_delay() {
+        let mut retryable = Vec::new();
+        for error in every_kind() {
+            let name = format!("{error:?}");
+            let status = from_error(error, TraceId::INVALID);
+            let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(delay.is_some(), pushback(&status).is_some(), "{name}");
+            if let Some(delay) = delay {
+                let reason = status.get_details_error_info().unwrap().reason;
+                retryable.push((reason, delay.as_millis(), pushback(&status).unwrap().to_owned()));
+            }
+        }
+        let expected = [
+            ("OVERLOADED", 200, "200"),
+            ("OVERLOADED", 1_500, "1500"),
+            // A long wait that a client must not spend in a retry.
+            ("TOO_MANY_ATTEMPTS", 1_500, "-1"),
+            ("DATABASE_UNAVAILABLE", 1_000, "1000"),
+            ("CONNECTION_CLOSING", 50, "50"),
+            ("CONFLICT", 50, "50"),
+        ];
+        assert_eq!(retryable, expected.map(|(reason, delay, trailer)| (reason.to_owned(), delay, trailer.to_owned())));
+    }
+
+    #[test]
+    fn the_trailer_of_a_fraction_of_a_millisecond_is_rounded_up() {
+        let status = from_error(Error::RateLimited { retry_after: Duration::from_micros(1_001) }, TraceId::INVALID);
+        assert_eq!(pushback(&status), Some("2"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The RPCs and their messages in JSON, by the descriptors that reflection serves too: there is no second set of message
-//! types.
+//! types. `turnkey call` uses them, too.
 //!
 //! The JSON form is that of protobuf (<https://protobuf.dev/programming-guides/json/>). Responses contain fields with
 //! their zero values, so that a client needs no defaults of its own.
@@ -32,7 +32,7 @@ const MAX_DEPTH: usize = 32;
 
 /// An RPC and its messages.
 #[derive(Debug)]
-pub(super) struct Rpc {
+pub struct Rpc {
     /// As in `/turnkey.v1.PackageCatalog/GetPackage`.
     pub path: String,
     pub request: MessageDescriptor,
@@ -66,7 +66,7 @@ pub(super) fn prepare() {
     LazyLock::force(&DETAILS);
 }
 
-pub(super) fn find_rpc(path: &str) -> Option<&'static Rpc> {
+pub fn find_rpc(path: &str) -> Option<&'static Rpc> {
     RPCS.get(path)
 }
 
@@ -74,12 +74,12 @@ pub(super) fn find_rpc(path: &str) -> Option<&'static Rpc> {
 ///
 /// # Errors
 /// Those of [`parse`].
-pub(super) fn to_protobuf(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes> {
+pub fn to_protobuf(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes> {
     Ok(parse(message.clone(), json)?.encode_to_vec().into())
 }
 
 /// Converts a response to JSON.
-pub(super) fn from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
+pub fn from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
     let message = DynamicMessage::decode(message.clone(), protobuf).map_err(Error::internal)?;
     let options = SerializeOptions::new().skip_default_fields(false);
     write(|serializer| message.serialize_with_options(serializer, &options))

@@ -9,7 +9,7 @@ mod browsers;
 mod call;
 mod connect;
 mod failure;
-mod json;
+pub mod json;
 mod lingering_body;
 #[cfg(feature = "mcp")]
 mod mcp;

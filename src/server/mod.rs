@@ -147,7 +147,8 @@ pub fn start(
     let mut routes = Routes::new(TenantProvisioningServer::new(Handler::new(tenants, tasks.clone())))
         .add_service(PackageCatalogServer::new(Handler::new(catalog, tasks.clone())))
         .add_service(health.service());
-    if settings.reflection {
+    // Where it is off for others, callers with a credential may use it. The authenticator decides.
+    if settings.reflection || authenticator.is_some() {
         routes = routes
             .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES))
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REFLECTION_MESSAGE_BYTES));
@@ -228,7 +229,8 @@ fn authenticator(
 ) -> Result<Option<Authenticator>, StartError> {
     let Some(path) = settings.tokens_file.clone() else { return Ok(None) };
     let credentials = credentials::watch(path, clock.clone())?;
-    Ok(Some(Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock)))
+    let authenticator = Authenticator::new(credentials, Arc::clone(tenants), calls.clone(), clock);
+    Ok(Some(authenticator.with_open_reflection(settings.reflection)))
 }
 
 /// Agents need a tenant's key, also where other callers need no credential.

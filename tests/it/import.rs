@@ -187,7 +187,8 @@ async fn an_import_through_a_server_with_a_tokens_file_needs_a_token() {
     let server = format!("http://{}", fixture.server.address);
     let output = import.run(&["--server", &server]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(stderr(&output), "turnkey: the server returned UNAUTHENTICATED: missing or invalid credentials\n");
+    let expected = "turnkey: the server returned UNAUTHENTICATED / UNAUTHENTICATED: missing or invalid credentials\n";
+    assert_eq!(stderr(&output), expected);
     assert_eq!(fixture.row_counts().await, [0; 4]);
     let run_with_token = || import.command(&["--server", &server]).env("TURNKEY_TOKEN", &token).output().unwrap();
     assert!(run_with_token().status.success());

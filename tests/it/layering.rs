@@ -11,7 +11,7 @@ use std::{
 const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config", "domain", "error", "grpc", "secrets", "server", "service", "store", "telemetry"]),
+    ("cli", &["config", "domain", "error", "grpc", "http", "secrets", "server", "service", "store", "telemetry"]),
     ("server", &["config", "domain", "error", "grpc", "http", "secrets", "service", "store", "telemetry"]),
     ("telemetry", &["config"]),
     ("config", &["domain", "error"]),
@@ -24,11 +24,13 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 ];
 
 /// Libraries, and the modules that may use them.
-const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 21] = [
+const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 23] = [
     ("tonic", &["grpc", "http", "server"]),
     ("prost", &["grpc", "http", "server"]),
     ("prost_types", &["grpc", "http"]),
-    ("prost_reflect", &["http"]),
+    ("prost_reflect", &["http", "cli"]),
+    ("turnkey_client", &["cli", "grpc"]),
+    ("clap_complete", &["cli"]),
     ("rmcp", &["http"]),
     ("sqlx", &["store", "server", "cli", "config"]),
     ("embedded_postgres", &["cli"]),
@@ -227,13 +229,39 @@ fn only_one_file_contains_the_defaults() {
     }
 }
 
+/// Libraries of the server that a client must not bring along.
+const NOT_FOR_CLIENTS: [&str; 6] = ["axum", "clap", "hyper", "prost-reflect", "rustls", "sqlx"];
+
 #[test]
-fn the_embedded_postgres_does_not_depend_on_the_service() {
-    let embedded = root().join("crates/embedded-postgres");
-    let manifest = fs::read_to_string(embedded.join("Cargo.toml")).unwrap();
-    assert!(!manifest.lines().any(|line| line.starts_with("turnkey")), "{manifest}");
-    for path in files(&embedded.join("src"), &["rs"]) {
-        let code = without_comment_lines(&fs::read_to_string(&path).unwrap());
-        assert!(!contains_name(&code, "turnkey::"), "{} uses the service", path.display());
+fn no_other_crate_of_the_workspace_depends_on_the_service() {
+    for name in ["embedded-postgres", "turnkey-client"] {
+        let folder = root().join("crates").join(name);
+        let dependencies = dependencies(&folder);
+        assert!(!dependencies.iter().any(|line| line.starts_with("turnkey ")), "{dependencies:?}");
+        for path in files(&folder.join("src"), &["rs"]) {
+            let code = without_comment_lines(&fs::read_to_string(&path).unwrap());
+            assert!(!contains_name(&code, "turnkey::"), "{} uses the service", path.display());
+        }
     }
+}
+
+#[test]
+fn the_client_has_no_dependencies_of_a_server() {
+    let dependencies = dependencies(&root().join("crates/turnkey-client"));
+    for name in NOT_FOR_CLIENTS {
+        let is_used = dependencies.iter().any(|line| line.split([' ', '.']).next() == Some(name));
+        assert!(!is_used, "turnkey-client may not use {name}");
+    }
+    let tonic = dependencies.iter().find(|line| line.starts_with("tonic ")).unwrap();
+    assert!(tonic.contains("default-features = false"), "{tonic}");
+    for feature in ["router", "server", "transport"] {
+        assert!(!tonic.contains(&format!("\"{feature}\"")), "{tonic}");
+    }
+}
+
+/// The lines of the dependencies in a crate's manifest.
+fn dependencies(folder: &Path) -> Vec<String> {
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let section = manifest.split("[dependencies]\n").nth(1).unwrap();
+    section.lines().take_while(|line| !line.starts_with('[')).map(str::to_owned).collect()
 }

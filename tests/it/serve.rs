@@ -3,13 +3,14 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
-use tonic_reflection::pb::{v1, v1alpha};
+use tonic::Code;
 use turnkey::grpc::pb::{GetTenantRequest, get_tenant_request::Identifier};
 
 use crate::support::{
     database::Cluster,
     fixture::channel,
     process::{Process, database_url, serve, temp_folder, turnkey},
+    reflection::list_services,
     requests::bella,
 };
 
@@ -76,40 +77,9 @@ async fn a_reachable_address_without_credentials_needs_allow_unauthenticated() {
     );
     let port = process.address().rsplit_once(':').unwrap().1.to_owned();
     assert!(process.log.iter().any(|line| line.contains("no credential")));
-    assert!(!reflects(&format!("127.0.0.1:{port}")).await, "no reflection on a reachable address");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn reflection_is_served_in_both_versions() {
-    let database = Cluster::get().migrated().await;
-    let folder = temp_folder();
-    let mut process = Process::start(&mut serve(folder.path(), &database.server));
-    assert!(reflects(&process.address()).await);
-}
-
-/// Whether both versions of the reflection service list all services.
-async fn reflects(address: &str) -> bool {
-    let mut listed = Vec::new();
-    let request = v1::ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
-    };
-    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel(address).await);
-    if let Ok(responses) = client.server_reflection_info(tokio_stream::iter([request])).await {
-        let response = responses.into_inner().message().await.unwrap().unwrap();
-        listed.push(format!("{response:?}"));
-    }
-    let request = v1alpha::ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),
-    };
-    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel(address).await);
-    if let Ok(responses) = client.server_reflection_info(tokio_stream::iter([request])).await {
-        let response = responses.into_inner().message().await.unwrap().unwrap();
-        listed.push(format!("{response:?}"));
-    }
-    let names = ["turnkey.v1.TenantProvisioning", "turnkey.v1.PackageCatalog", "grpc.health.v1.Health"];
-    listed.len() == 2 && listed.iter().all(|response| names.iter().all(|name| response.contains(name)))
+    let channel = channel(&format!("127.0.0.1:{port}")).await;
+    let refused = list_services(&channel, None).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "no reflection on a reachable address without credentials");
 }
 
 #[test]
@@ -206,6 +176,39 @@ fn an_unusable_file_with_the_database_url_is_reported() {
         assert!(stderr.contains(&format!("DATABASE_URL_FILE: {expected}")), "{stderr}");
         assert!(!stderr.contains("hunter2"));
     }
+}
+
+#[test]
+fn every_command_with_a_database_reports_its_file_together_with_other_settings() {
+    let folder = temp_folder();
+    let commands: [&[&str]; 5] = [
+        &["serve"],
+        &["migrate"],
+        &["doctor"],
+        &["import", "tenants.csv", "--out", "keys.csv"],
+        &["purge", "--older-than", "30d"],
+    ];
+    for arguments in commands {
+        let mut command = turnkey(folder.path());
+        command.args(arguments).env("DATABASE_URL_FILE", "missing").env("TURNKEY_LOG_FORMAT", "xml");
+        let error = command.output().unwrap();
+        assert_eq!(error.status.code(), Some(2), "{arguments:?}");
+        let stderr = String::from_utf8(error.stderr).unwrap();
+        assert!(stderr.contains("DATABASE_URL_FILE: cannot read missing"), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("TURNKEY_LOG_FORMAT: must be"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_empty_variable_for_the_database_counts_as_unset() {
+    let folder = temp_folder();
+    fs::write(folder.path().join("url"), "mysql://localhost/x").unwrap();
+    let mut command = turnkey(folder.path());
+    command.arg("migrate").env("DATABASE_URL", "").env("DATABASE_URL_FILE", "url");
+    assert!(String::from_utf8(command.output().unwrap().stderr).unwrap().contains("must begin with postgres://"));
+    let mut command = turnkey(folder.path());
+    command.arg("migrate").env("DATABASE_URL", "mysql://localhost/x").env("DATABASE_URL_FILE", "");
+    assert!(String::from_utf8(command.output().unwrap().stderr).unwrap().contains("must begin with postgres://"));
 }
 
 #[test]

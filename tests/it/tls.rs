@@ -33,6 +33,7 @@ use crate::support::{
     database::Cluster,
     fixture::channel,
     process::{Process, database_url, temp_folder, turnkey},
+    reflection::list_services,
 };
 
 /// A certificate authority.
@@ -214,7 +215,8 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
         roles = ["verifier"]
     "#;
     fs::write(files.path("tokens.toml"), known).unwrap();
-    let mut process = files.serve(&["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let arguments = ["--tls-client-ca", "ca.pem", "--tokens-file", "tokens.toml", "--reflection=false"];
+    let mut process = files.serve(&arguments).await;
     let address = process.address();
     let list = async |channel: &Channel| {
         let request =
@@ -224,6 +226,7 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
 
     let booking = connect(&address, &authority, Some(clients.sign(dns("Booking.Internal")))).await.unwrap();
     assert_eq!((list(&booking).await, verify(&booking).await), (Code::NotFound, Err(Code::PermissionDenied)));
+    assert!(list_services(&booking, None).await.is_ok(), "a certificate permits reflection where it is off for others");
     let spiffe = vec![SanType::URI("spiffe://platform/gateway".try_into().unwrap())];
     let gateway = connect(&address, &authority, Some(clients.sign(spiffe))).await.unwrap();
     assert_eq!((list(&gateway).await, verify(&gateway).await), (Code::PermissionDenied, Ok(())));
@@ -236,12 +239,53 @@ async fn a_client_certificate_is_a_credential_with_the_roles_of_its_names() {
     assert_eq!(verify(&unknown).await, Err(Code::Unauthenticated));
     let without_certificate = connect(&address, &authority, None).await.unwrap();
     assert_eq!(verify(&without_certificate).await, Err(Code::Unauthenticated));
+    assert_eq!(list_services(&without_certificate, None).await.unwrap_err().code(), Code::Unauthenticated);
     let forged = connect(&address, &authority, Some(Authority::new().sign(dns("booking.internal")))).await;
     assert!(match forged {
         Err(_) => true,
         // With TLS 1.3 the client learns of the rejection at its first read.
         Ok(channel) => verify(&channel).await.is_err(),
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turnkey_call_verifies_the_server_and_presents_its_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&authority);
+    let (chain, key) = clients.sign(dns("booking.internal"));
+    for (name, text) in [
+        ("server-ca.pem", &authority.pem),
+        ("client-ca.pem", &clients.pem),
+        ("client.pem", &chain),
+        ("client-key.pem", &key),
+        (
+            "tokens.toml",
+            &"[[certificate]]\nsan = \"booking.internal\"\nname = \"booking\"\nroles = [\"reader\"]\n".to_owned(),
+        ),
+    ] {
+        fs::write(files.path(name), text).unwrap();
+    }
+    let mut process = files.serve(&["--tls-client-ca", "client-ca.pem", "--tokens-file", "tokens.toml"]).await;
+    let address = process.address();
+    let server = format!("https://{address}");
+    let call = |arguments: &[&str]| {
+        let mut command = turnkey(files.folder.path());
+        command.args(["call", "ListTenants", "--server", &server]).args(arguments);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let trusted = ["--tls-ca", "server-ca.pem", "--tls-server-name", "localhost"];
+    let certificate = ["--tls-client-cert", "client.pem", "--tls-client-key", "client-key.pem"];
+    assert_eq!(call(&[trusted, certificate].concat()), (Some(0), String::new()));
+    let (code, stderr) = call(&trusted);
+    assert!(code == Some(1) && stderr.contains("UNAUTHENTICATED"), "{stderr}");
+    // The system does not trust this CA, and the certificate is not for 127.0.0.1.
+    for arguments in [certificate.as_slice(), &[&certificate[..], &trusted[..2]].concat()] {
+        let (code, stderr) = call(arguments);
+        assert!(code == Some(2) && stderr.contains("cannot reach the server"), "{stderr}");
+    }
+    let (code, stderr) = call(&["--tls-client-cert", "client.pem", "--tls-client-key", "key.pem"]);
+    assert!(code == Some(2) && stderr.contains("TURNKEY_TLS_CLIENT_CERT: "), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

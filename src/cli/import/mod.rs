@@ -11,6 +11,7 @@ mod journal;
 mod lost_keys;
 mod quotes;
 pub mod rows;
+mod server;
 mod target;
 
 use std::{io::IsTerminal as _, time::Duration};

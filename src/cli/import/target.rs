@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, thread::available_parallelism};
 use secrecy::SecretString;
 use time::OffsetDateTime;
 
-use super::{Error, journal::Journal, lost_keys};
+use super::{Error, journal::Journal, lost_keys, server::Server};
 use crate::{
     cli::database::{OpenDatabase, is_embedded_in_use},
     config::ImportTarget,
@@ -17,10 +17,7 @@ use crate::{
         provisioning::CreateOutcome,
     },
     error,
-    grpc::{
-        client::{Client, ClientError, CreatedTenant, RotatedKey},
-        status,
-    },
+    grpc::status,
     secrets::{Hasher, HashingSettings},
     service::{Clock, TenantService},
     store::Store,
@@ -42,6 +39,22 @@ impl ImportedTenant {
     }
 }
 
+/// A tenant that a call created, and the secret of its first key.
+pub struct CreatedTenant {
+    pub tenant_id: TenantId,
+    /// The first key has the same time.
+    pub created_at: OffsetDateTime,
+    /// `None` if the target replayed a request whose secret has expired.
+    pub secret_key: Option<SecretString>,
+}
+
+/// The key that a rotation created.
+pub struct RotatedKey {
+    pub public_key: String,
+    /// `None` if the target replayed a request whose secret has expired.
+    pub secret_key: Option<SecretString>,
+}
+
 /// An error of a call to the target. A retryable one fails the batch, which is then sent again. A permanent one rejects
 /// a row if the call was for that row only; otherwise it ends the import.
 pub struct ImportError {
@@ -52,18 +65,13 @@ pub struct ImportError {
 
 pub enum Target {
     Database { database: Box<OpenDatabase>, store: Store, service: Box<TenantService> },
-    Server(Client),
+    Server(Server),
 }
 
 impl Target {
     pub async fn open(target: ImportTarget, concurrency: NonZeroUsize) -> Result<Self, Error> {
         match target {
-            ImportTarget::Server { url, token } => {
-                if url.is_exposed() {
-                    tracing::warn!("The connection is not encrypted: others can read the keys. Use an https:// URL");
-                }
-                Ok(Self::Server(Client::connect(url.into(), token).await?))
-            }
+            ImportTarget::Server { url, client } => Ok(Self::Server(Server::connect(url, client).await?)),
             ImportTarget::Database { database, key_mode, key_argon2 } => {
                 let database = OpenDatabase::open_migrated(database).await.map_err(suggest_server)?;
                 // Each of the concurrent batches hashes its keys in at most `workers` jobs, so the queue has room for
@@ -101,7 +109,7 @@ impl Target {
                 let outcomes = service.batch_create_fully_provisioned(actor, ProvisioningSource::Import, items).await?;
                 outcomes.into_iter().map(into_row_result).collect::<Result<_, _>>()?
             }
-            Self::Server(client) => client.batch_create_fully_provisioned(requests).await?,
+            Self::Server(server) => server.batch_create_fully_provisioned(requests).await?,
         };
         let mut results = Vec::with_capacity(requests.len());
         for (request, created) in requests.iter().zip(created) {
@@ -126,7 +134,7 @@ impl Target {
                 let added = service.rotate_api_key(Actor::command(Caller::import()), rotation).await?;
                 Ok(RotatedKey { public_key: added.api_key.public_key, secret_key: added.secret_key })
             }
-            Self::Server(client) => Ok(client.rotate_api_key(&rotation).await?),
+            Self::Server(server) => server.rotate_api_key(&rotation).await,
         }
     }
 
@@ -141,7 +149,7 @@ impl Target {
                 let list = ListApiKeys { size: PageSize::MAX, after: None };
                 service.list_api_keys(tenant_id, list).await?.items
             }
-            Self::Server(client) => client.list_api_keys(tenant_id, PageSize::MAX).await?,
+            Self::Server(server) => server.list_api_keys(tenant_id, PageSize::MAX).await?,
         };
         let first = keys.into_iter().find(|key| key.created_at == created_at);
         Ok(first.and_then(|key| PublicKey::parse(&key.public_key).ok()))
@@ -214,11 +222,5 @@ impl ImportError {
 impl From<error::Error> for ImportError {
     fn from(error: error::Error) -> Self {
         Self { retryable: is_retryable(&error), cause: error.into() }
-    }
-}
-
-impl From<ClientError> for ImportError {
-    fn from(error: ClientError) -> Self {
-        Self { retryable: error.is_retryable(), cause: error.into() }
     }
 }

@@ -256,6 +256,8 @@ async fn a_retryable_error_says_when_to_retry_in_headers_and_in_the_end_of_a_str
     let [(2, end)] = ended.as_slice() else { panic!("{ended:?}") };
     assert_eq!(end["error"]["code"], "resource_exhausted");
     assert_eq!(end["metadata"]["retry-after"], json!(["1"]));
+    let pushback = end["metadata"]["grpc-retry-pushback-ms"][0].as_str().unwrap();
+    assert!(pushback.parse::<u64>().unwrap() <= 1_000, "{pushback}");
 }
 
 #[tokio::test]

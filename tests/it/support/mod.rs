@@ -19,6 +19,7 @@ pub mod pgbouncer;
 pub mod process;
 pub mod process_memory;
 pub mod proxy;
+pub mod reflection;
 pub mod replicated_cluster;
 pub mod requests;
 pub mod responses;
