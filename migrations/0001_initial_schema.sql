@@ -27,6 +27,7 @@ CREATE TABLE tenants (
     -- A trigger renews it whenever a column of the resource changes. NULL until then.
     revision           uuid,
     external_id        text COLLATE "C", -- the id that another system knows the tenant by
+    labels             jsonb         NOT NULL DEFAULT '{}',
     -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
     -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
     branding_bytes     integer       NOT NULL GENERATED ALWAYS AS
@@ -38,7 +39,14 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
     CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
     -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
-    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
+    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072),
+    -- An object of at most 50 texts, as the service stores it (src/domain/labels.rs). The length of the whole bounds those
+    -- of keys and values, which others can store longer.
+    CONSTRAINT tenants_labels_valid CHECK (labels = '{}' OR (
+        jsonb_typeof(labels) = 'object'
+        AND NOT jsonb_path_exists(labels, '$.* ? (@.type() <> "string")')
+        AND jsonb_array_length(jsonb_path_query_array(labels, '$.keyvalue()')) <= 50
+        AND octet_length(labels::text) <= 65536))
 );
 -- Partial, so that a tenant without an external id has no entry. As those of segments and packages.
 CREATE UNIQUE INDEX tenants_external_id_key ON tenants (external_id) WHERE external_id IS NOT NULL;
@@ -387,10 +395,10 @@ END
 $$;
 CREATE TRIGGER renew_revision BEFORE UPDATE ON tenants FOR EACH ROW
     WHEN ((OLD.id, OLD.slug, OLD.name, OLD.commission_percent, OLD.branding, OLD.is_active, OLD.created_at,
-           OLD.updated_at, OLD.deleted_at, OLD.external_id)
+           OLD.updated_at, OLD.deleted_at, OLD.external_id, OLD.labels)
           IS DISTINCT FROM
           (NEW.id, NEW.slug, NEW.name, NEW.commission_percent, NEW.branding, NEW.is_active, NEW.created_at,
-           NEW.updated_at, NEW.deleted_at, NEW.external_id))
+           NEW.updated_at, NEW.deleted_at, NEW.external_id, NEW.labels))
     EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON segments FOR EACH ROW
     WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();

@@ -1,6 +1,8 @@
 //! A tenant, its changes and the list of tenants. How a tenant is created is in [`super::provisioning`] and
 //! [`super::signup`].
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -11,6 +13,7 @@ use super::{
     event::EventPosition,
     external_id::ExternalId,
     ids::TenantId,
+    labels::Labels,
     paging::{
         Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor, micros_since_epoch, time_from_micros,
     },
@@ -37,6 +40,7 @@ pub struct Tenant {
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,
     pub external_id: Option<String>,
+    pub labels: BTreeMap<String, String>,
     pub etag: Etag,
 }
 
@@ -74,6 +78,8 @@ pub struct TenantUpdate {
     pub branding: Option<Branding>,
     /// Can be set once.
     pub external_id: Option<ExternalId>,
+    /// Replaces all labels.
+    pub labels: Option<Labels>,
     pub etag: Option<Etag>,
 }
 

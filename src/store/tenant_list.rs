@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     Store,
-    tenants::{into_tenant, select_tenants},
+    tenants::{StoredLabels, into_tenant, select_tenants},
 };
 use crate::{
     domain::{
@@ -77,7 +77,8 @@ macro_rules! select_page {
             columns: r#", has_next AS "has_next!""#,
             from: "FROM (SELECT *, sum(bytes) OVER list - bytes AS bytes_before,
                           lead(true) OVER list IS NOT NULL AS has_next
-                     FROM (SELECT *, octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0) AS bytes
+                     FROM (SELECT *, octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
+                                  + octet_length(labels::text) AS bytes
                              FROM (" + $candidate $(+ $more)* + ") AS in_state
                             ORDER BY " + $order + "
                             LIMIT $6) AS candidate
