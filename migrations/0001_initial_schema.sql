@@ -62,6 +62,22 @@ ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0.02);
 -- Purge selects tenants by deletion time.
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
+-- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state, as it
+-- does without labels. A trigger on tenants keeps them, and nothing else writes them. The columns besides key and value are
+-- the tenant's.
+CREATE TABLE tenant_labels (
+    tenant_id  uuid        NOT NULL CONSTRAINT tenant_labels_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    key        text COLLATE "C" NOT NULL,
+    value      text COLLATE "C" NOT NULL,
+    is_active  boolean     NOT NULL,
+    is_deleted boolean     NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT tenant_labels_pkey PRIMARY KEY (tenant_id, key)
+);
+CREATE INDEX tenant_labels_created_at_idx ON tenant_labels (key, value, is_deleted, is_active, created_at, tenant_id);
+-- As of tenants.
+ALTER TABLE tenant_labels SET (autovacuum_vacuum_scale_factor = 0.02);
+
 CREATE TABLE segments (
     tenant_id   uuid        NOT NULL CONSTRAINT segments_tenant_id_fkey REFERENCES tenants (id),
     id          uuid        NOT NULL,
@@ -409,7 +425,30 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
           IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
     EXECUTE FUNCTION renew_revision();
 
-REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants(), renew_revision() FROM PUBLIC;
+-- Writes the labels of a tenant as rows, regardless of the role: SECURITY DEFINER, because no role has a right to write them.
+CREATE FUNCTION write_tenant_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        DELETE FROM public.tenant_labels WHERE tenant_id = OLD.id;
+    END IF;
+    INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
+    SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
+      FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER write_new_tenant_labels AFTER INSERT ON tenants FOR EACH ROW
+    WHEN (NEW.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER write_tenant_labels AFTER UPDATE ON tenants FOR EACH ROW
+    WHEN ((OLD.labels <> '{}' OR NEW.labels <> '{}')
+          AND (OLD.id, OLD.labels, OLD.is_active, OLD.deleted_at IS NULL, OLD.created_at)
+              IS DISTINCT FROM (NEW.id, NEW.labels, NEW.is_active, NEW.deleted_at IS NULL, NEW.created_at))
+    EXECUTE FUNCTION write_tenant_labels();
+
+REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants(), renew_revision(),
+    write_tenant_labels() FROM PUBLIC;
 
 -- Grants and row-level security. The login role of the service is a member of turnkey_provisioner, which sees all
 -- tenants. A catalog transaction runs as turnkey_catalog, which sees only the rows of the tenant in
@@ -419,6 +458,7 @@ REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenant
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, owners, idempotency_records,
     password_attempts
     TO turnkey_provisioner;
+GRANT SELECT ON tenant_labels TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
 -- Counters are deleted with their tenant. A repair deletes those of a missing tenant.

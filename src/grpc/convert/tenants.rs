@@ -50,10 +50,13 @@ impl TryFrom<LimitedRequest<pb::ListTenantsRequest>> for ListTenants {
     fn try_from(request: LimitedRequest<pb::ListTenantsRequest>) -> Result<Self, Violations> {
         let LimitedRequest { message: request, limit: tenants } = request;
         let mut fields = Violations::default();
-        let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted };
+        let labels = fields.check_nested("labels", Labels::parse(request.labels));
         let order = fields.check("newest_first", order(request.newest_first, request.slug_prefix));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
-        let list = order.zip(size).map(|(order, size)| Self { tenants, filter, order, size });
+        let list = order.zip(size).zip(labels).map(|((order, size), labels)| {
+            let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted, labels };
+            Self { tenants, filter, order, size }
+        });
         let list = list.and_then(|list| fields.check("page_token", list.after(&request.page_token)));
         fields.into_result(|| list)
     }
