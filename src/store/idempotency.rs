@@ -28,7 +28,7 @@ impl Store {
     /// is repeated has its record repeatedly, as the response does. A record whose tenant does not exist is left out.
     ///
     /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
-    /// more. With the other fields, and the tenants that the same batch creates, this leaves the response below 4 MiB.
+    /// more. With the other fields, this leaves the response below 4 MiB.
     pub async fn find_tenant_records(
         &self,
         scope: &IdempotencyScope,
@@ -37,7 +37,7 @@ impl Store {
     ) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            columns: r#", bytes_before + bytes AS "total_bytes!",
+            columns: r#", bytes AS "bytes!", bytes_before + bytes AS "total_bytes!",
                request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash'
@@ -106,6 +106,7 @@ impl Store {
                         segment: row.segment.map(|segment| segment.0),
                         packages: row.packages.map(|packages| packages.0).unwrap_or_default(),
                         password_hash: row.password_hash,
+                        text_bytes: usize::try_from(row.bytes).map_err(Error::internal)?,
                     },
                 })
             })

@@ -41,6 +41,7 @@ mod import_refusals;
 mod integrity;
 mod isolation;
 mod key_usage;
+mod labels;
 mod layering;
 mod limited_tokens;
 mod limits;
