@@ -91,6 +91,9 @@ CREATE TABLE segments (
     updated_at  timestamptz NOT NULL,
     revision    uuid, -- as that of tenants
     external_id text COLLATE "C",
+    -- The number of its packages, as in tenant_usage. NULL in a segment that was inserted in psql: its packages are counted
+    -- whenever it is read.
+    package_count integer,
     CONSTRAINT segments_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT segments_slug_key UNIQUE (tenant_id, slug),
     CONSTRAINT segments_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
@@ -253,8 +256,8 @@ CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) 
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
 -- How many packages and segments a tenant has, so that a quota is checked without counting rows. Each statement of the
--- service that inserts or deletes packages or segments also updates the counters; changes in psql do not, so a counter
--- can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
+-- service that inserts or deletes packages or segments also updates the counters, and those of the packages in a segment;
+-- changes in psql do not, so a counter can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
 CREATE TABLE tenant_usage (
     tenant_id     uuid    NOT NULL CONSTRAINT tenant_usage_pkey PRIMARY KEY
                           CONSTRAINT tenant_usage_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
@@ -312,7 +315,7 @@ CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAG
                                    FILTER (WHERE key NOT IN ('branding', 'description', 'labels')), '{}')
               FROM jsonb_each(after) AS column_after (key, value)
              WHERE value IS DISTINCT FROM before -> key
-               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'revision'));
+               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'package_count', 'revision'));
 
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
@@ -416,8 +419,14 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON tenants FOR EACH ROW
           (NEW.id, NEW.slug, NEW.name, NEW.commission_percent, NEW.branding, NEW.is_active, NEW.created_at,
            NEW.updated_at, NEW.deleted_at, NEW.external_id, NEW.labels))
     EXECUTE FUNCTION renew_revision();
+-- Not when the number of packages changes.
 CREATE TRIGGER renew_revision BEFORE UPDATE ON segments FOR EACH ROW
-    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
+    WHEN ((OLD.tenant_id, OLD.id, OLD.slug, OLD.name, OLD.hero_title, OLD.description, OLD.sort_order, OLD.active,
+           OLD.created_at, OLD.updated_at, OLD.external_id)
+          IS DISTINCT FROM
+          (NEW.tenant_id, NEW.id, NEW.slug, NEW.name, NEW.hero_title, NEW.description, NEW.sort_order, NEW.active,
+           NEW.created_at, NEW.updated_at, NEW.external_id))
+    EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON packages FOR EACH ROW
     WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW

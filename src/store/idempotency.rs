@@ -43,8 +43,13 @@ impl Store {
                (SELECT to_jsonb(api_keys) - 'secret_hash'
                   FROM api_keys
                  WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
-               (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = record.tenant_id AND id = record.segment_id)
-                   AS "segment: Json<Segment>",
+               (SELECT to_jsonb(segments)
+                       || jsonb_build_object('package_count',
+                                             coalesce(package_count, (SELECT count(*) FROM packages
+                                                                       WHERE tenant_id = record.tenant_id
+                                                                         AND segment_id = record.segment_id)))
+                  FROM segments
+                 WHERE tenant_id = record.tenant_id AND id = record.segment_id) AS "segment: Json<Segment>",
                (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
                   FROM unnest(record.package_ids) AS created (id)
                  -- OFFSET 0: the planner must not read all packages of the tenant, which is less work if it has few.

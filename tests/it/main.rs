@@ -58,6 +58,7 @@ mod otlp_over_http;
 mod overload;
 mod own_files;
 mod owner_tokens;
+mod package_counts;
 mod password_attempts;
 mod permissions;
 mod pgbouncer;
