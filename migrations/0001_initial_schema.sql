@@ -63,10 +63,10 @@ ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state, as it
--- does without labels. A trigger on tenants keeps them, and nothing else writes them. The columns besides key and value are
--- the tenant's.
+-- does without labels. Triggers on tenants write and delete them, and nothing else does, so there is no foreign key. The columns
+-- besides key and value are the tenant's.
 CREATE TABLE tenant_labels (
-    tenant_id  uuid        NOT NULL CONSTRAINT tenant_labels_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    tenant_id  uuid        NOT NULL,
     key        text COLLATE "C" NOT NULL,
     value      text COLLATE "C" NOT NULL,
     is_active  boolean     NOT NULL,
@@ -434,23 +434,34 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
           IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
     EXECUTE FUNCTION renew_revision();
 
--- Writes the labels of a tenant as rows, regardless of the role: SECURITY DEFINER, because no role has a right to write them.
+-- Writes the labels of a tenant as rows, and deletes them with it, regardless of the role: SECURITY DEFINER, because no role
+-- of the service has a right to write them.
 CREATE FUNCTION write_tenant_labels() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
+    IF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE public.tenant_labels;
+        RETURN NULL;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
         DELETE FROM public.tenant_labels WHERE tenant_id = OLD.id;
     END IF;
-    INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
-    SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
-      FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
+        SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
+          FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    END IF;
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER write_new_tenant_labels AFTER INSERT ON tenants FOR EACH ROW
+CREATE TRIGGER write_labels AFTER INSERT ON tenants FOR EACH ROW
     WHEN (NEW.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
-CREATE TRIGGER write_tenant_labels AFTER UPDATE ON tenants FOR EACH ROW
+CREATE TRIGGER delete_labels AFTER DELETE ON tenants FOR EACH ROW
+    WHEN (OLD.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER truncate_labels AFTER TRUNCATE ON tenants
+    FOR EACH STATEMENT EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER replace_labels AFTER UPDATE ON tenants FOR EACH ROW
     WHEN ((OLD.labels <> '{}' OR NEW.labels <> '{}')
           AND (OLD.id, OLD.labels, OLD.is_active, OLD.deleted_at IS NULL, OLD.created_at)
               IS DISTINCT FROM (NEW.id, NEW.labels, NEW.is_active, NEW.deleted_at IS NULL, NEW.created_at))

@@ -309,6 +309,8 @@ async fn tenants_that_are_labeled_in_psql_are_listed_and_purged_ones_leave_no_la
         fixture.provisioning.clone().purge_tenant(purge).await.unwrap();
     }
     assert_eq!(fixture.count("tenant_labels").await, 1);
+    fixture.database.execute("TRUNCATE tenants CASCADE").await;
+    assert_eq!(fixture.count("tenant_labels").await, 0);
 }
 
 #[tokio::test]

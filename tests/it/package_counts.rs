@@ -86,7 +86,7 @@ async fn creating_moving_and_deleting_packages_changes_the_counts_and_nothing_el
 
     let first = fixture.upsert_package(gold(&tenant)).await.unwrap().package.unwrap();
     fixture.upsert_package(in_segment(&tenant, &other.id)).await.unwrap();
-    let dry_run = UpsertPackageRequest { validate_only: true, ..in_segment(&tenant, &other.id) };
+    let dry_run = UpsertPackageRequest { validate_only: Some(true), ..in_segment(&tenant, &other.id) };
     fixture.upsert_package(dry_run).await.unwrap();
     assert_eq!(counts(&fixture, &tenant).await, expected(4, 1));
     // To the other segment, within a segment, and there and back.
