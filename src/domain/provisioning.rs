@@ -14,6 +14,7 @@ use super::{
     idempotency::{Fingerprint, NewIdempotencyRecord, Replay},
     ids::{PackageId, SegmentId, TenantId},
     key_format::PublicKey,
+    labels::Labels,
     package::Package,
     request_id::RequestId,
     segment::Segment,
@@ -29,6 +30,7 @@ pub struct CreateFullyProvisioned {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub request_id: Option<RequestId>,
     /// If true, everything is checked and nothing is written.
     pub validate_only: bool,
@@ -38,7 +40,9 @@ impl CreateFullyProvisioned {
     pub fn fingerprint(&self) -> Fingerprint {
         let commission = self.commission.hundredths().to_be_bytes();
         let mut parts = vec![self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission];
+        // An even number of parts has an external id, an odd one has none.
         parts.extend(self.external_id.as_ref().map(|id| id.as_str().as_bytes()));
+        parts.extend(self.labels.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
         Fingerprint::compute(&parts)
     }
 }
@@ -78,6 +82,7 @@ pub struct NewTenant {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
@@ -141,7 +146,7 @@ impl NewTenant {
     /// Returns the tenant as it was stored, with its key.
     pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
         ProvisionedTenant {
-            segment: default_segment(self.id, self.segment_id, self.created_at),
+            segment: default_segment(self.id, self.segment_id, defaults::PACKAGE_COUNT, self.created_at),
             packages: default_packages(self.id, self.segment_id, self.package_ids, self.created_at),
             tenant: self.tenant(public_key),
             secret_key,
@@ -165,6 +170,7 @@ impl NewTenant {
             owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
             owner_email_verified_at: None,
             external_id: self.external_id.map(ExternalId::into_string),
+            labels: self.labels.into_map(),
             created_at: self.created_at,
             updated_at: self.created_at,
             deleted_at: None,
@@ -172,8 +178,8 @@ impl NewTenant {
     }
 }
 
-/// Returns the General segment of a new tenant.
-pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
+/// Returns a new General segment with this number of packages.
+pub fn default_segment(tenant_id: TenantId, id: SegmentId, package_count: i32, created_at: OffsetDateTime) -> Segment {
     let default = &defaults::SEGMENT;
     Segment {
         id,
@@ -188,6 +194,7 @@ pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDat
         updated_at: created_at,
         external_id: None,
         revision: None,
+        package_count,
     }
 }
 

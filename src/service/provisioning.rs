@@ -22,11 +22,12 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, ExternalId, PackageId,
+        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, ExternalId, Labels, PackageId,
         ProvisionedTenant, ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug,
         defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
+        response_size::new_tenant_text_bytes,
     },
     error::{Error, Precondition, Result, UniqueField},
     secrets::{MintedKey, PasswordUse, mint_key},
@@ -46,9 +47,17 @@ pub(super) struct TenantSpec {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub owner: Option<NewOwner>,
     pub request_id: Option<RequestId>,
     pub fingerprint: Fingerprint,
+}
+
+impl TenantSpec {
+    /// Returns an upper bound of the bytes of its texts in a response.
+    pub fn text_bytes(&self) -> usize {
+        new_tenant_text_bytes(&self.name, self.external_id.as_ref(), &self.labels)
+    }
 }
 
 /// A new tenant with everything that the statement inserts, and its secret key.
@@ -112,6 +121,7 @@ impl TenantService {
                 name: name.clone(),
                 commission: defaults::COMMISSION,
                 external_id: None,
+                labels: Labels::default(),
                 owner: Some(owner.clone()),
                 request_id: request_id.clone(),
                 fingerprint,
@@ -290,6 +300,7 @@ impl TenantService {
             name: spec.name.clone(),
             commission: spec.commission,
             external_id: spec.external_id.clone(),
+            labels: spec.labels.clone(),
             segment_id: ids.segment,
             package_ids: ids.packages,
             owner: spec.owner.clone(),
@@ -303,8 +314,8 @@ impl TenantService {
 impl From<CreateFullyProvisioned> for TenantSpec {
     fn from(request: CreateFullyProvisioned) -> Self {
         let fingerprint = request.fingerprint();
-        let CreateFullyProvisioned { slug, name, commission, external_id, request_id, .. } = request;
-        Self { slug, name, commission, external_id, owner: None, request_id, fingerprint }
+        let CreateFullyProvisioned { slug, name, commission, external_id, labels, request_id, .. } = request;
+        Self { slug, name, commission, external_id, labels, owner: None, request_id, fingerprint }
     }
 }
 
