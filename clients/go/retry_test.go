@@ -111,6 +111,23 @@ func TestOnlyTransientErrorsAreRepeated(t *testing.T) {
 	}
 }
 
+func TestAnAttemptThatIsTooSlowIsRepeated(t *testing.T) {
+	attempts := 0
+	invoker := func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		if attempts++; attempts == 2 {
+			return nil
+		}
+		<-ctx.Done()
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	retries := retrier{timeout: time.Minute, attemptTimeout: time.Millisecond}
+	request := &turnkeyv1.GetTenantRequest{}
+	err := retries.intercept(context.Background(), "/turnkey.v1.TenantProvisioning/GetTenant", request, nil, nil, invoker)
+	if attempts != 2 || err != nil {
+		t.Fatal(attempts, err)
+	}
+}
+
 func TestTheDelayOfTheServerIsAMinimum(t *testing.T) {
 	unavailable, _ := status.New(codes.Unavailable, "").WithDetails(
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Hour)})

@@ -88,9 +88,10 @@ def attempts_until(failure, timeout_s=60):
     """Calls GetTenant with a server that fails twice, and returns how often it was called."""
     attempts = 0
 
-    def continuation(_details, _request):
+    def continuation(details, _request):
         nonlocal attempts
         attempts += 1
+        assert 0 < details.timeout <= 1
         return Success() if attempts == 3 else failure
 
     details = type("Details", (), {"method": "/turnkey.v1.TenantProvisioning/GetTenant", "timeout": timeout_s})()

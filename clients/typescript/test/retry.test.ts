@@ -46,24 +46,27 @@ test("request ids are added to a copy", () => {
 });
 
 // Calls GetTenant on a server that fails twice, and returns how often it was called.
-async function attemptsUntil(error: ConnectError): Promise<number> {
+async function attemptsUntil(failing: (signal: AbortSignal) => Promise<never>, attemptTimeoutMs = 1_000): Promise<number> {
   let attempts = 0;
   const transport = createRouterTransport(
     ({ rpc }) =>
-      rpc(TenantProvisioning.method.getTenant, () => {
+      rpc(TenantProvisioning.method.getTenant, async (_request, { signal }) => {
         attempts += 1;
-        if (attempts < 3) throw error;
+        if (attempts < 3) await failing(signal);
         return {};
       }),
-    { transport: { interceptors: [retries()], defaultTimeoutMs: 1_000 } },
+    { transport: { interceptors: [retries({ attemptTimeoutMs })], defaultTimeoutMs: 60_000 } },
   );
   await createClient(TenantProvisioning, transport).getTenant({}).catch(() => {});
   return attempts;
 }
 
+function failure(code: Code, reason?: Reason): () => Promise<never> {
+  const details = reason ? [{ desc: ErrorInfoSchema, value: { domain: "turnkey", reason } }] : [];
+  return () => Promise.reject(new ConnectError("", code, undefined, details));
+}
+
 test("only transient errors are repeated", async () => {
-  const failure = (code: Code, reason?: Reason) =>
-    new ConnectError("", code, undefined, reason ? [{ desc: ErrorInfoSchema, value: { domain: "turnkey", reason } }] : []);
   assert.equal(await attemptsUntil(failure(Code.Unavailable)), 3);
   assert.equal(await attemptsUntil(failure(Code.DeadlineExceeded)), 3);
   assert.equal(await attemptsUntil(failure(Code.Unknown)), 3);
@@ -74,11 +77,17 @@ test("only transient errors are repeated", async () => {
   assert.equal(await attemptsUntil(failure(Code.Internal)), 1);
 });
 
+test("an attempt that is too slow is repeated", async () => {
+  const untilAborted = (signal: AbortSignal) =>
+    new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  assert.equal(await attemptsUntil(untilAborted, 10), 3);
+});
+
 test("the delay of the server is a minimum", async () => {
   const hour = [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 3600n } } }];
-  assert.equal(await attemptsUntil(new ConnectError("", Code.Unavailable, undefined, hour)), 1);
+  assert.equal(await attemptsUntil(() => Promise.reject(new ConnectError("", Code.Unavailable, undefined, hour))), 1);
   for (const pushback of ["3600000", "-1"]) {
     const metadata = { "grpc-retry-pushback-ms": pushback };
-    assert.equal(await attemptsUntil(new ConnectError("", Code.Unavailable, metadata)), 1);
+    assert.equal(await attemptsUntil(() => Promise.reject(new ConnectError("", Code.Unavailable, metadata))), 1);
   }
 });
