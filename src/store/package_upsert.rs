@@ -245,7 +245,8 @@ async fn upsert(
                     packages.external_id)
             RETURNING packages.*
         ), segment_change AS (
-            -- By how many packages each segment changes. The table of packages still shows its old state here.
+            -- By how many packages each segment changes. The table of packages still shows its old state here. The planner
+            -- expects few rows of this condition, and therefore finds the segments by their ids.
             SELECT segment_id, sum(change) AS change
               FROM (SELECT segment_id, 1 FROM inserted
                      UNION ALL
@@ -255,13 +256,12 @@ async fn upsert(
                                           WHERE tenant_id = $1 AND packages.id = updated.id OFFSET 0) AS before
                    ) AS package (segment_id, change)
              GROUP BY segment_id
-            HAVING sum(change) <> 0
+            HAVING abs(sum(change)) > 0
         ), counted_segment AS (
-            -- An array, so that the segments are found by their ids. A new General segment is not in the table yet.
-            UPDATE segments
-               SET package_count = package_count
-                                   + (SELECT change FROM segment_change WHERE segment_id = segments.id)::int4
-             WHERE tenant_id = $1 AND id = ANY(ARRAY(SELECT segment_id FROM segment_change))
+            -- A new General segment is not in the table yet.
+            UPDATE segments SET package_count = package_count + change::int4
+              FROM segment_change
+             WHERE tenant_id = $1 AND id = segment_id
         ), new_event AS (
             -- One for each item that changes something, in their order.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
