@@ -17,7 +17,7 @@ pub struct Entry {
     name: String,
     /// As in `/turnkey.v1.PackageCatalog/GetPackage`.
     pub path: String,
-    /// The first sentence of its comment.
+    /// The first clause of its comment.
     summary: String,
 }
 
@@ -76,7 +76,9 @@ fn summary(method: &MethodDescriptor) -> String {
     let location = locations.into_iter().find(|location| location.path == method.path());
     let text = location.map_or("", |location| location.leading_comments());
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    text.split_once(". ").map_or(text.as_str(), |(sentence, _)| sentence).trim_end_matches('.').to_owned()
+    // The rest of a long sentence is detail.
+    let end = [". ", "; ", ": "].iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
+    text[..end].trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
