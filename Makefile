@@ -17,6 +17,7 @@ check:
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
 	@$(MAKE) --no-print-directory test
+	scripts/test-postgres-versions --database --newest
 	@scripts/install-pgbouncer
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
 	scripts/buf lint
@@ -28,8 +29,9 @@ check:
 	scripts/with-database scripts/run-examples
 	scripts/with-database scripts/check-http-clients
 
-# Also runs the matrices that take several minutes.
+# Also runs the matrices that take several minutes: all tests on every version of Postgres at hand, and every attack.
 check-all: check
+	scripts/test-postgres-versions
 	cargo build --locked --release
 	cargo test --locked --test it -- --ignored --nocapture attacks::
 

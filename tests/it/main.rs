@@ -55,6 +55,7 @@ mod overload;
 mod own_files;
 mod owner_tokens;
 mod password_attempts;
+mod patroni;
 mod permissions;
 mod pgbouncer;
 mod plain_language;
