@@ -18,8 +18,7 @@ check:
 	cargo clippy --locked --no-default-features --lib --bins -- --deny warnings
 	@$(MAKE) --no-print-directory test
 	scripts/test-postgres-versions --database --newest
-	@scripts/install-pgbouncer
-	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
+	scripts/test-pgbouncer
 	scripts/buf lint
 	scripts/buf breaking --against proto/baseline.binpb
 	scripts/check-alerts

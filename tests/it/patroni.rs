@@ -49,7 +49,7 @@ struct Node {
     patroni: Option<Process>,
 }
 
-/// Three nodes, etcd and HAProxy.
+/// Three nodes, etcd and `HAProxy`.
 struct Patroni {
     nodes: Vec<Node>,
     proxy_port: u16,
@@ -188,7 +188,7 @@ impl Patroni {
         self.nodes.iter().position(|node| node.name == *leader)
     }
 
-    /// Through HAProxy.
+    /// Through `HAProxy`.
     fn options(&self, role: &str, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
