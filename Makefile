@@ -19,8 +19,8 @@ check:
 	scripts/check-dependencies
 	scripts/check-workflows
 	@$(MAKE) --no-print-directory test
-	@scripts/install-pgbouncer
-	PATH="$$PATH:/usr/sbin" cargo test --locked --test it -- --ignored pgbouncer
+	scripts/test-postgres-versions --database --newest
+	scripts/test-pgbouncer
 	scripts/buf lint
 	scripts/check-breaking
 	scripts/check-alerts
@@ -32,8 +32,9 @@ check:
 	scripts/with-database scripts/check-http-clients
 	scripts/with-database scripts/check-clients
 
-# Also runs the matrices that take several minutes.
+# Also runs the matrices that take several minutes: all tests on every version of Postgres at hand, and every attack.
 check-all: check
+	scripts/test-postgres-versions
 	cargo build --locked --release
 	cargo test --locked --test it -- --ignored --nocapture attacks::
 

@@ -63,6 +63,7 @@ mod own_files;
 mod owner_tokens;
 mod package_counts;
 mod password_attempts;
+mod patroni;
 mod permissions;
 mod pgbouncer;
 mod plain_language;

@@ -1,6 +1,6 @@
 //! `PgBouncer` between the service and Postgres: the service works with the documented settings, and reports the reason if it
-//! does not. `make check` installs `PgBouncer` and runs these tests; `PGBOUNCER_BIN` can name a newer one, with which the
-//! tests of transaction mode run. `scripts/test-pgbouncer` runs all other tests through it, too.
+//! does not. `scripts/test-pgbouncer` runs these tests, and other modules behind it; `PGBOUNCER_BIN` can name a newer one, with
+//! which the tests of transaction mode run.
 
 use std::path::Path;
 

@@ -28,7 +28,6 @@ pub const OWNER: &str = "test_owner";
 pub const SERVER: &str = "turnkey_server";
 
 /// The Postgres of this test run.
-#[derive(Debug)]
 pub struct Cluster {
     superuser: PgConnectOptions,
     pooler: Option<SharedPooler>,

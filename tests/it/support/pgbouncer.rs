@@ -7,7 +7,8 @@ use std::{
     env, fs,
     os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
+    sync::Mutex,
 };
 
 use nix::unistd::{Uid, User};
@@ -16,13 +17,15 @@ use tempfile::{TempDir, tempdir_in};
 
 use super::{
     database::{OWNER, SERVER, TestDatabase},
-    process::Process,
+    process::{Process, through_shell},
 };
 
 /// Only a part of the socket's file name.
 const PORT: u16 = 5432;
 /// The settings of `docs/operations.md`.
-pub const DOCUMENTED: &str = "ignore_startup_parameters = extra_float_digits, options\nmax_prepared_statements = 200";
+const DOCUMENTED: &str = "ignore_startup_parameters = extra_float_digits, options
+max_prepared_statements = 200
+server_login_retry = 1";
 
 /// The executable of a `PgBouncer`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,11 +91,10 @@ impl PgBouncer {
     }
 }
 
-/// The pooler that `TURNKEY_TEST_POOLER` names, in front of the Postgres of the whole run.
-#[derive(Debug)]
+/// The pooler that `TURNKEY_TEST_POOLER` requests, in front of the Postgres of the whole run.
 pub struct SharedPooler {
     /// Its standard input ends with the test process, and `PgBouncer` with it.
-    _program: Child,
+    _program: Mutex<Process>,
     folder: TempDir,
 }
 
@@ -107,27 +109,20 @@ impl SharedPooler {
 
     pub fn start(postgres: &PgConnectOptions) -> Option<Self> {
         let mode = Self::mode()?;
-        let of_mode =
-            Program::all().into_iter().rev().find(|program| mode == "session" || program.keeps_prepared_statements);
-        let program =
-            of_mode.expect("TURNKEY_TEST_POOLER=transaction needs PgBouncer 1.21 or newer: set PGBOUNCER_BIN");
-        let settings = format!("pool_mode = {mode}\ndefault_pool_size = {}", if mode == "session" { 50 } else { 6 });
+        let (is_suitable, sessions): (fn(&Program) -> bool, _) = match &*mode {
+            "session" => (|_| true, 50),
+            "transaction" => (|program| program.keeps_prepared_statements, 6),
+            _ => panic!("TURNKEY_TEST_POOLER is neither `session` nor `transaction`"),
+        };
+        let program = Program::all().into_iter().rfind(is_suitable);
+        let program = program.expect("transaction mode needs PgBouncer 1.21 or newer: set PGBOUNCER_BIN");
+        let settings = format!("pool_mode = {mode}\ndefault_pool_size = {sessions}");
         let folder = configure(&program, postgres, &settings);
         let command = command(&program, postgres, folder.path());
-        let until_end_of_input = "\"$@\" & cat >&2; kill $!";
-        let program = Command::new("sh")
-            .args(["-c", until_end_of_input, "sh"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let socket = folder.path().join(format!(".s.PGSQL.{PORT}"));
-        while !socket.exists() {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Some(Self { _program: program, folder })
+        let mut until_end_of_input = through_shell(&command, "\"$@\" & cat; kill $!", "sh");
+        let mut process = Process::start(until_end_of_input.stdin(Stdio::piped()));
+        process.wait_for("process up");
+        Some(Self { _program: Mutex::new(process), folder })
     }
 
     pub fn options(&self, database: &PgConnectOptions) -> PgConnectOptions {
