@@ -1,4 +1,4 @@
-//! The rules of the protocol, each of which the contract needs.
+//! The rules of the protocol. The contract needs each of them.
 
 /// A rule. [`crate::scenarios`] checks that the contract is violated without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
