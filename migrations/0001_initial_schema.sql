@@ -317,6 +317,17 @@ CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAG
              WHERE value IS DISTINCT FROM before -> key
                AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'package_count', 'revision'));
 
+-- Return the owner and the keys of a tenant as they are now. VOLATILE: each call has a snapshot of its own. The snapshot of
+-- a statement that waited for the tenant's lock is older than what the holder of the lock has committed.
+CREATE FUNCTION current_owner(of_tenant uuid) RETURNS SETOF owners LANGUAGE sql VOLATILE ROWS 1
+BEGIN ATOMIC
+    SELECT * FROM owners WHERE tenant_id = of_tenant;
+END;
+CREATE FUNCTION current_api_keys(of_tenant uuid) RETURNS SETOF api_keys LANGUAGE sql VOLATILE ROWS 5
+BEGIN ATOMIC
+    SELECT * FROM api_keys WHERE tenant_id = of_tenant;
+END;
+
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
 -- SECURITY DEFINER, because the current role may lack the privilege to read all three tables, and row-level security

@@ -19,9 +19,10 @@ use crate::{
 pub(super) type StoredLabels = Json<BTreeMap<String, String>>;
 
 /// A checked query that selects the columns of [`into_tenant!`] and further `columns`. `with` is an optional WITH
-/// clause. The first argument, `$1`, is the current time, which determines the usable keys.
+/// clause. The first argument, `$1`, is the current time, which determines the usable keys, which are read from `keys`.
 macro_rules! select_tenants {
     (
+        keys: $keys:tt,
         $(with: $with:tt,)?
         $(columns: $columns:tt,)?
         from: $from:tt $(+ $more:tt)*,
@@ -37,7 +38,7 @@ macro_rules! select_tenants {
                    owners.email AS "owner_email?", owners.email_verified_at AS "owner_email_verified_at?",
                    external_id, labels AS "labels!: StoredLabels", tenants.revision, owners.revision AS "owner_revision?",
                    (SELECT public_key
-                      FROM api_keys
+                      FROM "# + $keys + r#"
                      WHERE api_keys.tenant_id = tenants.id
                      ORDER BY (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) DESC,
                               created_at DESC, key_id DESC
@@ -45,6 +46,9 @@ macro_rules! select_tenants {
             "# + $($columns +)? $from $(+ $more)*,
             $($argument),*
         )
+    };
+    ($($query:tt)*) => {
+        $crate::store::tenants::select_tenants!(keys: "api_keys", $($query)*)
     };
 }
 
@@ -125,7 +129,9 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Tenant> {
         let columns = ChangedColumns::from(change);
+        // The owner and the keys are read as they are once the lock is held: the snapshot of the statement is older.
         let row = select_tenants!(
+            keys: "current_api_keys(tenants.id) AS api_keys",
             with: "WITH locked AS MATERIALIZED (
                 -- Before the first write, which is a row lock, too: see the table of events.
                 SELECT pg_advisory_xact_lock(tenant_lock_key($2))
@@ -151,7 +157,9 @@ impl Store {
                  WHERE id = $2 AND EXISTS (SELECT FROM previous) AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                    AND ($8::uuid IS NULL
                         OR (coalesce(revision, id) = $8
-                            AND (SELECT revision FROM owners WHERE tenant_id = $2) IS NOT DISTINCT FROM $9::uuid))
+                            AND (SELECT owner.revision
+                                   FROM previous
+                                  CROSS JOIN LATERAL current_owner(previous.id) AS owner) IS NOT DISTINCT FROM $9::uuid))
                    AND coalesce(external_id = $10::text, true)
                 RETURNING *
             ), new_event AS (
@@ -162,7 +170,7 @@ impl Store {
                  CROSS JOIN LATERAL changed_columns(to_jsonb(previous), to_jsonb(changed)) AS data
                  WHERE data -> 'fields' <> '[]'
             )",
-            from: "FROM changed AS tenants LEFT JOIN owners ON owners.tenant_id = tenants.id",
+            from: "FROM changed AS tenants LEFT JOIN LATERAL current_owner(tenants.id) AS owners ON true",
             now,
             tenant_id.as_uuid(),
             columns.name,

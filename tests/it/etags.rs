@@ -1,6 +1,6 @@
 //! Etags: they change exactly when a field of the resource changes, and a call with another one changes nothing.
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use time::Duration;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -328,4 +328,43 @@ async fn a_deletion_with_the_right_etag_succeeds_and_what_does_not_exist_is_not_
     assert_eq!(error.code(), Code::NotFound);
     let unknown = rename_tenant(&fixture, UNKNOWN_TENANT, "Two", Some(&etag)).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waits_for_a_new_owner_and_a_new_key_compares_and_returns_them() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    let before = fixture.get(Identifier::TenantId(tenant.id.clone())).await.unwrap();
+    let new_key = "pk_live_bella_0000000000000000";
+    let mut holder = fixture.database.superuser.connect().await.unwrap();
+    let change = format!(
+        "BEGIN;
+         SELECT pg_advisory_xact_lock(tenant_lock_key('{id}'));
+         INSERT INTO owners (tenant_id, email, canonical_email) VALUES ('{id}', '{BELLA}', '{BELLA}');
+         INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
+         SELECT right('{new_key}', 16), '{id}', '{new_key}', secret_hash, now() FROM api_keys",
+        id = tenant.id
+    );
+    sqlx::raw_sql(AssertSqlSafe(change)).execute(&mut holder).await.unwrap();
+    let waiting = tokio::spawn({
+        let (fixture, id, etag) = (fixture.provisioning.clone(), tenant.id.clone(), before.etag.clone());
+        async move {
+            let request = |name: &str, etag: Option<String>| UpdateTenantRequest {
+                tenant_id: id.clone(),
+                name: Some(name.to_owned()),
+                etag,
+                ..UpdateTenantRequest::default()
+            };
+            let (mut one, mut other) = (fixture.clone(), fixture);
+            tokio::join!(one.update_tenant(request("Stale", Some(etag))), other.update_tenant(request("New", None)))
+        }
+    });
+    let waiting_for_lock = "pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
+    while fixture.count(waiting_for_lock).await < 2 {}
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    let (with_etag, without) = waiting.await.unwrap();
+    assert_mismatch(&with_etag.unwrap_err(), "turnkey.v1.Tenant");
+    let changed = without.unwrap().into_inner().tenant.unwrap();
+    assert_eq!((changed.owner_email.as_deref(), changed.api_key_public.as_str()), (Some(BELLA), new_key));
+    assert_eq!(changed, fixture.get(Identifier::TenantId(tenant.id)).await.unwrap());
 }

@@ -37,6 +37,7 @@ mod generated_slugs;
 mod get_tenant;
 mod graceful_shutdown;
 mod health;
+mod histories;
 mod http;
 mod idempotency_cleanup;
 mod import;

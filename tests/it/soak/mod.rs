@@ -1,5 +1,5 @@
 //! `make soak`: runs for minutes the faults that the tests run for seconds. At the end of each fault, all responses are
-//! compared with the database. Prints a table and writes it into `docs/reliability.md`.
+//! compared with the database. The histories of all changing RPCs follow, with their own checker. Prints a table and writes it into `docs/reliability.md`.
 //!
 //! `SOAK_SEED` repeats the choices of a run (when to kill, where to cut, how long to wait); thread timing still differs.
 //! `SOAK_TENANTS` is the number of tenants among which damage is searched.
@@ -8,13 +8,16 @@ mod damage;
 
 use std::{env, fmt::Write as _, str::FromStr, time::Instant};
 
-use crate::support::{
-    doc_markers::write_between_marks,
-    faults::{
-        cut_connections_under_load, disconnect_under_load, drop_packets_under_load, flood_under_load,
-        kill_server_under_load, promote_standby_under_load, stop_postgres_under_load,
+use crate::{
+    histories::{Report, kill_cut_and_stop, lose_primary},
+    support::{
+        doc_markers::write_between_marks,
+        faults::{
+            cut_connections_under_load, disconnect_under_load, drop_packets_under_load, flood_under_load,
+            kill_server_under_load, promote_standby_under_load, stop_postgres_under_load,
+        },
+        load::Outcome,
     },
-    load::Outcome,
 };
 
 /// The rows of the report.
@@ -48,6 +51,19 @@ impl Table {
     }
 }
 
+/// Checks histories of all changing RPCs for minutes. A history that no order explains fails the run.
+async fn histories(seed: u64) -> String {
+    let mut checked = kill_cut_and_stop(200, seed).await;
+    for number in 0..3 {
+        checked = checked + lose_primary(20, seed.wrapping_add(number)).await;
+    }
+    let Report { tenants, operations, unknown, events } = checked;
+    format!(
+        "histories: {operations} calls of {tenants} tenants, {unknown} of them without a response, and {events} events, \
+         all explained by an order of the changes"
+    )
+}
+
 fn setting<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
@@ -74,6 +90,8 @@ async fn no_fault_under_load_loses_duplicates_or_damages_an_acknowledged_tenant(
     let (flooded, peak_kib) = flood_under_load(3_000).await;
     table.row("floods", 4, flooded);
     let mut lines = vec![format!("peak memory of the server during the floods: {} MiB", peak_kib / 1_024)];
+
+    lines.push(histories(seed).await);
 
     let count = setting("SOAK_TENANTS").unwrap_or(1_000_000);
     lines.extend(damage::find_and_repair(count, seed).await);

@@ -18,7 +18,7 @@ use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
-    http1::{Http, Received, send_over},
+    http1::{Http, Received, try_send_over},
     http2::{Port, framed},
 };
 
@@ -73,7 +73,14 @@ async fn call(port: &Port, request: Request<Body>) -> Response<Body> {
     for value in head.headers.get_all(header::AUTHORIZATION) {
         connect = connect.header(header::AUTHORIZATION, value);
     }
-    let response = send_over(port.connect().await.unwrap(), connect.body(message).unwrap()).await;
+    let socket = match port.connect().await {
+        Ok(socket) => socket,
+        Err(error) => return disconnected(&error),
+    };
+    let response = match try_send_over(socket, connect.body(message).unwrap()).await {
+        Ok(response) => response,
+        Err(error) => return disconnected(&error),
+    };
     if response.status != StatusCode::OK {
         assert_eq!(response.header("content-type"), Some("application/json"));
         return status(&serde_json::from_slice(&response.body).unwrap(), &response.headers).into_http();
@@ -86,6 +93,11 @@ async fn call(port: &Port, request: Request<Body>) -> Response<Body> {
     let mut response = Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames))));
     response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
     response
+}
+
+/// What a gRPC client reports in the same situation.
+fn disconnected(error: &dyn std::error::Error) -> Response<Body> {
+    Status::unavailable(format!("the connection failed: {error}")).into_http()
 }
 
 /// Returns the messages, each with its prefix, and the status in the last envelope.

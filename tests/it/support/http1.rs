@@ -74,20 +74,28 @@ impl Http {
 }
 
 /// Sends the request over a connection of its own.
-pub async fn send_over<Socket>(socket: Socket, mut request: Request<Bytes>) -> Received
+pub async fn send_over<Socket>(socket: Socket, request: Request<Bytes>) -> Received
 where
     Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut client, connection) = handshake(TokioIo::new(socket)).await.unwrap();
+    try_send_over(socket, request).await.unwrap()
+}
+
+/// The same for a server that may end meanwhile.
+pub async fn try_send_over<Socket>(socket: Socket, mut request: Request<Bytes>) -> hyper::Result<Received>
+where
+    Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut client, connection) = handshake(TokioIo::new(socket)).await?;
     let connection = tokio::spawn(connection);
     if !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, "localhost".parse().unwrap());
     }
-    let response: Response<_> = client.send_request(request.map(Full::new)).await.unwrap();
+    let response: Response<_> = client.send_request(request.map(Full::new)).await?;
     let (head, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let body = body.collect().await?.to_bytes();
     connection.abort();
-    Received { status: head.status, headers: head.headers, body }
+    Ok(Received { status: head.status, headers: head.headers, body })
 }
 
 /// A request without a body.

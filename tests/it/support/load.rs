@@ -285,7 +285,7 @@ impl Caller {
 }
 
 /// Whether a caller may get this status during a fault: a retryable code, or an error of the connection itself.
-fn is_expected_during_faults(status: &Status) -> bool {
+pub fn is_expected_during_faults(status: &Status) -> bool {
     let is_connection_error = status.source().is_some();
     // tonic clients report the end of their own timer as CANCELLED.
     is_connection_error

@@ -1,0 +1,160 @@
+//! Searches an order of the calls of one tenant that explains every response: linearizability, by the search of Wing and
+//! Gong ("Testing and verifying concurrent objects", 1993) with the memory of Lowe ("Testing for linearizability", 2017),
+//! as Porcupine does it.
+//!
+//! The events of the tenant bound the search: a call that changes the tenant can be next only if the next event is its
+//! own. So an order that is found also has one event for each change, in that order, and no other. A call without a
+//! response took effect if it has an event, and otherwise not.
+
+use std::{collections::HashSet, fmt};
+
+use super::{
+    history::{Operation, Outcome},
+    model::{Change, Origin, State},
+};
+
+/// Upper bound of the steps of a search. Far more than any history needs that has an order.
+const MAX_STEPS: usize = 2_000_000;
+
+/// A history that no order explains.
+pub struct Violation {
+    /// The calls in the longest order that was found.
+    explained: Vec<Operation>,
+    /// The calls that could not follow, of all orders the fewest.
+    left: Vec<Operation>,
+    next_change: Option<Change>,
+}
+
+/// Sorted indices of the calls that are in the order, the number of events used, and the state.
+type Seen = HashSet<(Vec<u64>, usize, State)>;
+
+struct Search<'a> {
+    origin: &'a Origin,
+    operations: &'a [Operation],
+    changes: &'a [Change],
+    seen: Seen,
+    steps: usize,
+    /// The longest order so far, and the number of its events.
+    longest: (Vec<usize>, usize),
+}
+
+/// Checks the history of a tenant whose events are these.
+pub fn check(origin: &Origin, operations: &[Operation], changes: &[Change]) -> Result<(), Box<Violation>> {
+    let mut operations = operations.to_vec();
+    operations.sort_by_key(|operation| operation.invoked);
+    let mut search =
+        Search { origin, operations: &operations, changes, seen: Seen::new(), steps: 0, longest: (Vec::new(), 0) };
+    if search.extend(&mut Vec::new(), &mut vec![false; operations.len()], 0, &State::default()) {
+        return Ok(());
+    }
+    let (order, changes_used) = search.longest;
+    let is_known = |operation: &&Operation| operation.outcome != Outcome::Unknown;
+    let left = (0..operations.len()).filter(|index| !order.contains(index)).map(|index| &operations[index]);
+    Err(Box::new(Violation {
+        left: left.filter(is_known).cloned().collect(),
+        explained: order.iter().map(|&index| operations[index].clone()).collect(),
+        next_change: changes.get(changes_used).cloned(),
+    }))
+}
+
+impl Search<'_> {
+    /// Extends the order to all calls with a response and all events. Returns false if there is no such order.
+    fn extend(&mut self, order: &mut Vec<usize>, is_used: &mut [bool], changes: usize, state: &State) -> bool {
+        if (changes, order.len()) > (self.longest.1, self.longest.0.len()) {
+            self.longest = (order.clone(), changes);
+        }
+        // A call that changes nothing and learns nothing can be next in every order.
+        let (mut changes, before) = (changes, order.len());
+        while let Some(index) =
+            self.candidates(is_used).into_iter().find(|&index| self.is_plain_read(index, state, changes))
+        {
+            order.push(index);
+            is_used[index] = true;
+        }
+        let is_found = self.is_complete(is_used, changes) || self.extend_by_one(order, is_used, &mut changes, state);
+        if !is_found {
+            for index in order.drain(before..) {
+                is_used[index] = false;
+            }
+        }
+        is_found
+    }
+
+    fn extend_by_one(
+        &mut self,
+        order: &mut Vec<usize>,
+        is_used: &mut [bool],
+        changes: &mut usize,
+        state: &State,
+    ) -> bool {
+        self.steps += 1;
+        assert!(self.steps < MAX_STEPS, "the search does not end");
+        let mut used: Vec<u64> = vec![0; is_used.len().div_ceil(64)];
+        for index in (0..is_used.len()).filter(|&index| is_used[index]) {
+            used[index / 64] |= 1 << (index % 64);
+        }
+        if !self.seen.insert((used, *changes, state.clone())) {
+            return false;
+        }
+        for index in self.candidates(is_used) {
+            let operation = &self.operations[index];
+            let may_change = self.changes.get(*changes).is_some_and(|change| operation.call.may_leave(change));
+            if operation.outcome == Outcome::Unknown && !may_change {
+                continue;
+            }
+            let applied = state.apply(self.origin, &operation.call, &operation.outcome, &self.changes[*changes..]);
+            let Some((next, count)) = applied else { continue };
+            if operation.outcome == Outcome::Unknown && count == 0 {
+                continue;
+            }
+            order.push(index);
+            is_used[index] = true;
+            if self.extend(order, is_used, *changes + count, &next) {
+                return true;
+            }
+            order.pop();
+            is_used[index] = false;
+        }
+        false
+    }
+
+    /// The calls that can be next: those that began before any other had returned. A call without a response can be next
+    /// at any time.
+    fn candidates(&self, is_used: &[bool]) -> Vec<usize> {
+        let left = || (0..self.operations.len()).filter(|&index| !is_used[index]);
+        let first_return = left()
+            .filter(|&index| self.operations[index].outcome != Outcome::Unknown)
+            .map(|index| self.operations[index].returned)
+            .min()
+            .unwrap_or(u64::MAX);
+        left().filter(|&index| self.operations[index].invoked < first_return).collect()
+    }
+
+    fn is_plain_read(&self, index: usize, state: &State, changes: usize) -> bool {
+        let Operation { call, outcome, .. } = &self.operations[index];
+        *outcome != Outcome::Unknown
+            && state
+                .apply(self.origin, call, outcome, &self.changes[changes..])
+                .is_some_and(|next| next == (state.clone(), 0))
+    }
+
+    fn is_complete(&self, is_used: &[bool], changes: usize) -> bool {
+        let is_explained =
+            |(operation, is_used): (&Operation, &bool)| *is_used || operation.outcome == Outcome::Unknown;
+        changes == self.changes.len() && self.operations.iter().zip(is_used).all(is_explained)
+    }
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, operations: &[Operation]| {
+            operations.iter().try_for_each(|Operation { call, outcome, invoked, returned }| {
+                writeln!(f, "  {invoked}–{returned} {call:?} → {outcome:?}")
+            })
+        };
+        writeln!(f, "no order explains the history. The longest order:")?;
+        list(f, &self.explained)?;
+        writeln!(f, "the next event: {:?}\nnot explained:", self.next_change)?;
+        list(f, &self.left)
+    }
+}
