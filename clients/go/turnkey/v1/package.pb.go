@@ -105,7 +105,13 @@ type Package struct {
 	// When the package was created.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When the package was last changed. A call that changes nothing does not update it.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// An opaque text that changes exactly when a field of the package changes. Send it with `UpsertPackage` or `DeletePackage`,
+	// so that the call changes the package only if it is still as you read it (AIP-154). Empty in a `validate_only` response.
+	Etag string `protobuf:"bytes,13,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The id that another system knows the package by: 1 to 255 characters, no control characters, unique within the tenant.
+	// `UpsertPackage` sets it, once. Absent until then.
+	ExternalId    *string `protobuf:"bytes,14,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,12 +230,26 @@ func (x *Package) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Package) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Package) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
 var File_turnkey_v1_package_proto protoreflect.FileDescriptor
 
 const file_turnkey_v1_package_proto_rawDesc = "" +
 	"\n" +
 	"\x18turnkey/v1/package.proto\x12\n" +
-	"turnkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x03\n" +
+	"turnkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x04\n" +
 	"\aPackage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1d\n" +
@@ -247,8 +267,12 @@ const file_turnkey_v1_package_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAtB\r\n" +
-	"\v_base_price*]\n" +
+	"updated_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
+	"\x04etag\x18\r \x01(\tR\x04etag\x12$\n" +
+	"\vexternal_id\x18\x0e \x01(\tH\x01R\n" +
+	"externalId\x88\x01\x01B\r\n" +
+	"\v_base_priceB\x0e\n" +
+	"\f_external_id*]\n" +
 	"\vBookingType\x12\x1c\n" +
 	"\x18BOOKING_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11BOOKING_TYPE_DATE\x10\x01\x12\x19\n" +

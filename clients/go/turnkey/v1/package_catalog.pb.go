@@ -82,7 +82,8 @@ type UpsertPackageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant whose package it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// The package to update, a UUIDv7. If absent, the `slug` decides between updating and creating.
+	// The package to update, a UUIDv7. If absent, the `external_id` or the `slug` decides between
+	// updating and creating.
 	PackageId *string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3,oneof" json:"package_id,omitempty"`
 	// The package's name in URLs: 3 to 63 characters of `a-z`, `0-9` and `-`, beginning with a letter and ending with a
 	// letter or digit, without `--`, not shaped like a UUID. With `package_id`, the new slug. If absent, a new package
@@ -115,8 +116,14 @@ type UpsertPackageRequest struct {
 	// and an existing one stays in its segment.
 	SegmentId *string `protobuf:"bytes,12,opt,name=segment_id,json=segmentId,proto3,oneof" json:"segment_id,omitempty"`
 	// Checks everything that a call without it checks, the quota included, and writes nothing. The response is that of
-	// such a call; a package that would be created has no `id` and no times.
-	ValidateOnly  *bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3,oneof" json:"validate_only,omitempty"`
+	// such a call; `package` has no `etag`, and one that would be created no `id` and no times.
+	ValidateOnly *bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3,oneof" json:"validate_only,omitempty"`
+	// The `etag` of the package as you read it. If the package has changed since, or if the call would create a package, the
+	// call is `ABORTED` / `ETAG_MISMATCH` and changes nothing. Absent or empty, the call changes the package regardless.
+	Etag *string `protobuf:"bytes,14,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// The id that another system knows the package by: 1 to 255 characters, no control characters, unique within the tenant.
+	// Without `package_id`, the package that has it is updated. It is set on creation or once later; then it cannot be changed.
+	ExternalId    *string `protobuf:"bytes,15,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +251,20 @@ func (x *UpsertPackageRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *UpsertPackageRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *UpsertPackageRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
 // Response of `UpsertPackage`.
 type UpsertPackageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -366,7 +387,8 @@ func (x *BatchUpsertPackagesRequest) GetPackages() []*PackageUpsert {
 // One package of a batch: `UpsertPackageRequest` without the tenant, with the same field numbers.
 type PackageUpsert struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The package to update, a UUIDv7. If absent, the `slug` decides between updating and creating.
+	// The package to update, a UUIDv7. If absent, the `external_id` or the `slug` decides between
+	// updating and creating.
 	PackageId *string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3,oneof" json:"package_id,omitempty"`
 	// The package's name in URLs, with the rules of `UpsertPackageRequest.slug`. With `package_id`, the new slug. Absent,
 	// a new package gets a slug derived from its name.
@@ -399,7 +421,14 @@ type PackageUpsert struct {
 	// and an existing one stays in its segment.
 	SegmentId *string `protobuf:"bytes,12,opt,name=segment_id,json=segmentId,proto3,oneof" json:"segment_id,omitempty"`
 	// Not supported in a batch: `true` is `INVALID_ARGUMENT`.
-	ValidateOnly  *bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3,oneof" json:"validate_only,omitempty"`
+	ValidateOnly *bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3,oneof" json:"validate_only,omitempty"`
+	// The `etag` of the package as you read it. If the package has changed since, or if the item would create a package,
+	// the batch is `ABORTED` / `ETAG_MISMATCH` and changes nothing. Absent or empty, the item changes the package
+	// regardless.
+	Etag *string `protobuf:"bytes,14,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// The id that another system knows the package by: 1 to 255 characters, no control characters, unique within the tenant.
+	// Without `package_id`, the package that has it is updated. It is set on creation or once later; then it cannot be changed.
+	ExternalId    *string `protobuf:"bytes,15,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -520,6 +549,20 @@ func (x *PackageUpsert) GetValidateOnly() bool {
 	return false
 }
 
+func (x *PackageUpsert) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *PackageUpsert) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
 // Response of `BatchUpsertPackages`.
 type BatchUpsertPackagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -626,8 +669,12 @@ type GetPackageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant whose package it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// Required. The package to read, a UUIDv7.
-	PackageId     string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3" json:"package_id,omitempty"`
+	// The package to read, a UUIDv7. Exactly one of `package_id`, `slug` and `external_id` is required.
+	PackageId string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3" json:"package_id,omitempty"`
+	// The slug of the package to read.
+	Slug *string `protobuf:"bytes,3,opt,name=slug,proto3,oneof" json:"slug,omitempty"`
+	// The external id of the package to read.
+	ExternalId    *string `protobuf:"bytes,4,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +719,20 @@ func (x *GetPackageRequest) GetTenantId() string {
 func (x *GetPackageRequest) GetPackageId() string {
 	if x != nil {
 		return x.PackageId
+	}
+	return ""
+}
+
+func (x *GetPackageRequest) GetSlug() string {
+	if x != nil && x.Slug != nil {
+		return *x.Slug
+	}
+	return ""
+}
+
+func (x *GetPackageRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
 	}
 	return ""
 }
@@ -866,7 +927,12 @@ type DeletePackageRequest struct {
 	// Required. The tenant whose package it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Required. The package to delete, a UUIDv7.
-	PackageId     string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3" json:"package_id,omitempty"`
+	PackageId string `protobuf:"bytes,2,opt,name=package_id,json=packageId,proto3" json:"package_id,omitempty"`
+	// The `etag` of the package as you read it. If the package has changed since, the call is `ABORTED` / `ETAG_MISMATCH` and
+	// deletes nothing. Absent or empty, the call deletes the package regardless.
+	Etag *string `protobuf:"bytes,3,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// Whether the call succeeds, and does nothing, if the tenant has no such package (AIP-135). By default it is `NOT_FOUND`.
+	AllowMissing  bool `protobuf:"varint,4,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -915,6 +981,20 @@ func (x *DeletePackageRequest) GetPackageId() string {
 	return ""
 }
 
+func (x *DeletePackageRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *DeletePackageRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
 // Response of `DeletePackage`. Empty.
 type DeletePackageResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -957,7 +1037,8 @@ type UpsertSegmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant whose segment it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// The segment to update, a UUIDv7. If absent, the `slug` decides between updating and creating.
+	// The segment to update, a UUIDv7. If absent, the `external_id` or the `slug` decides between
+	// updating and creating.
 	SegmentId *string `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3,oneof" json:"segment_id,omitempty"`
 	// The segment's name in URLs: 3 to 63 characters of `a-z`, `0-9` and `-`, beginning with a letter and ending with a
 	// letter or digit, without `--`, not shaped like a UUID. With `segment_id`, the new slug. If absent, a new segment
@@ -974,7 +1055,16 @@ type UpsertSegmentRequest struct {
 	// Position among the tenant's segments, in ascending order; any int32. By default, a new segment goes after the last.
 	SortOrder *int32 `protobuf:"varint,7,opt,name=sort_order,json=sortOrder,proto3,oneof" json:"sort_order,omitempty"`
 	// Whether the storefront shows the segment. A new segment is active by default.
-	Active        *bool `protobuf:"varint,8,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	Active *bool `protobuf:"varint,8,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	// The `etag` of the segment as you read it. If the segment has changed since, or if the call would create a segment, the
+	// call is `ABORTED` / `ETAG_MISMATCH` and changes nothing. Absent or empty, the call changes the segment regardless.
+	Etag *string `protobuf:"bytes,9,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// The id that another system knows the segment by: 1 to 255 characters, no control characters, unique within the tenant.
+	// Without `segment_id`, the segment that has it is updated. It is set on creation or once later; then it cannot be changed.
+	ExternalId *string `protobuf:"bytes,10,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
+	// Checks everything that a call without it checks, the quota included, and writes nothing. The response is that of
+	// such a call; `segment` has no `etag`, and one that would be created no `id` and no times.
+	ValidateOnly  *bool `protobuf:"varint,11,opt,name=validate_only,json=validateOnly,proto3,oneof" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1065,12 +1155,33 @@ func (x *UpsertSegmentRequest) GetActive() bool {
 	return false
 }
 
+func (x *UpsertSegmentRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *UpsertSegmentRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
+func (x *UpsertSegmentRequest) GetValidateOnly() bool {
+	if x != nil && x.ValidateOnly != nil {
+		return *x.ValidateOnly
+	}
+	return false
+}
+
 // Response of `UpsertSegment`.
 type UpsertSegmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether the segment was created or updated.
+	// Whether the segment was created or updated, or, with `validate_only`, would be.
 	Action UpsertAction `protobuf:"varint,1,opt,name=action,proto3,enum=turnkey.v1.UpsertAction" json:"action,omitempty"`
-	// The segment as it is now.
+	// The segment as it is now, or, with `validate_only`, as it would be.
 	Segment       *Segment `protobuf:"bytes,2,opt,name=segment,proto3" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1125,8 +1236,12 @@ type GetSegmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant whose segment it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// Required. The segment to read, a UUIDv7.
-	SegmentId     string `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3" json:"segment_id,omitempty"`
+	// The segment to read, a UUIDv7. Exactly one of `segment_id`, `slug` and `external_id` is required.
+	SegmentId string `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3" json:"segment_id,omitempty"`
+	// The slug of the segment to read.
+	Slug *string `protobuf:"bytes,3,opt,name=slug,proto3,oneof" json:"slug,omitempty"`
+	// The external id of the segment to read.
+	ExternalId    *string `protobuf:"bytes,4,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1286,20 @@ func (x *GetSegmentRequest) GetTenantId() string {
 func (x *GetSegmentRequest) GetSegmentId() string {
 	if x != nil {
 		return x.SegmentId
+	}
+	return ""
+}
+
+func (x *GetSegmentRequest) GetSlug() string {
+	if x != nil && x.Slug != nil {
+		return *x.Slug
+	}
+	return ""
+}
+
+func (x *GetSegmentRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
 	}
 	return ""
 }
@@ -1229,8 +1358,10 @@ type ListSegmentsRequest struct {
 	// The maximum number of segments to return. 0 means 50, more than 500 means 500, and a negative number is
 	// `INVALID_ARGUMENT`.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the previous page, with the same tenant. Empty for the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The `next_page_token` of the previous page, with the same tenant and filter. Empty for the first page.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// If true, returns only active segments; if false, only inactive ones. If absent, returns both.
+	Active        *bool `protobuf:"varint,4,opt,name=active,proto3,oneof" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1284,6 +1415,13 @@ func (x *ListSegmentsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListSegmentsRequest) GetActive() bool {
+	if x != nil && x.Active != nil {
+		return *x.Active
+	}
+	return false
 }
 
 // Response of `ListSegments`.
@@ -1347,7 +1485,12 @@ type DeleteSegmentRequest struct {
 	// Required. The tenant whose segment it is, a UUIDv7.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Required. The segment to delete, a UUIDv7.
-	SegmentId     string `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3" json:"segment_id,omitempty"`
+	SegmentId string `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3" json:"segment_id,omitempty"`
+	// The `etag` of the segment as you read it. If the segment has changed since, the call is `ABORTED` / `ETAG_MISMATCH` and
+	// deletes nothing. Absent or empty, the call deletes the segment regardless.
+	Etag *string `protobuf:"bytes,3,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// Whether the call succeeds, and does nothing, if the tenant has no such segment (AIP-135). By default it is `NOT_FOUND`.
+	AllowMissing  bool `protobuf:"varint,4,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1396,6 +1539,20 @@ func (x *DeleteSegmentRequest) GetSegmentId() string {
 	return ""
 }
 
+func (x *DeleteSegmentRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteSegmentRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
 // Response of `DeleteSegment`. Empty.
 type DeleteSegmentResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1438,7 +1595,7 @@ var File_turnkey_v1_package_catalog_proto protoreflect.FileDescriptor
 const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\n" +
 	" turnkey/v1/package_catalog.proto\x12\n" +
-	"turnkey.v1\x1a\x18turnkey/v1/package.proto\x1a\x18turnkey/v1/segment.proto\"\x89\x05\n" +
+	"turnkey.v1\x1a\x18turnkey/v1/package.proto\x1a\x18turnkey/v1/segment.proto\"\xe1\x05\n" +
 	"\x14UpsertPackageRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\"\n" +
 	"\n" +
@@ -1458,7 +1615,10 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\n" +
 	"segment_id\x18\f \x01(\tH\tR\tsegmentId\x88\x01\x01\x12(\n" +
 	"\rvalidate_only\x18\r \x01(\bH\n" +
-	"R\fvalidateOnly\x88\x01\x01B\r\n" +
+	"R\fvalidateOnly\x88\x01\x01\x12\x17\n" +
+	"\x04etag\x18\x0e \x01(\tH\vR\x04etag\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\x0f \x01(\tH\fR\n" +
+	"externalId\x88\x01\x01B\r\n" +
 	"\v_package_idB\a\n" +
 	"\x05_slugB\a\n" +
 	"\x05_nameB\b\n" +
@@ -1469,14 +1629,16 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\a_activeB\x11\n" +
 	"\x0f_grouping_orderB\r\n" +
 	"\v_segment_idB\x10\n" +
-	"\x0e_validate_only\"\xa9\x01\n" +
+	"\x0e_validate_onlyB\a\n" +
+	"\x05_etagB\x0e\n" +
+	"\f_external_id\"\xa9\x01\n" +
 	"\x15UpsertPackageResponse\x120\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x18.turnkey.v1.UpsertActionR\x06action\x12-\n" +
 	"\apackage\x18\x02 \x01(\v2\x13.turnkey.v1.PackageR\apackage\x12/\n" +
 	"\bprevious\x18\x03 \x01(\v2\x13.turnkey.v1.PackageR\bprevious\"p\n" +
 	"\x1aBatchUpsertPackagesRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x125\n" +
-	"\bpackages\x18\x02 \x03(\v2\x19.turnkey.v1.PackageUpsertR\bpackages\"\xf6\x04\n" +
+	"\bpackages\x18\x02 \x03(\v2\x19.turnkey.v1.PackageUpsertR\bpackages\"\xce\x05\n" +
 	"\rPackageUpsert\x12\"\n" +
 	"\n" +
 	"package_id\x18\x02 \x01(\tH\x00R\tpackageId\x88\x01\x01\x12\x17\n" +
@@ -1495,7 +1657,10 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\n" +
 	"segment_id\x18\f \x01(\tH\tR\tsegmentId\x88\x01\x01\x12(\n" +
 	"\rvalidate_only\x18\r \x01(\bH\n" +
-	"R\fvalidateOnly\x88\x01\x01B\r\n" +
+	"R\fvalidateOnly\x88\x01\x01\x12\x17\n" +
+	"\x04etag\x18\x0e \x01(\tH\vR\x04etag\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\x0f \x01(\tH\fR\n" +
+	"externalId\x88\x01\x01B\r\n" +
 	"\v_package_idB\a\n" +
 	"\x05_slugB\a\n" +
 	"\x05_nameB\b\n" +
@@ -1506,16 +1671,23 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\a_activeB\x11\n" +
 	"\x0f_grouping_orderB\r\n" +
 	"\v_segment_idB\x10\n" +
-	"\x0e_validate_onlyJ\x04\b\x01\x10\x02R\ttenant_id\"^\n" +
+	"\x0e_validate_onlyB\a\n" +
+	"\x05_etagB\x0e\n" +
+	"\f_external_idJ\x04\b\x01\x10\x02R\ttenant_id\"^\n" +
 	"\x1bBatchUpsertPackagesResponse\x12?\n" +
 	"\aresults\x18\x01 \x03(\v2%.turnkey.v1.BatchUpsertPackagesResultR\aresults\"|\n" +
 	"\x19BatchUpsertPackagesResult\x120\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x18.turnkey.v1.UpsertActionR\x06action\x12-\n" +
-	"\apackage\x18\x02 \x01(\v2\x13.turnkey.v1.PackageR\apackage\"O\n" +
+	"\apackage\x18\x02 \x01(\v2\x13.turnkey.v1.PackageR\apackage\"\xa7\x01\n" +
 	"\x11GetPackageRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1d\n" +
 	"\n" +
-	"package_id\x18\x02 \x01(\tR\tpackageId\"C\n" +
+	"package_id\x18\x02 \x01(\tR\tpackageId\x12\x17\n" +
+	"\x04slug\x18\x03 \x01(\tH\x00R\x04slug\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\x04 \x01(\tH\x01R\n" +
+	"externalId\x88\x01\x01B\a\n" +
+	"\x05_slugB\x0e\n" +
+	"\f_external_id\"C\n" +
 	"\x12GetPackageResponse\x12-\n" +
 	"\apackage\x18\x01 \x01(\v2\x13.turnkey.v1.PackageR\apackage\"\xc9\x01\n" +
 	"\x13ListPackagesRequest\x12\x1b\n" +
@@ -1530,12 +1702,15 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\a_active\"o\n" +
 	"\x14ListPackagesResponse\x12/\n" +
 	"\bpackages\x18\x01 \x03(\v2\x13.turnkey.v1.PackageR\bpackages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"R\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x99\x01\n" +
 	"\x14DeletePackageRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1d\n" +
 	"\n" +
-	"package_id\x18\x02 \x01(\tR\tpackageId\"\x17\n" +
-	"\x15DeletePackageResponse\"\xef\x02\n" +
+	"package_id\x18\x02 \x01(\tR\tpackageId\x12\x17\n" +
+	"\x04etag\x18\x03 \x01(\tH\x00R\x04etag\x88\x01\x01\x12#\n" +
+	"\rallow_missing\x18\x04 \x01(\bR\fallowMissingB\a\n" +
+	"\x05_etag\"\x17\n" +
+	"\x15DeletePackageResponse\"\x83\x04\n" +
 	"\x14UpsertSegmentRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\"\n" +
 	"\n" +
@@ -1547,35 +1722,53 @@ const file_turnkey_v1_package_catalog_proto_rawDesc = "" +
 	"\vdescription\x18\x06 \x01(\tH\x04R\vdescription\x88\x01\x01\x12\"\n" +
 	"\n" +
 	"sort_order\x18\a \x01(\x05H\x05R\tsortOrder\x88\x01\x01\x12\x1b\n" +
-	"\x06active\x18\b \x01(\bH\x06R\x06active\x88\x01\x01B\r\n" +
+	"\x06active\x18\b \x01(\bH\x06R\x06active\x88\x01\x01\x12\x17\n" +
+	"\x04etag\x18\t \x01(\tH\aR\x04etag\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\n" +
+	" \x01(\tH\bR\n" +
+	"externalId\x88\x01\x01\x12(\n" +
+	"\rvalidate_only\x18\v \x01(\bH\tR\fvalidateOnly\x88\x01\x01B\r\n" +
 	"\v_segment_idB\a\n" +
 	"\x05_slugB\a\n" +
 	"\x05_nameB\r\n" +
 	"\v_hero_titleB\x0e\n" +
 	"\f_descriptionB\r\n" +
 	"\v_sort_orderB\t\n" +
-	"\a_active\"x\n" +
+	"\a_activeB\a\n" +
+	"\x05_etagB\x0e\n" +
+	"\f_external_idB\x10\n" +
+	"\x0e_validate_only\"x\n" +
 	"\x15UpsertSegmentResponse\x120\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x18.turnkey.v1.UpsertActionR\x06action\x12-\n" +
-	"\asegment\x18\x02 \x01(\v2\x13.turnkey.v1.SegmentR\asegment\"O\n" +
+	"\asegment\x18\x02 \x01(\v2\x13.turnkey.v1.SegmentR\asegment\"\xa7\x01\n" +
 	"\x11GetSegmentRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1d\n" +
 	"\n" +
-	"segment_id\x18\x02 \x01(\tR\tsegmentId\"C\n" +
+	"segment_id\x18\x02 \x01(\tR\tsegmentId\x12\x17\n" +
+	"\x04slug\x18\x03 \x01(\tH\x00R\x04slug\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\x04 \x01(\tH\x01R\n" +
+	"externalId\x88\x01\x01B\a\n" +
+	"\x05_slugB\x0e\n" +
+	"\f_external_id\"C\n" +
 	"\x12GetSegmentResponse\x12-\n" +
-	"\asegment\x18\x01 \x01(\v2\x13.turnkey.v1.SegmentR\asegment\"n\n" +
+	"\asegment\x18\x01 \x01(\v2\x13.turnkey.v1.SegmentR\asegment\"\x96\x01\n" +
 	"\x13ListSegmentsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"o\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x1b\n" +
+	"\x06active\x18\x04 \x01(\bH\x00R\x06active\x88\x01\x01B\t\n" +
+	"\a_active\"o\n" +
 	"\x14ListSegmentsResponse\x12/\n" +
 	"\bsegments\x18\x01 \x03(\v2\x13.turnkey.v1.SegmentR\bsegments\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"R\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x99\x01\n" +
 	"\x14DeleteSegmentRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1d\n" +
 	"\n" +
-	"segment_id\x18\x02 \x01(\tR\tsegmentId\"\x17\n" +
+	"segment_id\x18\x02 \x01(\tR\tsegmentId\x12\x17\n" +
+	"\x04etag\x18\x03 \x01(\tH\x00R\x04etag\x88\x01\x01\x12#\n" +
+	"\rallow_missing\x18\x04 \x01(\bR\fallowMissingB\a\n" +
+	"\x05_etag\"\x17\n" +
 	"\x15DeleteSegmentResponse*c\n" +
 	"\fUpsertAction\x12\x1d\n" +
 	"\x19UPSERT_ACTION_UNSPECIFIED\x10\x00\x12\x19\n" +
@@ -1687,8 +1880,13 @@ func file_turnkey_v1_package_catalog_proto_init() {
 	file_turnkey_v1_segment_proto_init()
 	file_turnkey_v1_package_catalog_proto_msgTypes[0].OneofWrappers = []any{}
 	file_turnkey_v1_package_catalog_proto_msgTypes[3].OneofWrappers = []any{}
+	file_turnkey_v1_package_catalog_proto_msgTypes[6].OneofWrappers = []any{}
 	file_turnkey_v1_package_catalog_proto_msgTypes[8].OneofWrappers = []any{}
+	file_turnkey_v1_package_catalog_proto_msgTypes[10].OneofWrappers = []any{}
 	file_turnkey_v1_package_catalog_proto_msgTypes[12].OneofWrappers = []any{}
+	file_turnkey_v1_package_catalog_proto_msgTypes[14].OneofWrappers = []any{}
+	file_turnkey_v1_package_catalog_proto_msgTypes[16].OneofWrappers = []any{}
+	file_turnkey_v1_package_catalog_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -68,34 +68,39 @@ const (
 // type of the resource in a `google.rpc.ResourceInfo`, `ALREADY_EXISTS` with its slug and `NOT_FOUND` without an id, so
 // that a resource of another tenant cannot be distinguished from one that does not exist. `FAILED_PRECONDITION` names
 // the precondition in a `google.rpc.PreconditionFailure`, `QUOTA_EXCEEDED` the tenant and the quota in a
-// `google.rpc.QuotaFailure`. Where a retry may help, a `google.rpc.RetryInfo` gives the
-// time to wait.
+// `google.rpc.QuotaFailure`, and `ETAG_MISMATCH` the type of the resource in the `resource_type` of the `ErrorInfo`'s
+// metadata: read it again. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
 //
 // Some clients send every field. In an optional field that identifies or names something (`package_id`, `segment_id`,
-// `slug`, `name`, `title`, `hero_title`), an empty string therefore means that the field is absent.
+// `external_id`, `slug`, `name`, `title`, `hero_title`) and in `etag`, an empty string therefore means that the field is absent.
 //
 // A request has at most 4 MiB; a larger one is `RESOURCE_EXHAUSTED` without a reason. Only a batch of several hundred
 // packages with texts of maximum length comes near that size.
 type PackageCatalogClient interface {
 	// Creates a package or updates one.
 	//
-	// With a `package_id`, it updates that package. Without one, it updates the package that has the `slug`, if there is
-	// such a package. Otherwise it creates a package. An update changes the fields that are present and leaves the
-	// others.
+	// With a `package_id`, it updates that package. Without one, it updates the package that has the `external_id`, or else
+	// the one that has the `slug`, if there is such a package. Otherwise it creates a package. An update changes the fields
+	// that are present and leaves the others. An `external_id` and a `slug` of different packages are
+	// `EXTERNAL_ID_TAKEN`.
 	//
-	// Send a `slug` to make retries safe: the second call updates what the first created. Without `package_id` and
-	// `slug`, every call creates another package.
+	// Send a `slug` or an `external_id` to make retries safe: the second call updates what the first created. Without
+	// `package_id`, `external_id` and `slug`, every call creates another package.
 	//
 	// Errors:
 	//
 	// - `NOT_FOUND` / `PACKAGE_NOT_FOUND`: the tenant has no package with this `package_id`.
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no such segment. `ListSegments` returns its segments.
 	// - `ALREADY_EXISTS` / `PACKAGE_SLUG_TAKEN`: `package_id` is present and another package has the `slug`.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another package has the `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the package has another `external_id`, which cannot be changed.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the package has another or does not exist.
 	// - `RESOURCE_EXHAUSTED` / `QUOTA_EXCEEDED`: the tenant would have more packages than its quota (1,000 by default).
 	UpsertPackage(ctx context.Context, in *UpsertPackageRequest, opts ...grpc.CallOption) (*UpsertPackageResponse, error)
 	// Creates or updates up to 500 packages, all or none: if one item is invalid, nothing changes.
 	//
-	// Violations name the item, as in `packages[3].name`. Two items with the same `package_id` or `slug` are
+	// Violations name the item, as in `packages[3].name`. Two items with the same `package_id`, `slug` or
+	// `external_id` are
 	// `INVALID_ARGUMENT` / `INVALID_REQUEST`. So is a batch whose response would exceed 4 MiB, with the violation `TOO_LONG`
 	// on `packages`: split it.
 	//
@@ -123,14 +128,19 @@ type PackageCatalogClient interface {
 	//
 	// - `NOT_FOUND` / `PACKAGE_NOT_FOUND`: the tenant has no such package, or it was already deleted.
 	// - `FAILED_PRECONDITION` / `LAST_PACKAGE`: it is the tenant's only package, and every tenant must have one.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the package has another.
 	DeletePackage(ctx context.Context, in *DeletePackageRequest, opts ...grpc.CallOption) (*DeletePackageResponse, error)
-	// Creates a segment or updates one. `segment_id`, or else `slug`, selects the segment, as in `UpsertPackage`.
+	// Creates a segment or updates one. `segment_id`, or else `external_id`, or else `slug`, selects the
+	// segment, as in `UpsertPackage`.
 	//
 	// Errors:
 	//
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no segment with this `segment_id`.
 	// - `ALREADY_EXISTS` / `SEGMENT_SLUG_TAKEN`: `segment_id` is present and another segment has the `slug`.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another segment has the `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the segment has another `external_id`, which cannot be changed.
 	// - `FAILED_PRECONDITION` / `DEFAULT_SEGMENT`: the slug of `general` cannot change. Its texts can.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the segment has another or does not exist.
 	// - `RESOURCE_EXHAUSTED` / `QUOTA_EXCEEDED`: the tenant would have more segments than its quota (100 by default).
 	UpsertSegment(ctx context.Context, in *UpsertSegmentRequest, opts ...grpc.CallOption) (*UpsertSegmentResponse, error)
 	// Reads one segment.
@@ -142,7 +152,8 @@ type PackageCatalogClient interface {
 	// Lists a tenant's segments by `sort_order`, then by id. Segments that are created or deleted between two pages cause
 	// no other segment to be repeated or skipped.
 	//
-	// A `page_token` that is damaged or was returned for another tenant is `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+	// A `page_token` that is damaged or was returned for another tenant or filter is `INVALID_ARGUMENT` /
+	// `INVALID_REQUEST`.
 	ListSegments(ctx context.Context, in *ListSegmentsRequest, opts ...grpc.CallOption) (*ListSegmentsResponse, error)
 	// Deletes an empty segment permanently. Move or delete its packages first.
 	//
@@ -151,6 +162,7 @@ type PackageCatalogClient interface {
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no such segment, or it was already deleted.
 	// - `FAILED_PRECONDITION` / `DEFAULT_SEGMENT`: it is the segment `general`, which every tenant keeps.
 	// - `FAILED_PRECONDITION` / `SEGMENT_NOT_EMPTY`: the segment contains packages.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the segment has another.
 	DeleteSegment(ctx context.Context, in *DeleteSegmentRequest, opts ...grpc.CallOption) (*DeleteSegmentResponse, error)
 }
 
@@ -287,34 +299,39 @@ func (c *packageCatalogClient) DeleteSegment(ctx context.Context, in *DeleteSegm
 // type of the resource in a `google.rpc.ResourceInfo`, `ALREADY_EXISTS` with its slug and `NOT_FOUND` without an id, so
 // that a resource of another tenant cannot be distinguished from one that does not exist. `FAILED_PRECONDITION` names
 // the precondition in a `google.rpc.PreconditionFailure`, `QUOTA_EXCEEDED` the tenant and the quota in a
-// `google.rpc.QuotaFailure`. Where a retry may help, a `google.rpc.RetryInfo` gives the
-// time to wait.
+// `google.rpc.QuotaFailure`, and `ETAG_MISMATCH` the type of the resource in the `resource_type` of the `ErrorInfo`'s
+// metadata: read it again. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
 //
 // Some clients send every field. In an optional field that identifies or names something (`package_id`, `segment_id`,
-// `slug`, `name`, `title`, `hero_title`), an empty string therefore means that the field is absent.
+// `external_id`, `slug`, `name`, `title`, `hero_title`) and in `etag`, an empty string therefore means that the field is absent.
 //
 // A request has at most 4 MiB; a larger one is `RESOURCE_EXHAUSTED` without a reason. Only a batch of several hundred
 // packages with texts of maximum length comes near that size.
 type PackageCatalogServer interface {
 	// Creates a package or updates one.
 	//
-	// With a `package_id`, it updates that package. Without one, it updates the package that has the `slug`, if there is
-	// such a package. Otherwise it creates a package. An update changes the fields that are present and leaves the
-	// others.
+	// With a `package_id`, it updates that package. Without one, it updates the package that has the `external_id`, or else
+	// the one that has the `slug`, if there is such a package. Otherwise it creates a package. An update changes the fields
+	// that are present and leaves the others. An `external_id` and a `slug` of different packages are
+	// `EXTERNAL_ID_TAKEN`.
 	//
-	// Send a `slug` to make retries safe: the second call updates what the first created. Without `package_id` and
-	// `slug`, every call creates another package.
+	// Send a `slug` or an `external_id` to make retries safe: the second call updates what the first created. Without
+	// `package_id`, `external_id` and `slug`, every call creates another package.
 	//
 	// Errors:
 	//
 	// - `NOT_FOUND` / `PACKAGE_NOT_FOUND`: the tenant has no package with this `package_id`.
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no such segment. `ListSegments` returns its segments.
 	// - `ALREADY_EXISTS` / `PACKAGE_SLUG_TAKEN`: `package_id` is present and another package has the `slug`.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another package has the `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the package has another `external_id`, which cannot be changed.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the package has another or does not exist.
 	// - `RESOURCE_EXHAUSTED` / `QUOTA_EXCEEDED`: the tenant would have more packages than its quota (1,000 by default).
 	UpsertPackage(context.Context, *UpsertPackageRequest) (*UpsertPackageResponse, error)
 	// Creates or updates up to 500 packages, all or none: if one item is invalid, nothing changes.
 	//
-	// Violations name the item, as in `packages[3].name`. Two items with the same `package_id` or `slug` are
+	// Violations name the item, as in `packages[3].name`. Two items with the same `package_id`, `slug` or
+	// `external_id` are
 	// `INVALID_ARGUMENT` / `INVALID_REQUEST`. So is a batch whose response would exceed 4 MiB, with the violation `TOO_LONG`
 	// on `packages`: split it.
 	//
@@ -342,14 +359,19 @@ type PackageCatalogServer interface {
 	//
 	// - `NOT_FOUND` / `PACKAGE_NOT_FOUND`: the tenant has no such package, or it was already deleted.
 	// - `FAILED_PRECONDITION` / `LAST_PACKAGE`: it is the tenant's only package, and every tenant must have one.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the package has another.
 	DeletePackage(context.Context, *DeletePackageRequest) (*DeletePackageResponse, error)
-	// Creates a segment or updates one. `segment_id`, or else `slug`, selects the segment, as in `UpsertPackage`.
+	// Creates a segment or updates one. `segment_id`, or else `external_id`, or else `slug`, selects the
+	// segment, as in `UpsertPackage`.
 	//
 	// Errors:
 	//
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no segment with this `segment_id`.
 	// - `ALREADY_EXISTS` / `SEGMENT_SLUG_TAKEN`: `segment_id` is present and another segment has the `slug`.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another segment has the `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the segment has another `external_id`, which cannot be changed.
 	// - `FAILED_PRECONDITION` / `DEFAULT_SEGMENT`: the slug of `general` cannot change. Its texts can.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the segment has another or does not exist.
 	// - `RESOURCE_EXHAUSTED` / `QUOTA_EXCEEDED`: the tenant would have more segments than its quota (100 by default).
 	UpsertSegment(context.Context, *UpsertSegmentRequest) (*UpsertSegmentResponse, error)
 	// Reads one segment.
@@ -361,7 +383,8 @@ type PackageCatalogServer interface {
 	// Lists a tenant's segments by `sort_order`, then by id. Segments that are created or deleted between two pages cause
 	// no other segment to be repeated or skipped.
 	//
-	// A `page_token` that is damaged or was returned for another tenant is `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+	// A `page_token` that is damaged or was returned for another tenant or filter is `INVALID_ARGUMENT` /
+	// `INVALID_REQUEST`.
 	ListSegments(context.Context, *ListSegmentsRequest) (*ListSegmentsResponse, error)
 	// Deletes an empty segment permanently. Move or delete its packages first.
 	//
@@ -370,6 +393,7 @@ type PackageCatalogServer interface {
 	// - `NOT_FOUND` / `SEGMENT_NOT_FOUND`: the tenant has no such segment, or it was already deleted.
 	// - `FAILED_PRECONDITION` / `DEFAULT_SEGMENT`: it is the segment `general`, which every tenant keeps.
 	// - `FAILED_PRECONDITION` / `SEGMENT_NOT_EMPTY`: the segment contains packages.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the segment has another.
 	DeleteSegment(context.Context, *DeleteSegmentRequest) (*DeleteSegmentResponse, error)
 	mustEmbedUnimplementedPackageCatalogServer()
 }

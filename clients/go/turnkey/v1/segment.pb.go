@@ -47,7 +47,15 @@ type Segment struct {
 	// When the segment was created.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When the segment was last changed. A call that changes nothing does not update it.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// An opaque text that changes exactly when a field of the segment changes, except `package_count`. Send it with `UpsertSegment` or `DeleteSegment`,
+	// so that the call changes the segment only if it is still as you read it (AIP-154). Empty in a `validate_only` response.
+	Etag string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The id that another system knows the segment by: 1 to 255 characters, no control characters, unique within the tenant.
+	// `UpsertSegment` sets it, once. Absent until then.
+	ExternalId *string `protobuf:"bytes,12,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
+	// The number of packages in the segment, active or not. A change of it does not update `updated_at`.
+	PackageCount  int32 `protobuf:"varint,13,opt,name=package_count,json=packageCount,proto3" json:"package_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -152,12 +160,33 @@ func (x *Segment) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Segment) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Segment) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
+func (x *Segment) GetPackageCount() int32 {
+	if x != nil {
+		return x.PackageCount
+	}
+	return 0
+}
+
 var File_turnkey_v1_segment_proto protoreflect.FileDescriptor
 
 const file_turnkey_v1_segment_proto_rawDesc = "" +
 	"\n" +
 	"\x18turnkey/v1/segment.proto\x12\n" +
-	"turnkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x02\n" +
+	"turnkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x03\n" +
 	"\aSegment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x12\n" +
@@ -173,7 +202,12 @@ const file_turnkey_v1_segment_proto_rawDesc = "" +
 	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
 	"updated_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAtB\x9c\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\x12$\n" +
+	"\vexternal_id\x18\f \x01(\tH\x00R\n" +
+	"externalId\x88\x01\x01\x12#\n" +
+	"\rpackage_count\x18\r \x01(\x05R\fpackageCountB\x0e\n" +
+	"\f_external_idB\x9c\x01\n" +
 	"\x0ecom.turnkey.v1B\fSegmentProtoP\x01Z3example.com/turnkey/clients/go/turnkey/v1;turnkeyv1\xa2\x02\x03TXX\xaa\x02\n" +
 	"Turnkey.V1\xca\x02\n" +
 	"Turnkey\\V1\xe2\x02\x16Turnkey\\V1\\GPBMetadata\xea\x02\vTurnkey::V1b\x06proto3"
@@ -210,6 +244,7 @@ func file_turnkey_v1_segment_proto_init() {
 	if File_turnkey_v1_segment_proto != nil {
 		return
 	}
+	file_turnkey_v1_segment_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -111,8 +111,18 @@ type Tenant struct {
 	// When the owner's e-mail address was verified, by `VerifyEmail` or `ResetPassword`. Absent while it is not verified.
 	// `SetOwner` with another address clears it.
 	OwnerEmailVerifiedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=owner_email_verified_at,json=ownerEmailVerifiedAt,proto3,oneof" json:"owner_email_verified_at,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// An opaque text that changes exactly when a field of the tenant changes, except `api_key_public`, which follows the
+	// keys. Send it with `UpdateTenant` or `DeleteTenant`, so that the call changes the tenant only if it is still as you
+	// read it (AIP-154). Empty in a `validate_only` response.
+	Etag string `protobuf:"bytes,13,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The id that another system knows the tenant by: 1 to 255 characters, no control characters, unique among all
+	// tenants, including deleted ones. `CreateFullyProvisioned` or `UpdateTenant` sets it, once. Absent until then.
+	ExternalId *string `protobuf:"bytes,14,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
+	// Labels by which you group your tenants; `ListTenants` selects by them. At most 50. A key has 1 to 63 characters of
+	// `a-z`, `0-9`, `.`, `_` and `-`, a value up to 255 characters, no control characters.
+	Labels        map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tenant) Reset() {
@@ -225,6 +235,27 @@ func (x *Tenant) GetDeletedAt() *timestamppb.Timestamp {
 func (x *Tenant) GetOwnerEmailVerifiedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.OwnerEmailVerifiedAt
+	}
+	return nil
+}
+
+func (x *Tenant) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Tenant) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
+func (x *Tenant) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -349,7 +380,7 @@ var File_turnkey_v1_tenant_proto protoreflect.FileDescriptor
 const file_turnkey_v1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"\x17turnkey/v1/tenant.proto\x12\n" +
-	"turnkey.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x04\n" +
+	"turnkey.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x06\n" +
 	"\x06Tenant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04slug\x18\x02 \x01(\tR\x04slug\x12\x12\n" +
@@ -367,10 +398,18 @@ const file_turnkey_v1_tenant_proto_rawDesc = "" +
 	"ownerEmail\x88\x01\x01\x12>\n" +
 	"\n" +
 	"deleted_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampH\x01R\tdeletedAt\x88\x01\x01\x12V\n" +
-	"\x17owner_email_verified_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampH\x02R\x14ownerEmailVerifiedAt\x88\x01\x01B\x0e\n" +
+	"\x17owner_email_verified_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampH\x02R\x14ownerEmailVerifiedAt\x88\x01\x01\x12\x12\n" +
+	"\x04etag\x18\r \x01(\tR\x04etag\x12$\n" +
+	"\vexternal_id\x18\x0e \x01(\tH\x03R\n" +
+	"externalId\x88\x01\x01\x126\n" +
+	"\x06labels\x18\x0f \x03(\v2\x1e.turnkey.v1.Tenant.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
 	"\f_owner_emailB\r\n" +
 	"\v_deleted_atB\x1a\n" +
-	"\x18_owner_email_verified_at\"\xc2\x03\n" +
+	"\x18_owner_email_verified_atB\x0e\n" +
+	"\f_external_id\"\xc2\x03\n" +
 	"\x06ApiKey\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\tR\tpublicKey\x12\x1b\n" +
@@ -410,30 +449,32 @@ func file_turnkey_v1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_turnkey_v1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_turnkey_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_turnkey_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_turnkey_v1_tenant_proto_goTypes = []any{
 	(ApiKeyScope)(0),              // 0: turnkey.v1.ApiKeyScope
 	(*Tenant)(nil),                // 1: turnkey.v1.Tenant
 	(*ApiKey)(nil),                // 2: turnkey.v1.ApiKey
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 4: google.protobuf.Struct
+	nil,                           // 3: turnkey.v1.Tenant.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 5: google.protobuf.Struct
 }
 var file_turnkey_v1_tenant_proto_depIdxs = []int32{
-	3,  // 0: turnkey.v1.Tenant.created_at:type_name -> google.protobuf.Timestamp
-	3,  // 1: turnkey.v1.Tenant.updated_at:type_name -> google.protobuf.Timestamp
-	4,  // 2: turnkey.v1.Tenant.branding:type_name -> google.protobuf.Struct
-	3,  // 3: turnkey.v1.Tenant.deleted_at:type_name -> google.protobuf.Timestamp
-	3,  // 4: turnkey.v1.Tenant.owner_email_verified_at:type_name -> google.protobuf.Timestamp
-	3,  // 5: turnkey.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
-	3,  // 6: turnkey.v1.ApiKey.expires_at:type_name -> google.protobuf.Timestamp
-	3,  // 7: turnkey.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
-	0,  // 8: turnkey.v1.ApiKey.scope:type_name -> turnkey.v1.ApiKeyScope
-	3,  // 9: turnkey.v1.ApiKey.last_used_at:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 0: turnkey.v1.Tenant.created_at:type_name -> google.protobuf.Timestamp
+	4,  // 1: turnkey.v1.Tenant.updated_at:type_name -> google.protobuf.Timestamp
+	5,  // 2: turnkey.v1.Tenant.branding:type_name -> google.protobuf.Struct
+	4,  // 3: turnkey.v1.Tenant.deleted_at:type_name -> google.protobuf.Timestamp
+	4,  // 4: turnkey.v1.Tenant.owner_email_verified_at:type_name -> google.protobuf.Timestamp
+	3,  // 5: turnkey.v1.Tenant.labels:type_name -> turnkey.v1.Tenant.LabelsEntry
+	4,  // 6: turnkey.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
+	4,  // 7: turnkey.v1.ApiKey.expires_at:type_name -> google.protobuf.Timestamp
+	4,  // 8: turnkey.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
+	0,  // 9: turnkey.v1.ApiKey.scope:type_name -> turnkey.v1.ApiKeyScope
+	4,  // 10: turnkey.v1.ApiKey.last_used_at:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_turnkey_v1_tenant_proto_init() }
@@ -449,7 +490,7 @@ func file_turnkey_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_turnkey_v1_tenant_proto_rawDesc), len(file_turnkey_v1_tenant_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -170,7 +170,8 @@ const (
 	// The idempotency record of a `request_id` refers to a tenant or key that does not exist, so a retry cannot be
 	// replayed in full.
 	FindingKind_FINDING_KIND_DANGLING_IDEMPOTENCY_RECORD FindingKind = 8
-	// The stored number of the tenant's packages or segments, which its quota is compared with, is wrong.
+	// The stored number of the tenant's packages or segments, which its quota is compared with, or of the packages in one of
+	// its segments, is wrong.
 	FindingKind_FINDING_KIND_WRONG_USAGE_COUNT FindingKind = 9
 	// Segments belong to a tenant that does not exist.
 	FindingKind_FINDING_KIND_SEGMENT_WITHOUT_TENANT FindingKind = 10
@@ -275,7 +276,12 @@ type CreateFullyProvisionedRequest struct {
 	// Checks everything, including whether the slug is available, and writes nothing. The response is that of a real call
 	// with ids, keys and times left empty. The `request_id` is not used up; if it was used before, the response is that
 	// of a replay, with `replayed` set, or `REQUEST_ID_REUSED`.
-	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// The id that another system knows the tenant by: 1 to 255 characters, no control characters, unique among all
+	// tenants, including deleted ones. It cannot be changed later. Absent, `UpdateTenant` can set it.
+	ExternalId *string `protobuf:"bytes,6,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
+	// The tenant's labels, with the rules of `Tenant.labels`. A violation names the label: `labels[region]`.
+	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,6 +349,20 @@ func (x *CreateFullyProvisionedRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *CreateFullyProvisionedRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
+func (x *CreateFullyProvisionedRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // Response of `CreateFullyProvisioned`.
@@ -947,6 +967,9 @@ type GetTenantRequest struct {
 	//
 	//	*GetTenantRequest_TenantId
 	//	*GetTenantRequest_Slug
+	//	*GetTenantRequest_ExternalId
+	//	*GetTenantRequest_PublicKey
+	//	*GetTenantRequest_OwnerEmail
 	Identifier    isGetTenantRequest_Identifier `protobuf_oneof:"identifier"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1007,6 +1030,33 @@ func (x *GetTenantRequest) GetSlug() string {
 	return ""
 }
 
+func (x *GetTenantRequest) GetExternalId() string {
+	if x != nil {
+		if x, ok := x.Identifier.(*GetTenantRequest_ExternalId); ok {
+			return x.ExternalId
+		}
+	}
+	return ""
+}
+
+func (x *GetTenantRequest) GetPublicKey() string {
+	if x != nil {
+		if x, ok := x.Identifier.(*GetTenantRequest_PublicKey); ok {
+			return x.PublicKey
+		}
+	}
+	return ""
+}
+
+func (x *GetTenantRequest) GetOwnerEmail() string {
+	if x != nil {
+		if x, ok := x.Identifier.(*GetTenantRequest_OwnerEmail); ok {
+			return x.OwnerEmail
+		}
+	}
+	return ""
+}
+
 type isGetTenantRequest_Identifier interface {
 	isGetTenantRequest_Identifier()
 }
@@ -1021,9 +1071,30 @@ type GetTenantRequest_Slug struct {
 	Slug string `protobuf:"bytes,2,opt,name=slug,proto3,oneof"`
 }
 
+type GetTenantRequest_ExternalId struct {
+	// By the id that another system knows it by.
+	ExternalId string `protobuf:"bytes,3,opt,name=external_id,json=externalId,proto3,oneof"`
+}
+
+type GetTenantRequest_PublicKey struct {
+	// By the public key of one of its API keys, which may be expired or revoked.
+	PublicKey string `protobuf:"bytes,4,opt,name=public_key,json=publicKey,proto3,oneof"`
+}
+
+type GetTenantRequest_OwnerEmail struct {
+	// By the e-mail address of its owner, compared as in `VerifyPassword`.
+	OwnerEmail string `protobuf:"bytes,5,opt,name=owner_email,json=ownerEmail,proto3,oneof"`
+}
+
 func (*GetTenantRequest_TenantId) isGetTenantRequest_Identifier() {}
 
 func (*GetTenantRequest_Slug) isGetTenantRequest_Identifier() {}
+
+func (*GetTenantRequest_ExternalId) isGetTenantRequest_Identifier() {}
+
+func (*GetTenantRequest_PublicKey) isGetTenantRequest_Identifier() {}
+
+func (*GetTenantRequest_OwnerEmail) isGetTenantRequest_Identifier() {}
 
 // Response of `GetTenant`.
 type GetTenantResponse struct {
@@ -1075,7 +1146,7 @@ func (x *GetTenantResponse) GetTenant() *Tenant {
 type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The maximum number of tenants to return. 0 means 50, more than 500 means 500, and a negative number is
-	// `INVALID_ARGUMENT`. A page with large brandings has fewer tenants, but at least one.
+	// `INVALID_ARGUMENT`. A page with large brandings or labels has fewer tenants, but at least one.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the previous page, with the same order and filters. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -1087,7 +1158,11 @@ type ListTenantsRequest struct {
 	// Includes deleted tenants, which are omitted by default.
 	ShowDeleted bool `protobuf:"varint,5,opt,name=show_deleted,json=showDeleted,proto3" json:"show_deleted,omitempty"`
 	// Returns the newest tenants first. `INVALID_ARGUMENT` together with `slug_prefix`.
-	NewestFirst   bool `protobuf:"varint,6,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	NewestFirst bool `protobuf:"varint,6,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	// Returns only tenants that have all of these labels, with these values; they may have others. The rules of
+	// `Tenant.labels` hold. With several labels, or together with `slug_prefix`, a page may have fewer tenants than
+	// requested, or none, although more follow: continue until `next_page_token` is empty.
+	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1164,6 +1239,13 @@ func (x *ListTenantsRequest) GetNewestFirst() bool {
 	return false
 }
 
+func (x *ListTenantsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Response of `ListTenants`.
 type ListTenantsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1229,7 +1311,7 @@ func (x *ListTenantsResponse) GetCursor() string {
 	return ""
 }
 
-// Request of `UpdateTenant`. At least one field besides `tenant_id` must be present.
+// Request of `UpdateTenant`. At least one field besides `tenant_id` and `etag` must be present.
 type UpdateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant to change, a UUIDv7.
@@ -1241,7 +1323,22 @@ type UpdateTenantRequest struct {
 	// The new branding. It replaces the old branding completely: objects are not merged, and an empty object clears it.
 	// At most 64 KiB as JSON, 2,000 JSON values (members of objects and elements of lists, at all levels) and 16 levels
 	// deep. Absent means no change.
-	Branding      *structpb.Struct `protobuf:"bytes,4,opt,name=branding,proto3,oneof" json:"branding,omitempty"`
+	Branding *structpb.Struct `protobuf:"bytes,4,opt,name=branding,proto3,oneof" json:"branding,omitempty"`
+	// The `etag` of the tenant as you read it. If the tenant has changed since, the call is `ABORTED` / `ETAG_MISMATCH`
+	// and changes nothing. Absent or empty, the call changes the tenant regardless.
+	Etag *string `protobuf:"bytes,5,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
+	// Sets the tenant's `external_id`, with the rules of `CreateFullyProvisionedRequest.external_id`, if it has none. It
+	// cannot be changed: another one is `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`, and the same one is no change.
+	ExternalId *string `protobuf:"bytes,6,opt,name=external_id,json=externalId,proto3,oneof" json:"external_id,omitempty"`
+	// Changes parts of the branding, as a JSON Merge Patch (RFC 7396): a member that is null removes the member of the
+	// branding, an object changes the members of the object there, and any other value replaces what is there. The limits of
+	// `branding` hold for the patch and for the result. `INVALID_ARGUMENT` together with `branding`.
+	BrandingPatch *structpb.Struct `protobuf:"bytes,7,opt,name=branding_patch,json=brandingPatch,proto3,oneof" json:"branding_patch,omitempty"`
+	// The new labels, with the rules of `Tenant.labels`. They replace all labels: a label that is not among them is removed.
+	// Empty means no change; `clear_labels` removes all.
+	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Removes all labels. `INVALID_ARGUMENT` together with `labels`.
+	ClearLabels   bool `protobuf:"varint,9,opt,name=clear_labels,json=clearLabels,proto3" json:"clear_labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1302,6 +1399,41 @@ func (x *UpdateTenantRequest) GetBranding() *structpb.Struct {
 		return x.Branding
 	}
 	return nil
+}
+
+func (x *UpdateTenantRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
+	}
+	return ""
+}
+
+func (x *UpdateTenantRequest) GetExternalId() string {
+	if x != nil && x.ExternalId != nil {
+		return *x.ExternalId
+	}
+	return ""
+}
+
+func (x *UpdateTenantRequest) GetBrandingPatch() *structpb.Struct {
+	if x != nil {
+		return x.BrandingPatch
+	}
+	return nil
+}
+
+func (x *UpdateTenantRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *UpdateTenantRequest) GetClearLabels() bool {
+	if x != nil {
+		return x.ClearLabels
+	}
+	return false
 }
 
 // Response of `UpdateTenant`.
@@ -1538,7 +1670,11 @@ func (x *ReactivateTenantResponse) GetTenant() *Tenant {
 type DeleteTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The tenant to delete, a UUIDv7.
-	TenantId      string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The `etag` of the tenant as you read it. If the tenant has changed since, the call is `ABORTED` / `ETAG_MISMATCH`
+	// and changes nothing. Absent or empty, the call deletes the tenant regardless. A repeat needs the etag that the first
+	// call returned.
+	Etag          *string `protobuf:"bytes,2,opt,name=etag,proto3,oneof" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1576,6 +1712,13 @@ func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
 func (x *DeleteTenantRequest) GetTenantId() string {
 	if x != nil {
 		return x.TenantId
+	}
+	return ""
+}
+
+func (x *DeleteTenantRequest) GetEtag() string {
+	if x != nil && x.Etag != nil {
+		return *x.Etag
 	}
 	return ""
 }
@@ -3825,16 +3968,23 @@ var File_turnkey_v1_tenant_provisioning_proto protoreflect.FileDescriptor
 const file_turnkey_v1_tenant_provisioning_proto_rawDesc = "" +
 	"\n" +
 	"$turnkey/v1/tenant_provisioning.proto\x12\n" +
-	"turnkey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16turnkey/v1/event.proto\x1a\x18turnkey/v1/package.proto\x1a\x18turnkey/v1/segment.proto\x1a\x17turnkey/v1/tenant.proto\"\xef\x01\n" +
+	"turnkey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16turnkey/v1/event.proto\x1a\x18turnkey/v1/package.proto\x1a\x18turnkey/v1/segment.proto\x1a\x17turnkey/v1/tenant.proto\"\xaf\x03\n" +
 	"\x1dCreateFullyProvisionedRequest\x12\x12\n" +
 	"\x04slug\x18\x01 \x01(\tR\x04slug\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x122\n" +
 	"\x12commission_percent\x18\x03 \x01(\x01H\x00R\x11commissionPercent\x88\x01\x01\x12'\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\x03\x80\x01\x01H\x01R\trequestId\x88\x01\x01\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnlyB\x15\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12$\n" +
+	"\vexternal_id\x18\x06 \x01(\tH\x02R\n" +
+	"externalId\x88\x01\x01\x12M\n" +
+	"\x06labels\x18\a \x03(\v25.turnkey.v1.CreateFullyProvisionedRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x15\n" +
 	"\x13_commission_percentB\r\n" +
-	"\v_request_id\"\xec\x01\n" +
+	"\v_request_idB\x0e\n" +
+	"\f_external_id\"\xec\x01\n" +
 	"\x1eCreateFullyProvisionedResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\x12\"\n" +
 	"\n" +
@@ -3874,14 +4024,20 @@ const file_turnkey_v1_tenant_provisioning_proto_rawDesc = "" +
 	"\x0eFieldViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12 \n" +
-	"\vdescription\x18\x03 \x01(\tR\vdescription\"U\n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\"\xbc\x01\n" +
 	"\x10GetTenantRequest\x12\x1d\n" +
 	"\ttenant_id\x18\x01 \x01(\tH\x00R\btenantId\x12\x14\n" +
-	"\x04slug\x18\x02 \x01(\tH\x00R\x04slugB\f\n" +
+	"\x04slug\x18\x02 \x01(\tH\x00R\x04slug\x12!\n" +
+	"\vexternal_id\x18\x03 \x01(\tH\x00R\n" +
+	"externalId\x12\x1f\n" +
+	"\n" +
+	"public_key\x18\x04 \x01(\tH\x00R\tpublicKey\x12!\n" +
+	"\vowner_email\x18\x05 \x01(\tH\x00R\n" +
+	"ownerEmailB\f\n" +
 	"\n" +
 	"identifier\"?\n" +
 	"\x11GetTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"\xe7\x01\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"\xe6\x02\n" +
 	"\x12ListTenantsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -3890,21 +4046,37 @@ const file_turnkey_v1_tenant_provisioning_proto_rawDesc = "" +
 	"\vslug_prefix\x18\x04 \x01(\tR\n" +
 	"slugPrefix\x12!\n" +
 	"\fshow_deleted\x18\x05 \x01(\bR\vshowDeleted\x12!\n" +
-	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirstB\f\n" +
+	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirst\x12B\n" +
+	"\x06labels\x18\a \x03(\v2*.turnkey.v1.ListTenantsRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
 	"\n" +
 	"_is_active\"\x83\x01\n" +
 	"\x13ListTenantsResponse\x12,\n" +
 	"\atenants\x18\x01 \x03(\v2\x12.turnkey.v1.TenantR\atenants\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x16\n" +
-	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\xe6\x01\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\xb9\x04\n" +
 	"\x13UpdateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x122\n" +
 	"\x12commission_percent\x18\x03 \x01(\x01H\x01R\x11commissionPercent\x88\x01\x01\x128\n" +
-	"\bbranding\x18\x04 \x01(\v2\x17.google.protobuf.StructH\x02R\bbranding\x88\x01\x01B\a\n" +
+	"\bbranding\x18\x04 \x01(\v2\x17.google.protobuf.StructH\x02R\bbranding\x88\x01\x01\x12\x17\n" +
+	"\x04etag\x18\x05 \x01(\tH\x03R\x04etag\x88\x01\x01\x12$\n" +
+	"\vexternal_id\x18\x06 \x01(\tH\x04R\n" +
+	"externalId\x88\x01\x01\x12C\n" +
+	"\x0ebranding_patch\x18\a \x01(\v2\x17.google.protobuf.StructH\x05R\rbrandingPatch\x88\x01\x01\x12C\n" +
+	"\x06labels\x18\b \x03(\v2+.turnkey.v1.UpdateTenantRequest.LabelsEntryR\x06labels\x12!\n" +
+	"\fclear_labels\x18\t \x01(\bR\vclearLabels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
 	"\x05_nameB\x15\n" +
 	"\x13_commission_percentB\v\n" +
-	"\t_branding\"B\n" +
+	"\t_brandingB\a\n" +
+	"\x05_etagB\x0e\n" +
+	"\f_external_idB\x11\n" +
+	"\x0f_branding_patch\"B\n" +
 	"\x14UpdateTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"3\n" +
 	"\x14SuspendTenantRequest\x12\x1b\n" +
@@ -3914,9 +4086,11 @@ const file_turnkey_v1_tenant_provisioning_proto_rawDesc = "" +
 	"\x17ReactivateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"F\n" +
 	"\x18ReactivateTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"2\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"T\n" +
 	"\x13DeleteTenantRequest\x12\x1b\n" +
-	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"B\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x17\n" +
+	"\x04etag\x18\x02 \x01(\tH\x00R\x04etag\x88\x01\x01B\a\n" +
+	"\x05_etag\"B\n" +
 	"\x14DeleteTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.turnkey.v1.TenantR\x06tenant\"4\n" +
 	"\x15UndeleteTenantRequest\x12\x1b\n" +
@@ -4153,7 +4327,7 @@ func file_turnkey_v1_tenant_provisioning_proto_rawDescGZIP() []byte {
 }
 
 var file_turnkey_v1_tenant_provisioning_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_turnkey_v1_tenant_provisioning_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_turnkey_v1_tenant_provisioning_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_turnkey_v1_tenant_provisioning_proto_goTypes = []any{
 	(Verdict)(0),                                // 0: turnkey.v1.Verdict
 	(OwnerTokenPurpose)(0),                      // 1: turnkey.v1.OwnerTokenPurpose
@@ -4215,121 +4389,128 @@ var file_turnkey_v1_tenant_provisioning_proto_goTypes = []any{
 	(*EventCheckpoint)(nil),                     // 57: turnkey.v1.EventCheckpoint
 	(*PurgeTenantRequest)(nil),                  // 58: turnkey.v1.PurgeTenantRequest
 	(*PurgeTenantResponse)(nil),                 // 59: turnkey.v1.PurgeTenantResponse
-	(*Tenant)(nil),                              // 60: turnkey.v1.Tenant
-	(*Segment)(nil),                             // 61: turnkey.v1.Segment
-	(*Package)(nil),                             // 62: turnkey.v1.Package
-	(*structpb.Struct)(nil),                     // 63: google.protobuf.Struct
-	(ApiKeyScope)(0),                            // 64: turnkey.v1.ApiKeyScope
-	(*timestamppb.Timestamp)(nil),               // 65: google.protobuf.Timestamp
-	(*ApiKey)(nil),                              // 66: turnkey.v1.ApiKey
-	(*durationpb.Duration)(nil),                 // 67: google.protobuf.Duration
-	(*Event)(nil),                               // 68: turnkey.v1.Event
+	nil,                                         // 60: turnkey.v1.CreateFullyProvisionedRequest.LabelsEntry
+	nil,                                         // 61: turnkey.v1.ListTenantsRequest.LabelsEntry
+	nil,                                         // 62: turnkey.v1.UpdateTenantRequest.LabelsEntry
+	(*Tenant)(nil),                              // 63: turnkey.v1.Tenant
+	(*Segment)(nil),                             // 64: turnkey.v1.Segment
+	(*Package)(nil),                             // 65: turnkey.v1.Package
+	(*structpb.Struct)(nil),                     // 66: google.protobuf.Struct
+	(ApiKeyScope)(0),                            // 67: turnkey.v1.ApiKeyScope
+	(*timestamppb.Timestamp)(nil),               // 68: google.protobuf.Timestamp
+	(*ApiKey)(nil),                              // 69: turnkey.v1.ApiKey
+	(*durationpb.Duration)(nil),                 // 70: google.protobuf.Duration
+	(*Event)(nil),                               // 71: turnkey.v1.Event
 }
 var file_turnkey_v1_tenant_provisioning_proto_depIdxs = []int32{
-	60, // 0: turnkey.v1.CreateFullyProvisionedResponse.tenant:type_name -> turnkey.v1.Tenant
-	61, // 1: turnkey.v1.CreateFullyProvisionedResponse.segment:type_name -> turnkey.v1.Segment
-	62, // 2: turnkey.v1.CreateFullyProvisionedResponse.packages:type_name -> turnkey.v1.Package
-	60, // 3: turnkey.v1.CreateFromSignupResponse.tenant:type_name -> turnkey.v1.Tenant
-	61, // 4: turnkey.v1.CreateFromSignupResponse.segment:type_name -> turnkey.v1.Segment
-	62, // 5: turnkey.v1.CreateFromSignupResponse.packages:type_name -> turnkey.v1.Package
-	3,  // 6: turnkey.v1.BatchCreateFullyProvisionedRequest.requests:type_name -> turnkey.v1.CreateFullyProvisionedRequest
-	9,  // 7: turnkey.v1.BatchCreateFullyProvisionedResponse.results:type_name -> turnkey.v1.BatchCreateFullyProvisionedResult
-	4,  // 8: turnkey.v1.BatchCreateFullyProvisionedResult.provisioned:type_name -> turnkey.v1.CreateFullyProvisionedResponse
-	10, // 9: turnkey.v1.BatchCreateFullyProvisionedResult.error:type_name -> turnkey.v1.BatchCreateFullyProvisionedError
-	11, // 10: turnkey.v1.BatchCreateFullyProvisionedError.field_violations:type_name -> turnkey.v1.FieldViolation
-	60, // 11: turnkey.v1.GetTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	60, // 12: turnkey.v1.ListTenantsResponse.tenants:type_name -> turnkey.v1.Tenant
-	63, // 13: turnkey.v1.UpdateTenantRequest.branding:type_name -> google.protobuf.Struct
-	60, // 14: turnkey.v1.UpdateTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	60, // 15: turnkey.v1.SuspendTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	60, // 16: turnkey.v1.ReactivateTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	60, // 17: turnkey.v1.DeleteTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	60, // 18: turnkey.v1.UndeleteTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	64, // 19: turnkey.v1.CreateApiKeyRequest.scope:type_name -> turnkey.v1.ApiKeyScope
-	65, // 20: turnkey.v1.CreateApiKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	66, // 21: turnkey.v1.CreateApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
-	67, // 22: turnkey.v1.RotateApiKeyRequest.overlap:type_name -> google.protobuf.Duration
-	66, // 23: turnkey.v1.RotateApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
-	66, // 24: turnkey.v1.ListApiKeysResponse.api_keys:type_name -> turnkey.v1.ApiKey
-	66, // 25: turnkey.v1.RevokeApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
-	0,  // 26: turnkey.v1.VerifyApiKeyResponse.verdict:type_name -> turnkey.v1.Verdict
-	64, // 27: turnkey.v1.VerifyApiKeyResponse.scope:type_name -> turnkey.v1.ApiKeyScope
-	0,  // 28: turnkey.v1.VerifyPasswordResponse.verdict:type_name -> turnkey.v1.Verdict
-	0,  // 29: turnkey.v1.ChangePasswordResponse.verdict:type_name -> turnkey.v1.Verdict
-	1,  // 30: turnkey.v1.CreateOwnerTokenRequest.purpose:type_name -> turnkey.v1.OwnerTokenPurpose
-	67, // 31: turnkey.v1.CreateOwnerTokenRequest.ttl:type_name -> google.protobuf.Duration
-	65, // 32: turnkey.v1.CreateOwnerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 33: turnkey.v1.ResetPasswordResponse.verdict:type_name -> turnkey.v1.Verdict
-	0,  // 34: turnkey.v1.VerifyEmailResponse.verdict:type_name -> turnkey.v1.Verdict
-	60, // 35: turnkey.v1.SetOwnerResponse.tenant:type_name -> turnkey.v1.Tenant
-	50, // 36: turnkey.v1.CheckIntegrityResponse.finding:type_name -> turnkey.v1.Finding
-	2,  // 37: turnkey.v1.Finding.kind:type_name -> turnkey.v1.FindingKind
-	60, // 38: turnkey.v1.RepairTenantResponse.tenant:type_name -> turnkey.v1.Tenant
-	61, // 39: turnkey.v1.RepairTenantResponse.created_segment:type_name -> turnkey.v1.Segment
-	62, // 40: turnkey.v1.RepairTenantResponse.created_packages:type_name -> turnkey.v1.Package
-	66, // 41: turnkey.v1.RepairTenantResponse.created_api_key:type_name -> turnkey.v1.ApiKey
-	65, // 42: turnkey.v1.ListEventsRequest.after:type_name -> google.protobuf.Timestamp
-	65, // 43: turnkey.v1.ListEventsRequest.before:type_name -> google.protobuf.Timestamp
-	68, // 44: turnkey.v1.ListEventsResponse.events:type_name -> turnkey.v1.Event
-	68, // 45: turnkey.v1.WatchEventsResponse.event:type_name -> turnkey.v1.Event
-	57, // 46: turnkey.v1.WatchEventsResponse.checkpoint:type_name -> turnkey.v1.EventCheckpoint
-	3,  // 47: turnkey.v1.TenantProvisioning.CreateFullyProvisioned:input_type -> turnkey.v1.CreateFullyProvisionedRequest
-	5,  // 48: turnkey.v1.TenantProvisioning.CreateFromSignup:input_type -> turnkey.v1.CreateFromSignupRequest
-	7,  // 49: turnkey.v1.TenantProvisioning.BatchCreateFullyProvisioned:input_type -> turnkey.v1.BatchCreateFullyProvisionedRequest
-	12, // 50: turnkey.v1.TenantProvisioning.GetTenant:input_type -> turnkey.v1.GetTenantRequest
-	14, // 51: turnkey.v1.TenantProvisioning.ListTenants:input_type -> turnkey.v1.ListTenantsRequest
-	16, // 52: turnkey.v1.TenantProvisioning.UpdateTenant:input_type -> turnkey.v1.UpdateTenantRequest
-	18, // 53: turnkey.v1.TenantProvisioning.SuspendTenant:input_type -> turnkey.v1.SuspendTenantRequest
-	20, // 54: turnkey.v1.TenantProvisioning.ReactivateTenant:input_type -> turnkey.v1.ReactivateTenantRequest
-	22, // 55: turnkey.v1.TenantProvisioning.DeleteTenant:input_type -> turnkey.v1.DeleteTenantRequest
-	24, // 56: turnkey.v1.TenantProvisioning.UndeleteTenant:input_type -> turnkey.v1.UndeleteTenantRequest
-	26, // 57: turnkey.v1.TenantProvisioning.CreateApiKey:input_type -> turnkey.v1.CreateApiKeyRequest
-	28, // 58: turnkey.v1.TenantProvisioning.RotateApiKey:input_type -> turnkey.v1.RotateApiKeyRequest
-	30, // 59: turnkey.v1.TenantProvisioning.ListApiKeys:input_type -> turnkey.v1.ListApiKeysRequest
-	32, // 60: turnkey.v1.TenantProvisioning.RevokeApiKey:input_type -> turnkey.v1.RevokeApiKeyRequest
-	34, // 61: turnkey.v1.TenantProvisioning.VerifyApiKey:input_type -> turnkey.v1.VerifyApiKeyRequest
-	36, // 62: turnkey.v1.TenantProvisioning.VerifyPassword:input_type -> turnkey.v1.VerifyPasswordRequest
-	38, // 63: turnkey.v1.TenantProvisioning.ChangePassword:input_type -> turnkey.v1.ChangePasswordRequest
-	40, // 64: turnkey.v1.TenantProvisioning.CreateOwnerToken:input_type -> turnkey.v1.CreateOwnerTokenRequest
-	42, // 65: turnkey.v1.TenantProvisioning.ResetPassword:input_type -> turnkey.v1.ResetPasswordRequest
-	44, // 66: turnkey.v1.TenantProvisioning.VerifyEmail:input_type -> turnkey.v1.VerifyEmailRequest
-	46, // 67: turnkey.v1.TenantProvisioning.SetOwner:input_type -> turnkey.v1.SetOwnerRequest
-	48, // 68: turnkey.v1.TenantProvisioning.CheckIntegrity:input_type -> turnkey.v1.CheckIntegrityRequest
-	51, // 69: turnkey.v1.TenantProvisioning.RepairTenant:input_type -> turnkey.v1.RepairTenantRequest
-	58, // 70: turnkey.v1.TenantProvisioning.PurgeTenant:input_type -> turnkey.v1.PurgeTenantRequest
-	53, // 71: turnkey.v1.TenantProvisioning.ListEvents:input_type -> turnkey.v1.ListEventsRequest
-	55, // 72: turnkey.v1.TenantProvisioning.WatchEvents:input_type -> turnkey.v1.WatchEventsRequest
-	4,  // 73: turnkey.v1.TenantProvisioning.CreateFullyProvisioned:output_type -> turnkey.v1.CreateFullyProvisionedResponse
-	6,  // 74: turnkey.v1.TenantProvisioning.CreateFromSignup:output_type -> turnkey.v1.CreateFromSignupResponse
-	8,  // 75: turnkey.v1.TenantProvisioning.BatchCreateFullyProvisioned:output_type -> turnkey.v1.BatchCreateFullyProvisionedResponse
-	13, // 76: turnkey.v1.TenantProvisioning.GetTenant:output_type -> turnkey.v1.GetTenantResponse
-	15, // 77: turnkey.v1.TenantProvisioning.ListTenants:output_type -> turnkey.v1.ListTenantsResponse
-	17, // 78: turnkey.v1.TenantProvisioning.UpdateTenant:output_type -> turnkey.v1.UpdateTenantResponse
-	19, // 79: turnkey.v1.TenantProvisioning.SuspendTenant:output_type -> turnkey.v1.SuspendTenantResponse
-	21, // 80: turnkey.v1.TenantProvisioning.ReactivateTenant:output_type -> turnkey.v1.ReactivateTenantResponse
-	23, // 81: turnkey.v1.TenantProvisioning.DeleteTenant:output_type -> turnkey.v1.DeleteTenantResponse
-	25, // 82: turnkey.v1.TenantProvisioning.UndeleteTenant:output_type -> turnkey.v1.UndeleteTenantResponse
-	27, // 83: turnkey.v1.TenantProvisioning.CreateApiKey:output_type -> turnkey.v1.CreateApiKeyResponse
-	29, // 84: turnkey.v1.TenantProvisioning.RotateApiKey:output_type -> turnkey.v1.RotateApiKeyResponse
-	31, // 85: turnkey.v1.TenantProvisioning.ListApiKeys:output_type -> turnkey.v1.ListApiKeysResponse
-	33, // 86: turnkey.v1.TenantProvisioning.RevokeApiKey:output_type -> turnkey.v1.RevokeApiKeyResponse
-	35, // 87: turnkey.v1.TenantProvisioning.VerifyApiKey:output_type -> turnkey.v1.VerifyApiKeyResponse
-	37, // 88: turnkey.v1.TenantProvisioning.VerifyPassword:output_type -> turnkey.v1.VerifyPasswordResponse
-	39, // 89: turnkey.v1.TenantProvisioning.ChangePassword:output_type -> turnkey.v1.ChangePasswordResponse
-	41, // 90: turnkey.v1.TenantProvisioning.CreateOwnerToken:output_type -> turnkey.v1.CreateOwnerTokenResponse
-	43, // 91: turnkey.v1.TenantProvisioning.ResetPassword:output_type -> turnkey.v1.ResetPasswordResponse
-	45, // 92: turnkey.v1.TenantProvisioning.VerifyEmail:output_type -> turnkey.v1.VerifyEmailResponse
-	47, // 93: turnkey.v1.TenantProvisioning.SetOwner:output_type -> turnkey.v1.SetOwnerResponse
-	49, // 94: turnkey.v1.TenantProvisioning.CheckIntegrity:output_type -> turnkey.v1.CheckIntegrityResponse
-	52, // 95: turnkey.v1.TenantProvisioning.RepairTenant:output_type -> turnkey.v1.RepairTenantResponse
-	59, // 96: turnkey.v1.TenantProvisioning.PurgeTenant:output_type -> turnkey.v1.PurgeTenantResponse
-	54, // 97: turnkey.v1.TenantProvisioning.ListEvents:output_type -> turnkey.v1.ListEventsResponse
-	56, // 98: turnkey.v1.TenantProvisioning.WatchEvents:output_type -> turnkey.v1.WatchEventsResponse
-	73, // [73:99] is the sub-list for method output_type
-	47, // [47:73] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	60, // 0: turnkey.v1.CreateFullyProvisionedRequest.labels:type_name -> turnkey.v1.CreateFullyProvisionedRequest.LabelsEntry
+	63, // 1: turnkey.v1.CreateFullyProvisionedResponse.tenant:type_name -> turnkey.v1.Tenant
+	64, // 2: turnkey.v1.CreateFullyProvisionedResponse.segment:type_name -> turnkey.v1.Segment
+	65, // 3: turnkey.v1.CreateFullyProvisionedResponse.packages:type_name -> turnkey.v1.Package
+	63, // 4: turnkey.v1.CreateFromSignupResponse.tenant:type_name -> turnkey.v1.Tenant
+	64, // 5: turnkey.v1.CreateFromSignupResponse.segment:type_name -> turnkey.v1.Segment
+	65, // 6: turnkey.v1.CreateFromSignupResponse.packages:type_name -> turnkey.v1.Package
+	3,  // 7: turnkey.v1.BatchCreateFullyProvisionedRequest.requests:type_name -> turnkey.v1.CreateFullyProvisionedRequest
+	9,  // 8: turnkey.v1.BatchCreateFullyProvisionedResponse.results:type_name -> turnkey.v1.BatchCreateFullyProvisionedResult
+	4,  // 9: turnkey.v1.BatchCreateFullyProvisionedResult.provisioned:type_name -> turnkey.v1.CreateFullyProvisionedResponse
+	10, // 10: turnkey.v1.BatchCreateFullyProvisionedResult.error:type_name -> turnkey.v1.BatchCreateFullyProvisionedError
+	11, // 11: turnkey.v1.BatchCreateFullyProvisionedError.field_violations:type_name -> turnkey.v1.FieldViolation
+	63, // 12: turnkey.v1.GetTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	61, // 13: turnkey.v1.ListTenantsRequest.labels:type_name -> turnkey.v1.ListTenantsRequest.LabelsEntry
+	63, // 14: turnkey.v1.ListTenantsResponse.tenants:type_name -> turnkey.v1.Tenant
+	66, // 15: turnkey.v1.UpdateTenantRequest.branding:type_name -> google.protobuf.Struct
+	66, // 16: turnkey.v1.UpdateTenantRequest.branding_patch:type_name -> google.protobuf.Struct
+	62, // 17: turnkey.v1.UpdateTenantRequest.labels:type_name -> turnkey.v1.UpdateTenantRequest.LabelsEntry
+	63, // 18: turnkey.v1.UpdateTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	63, // 19: turnkey.v1.SuspendTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	63, // 20: turnkey.v1.ReactivateTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	63, // 21: turnkey.v1.DeleteTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	63, // 22: turnkey.v1.UndeleteTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	67, // 23: turnkey.v1.CreateApiKeyRequest.scope:type_name -> turnkey.v1.ApiKeyScope
+	68, // 24: turnkey.v1.CreateApiKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	69, // 25: turnkey.v1.CreateApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
+	70, // 26: turnkey.v1.RotateApiKeyRequest.overlap:type_name -> google.protobuf.Duration
+	69, // 27: turnkey.v1.RotateApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
+	69, // 28: turnkey.v1.ListApiKeysResponse.api_keys:type_name -> turnkey.v1.ApiKey
+	69, // 29: turnkey.v1.RevokeApiKeyResponse.api_key:type_name -> turnkey.v1.ApiKey
+	0,  // 30: turnkey.v1.VerifyApiKeyResponse.verdict:type_name -> turnkey.v1.Verdict
+	67, // 31: turnkey.v1.VerifyApiKeyResponse.scope:type_name -> turnkey.v1.ApiKeyScope
+	0,  // 32: turnkey.v1.VerifyPasswordResponse.verdict:type_name -> turnkey.v1.Verdict
+	0,  // 33: turnkey.v1.ChangePasswordResponse.verdict:type_name -> turnkey.v1.Verdict
+	1,  // 34: turnkey.v1.CreateOwnerTokenRequest.purpose:type_name -> turnkey.v1.OwnerTokenPurpose
+	70, // 35: turnkey.v1.CreateOwnerTokenRequest.ttl:type_name -> google.protobuf.Duration
+	68, // 36: turnkey.v1.CreateOwnerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 37: turnkey.v1.ResetPasswordResponse.verdict:type_name -> turnkey.v1.Verdict
+	0,  // 38: turnkey.v1.VerifyEmailResponse.verdict:type_name -> turnkey.v1.Verdict
+	63, // 39: turnkey.v1.SetOwnerResponse.tenant:type_name -> turnkey.v1.Tenant
+	50, // 40: turnkey.v1.CheckIntegrityResponse.finding:type_name -> turnkey.v1.Finding
+	2,  // 41: turnkey.v1.Finding.kind:type_name -> turnkey.v1.FindingKind
+	63, // 42: turnkey.v1.RepairTenantResponse.tenant:type_name -> turnkey.v1.Tenant
+	64, // 43: turnkey.v1.RepairTenantResponse.created_segment:type_name -> turnkey.v1.Segment
+	65, // 44: turnkey.v1.RepairTenantResponse.created_packages:type_name -> turnkey.v1.Package
+	69, // 45: turnkey.v1.RepairTenantResponse.created_api_key:type_name -> turnkey.v1.ApiKey
+	68, // 46: turnkey.v1.ListEventsRequest.after:type_name -> google.protobuf.Timestamp
+	68, // 47: turnkey.v1.ListEventsRequest.before:type_name -> google.protobuf.Timestamp
+	71, // 48: turnkey.v1.ListEventsResponse.events:type_name -> turnkey.v1.Event
+	71, // 49: turnkey.v1.WatchEventsResponse.event:type_name -> turnkey.v1.Event
+	57, // 50: turnkey.v1.WatchEventsResponse.checkpoint:type_name -> turnkey.v1.EventCheckpoint
+	3,  // 51: turnkey.v1.TenantProvisioning.CreateFullyProvisioned:input_type -> turnkey.v1.CreateFullyProvisionedRequest
+	5,  // 52: turnkey.v1.TenantProvisioning.CreateFromSignup:input_type -> turnkey.v1.CreateFromSignupRequest
+	7,  // 53: turnkey.v1.TenantProvisioning.BatchCreateFullyProvisioned:input_type -> turnkey.v1.BatchCreateFullyProvisionedRequest
+	12, // 54: turnkey.v1.TenantProvisioning.GetTenant:input_type -> turnkey.v1.GetTenantRequest
+	14, // 55: turnkey.v1.TenantProvisioning.ListTenants:input_type -> turnkey.v1.ListTenantsRequest
+	16, // 56: turnkey.v1.TenantProvisioning.UpdateTenant:input_type -> turnkey.v1.UpdateTenantRequest
+	18, // 57: turnkey.v1.TenantProvisioning.SuspendTenant:input_type -> turnkey.v1.SuspendTenantRequest
+	20, // 58: turnkey.v1.TenantProvisioning.ReactivateTenant:input_type -> turnkey.v1.ReactivateTenantRequest
+	22, // 59: turnkey.v1.TenantProvisioning.DeleteTenant:input_type -> turnkey.v1.DeleteTenantRequest
+	24, // 60: turnkey.v1.TenantProvisioning.UndeleteTenant:input_type -> turnkey.v1.UndeleteTenantRequest
+	26, // 61: turnkey.v1.TenantProvisioning.CreateApiKey:input_type -> turnkey.v1.CreateApiKeyRequest
+	28, // 62: turnkey.v1.TenantProvisioning.RotateApiKey:input_type -> turnkey.v1.RotateApiKeyRequest
+	30, // 63: turnkey.v1.TenantProvisioning.ListApiKeys:input_type -> turnkey.v1.ListApiKeysRequest
+	32, // 64: turnkey.v1.TenantProvisioning.RevokeApiKey:input_type -> turnkey.v1.RevokeApiKeyRequest
+	34, // 65: turnkey.v1.TenantProvisioning.VerifyApiKey:input_type -> turnkey.v1.VerifyApiKeyRequest
+	36, // 66: turnkey.v1.TenantProvisioning.VerifyPassword:input_type -> turnkey.v1.VerifyPasswordRequest
+	38, // 67: turnkey.v1.TenantProvisioning.ChangePassword:input_type -> turnkey.v1.ChangePasswordRequest
+	40, // 68: turnkey.v1.TenantProvisioning.CreateOwnerToken:input_type -> turnkey.v1.CreateOwnerTokenRequest
+	42, // 69: turnkey.v1.TenantProvisioning.ResetPassword:input_type -> turnkey.v1.ResetPasswordRequest
+	44, // 70: turnkey.v1.TenantProvisioning.VerifyEmail:input_type -> turnkey.v1.VerifyEmailRequest
+	46, // 71: turnkey.v1.TenantProvisioning.SetOwner:input_type -> turnkey.v1.SetOwnerRequest
+	48, // 72: turnkey.v1.TenantProvisioning.CheckIntegrity:input_type -> turnkey.v1.CheckIntegrityRequest
+	51, // 73: turnkey.v1.TenantProvisioning.RepairTenant:input_type -> turnkey.v1.RepairTenantRequest
+	58, // 74: turnkey.v1.TenantProvisioning.PurgeTenant:input_type -> turnkey.v1.PurgeTenantRequest
+	53, // 75: turnkey.v1.TenantProvisioning.ListEvents:input_type -> turnkey.v1.ListEventsRequest
+	55, // 76: turnkey.v1.TenantProvisioning.WatchEvents:input_type -> turnkey.v1.WatchEventsRequest
+	4,  // 77: turnkey.v1.TenantProvisioning.CreateFullyProvisioned:output_type -> turnkey.v1.CreateFullyProvisionedResponse
+	6,  // 78: turnkey.v1.TenantProvisioning.CreateFromSignup:output_type -> turnkey.v1.CreateFromSignupResponse
+	8,  // 79: turnkey.v1.TenantProvisioning.BatchCreateFullyProvisioned:output_type -> turnkey.v1.BatchCreateFullyProvisionedResponse
+	13, // 80: turnkey.v1.TenantProvisioning.GetTenant:output_type -> turnkey.v1.GetTenantResponse
+	15, // 81: turnkey.v1.TenantProvisioning.ListTenants:output_type -> turnkey.v1.ListTenantsResponse
+	17, // 82: turnkey.v1.TenantProvisioning.UpdateTenant:output_type -> turnkey.v1.UpdateTenantResponse
+	19, // 83: turnkey.v1.TenantProvisioning.SuspendTenant:output_type -> turnkey.v1.SuspendTenantResponse
+	21, // 84: turnkey.v1.TenantProvisioning.ReactivateTenant:output_type -> turnkey.v1.ReactivateTenantResponse
+	23, // 85: turnkey.v1.TenantProvisioning.DeleteTenant:output_type -> turnkey.v1.DeleteTenantResponse
+	25, // 86: turnkey.v1.TenantProvisioning.UndeleteTenant:output_type -> turnkey.v1.UndeleteTenantResponse
+	27, // 87: turnkey.v1.TenantProvisioning.CreateApiKey:output_type -> turnkey.v1.CreateApiKeyResponse
+	29, // 88: turnkey.v1.TenantProvisioning.RotateApiKey:output_type -> turnkey.v1.RotateApiKeyResponse
+	31, // 89: turnkey.v1.TenantProvisioning.ListApiKeys:output_type -> turnkey.v1.ListApiKeysResponse
+	33, // 90: turnkey.v1.TenantProvisioning.RevokeApiKey:output_type -> turnkey.v1.RevokeApiKeyResponse
+	35, // 91: turnkey.v1.TenantProvisioning.VerifyApiKey:output_type -> turnkey.v1.VerifyApiKeyResponse
+	37, // 92: turnkey.v1.TenantProvisioning.VerifyPassword:output_type -> turnkey.v1.VerifyPasswordResponse
+	39, // 93: turnkey.v1.TenantProvisioning.ChangePassword:output_type -> turnkey.v1.ChangePasswordResponse
+	41, // 94: turnkey.v1.TenantProvisioning.CreateOwnerToken:output_type -> turnkey.v1.CreateOwnerTokenResponse
+	43, // 95: turnkey.v1.TenantProvisioning.ResetPassword:output_type -> turnkey.v1.ResetPasswordResponse
+	45, // 96: turnkey.v1.TenantProvisioning.VerifyEmail:output_type -> turnkey.v1.VerifyEmailResponse
+	47, // 97: turnkey.v1.TenantProvisioning.SetOwner:output_type -> turnkey.v1.SetOwnerResponse
+	49, // 98: turnkey.v1.TenantProvisioning.CheckIntegrity:output_type -> turnkey.v1.CheckIntegrityResponse
+	52, // 99: turnkey.v1.TenantProvisioning.RepairTenant:output_type -> turnkey.v1.RepairTenantResponse
+	59, // 100: turnkey.v1.TenantProvisioning.PurgeTenant:output_type -> turnkey.v1.PurgeTenantResponse
+	54, // 101: turnkey.v1.TenantProvisioning.ListEvents:output_type -> turnkey.v1.ListEventsResponse
+	56, // 102: turnkey.v1.TenantProvisioning.WatchEvents:output_type -> turnkey.v1.WatchEventsResponse
+	77, // [77:103] is the sub-list for method output_type
+	51, // [51:77] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_turnkey_v1_tenant_provisioning_proto_init() }
@@ -4350,9 +4531,13 @@ func file_turnkey_v1_tenant_provisioning_proto_init() {
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[9].OneofWrappers = []any{
 		(*GetTenantRequest_TenantId)(nil),
 		(*GetTenantRequest_Slug)(nil),
+		(*GetTenantRequest_ExternalId)(nil),
+		(*GetTenantRequest_PublicKey)(nil),
+		(*GetTenantRequest_OwnerEmail)(nil),
 	}
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[11].OneofWrappers = []any{}
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[13].OneofWrappers = []any{}
+	file_turnkey_v1_tenant_provisioning_proto_msgTypes[19].OneofWrappers = []any{}
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[23].OneofWrappers = []any{}
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[25].OneofWrappers = []any{}
 	file_turnkey_v1_tenant_provisioning_proto_msgTypes[33].OneofWrappers = []any{}
@@ -4373,7 +4558,7 @@ func file_turnkey_v1_tenant_provisioning_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_turnkey_v1_tenant_provisioning_proto_rawDesc), len(file_turnkey_v1_tenant_provisioning_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   57,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

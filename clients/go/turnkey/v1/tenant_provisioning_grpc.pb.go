@@ -88,7 +88,8 @@ const (
 // there are more than 50, the last entry, on the field `…`, gives the number of the remaining violations.
 // `ALREADY_EXISTS` and `NOT_FOUND` name the type of the resource in a `google.rpc.ResourceInfo`; if a slug already
 // exists, it also contains the slug. `FAILED_PRECONDITION` names the precondition in a
-// `google.rpc.PreconditionFailure`. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
+// `google.rpc.PreconditionFailure`, and `ETAG_MISMATCH` the type of the resource in the `resource_type` of the
+// `ErrorInfo`'s metadata: read it again. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
 //
 // A request has at most 4 MiB; a larger one is `RESOURCE_EXHAUSTED` without a reason.
 //
@@ -103,6 +104,7 @@ type TenantProvisioningClient interface {
 	// Errors:
 	//
 	// - `ALREADY_EXISTS` / `SLUG_TAKEN`: a tenant with this slug already exists. It may be a deleted one.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: a tenant has this `external_id`.
 	// - `FAILED_PRECONDITION` / `REQUEST_ID_REUSED`: this `request_id` was used with a different request.
 	CreateFullyProvisioned(ctx context.Context, in *CreateFullyProvisionedRequest, opts ...grpc.CallOption) (*CreateFullyProvisionedResponse, error)
 	// Creates a tenant for a business that signs up: the same resources as `CreateFullyProvisioned`, and the owner's
@@ -142,6 +144,9 @@ type TenantProvisioningClient interface {
 	// Errors:
 	//
 	// - `NOT_FOUND` / `TENANT_NOT_FOUND`: the tenant does not exist or is deleted.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the tenant has another.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another tenant has this `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the tenant has another `external_id`, which cannot be changed.
 	UpdateTenant(ctx context.Context, in *UpdateTenantRequest, opts ...grpc.CallOption) (*UpdateTenantResponse, error)
 	// Suspends a tenant: `is_active` becomes false and its keys stop verifying. Idempotent: suspending a suspended tenant
 	// changes nothing and is not an error.
@@ -163,6 +168,7 @@ type TenantProvisioningClient interface {
 	// Errors:
 	//
 	// - `NOT_FOUND` / `TENANT_NOT_FOUND`: the tenant does not exist.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the tenant has another.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
 	// Restores a deleted tenant with all its resources, including its keys. Has no effect on a tenant that is not
 	// deleted.
@@ -660,7 +666,8 @@ type TenantProvisioning_WatchEventsClient = grpc.ServerStreamingClient[WatchEven
 // there are more than 50, the last entry, on the field `…`, gives the number of the remaining violations.
 // `ALREADY_EXISTS` and `NOT_FOUND` name the type of the resource in a `google.rpc.ResourceInfo`; if a slug already
 // exists, it also contains the slug. `FAILED_PRECONDITION` names the precondition in a
-// `google.rpc.PreconditionFailure`. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
+// `google.rpc.PreconditionFailure`, and `ETAG_MISMATCH` the type of the resource in the `resource_type` of the
+// `ErrorInfo`'s metadata: read it again. Where a retry may help, a `google.rpc.RetryInfo` gives the time to wait.
 //
 // A request has at most 4 MiB; a larger one is `RESOURCE_EXHAUSTED` without a reason.
 //
@@ -675,6 +682,7 @@ type TenantProvisioningServer interface {
 	// Errors:
 	//
 	// - `ALREADY_EXISTS` / `SLUG_TAKEN`: a tenant with this slug already exists. It may be a deleted one.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: a tenant has this `external_id`.
 	// - `FAILED_PRECONDITION` / `REQUEST_ID_REUSED`: this `request_id` was used with a different request.
 	CreateFullyProvisioned(context.Context, *CreateFullyProvisionedRequest) (*CreateFullyProvisionedResponse, error)
 	// Creates a tenant for a business that signs up: the same resources as `CreateFullyProvisioned`, and the owner's
@@ -714,6 +722,9 @@ type TenantProvisioningServer interface {
 	// Errors:
 	//
 	// - `NOT_FOUND` / `TENANT_NOT_FOUND`: the tenant does not exist or is deleted.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the tenant has another.
+	// - `ALREADY_EXISTS` / `EXTERNAL_ID_TAKEN`: another tenant has this `external_id`.
+	// - `FAILED_PRECONDITION` / `EXTERNAL_ID_SET`: the tenant has another `external_id`, which cannot be changed.
 	UpdateTenant(context.Context, *UpdateTenantRequest) (*UpdateTenantResponse, error)
 	// Suspends a tenant: `is_active` becomes false and its keys stop verifying. Idempotent: suspending a suspended tenant
 	// changes nothing and is not an error.
@@ -735,6 +746,7 @@ type TenantProvisioningServer interface {
 	// Errors:
 	//
 	// - `NOT_FOUND` / `TENANT_NOT_FOUND`: the tenant does not exist.
+	// - `ABORTED` / `ETAG_MISMATCH`: the request has an `etag`, and the tenant has another.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
 	// Restores a deleted tenant with all its resources, including its keys. Has no effect on a tenant that is not
 	// deleted.
