@@ -49,7 +49,8 @@ impl Schemas {
         }
         for field in message.fields() {
             match field.kind() {
-                Kind::Message(inner) if well_known(&inner).is_none() => self.add(&inner),
+                // The schema of a map is in its field.
+                Kind::Message(inner) if !field.is_map() && well_known(&inner).is_none() => self.add(&inner),
                 Kind::Enum(values) => {
                     self.enums.insert(values.name().to_owned(), values);
                 }
@@ -85,8 +86,11 @@ impl Schemas {
 }
 
 fn property(field: &FieldDescriptor, is_in_request: bool) -> Value {
-    assert!(!field.is_map(), "{}: no schema for maps yet", field.full_name());
     let mut schema = match field.kind() {
+        Kind::Message(entry) if field.is_map() => {
+            let values = scalar(&entry.map_entry_value_field().kind(), is_in_request);
+            json!({ "type": "object", "additionalProperties": values })
+        }
         Kind::Message(message) => well_known(&message).unwrap_or_else(|| reference(message.name())),
         Kind::Enum(values) => reference(values.name()),
         kind => scalar(&kind, is_in_request),
