@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
+use turnkey::config::ServerSettings;
 use turnkey_client::{
     Client, Code, Connector, Reason, RetryPolicy, ViolationReason,
     pb::{
@@ -14,7 +16,7 @@ use turnkey_client::{
 
 use crate::support::{
     faults::{PROVISIONING_SQL, start_ready_behind_proxy},
-    fixture::{Fixture, ONE_TENANT},
+    fixture::{Fixture, ONE_TENANT, settings},
     proxy::Cut,
     tokens::Tokens,
 };
@@ -74,6 +76,20 @@ async fn a_call_that_a_repeat_could_change_is_not_repeated() {
     assert_eq!((error.code(), error.reason()), (Code::Unavailable, Some(Reason::DatabaseUnavailable)));
     assert_eq!(error.retry_delay(), Some(Duration::from_secs(1)));
     assert_eq!(fixture.count("segments WHERE name = 'Elopements'").await, 1);
+}
+
+#[tokio::test]
+async fn a_call_that_the_server_has_refused_is_repeated_after_the_delay_that_it_asks_for() {
+    let limited = ServerSettings { rate_limit_per_caller: Some(1.try_into().unwrap()), ..settings() };
+    let fixture = Fixture::with_settings(limited).await;
+    let client = connect(&fixture).await;
+    let created = client.send(create("bella-weddings")).await.unwrap().tenant.unwrap();
+    // A repeat of this call would create another segment, but the server has done nothing for the calls that it refused.
+    let request =
+        UpsertSegmentRequest { tenant_id: created.id, name: Some("Elopements".to_owned()), ..Default::default() };
+    let results = join_all((0..3).map(|_| client.send(request.clone()))).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(fixture.count("segments WHERE name = 'Elopements'").await, 3);
 }
 
 #[tokio::test]
