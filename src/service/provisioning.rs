@@ -123,7 +123,7 @@ impl TenantService {
                     // The fingerprint does not cover the password, so verify it against the stored hash.
                     let stored_hash = replay.created.password_hash.clone();
                     let verification =
-                        self.hasher.verify_password(PasswordUse::SignUp, Some(password), stored_hash).await?;
+                        self.hasher.verify_password(PasswordUse::SignUp, password.into(), stored_hash).await?;
                     let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
                     return if verification.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }

@@ -42,6 +42,8 @@ mod integrity;
 mod isolation;
 mod key_usage;
 mod layering;
+mod legacy_keys;
+mod legacy_passwords;
 mod limited_tokens;
 mod limits;
 mod list_api_keys;

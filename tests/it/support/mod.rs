@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod hash_counter;
 pub mod http1;
 pub mod http2;
+pub mod legacy;
 pub mod load;
 pub mod memory_limit;
 pub mod owners;
