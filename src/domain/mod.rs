@@ -4,6 +4,7 @@
 //! does not know the wire format or the database: the layers above convert to and from these types.
 
 pub mod actor;
+pub mod adoption;
 pub mod api_key;
 pub mod argon2_params;
 pub mod base62;
