@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("redacted_debug.rs"), redacted_debug)?;
 
     tonic_prost_build::configure()
+        // Maps in the order of their keys: messages are the same each time they are encoded.
+        .btree_map(".turnkey.v1")
         .skip_debug(redacted_messages.iter().map(|message| format!("turnkey.v1.{message}")))
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -27,6 +27,7 @@ CREATE TABLE tenants (
     -- A trigger renews it whenever a column of the resource changes. NULL until then.
     revision           uuid,
     external_id        text COLLATE "C", -- the id that another system knows the tenant by
+    labels             jsonb         NOT NULL DEFAULT '{}',
     -- About the memory that the branding takes as a message: its text, and 100 bytes for each JSON value. Commas and
     -- opening brackets are at least as many as the values. ListTenants limits its pages by it.
     branding_bytes     integer       NOT NULL GENERATED ALWAYS AS
@@ -38,7 +39,14 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_commission_percent_range CHECK (commission_percent BETWEEN 0 AND 100),
     CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
     -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
-    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072)
+    CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072),
+    -- An object of at most 50 texts, as the service stores it (src/domain/labels.rs). The length of the whole bounds those
+    -- of keys and values, which others can store longer.
+    CONSTRAINT tenants_labels_valid CHECK (labels = '{}' OR (
+        jsonb_typeof(labels) = 'object'
+        AND NOT jsonb_path_exists(labels, '$.* ? (@.type() <> "string")')
+        AND jsonb_array_length(jsonb_path_query_array(labels, '$.keyvalue()')) <= 50
+        AND octet_length(labels::text) <= 65536))
 );
 -- Partial, so that a tenant without an external id has no entry. As those of segments and packages.
 CREATE UNIQUE INDEX tenants_external_id_key ON tenants (external_id) WHERE external_id IS NOT NULL;
@@ -53,6 +61,22 @@ CREATE INDEX tenants_deleted_slug_idx ON tenants (is_active, slug) WHERE deleted
 ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0.02);
 -- Purge selects tenants by deletion time.
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
+
+-- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state, as it
+-- does without labels. A trigger on tenants keeps them, and nothing else writes them. The columns besides key and value are
+-- the tenant's.
+CREATE TABLE tenant_labels (
+    tenant_id  uuid        NOT NULL CONSTRAINT tenant_labels_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    key        text COLLATE "C" NOT NULL,
+    value      text COLLATE "C" NOT NULL,
+    is_active  boolean     NOT NULL,
+    is_deleted boolean     NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT tenant_labels_pkey PRIMARY KEY (tenant_id, key)
+);
+CREATE INDEX tenant_labels_created_at_idx ON tenant_labels (key, value, is_deleted, is_active, created_at, tenant_id);
+-- As of tenants.
+ALTER TABLE tenant_labels SET (autovacuum_vacuum_scale_factor = 0.02);
 
 CREATE TABLE segments (
     tenant_id   uuid        NOT NULL CONSTRAINT segments_tenant_id_fkey REFERENCES tenants (id),
@@ -396,10 +420,10 @@ END
 $$;
 CREATE TRIGGER renew_revision BEFORE UPDATE ON tenants FOR EACH ROW
     WHEN ((OLD.id, OLD.slug, OLD.name, OLD.commission_percent, OLD.branding, OLD.is_active, OLD.created_at,
-           OLD.updated_at, OLD.deleted_at, OLD.external_id)
+           OLD.updated_at, OLD.deleted_at, OLD.external_id, OLD.labels)
           IS DISTINCT FROM
           (NEW.id, NEW.slug, NEW.name, NEW.commission_percent, NEW.branding, NEW.is_active, NEW.created_at,
-           NEW.updated_at, NEW.deleted_at, NEW.external_id))
+           NEW.updated_at, NEW.deleted_at, NEW.external_id, NEW.labels))
     EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON segments FOR EACH ROW
     WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
@@ -410,7 +434,30 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
           IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
     EXECUTE FUNCTION renew_revision();
 
-REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants(), renew_revision() FROM PUBLIC;
+-- Writes the labels of a tenant as rows, regardless of the role: SECURITY DEFINER, because no role has a right to write them.
+CREATE FUNCTION write_tenant_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        DELETE FROM public.tenant_labels WHERE tenant_id = OLD.id;
+    END IF;
+    INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
+    SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
+      FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER write_new_tenant_labels AFTER INSERT ON tenants FOR EACH ROW
+    WHEN (NEW.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER write_tenant_labels AFTER UPDATE ON tenants FOR EACH ROW
+    WHEN ((OLD.labels <> '{}' OR NEW.labels <> '{}')
+          AND (OLD.id, OLD.labels, OLD.is_active, OLD.deleted_at IS NULL, OLD.created_at)
+              IS DISTINCT FROM (NEW.id, NEW.labels, NEW.is_active, NEW.deleted_at IS NULL, NEW.created_at))
+    EXECUTE FUNCTION write_tenant_labels();
+
+REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenants(), renew_revision(),
+    write_tenant_labels() FROM PUBLIC;
 
 -- Grants and row-level security. The login role of the service is a member of turnkey_provisioner, which sees all
 -- tenants. A catalog transaction runs as turnkey_catalog, which sees only the rows of the tenant in
@@ -420,6 +467,7 @@ REVOKE EXECUTE ON FUNCTION refuse_orphaned_tenant(), refuse_truncate_with_tenant
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, segments, packages, api_keys, owners, idempotency_records,
     password_attempts
     TO turnkey_provisioner;
+GRANT SELECT ON tenant_labels TO turnkey_provisioner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segments, packages TO turnkey_catalog;
 GRANT SELECT (id, deleted_at) ON tenants TO turnkey_catalog;
 -- Counters are deleted with their tenant. A repair deletes those of a missing tenant.

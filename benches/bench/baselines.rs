@@ -113,6 +113,8 @@ pub fn create_script(round: u64) -> String {
         // Caller and trace of the event.
         "ARRAY['baseline']".to_owned(),
         format!("ARRAY['{TRACE_ID}']"),
+        // Labels.
+        "ARRAY['{}'::jsonb]".to_owned(),
     ];
     format!("\\set n :n + 1\n{};\n", fill(&statement_containing("INSERT INTO tenants"), &values))
 }

@@ -160,6 +160,14 @@ pub struct ListRow<T> {
     pub has_next: bool,
 }
 
+/// A row of a list that reads more rows than it selects. The last row that was read may be one that is not selected: only
+/// the position for the next page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScannedRow<T> {
+    pub row: ListRow<T>,
+    pub is_selected: bool,
+}
+
 /// One page, and the token of the next page; the last page has an empty token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
@@ -170,15 +178,33 @@ pub struct Page<T> {
 impl<T> Page<T> {
     /// Builds a page from the rows that the database returned, which may be more than `size`.
     pub fn from_rows<C: PageCursor>(
-        mut rows: Vec<ListRow<T>>,
+        rows: Vec<ListRow<T>>,
         size: PageSize,
         scope: &PageTokenScope,
         cursor: impl Fn(&T) -> C,
     ) -> Self {
-        rows.truncate(size.get());
-        let last = rows.last().filter(|row| row.has_next);
-        let next_page_token = last.map(|row| scope.encode(&cursor(&row.item))).unwrap_or_default();
-        Self { items: rows.into_iter().map(|row| row.item).collect(), next_page_token }
+        let scanned = rows.into_iter().map(|row| ScannedRow { row, is_selected: true });
+        Self::from_scan(scanned, size, scope, cursor)
+    }
+
+    /// Builds a page from the rows that the database returned. They may be more than `size`, and few of them selected.
+    pub fn from_scan<C: PageCursor>(
+        rows: impl IntoIterator<Item = ScannedRow<T>>,
+        size: PageSize,
+        scope: &PageTokenScope,
+        cursor: impl Fn(&T) -> C,
+    ) -> Self {
+        let (mut items, mut next) = (Vec::new(), None);
+        for ScannedRow { row, is_selected } in rows {
+            if is_selected && items.len() == size.get() {
+                break;
+            }
+            next = row.has_next.then(|| cursor(&row.item));
+            if is_selected {
+                items.push(row.item);
+            }
+        }
+        Self { items, next_page_token: next.map(|next| scope.encode(&next)).unwrap_or_default() }
     }
 }
 
@@ -210,6 +236,26 @@ mod tests {
         assert_eq!(page(&[true, false], 2), (vec![1, 2], None));
         assert_eq!(page(&[true, true, false], 2), (vec![1, 2], Some(2)));
         assert_eq!(page(&[true], 2), (vec![1], Some(1)), "the database ended the page");
+    }
+
+    #[test]
+    fn a_page_of_a_scan_continues_after_the_last_row_that_was_read() {
+        // The rows that are selected, and whether the scan ended before the list.
+        let page = |selected: &[bool], is_cut: bool| {
+            let rows = (1..).zip(selected).map(|(item, &is_selected)| {
+                let has_next = is_cut || item < selected.len();
+                ScannedRow { row: ListRow { item, has_next }, is_selected }
+            });
+            let cursor = |&item: &usize| Cursor { order: i64::try_from(item).unwrap(), id: Uuid::nil() };
+            let scope = PageTokenScope::new("numbers");
+            let page = Page::from_scan(rows, PageSize::parse(2).unwrap(), &scope, cursor);
+            (page.items, scope.decode(&page.next_page_token).unwrap().map(|cursor: Cursor| cursor.order))
+        };
+        assert_eq!(page(&[true], false), (vec![1], None));
+        assert_eq!(page(&[false], true), (vec![], Some(1)));
+        assert_eq!(page(&[true, false], true), (vec![1], Some(2)));
+        assert_eq!(page(&[true, true, false], true), (vec![1, 2], Some(3)));
+        assert_eq!(page(&[true, true, true], true), (vec![1, 2], Some(2)));
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use super::{
     idempotency::{Fingerprint, NewIdempotencyRecord, Replay},
     ids::{PackageId, SegmentId, TenantId},
     key_format::PublicKey,
+    labels::Labels,
     package::Package,
     request_id::RequestId,
     segment::Segment,
@@ -29,6 +30,7 @@ pub struct CreateFullyProvisioned {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub request_id: Option<RequestId>,
     /// If true, everything is checked and nothing is written.
     pub validate_only: bool,
@@ -38,7 +40,9 @@ impl CreateFullyProvisioned {
     pub fn fingerprint(&self) -> Fingerprint {
         let commission = self.commission.hundredths().to_be_bytes();
         let mut parts = vec![self.slug.as_str().as_bytes(), self.name.as_str().as_bytes(), &commission];
+        // An even number of parts has an external id, an odd one has none.
         parts.extend(self.external_id.as_ref().map(|id| id.as_str().as_bytes()));
+        parts.extend(self.labels.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
         Fingerprint::compute(&parts)
     }
 }
@@ -78,6 +82,7 @@ pub struct NewTenant {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub segment_id: SegmentId,
     /// In the order of [`defaults::PACKAGES`].
     pub package_ids: [PackageId; defaults::PACKAGES.len()],
@@ -165,6 +170,7 @@ impl NewTenant {
             owner_email: self.owner.map(|owner| owner.email.as_str().to_owned()),
             owner_email_verified_at: None,
             external_id: self.external_id.map(ExternalId::into_string),
+            labels: self.labels.into_map(),
             created_at: self.created_at,
             updated_at: self.created_at,
             deleted_at: None,

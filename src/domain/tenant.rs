@@ -1,6 +1,8 @@
 //! A tenant, its changes and the list of tenants. How a tenant is created is in [`super::provisioning`] and
 //! [`super::signup`].
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -11,8 +13,10 @@ use super::{
     event::EventPosition,
     external_id::ExternalId,
     ids::TenantId,
+    labels::Labels,
     paging::{
-        Cursor, ListRow, Page, PageCursor, PageSize, PageTokenScope, SlugCursor, micros_since_epoch, time_from_micros,
+        Cursor, Page, PageCursor, PageSize, PageTokenScope, ScannedRow, SlugCursor, micros_since_epoch,
+        time_from_micros,
     },
     tenant_limit::TenantLimit,
     text::DisplayName,
@@ -37,6 +41,7 @@ pub struct Tenant {
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,
     pub external_id: Option<String>,
+    pub labels: BTreeMap<String, String>,
     pub etag: Etag,
 }
 
@@ -74,6 +79,8 @@ pub struct TenantUpdate {
     pub branding: Option<Branding>,
     /// Can be set once.
     pub external_id: Option<ExternalId>,
+    /// Replaces all labels.
+    pub labels: Option<Labels>,
     pub etag: Option<Etag>,
 }
 
@@ -95,10 +102,12 @@ pub struct ListTenants {
     pub size: PageSize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantFilter {
     pub is_active: Option<bool>,
     pub show_deleted: bool,
+    /// Those that a tenant must have; it may have others.
+    pub labels: Labels,
 }
 
 /// A page of tenants, and on the first page the position from which events can be watched without missing a change.
@@ -134,7 +143,7 @@ impl ListTenants {
 
     /// Returns the scope that page tokens of this list are bound to.
     pub fn page_token_scope(&self) -> PageTokenScope {
-        let TenantFilter { is_active, show_deleted } = self.filter;
+        let TenantFilter { is_active, show_deleted, labels } = &self.filter;
         let list = match &self.order {
             // The trailing space is where a prefix was before lists by prefix had an order of their own. Page tokens
             // from that time stay valid.
@@ -142,6 +151,7 @@ impl ListTenants {
             TenantOrder::NewestFirst(_) => format!("ListTenants newest first {is_active:?} {show_deleted}"),
             TenantOrder::SlugPrefix(prefix, _) => format!("ListTenants by slug {is_active:?} {show_deleted} {prefix}"),
         };
+        let list = if labels.is_empty() { list } else { format!("with {labels:?}: {list}") };
         PageTokenScope::new(match &self.tenants {
             None => list,
             Some(tenants) => {
@@ -165,16 +175,16 @@ impl ListTenants {
     }
 
     /// Returns the page of these rows, which may be more than its size.
-    pub fn page(&self, rows: Vec<ListRow<Tenant>>) -> Page<Tenant> {
+    pub fn page(&self, rows: Vec<ScannedRow<Tenant>>) -> Page<Tenant> {
         let scope = self.page_token_scope();
         match self.order {
             TenantOrder::OldestFirst(_) | TenantOrder::NewestFirst(_) => {
                 let cursor =
                     |tenant: &Tenant| CreationCursor { created_at: tenant.created_at, id: tenant.id.as_uuid() };
-                Page::from_rows(rows, self.size, &scope, cursor)
+                Page::from_scan(rows, self.size, &scope, cursor)
             }
             TenantOrder::SlugPrefix(..) => {
-                Page::from_rows(rows, self.size, &scope, |tenant| SlugCursor(tenant.slug.clone()))
+                Page::from_scan(rows, self.size, &scope, |tenant| SlugCursor(tenant.slug.clone()))
             }
         }
     }

@@ -121,6 +121,7 @@ impl Client {
             request_id: request.request_id.as_ref().map(|id| uuid::Uuid::from_bytes(*id.expose()).to_string()),
             validate_only: request.validate_only,
             external_id: request.external_id.as_ref().map(|id| id.as_str().to_owned()),
+            labels: request.labels.clone().into_map(),
         });
         let request = pb::BatchCreateFullyProvisionedRequest { requests: items.collect() };
         let response = self.provisioning.clone().batch_create_fully_provisioned(self.authorized(request)).await?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, ExternalId, PackageId,
+        Actor, CommissionPercent, CreateFromSignup, CreateFullyProvisioned, DisplayName, ExternalId, Labels, PackageId,
         ProvisionedTenant, ProvisioningSource, RequestId, SegmentId, SignupForm, SignupSlug, TenantId, TenantSlug,
         defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
@@ -39,6 +39,7 @@ pub(super) struct TenantSpec {
     pub name: DisplayName,
     pub commission: CommissionPercent,
     pub external_id: Option<ExternalId>,
+    pub labels: Labels,
     pub owner: Option<NewOwner>,
     pub request_id: Option<RequestId>,
     pub fingerprint: Fingerprint,
@@ -105,6 +106,7 @@ impl TenantService {
                 name: name.clone(),
                 commission: defaults::COMMISSION,
                 external_id: None,
+                labels: Labels::default(),
                 owner: Some(owner.clone()),
                 request_id: request_id.clone(),
                 fingerprint,
@@ -269,6 +271,7 @@ impl TenantService {
             name: spec.name.clone(),
             commission: spec.commission,
             external_id: spec.external_id.clone(),
+            labels: spec.labels.clone(),
             segment_id: ids.segment,
             package_ids: ids.packages,
             owner: spec.owner.clone(),
@@ -282,8 +285,8 @@ impl TenantService {
 impl From<CreateFullyProvisioned> for TenantSpec {
     fn from(request: CreateFullyProvisioned) -> Self {
         let fingerprint = request.fingerprint();
-        let CreateFullyProvisioned { slug, name, commission, external_id, request_id, .. } = request;
-        Self { slug, name, commission, external_id, owner: None, request_id, fingerprint }
+        let CreateFullyProvisioned { slug, name, commission, external_id, labels, request_id, .. } = request;
+        Self { slug, name, commission, external_id, labels, owner: None, request_id, fingerprint }
     }
 }
 

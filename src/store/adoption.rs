@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::{
@@ -189,18 +190,18 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::text[], $6::bool[], $7::text[],
                           $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[],
                           $14::text[], $15::text[], $16::timestamptz[], $17::int4[], $18::int4[], $19::text[], $20::text[],
-                          $45::timestamptz[])
+                          $45::timestamptz[], $46::jsonb[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, branding, is_active,
                                               external_id, created_at, updated_at, key_id, public_key, secret_hash,
                                               owner_email, canonical_email, password_hash, email_verified_at,
-                                              segment_count, package_count, event_caller, trace_id, adopted_at, ordinal)
+                                              segment_count, package_count, event_caller, trace_id, adopted_at, labels, ordinal)
         ), new_tenant AS (
             -- Without ON CONFLICT, which would skip a tenant but not its parts. At COMMIT a trigger checks that the tenant
             -- has a General segment, a package and a key.
             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
-                                 is_signup, external_id)
+                                 is_signup, external_id, labels)
             SELECT tenant_id, slug, name, commission_hundredths / 100.0, branding::jsonb, is_active, created_at,
-                   updated_at, owner_email IS NOT NULL, external_id
+                   updated_at, owner_email IS NOT NULL, external_id, labels
               FROM input
         ), new_segment AS (
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active, created_at,
@@ -290,6 +291,7 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
         &column(&packages, |package| package.updated_at),
         &column(&packages, |package| package.external_id.as_deref()) as _,
         &column(items, |item| item.now),
+        &column(&tenants, |tenant| Json(&tenant.labels)) as _,
     )
     .execute(connection)
     .await?;

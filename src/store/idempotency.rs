@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{
     Store,
-    tenants::{into_tenant, select_tenants},
+    tenants::{StoredLabels, into_tenant, select_tenants},
 };
 use crate::{
     domain::{
@@ -63,6 +63,7 @@ impl Store {
                     CROSS JOIN LATERAL (
                            -- OFFSET 0: measured once.
                            SELECT octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
+                                  + octet_length(labels::text)
                                   + coalesce((SELECT octet_length(name) + octet_length(hero_title)
                                                      + octet_length(description) + coalesce(octet_length(external_id), 0)
                                                 FROM segments

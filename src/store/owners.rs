@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{
     Store,
     error::is_constraint_violation,
-    tenants::{into_tenant, select_tenants},
+    tenants::{StoredLabels, into_tenant, select_tenants},
 };
 use crate::{
     domain::{Actor, Email, Tenant, TenantId, idempotency::Sha256Digest, log_in::email_hash, owner::OwnerTokenPurpose},

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use sqlx::types::Json;
 use strum::{EnumString, ParseError};
 use uuid::Uuid;
 
@@ -193,11 +194,11 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
               FROM unnest((SELECT $1::uuid[]), $2::text[], $3::text[], $4::int4[], $5::timestamptz[], $6::uuid[],
                           $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
                           $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $31::text[],
-                          $32::text[], $33::text[])
+                          $32::text[], $33::text[], $34::jsonb[])
                    WITH ORDINALITY AS tenant (tenant_id, slug, name, commission_hundredths, created_at, segment_id,
                                               key_id, public_key, secret_hash, owner_email, canonical_email,
                                               password_hash, caller, rpc, request_hash, fingerprint, salt, external_id,
-                                              event_caller, trace_id, ordinal)
+                                              event_caller, trace_id, labels, ordinal)
         ), free_slug AS MATERIALIZED (
             -- Tenants whose slug is free now. If it no longer is at the insert, the statement fails.
             SELECT * FROM input WHERE NOT EXISTS (SELECT FROM tenants WHERE tenants.slug = input.slug)
@@ -245,9 +246,9 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         ), new_tenant AS (
             -- At COMMIT a trigger checks that the tenant has a General segment, a package and a key.
             INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at,
-                                 is_signup, external_id)
+                                 is_signup, external_id, labels)
             SELECT tenant_id, slug, name, commission_hundredths / 100.0, '{}', true, created_at, created_at,
-                   owner_email IS NOT NULL, external_id FROM to_insert
+                   owner_email IS NOT NULL, external_id, labels FROM to_insert
         ), new_segment AS (
             -- The General segment.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
@@ -332,6 +333,7 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &column(tenants, |item| item.tenant.external_id.as_ref().map(ExternalId::as_str)) as _,
         &column(scopes, |scope| scope.actor.event_caller()) as _,
         &column(scopes, |scope| scope.actor.trace_id()) as _,
+        &column(tenants, |item| Json(&item.tenant.labels)) as _,
     )
     .fetch_all(connection)
     .await

@@ -1,16 +1,22 @@
 //! Tenants: read and change, including soft deletion. [`super::tenant_list`] lists them, [`super::provisioning`] creates
 //! them, [`super::purge`] deletes them permanently.
 
+use std::collections::BTreeMap;
+
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::{Store, error::is_constraint_violation};
 use crate::{
     domain::{
-        Actor, Branding, CommissionPercent, DisplayName, Etag, ExternalId, Tenant, TenantChange, TenantId,
+        Actor, Branding, CommissionPercent, DisplayName, Etag, ExternalId, Labels, Tenant, TenantChange, TenantId,
         TenantIdentifier,
     },
     error::{Error, Precondition, Resource, Result, UniqueField},
 };
+
+/// The labels in a row of [`select_tenants!`].
+pub(super) type StoredLabels = Json<BTreeMap<String, String>>;
 
 /// A checked query that selects the columns of [`into_tenant!`] and further `columns`. `with` is an optional WITH
 /// clause. The first argument, `$1`, is the current time, which determines the usable keys.
@@ -29,7 +35,7 @@ macro_rules! select_tenants {
                    branding::text AS "branding!", is_active AS "is_active!",
                    tenants.created_at AS "created_at!", updated_at AS "updated_at!", deleted_at,
                    owners.email AS "owner_email?", owners.email_verified_at AS "owner_email_verified_at?",
-                   external_id, tenants.revision, owners.revision AS "owner_revision?",
+                   external_id, labels AS "labels!: StoredLabels", tenants.revision, owners.revision AS "owner_revision?",
                    (SELECT public_key
                       FROM api_keys
                      WHERE api_keys.tenant_id = tenants.id
@@ -61,6 +67,7 @@ macro_rules! into_tenant {
             updated_at: $row.updated_at,
             deleted_at: $row.deleted_at,
             external_id: $row.external_id,
+            labels: $row.labels.0,
             etag: $crate::domain::Etag {
                 owner_revision: $row.owner_revision,
                 ..$crate::domain::Etag::new($row.id, $row.revision)
@@ -131,13 +138,15 @@ impl Store {
                        branding = coalesce($5::text::jsonb, branding),
                        is_active = coalesce($6, is_active),
                        external_id = coalesce(external_id, $10),
+                       labels = coalesce($14, labels),
                        deleted_at = CASE WHEN $7 THEN coalesce(deleted_at, $1)
                                          WHEN NOT $7 THEN NULL
                                          ELSE deleted_at END,
                        updated_at = CASE WHEN name <> $3 OR commission_percent <> $4::int4 / 100.0
                                            OR branding <> $5::text::jsonb OR is_active <> $6
                                            OR (deleted_at IS NOT NULL) <> $7
-                                           OR external_id IS DISTINCT FROM coalesce($10, external_id) THEN $1
+                                           OR external_id IS DISTINCT FROM coalesce($10, external_id)
+                                           OR labels <> $14::jsonb THEN $1
                                          ELSE updated_at END
                  WHERE id = $2 AND EXISTS (SELECT FROM previous) AND (deleted_at IS NULL OR $7::bool IS NOT NULL)
                    AND ($8::uuid IS NULL
@@ -167,6 +176,7 @@ impl Store {
             change.event_type(),
             &*actor.event_caller(),
             actor.trace_id(),
+            columns.labels.map(Json) as _,
         );
         let row = row.fetch_optional(&mut self.acquire_for(tenant_id, "change_tenant").await?).await;
         let row = match row {
@@ -214,6 +224,7 @@ struct ChangedColumns<'a> {
     is_deleted: Option<bool>,
     /// Can be set once.
     external_id: Option<&'a str>,
+    labels: Option<&'a Labels>,
     /// The etag that the tenant must have.
     etag: Option<Etag>,
 }
@@ -227,6 +238,7 @@ impl<'a> From<&'a TenantChange> for ChangedColumns<'a> {
                 commission: update.commission,
                 branding: update.branding.as_ref().map(Branding::as_json),
                 external_id: update.external_id.as_ref().map(ExternalId::as_str),
+                labels: update.labels.as_ref(),
                 etag: update.etag,
                 ..unchanged
             },

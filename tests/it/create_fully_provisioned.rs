@@ -1,5 +1,7 @@
 //! `CreateFullyProvisioned`: a complete tenant with the documented defaults, or nothing.
 
+use std::collections::BTreeMap;
+
 use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
 use sqlx::AssertSqlSafe;
 use tokio::task::JoinSet;
@@ -182,6 +184,7 @@ async fn all_violations_of_a_create_request_are_reported_together() {
             request_id: Some("retry-1".to_owned()),
             validate_only: false,
             external_id: None,
+            labels: BTreeMap::new(),
         })
         .await
         .unwrap_err();

@@ -13,7 +13,8 @@ use crate::{
     cli::counted,
     config::ImportInput,
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, InvalidValue, Reason, TenantSlug, Violations, defaults,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, InvalidValue, Labels, Reason, TenantSlug, Violations,
+        defaults,
     },
 };
 
@@ -46,6 +47,7 @@ impl Row {
             name: self.name.clone(),
             commission: self.commission,
             external_id: None,
+            labels: Labels::default(),
             request_id: Some(journal.request_id(self.slug.as_str())?),
             validate_only: false,
         })

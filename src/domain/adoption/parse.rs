@@ -6,8 +6,8 @@ use super::{
     AdoptedOwner, AdoptedTenant, Adoption, AdoptionContext, OldTenant, ParsedTenant, Problem, UniqueFields, catalog,
 };
 use crate::domain::{
-    BcryptHash, Branding, CommissionPercent, Description, DisplayName, Email, ExternalId, InvalidValue, PublicKey,
-    Reason, TenantId, Violations, provisioning::NewApiKey,
+    BcryptHash, Branding, CommissionPercent, Description, DisplayName, Email, ExternalId, InvalidValue, Labels,
+    PublicKey, Reason, TenantId, Violations, provisioning::NewApiKey,
 };
 
 impl OldTenant {
@@ -27,6 +27,7 @@ impl OldTenant {
         if self.email.is_none() && self.password_hash.is_some() {
             repairs.push("passwordHash: left out, because the tenant has no email".to_owned());
         }
+        let labels = violations.check_nested("labels", labels(self.is_test));
         let build = || {
             let ((segments, packages), (external_id, name, commission, branding)) = (catalog?, row?);
             let (created_at, updated_at) = times?;
@@ -44,7 +45,7 @@ impl OldTenant {
                 commission,
                 branding,
                 is_active: self.is_active,
-                is_test: self.is_test,
+                labels: labels?,
                 owner,
                 key: legacy_key(&unique)?,
                 created_at,
@@ -85,6 +86,11 @@ impl TenantRow {
         let branding = violations.check("branding", branding);
         Some((external_id?, name?, commission?, branding?))
     }
+}
+
+/// A tenant for tests has the label `test`.
+fn labels(is_test: bool) -> Result<Labels, Violations> {
+    Labels::parse(is_test.then(|| ("test".to_owned(), "true".to_owned())).into_iter().collect())
 }
 
 /// A key of the old form is found by its hash, and its id is the end of its public half.

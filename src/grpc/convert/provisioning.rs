@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 use super::convert;
 use crate::{
     domain::{
-        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, ExternalId, Password, RequestId, SignupForm,
-        SignupSlug, SlugStem, TenantSlug, Violations, defaults,
+        CommissionPercent, CreateFullyProvisioned, DisplayName, Email, ExternalId, Labels, Password, RequestId,
+        SignupForm, SignupSlug, SlugStem, TenantSlug, Violations, defaults,
         provisioning::{CreateOutcome, CreateResult},
     },
     grpc::pb,
@@ -23,6 +23,7 @@ impl TryFrom<pb::CreateFullyProvisionedRequest> for CreateFullyProvisioned {
         let commission =
             fields.check_optional("commission_percent", request.commission_percent, CommissionPercent::parse);
         let external_id = fields.check_optional("external_id", request.external_id, |id| ExternalId::parse(&id));
+        let labels = fields.check_nested("labels", Labels::parse(request.labels));
         let request_id = fields.check_optional("request_id", request.request_id, |text| RequestId::parse(&text));
         fields.into_result(|| {
             Some(Self {
@@ -30,6 +31,7 @@ impl TryFrom<pb::CreateFullyProvisionedRequest> for CreateFullyProvisioned {
                 name: name?,
                 commission: commission.unwrap_or(defaults::COMMISSION),
                 external_id,
+                labels: labels?,
                 request_id,
                 validate_only: request.validate_only,
             })

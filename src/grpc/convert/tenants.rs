@@ -3,8 +3,8 @@
 use super::{branding, etag, timestamp};
 use crate::{
     domain::{
-        BrandingPatch, CommissionPercent, DisplayName, Email, ExternalId, InvalidValue, ListTenants, PublicKey, Reason,
-        Slug, Tenant, TenantChange, TenantId, TenantIdentifier, TenantUpdate, UpdateTenant, Violations,
+        BrandingPatch, CommissionPercent, DisplayName, Email, ExternalId, InvalidValue, Labels, ListTenants, PublicKey,
+        Reason, Slug, Tenant, TenantChange, TenantId, TenantIdentifier, TenantUpdate, UpdateTenant, Violations,
         paging::PageSize,
         tenant::{TenantFilter, TenantOrder},
     },
@@ -50,10 +50,13 @@ impl TryFrom<LimitedRequest<pb::ListTenantsRequest>> for ListTenants {
     fn try_from(request: LimitedRequest<pb::ListTenantsRequest>) -> Result<Self, Violations> {
         let LimitedRequest { message: request, limit: tenants } = request;
         let mut fields = Violations::default();
-        let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted };
+        let labels = fields.check_nested("labels", Labels::parse(request.labels));
         let order = fields.check("newest_first", order(request.newest_first, request.slug_prefix));
         let size = fields.check("page_size", PageSize::parse(request.page_size));
-        let list = order.zip(size).map(|(order, size)| Self { tenants, filter, order, size });
+        let list = order.zip(size).zip(labels).map(|((order, size), labels)| {
+            let filter = TenantFilter { is_active: request.is_active, show_deleted: request.show_deleted, labels };
+            Self { tenants, filter, order, size }
+        });
         let list = list.and_then(|list| fields.check("page_token", list.after(&request.page_token)));
         fields.into_result(|| list)
     }
@@ -79,7 +82,9 @@ impl TryFrom<pb::UpdateTenantRequest> for (TenantId, UpdateTenant) {
             || request.commission_percent.is_some()
             || request.branding.is_some()
             || request.branding_patch.is_some()
-            || request.external_id.is_some();
+            || request.external_id.is_some()
+            || !request.labels.is_empty()
+            || request.clear_labels;
         if !has_change {
             let description = "is required unless another field besides tenant_id and etag is set";
             fields.add("name", InvalidValue::new(Reason::MissingField, description));
@@ -95,7 +100,13 @@ impl TryFrom<pb::UpdateTenantRequest> for (TenantId, UpdateTenant) {
         let patch = |message| branding::parse(&message).map(BrandingPatch::new);
         let branding_patch = fields.check_optional("branding_patch", request.branding_patch, patch);
         let external_id = fields.check_optional("external_id", request.external_id, |id| ExternalId::parse(&id));
-        let update = TenantUpdate { name, commission, branding, external_id, etag: etag(request.etag) };
+        let has_labels = !request.labels.is_empty();
+        let labels = fields.check_nested("labels", Labels::parse(request.labels));
+        if request.clear_labels && has_labels {
+            fields.add("clear_labels", InvalidValue::new(Reason::BadFormat, "must not be set together with labels"));
+        }
+        let labels = labels.filter(|_labels| request.clear_labels || has_labels);
+        let update = TenantUpdate { name, commission, branding, external_id, labels, etag: etag(request.etag) };
         fields.into_result(|| Some((tenant_id?, UpdateTenant { update, branding_patch })))
     }
 }
@@ -138,6 +149,7 @@ impl From<Tenant> for pb::Tenant {
             owner_email_verified_at: tenant.owner_email_verified_at.map(timestamp),
             etag: tenant.etag.to_string(),
             external_id: tenant.external_id,
+            labels: tenant.labels,
         }
     }
 }
