@@ -21,7 +21,7 @@ CREATE TABLE tenants (
     created_at         timestamptz   NOT NULL,
     updated_at         timestamptz   NOT NULL,
     deleted_at         timestamptz,
-    -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
+    -- True for tenants created by CreateFromSignup or adopted with an owner: for these, a missing owner is damage. A repair that finds the owner
     -- lost clears it, because the address is lost too. SetOwner can give the tenant an owner again.
     is_signup          boolean       NOT NULL DEFAULT false,
     -- A trigger renews it whenever a column of the resource changes. NULL until then.

@@ -30,8 +30,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        AdoptArgs, ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs, LogArgs,
-        LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
+        AdoptArgs, ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs,
+        LogArgs, LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::ErrorChain,
     telemetry,
@@ -105,7 +105,8 @@ pub fn run() -> ExitCode {
         return fail(&restart_without_pgoptions(), 1);
     }
     let is_terminal = std::io::stderr().is_terminal();
-    let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Adopt(_) | Command::Purge(_));
+    let draws_progress = is_terminal
+        && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Adopt(_) | Command::Purge(_));
     let log = cli.log.settings(is_terminal, if draws_progress { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
         Command::Serve(args) => run_command(log, args.settings(), serve::run, 1),

@@ -33,10 +33,7 @@ pub const fn is_retryable(error: &error::Error) -> bool {
 }
 
 /// Tries until the batch succeeds or an error is permanent. After the last attempt, the error ends with `remedy`.
-pub async fn retry<T>(
-    remedy: &str,
-    mut attempt: impl AsyncFnMut() -> Result<T, AttemptError>,
-) -> Result<T, Error> {
+pub async fn retry<T>(remedy: &str, mut attempt: impl AsyncFnMut() -> Result<T, AttemptError>) -> Result<T, Error> {
     let mut backoff = INITIAL_BACKOFF;
     let mut number = 1;
     loop {

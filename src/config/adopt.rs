@@ -66,7 +66,9 @@ impl OldDatabaseArgs {
                 None
             }
             (Some(url), None) => parse_postgres_url(FROM, url, errors),
-            (None, Some(path)) => parse_postgres_url(FROM_FILE, errors.check(FROM_FILE, read_url(path))?.trim(), errors),
+            (None, Some(path)) => {
+                parse_postgres_url(FROM_FILE, errors.check(FROM_FILE, read_url(path))?.trim(), errors)
+            }
             (None, None) => {
                 errors.add(FROM, "must be the URL of the platform's old database");
                 None

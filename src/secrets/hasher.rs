@@ -324,9 +324,8 @@ mod tests {
     async fn a_stored_hash_is_verified_with_its_own_parameters() {
         let stored = hasher(CHEAP).hash_password(SignUp, password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 16, ..CHEAP });
-        let verified = async |text: &str| {
-            current.verify_password(LogIn, presented(text), Some(stored.clone())).await.unwrap()
-        };
+        let verified =
+            async |text: &str| current.verify_password(LogIn, presented(text), Some(stored.clone())).await.unwrap();
         assert_eq!(verified("correct horse").await, Verification { matches: true, needs_rehash: true });
         assert_eq!(verified("correct house").await, Verification { matches: false, needs_rehash: true });
         let same = hasher(CHEAP).verify_password(LogIn, presented("correct horse"), Some(stored)).await.unwrap();
@@ -354,7 +353,10 @@ mod tests {
             assert!(!hasher.verify_key(SecretString::default(), Some(stored.to_owned())).await.unwrap(), "{stored}");
         }
         assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
-        assert!(!hasher.verify_password(LogIn, presented(""), Some(valid.clone())).await.unwrap().matches, "no password");
+        assert!(
+            !hasher.verify_password(LogIn, presented(""), Some(valid.clone())).await.unwrap().matches,
+            "no password"
+        );
         for foreign in [valid.replace("$argon2id$", "$argon2i$"), valid.replace("$v=19$", "$v=16$")] {
             assert!(!hasher.verify_key(SecretString::default(), Some(foreign.clone())).await.unwrap(), "{foreign}");
         }

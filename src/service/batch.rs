@@ -56,10 +56,7 @@ impl TenantService {
 
 /// Does the work of each item, a bounded number of them at a time, and returns its result. Once the database is unavailable
 /// or overloaded, the remaining items have this error, too.
-pub(super) async fn run_each<'a, Item, T, Work>(
-    items: &'a [Item],
-    work: impl Fn(&'a Item) -> Work,
-) -> Vec<Result<T>>
+pub(super) async fn run_each<'a, Item, T, Work>(items: &'a [Item], work: impl Fn(&'a Item) -> Work) -> Vec<Result<T>>
 where
     Work: Future<Output = Result<T>>,
 {

@@ -111,7 +111,10 @@ impl Store {
                 (row.key_hash_taken, UniqueField::KeyHash),
             ];
             let adopted = row.id.map(TenantId::from_uuid).zip(row.adopted_slug);
-            ExistingParts { adopted, taken: fields.into_iter().filter_map(|(taken, field)| taken.then_some(field)).collect() }
+            ExistingParts {
+                adopted,
+                taken: fields.into_iter().filter_map(|(taken, field)| taken.then_some(field)).collect(),
+            }
         });
         Ok(existing.collect())
     }

@@ -63,10 +63,7 @@ impl SharedStatement for KeyLookups {
 }
 
 /// Returns the key of each lookup, in their order.
-async fn find_api_keys(
-    mut connection: PooledConnection,
-    lookups: &[&KeyLookup],
-) -> Result<Vec<Option<StoredApiKey>>> {
+async fn find_api_keys(mut connection: PooledConnection, lookups: &[&KeyLookup]) -> Result<Vec<Option<StoredApiKey>>> {
     let rows = sqlx::query!(
         r#"
         SELECT ordinal AS "ordinal!", tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at,

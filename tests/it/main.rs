@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 
+mod adopt;
+mod adopt_credentials;
+mod adopt_refusals;
 mod attacks;
 mod authentication;
 mod backup;

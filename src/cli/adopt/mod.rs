@@ -59,7 +59,8 @@ pub async fn run(settings: AdoptSettings) -> Result<ExitCode, Error> {
         for old_slug in &duplicates.unused_renames {
             print_message(format_args!("--renames: no tenant has the slug {old_slug}"));
         }
-        let adopter = Adopter { service: service(store.clone())?, renames, duplicates, actor: Actor::command(Caller::cli()) };
+        let adopter =
+            Adopter { service: service(store.clone())?, renames, duplicates, actor: Actor::command(Caller::cli()) };
         let mode = Mode { dry_run: settings.dry_run, skip_invalid: settings.skip_invalid };
         adopter.adopt(&mut old, report.open()?, mode, &settings.out).await
     };
@@ -243,21 +244,24 @@ impl Adopter {
     async fn entry_of(&self, outcome: AdoptionOutcome, adoption: &Adoption, entry: Entry) -> Result<Entry, Error> {
         let tenant = &adoption.tenant;
         let adopted = Entry { status: Status::Adopted, tenant_id: Some(tenant.id), ..entry };
-        match outcome {
-            AdoptionOutcome::Adopted => Ok(adopted),
-            AdoptionOutcome::Taken(field) => {
-                let (status, problems) = (Status::Refused, vec![taken_in_new(field)]);
-                Ok(Entry { status, tenant_id: None, repairs: Vec::new(), problems, ..adopted })
-            }
-            // By an earlier attempt whose response was lost, or by another process.
-            AdoptionOutcome::AlreadyAdopted => {
-                let requested = [(tenant.external_id.clone(), UniqueFields::default())];
-                let existing = retry(REMEDY, async || Ok(self.service.find_adopted(&requested).await?)).await?;
-                let existing = existing.into_iter().next().and_then(|existing| existing.adopted);
-                let (id, slug) = existing.ok_or("an adopted tenant was deleted meanwhile; run the same command again")?;
+        if outcome == AdoptionOutcome::Adopted {
+            return Ok(adopted);
+        }
+        // Maybe an earlier attempt, whose response was lost, or another process has adopted the tenant. Whatever the other one
+        // inserted first can then be what already exists.
+        let requested = [(tenant.external_id.clone(), UniqueFields::default())];
+        let existing = retry(REMEDY, async || Ok(self.service.find_adopted(&requested).await?)).await?;
+        let existing = existing.into_iter().next().and_then(|existing| existing.adopted);
+        match (existing, outcome) {
+            (Some((id, slug)), _) => {
                 let status = if id == tenant.id { Status::Adopted } else { Status::AlreadyAdopted };
                 Ok(Entry { status, tenant_id: Some(id), slug, ..adopted })
             }
+            (None, AdoptionOutcome::Taken(field)) => {
+                let (status, problems) = (Status::Refused, vec![taken_in_new(field)]);
+                Ok(Entry { status, tenant_id: None, repairs: Vec::new(), problems, ..adopted })
+            }
+            (None, _) => Err("an adopted tenant was deleted meanwhile; run the same command again".into()),
         }
     }
 }

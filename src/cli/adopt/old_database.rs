@@ -80,8 +80,6 @@ struct PackageRow {
 impl OldDatabase {
     /// Connects, and begins the transaction.
     pub async fn open(options: &PgConnectOptions) -> Result<Self, Error> {
-        // The errors of sqlx do not contain the password.
-        let in_old_database = |error: sqlx::Error| format!("the database of --from: {error}");
         let options = options.clone().application_name("turnkey adopt");
         let mut connection = PgConnection::connect_with(&options).await.map_err(in_old_database)?;
         // The snapshot is open for as long as the adoption takes, and idle while tenants are written.
@@ -99,7 +97,7 @@ impl OldDatabase {
                    left("apiKeySecret", 1000) AS api_key_secret
               FROM "Tenant"
         "#;
-        sqlx::query_as(sql).fetch(&mut self.0).err_into()
+        sqlx::query_as(sql).fetch(&mut self.0).map_err(in_old_database)
     }
 
     /// Returns the next tenants in the order of their ids, after this one. Empty at the end.
@@ -147,7 +145,7 @@ impl OldDatabase {
              ORDER BY id
         "#;
         let rows = sqlx::query_as(sql).bind(after).bind(CHUNK_TENANTS).bind(CHUNK_PARTS);
-        Ok(rows.fetch_all(&mut self.0).await?)
+        rows.fetch_all(&mut self.0).await.map_err(in_old_database)
     }
 
     async fn segments_of(&mut self, tenant_ids: &[&str]) -> Result<Vec<SegmentRow>, Error> {
@@ -161,7 +159,7 @@ impl OldDatabase {
              WHERE "tenantId" = ANY ($1)
              ORDER BY "tenantId", "Segment"."createdAt", id
         "#;
-        Ok(sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await?)
+        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(in_old_database)
     }
 
     async fn packages_of(&mut self, tenant_ids: &[&str]) -> Result<Vec<PackageRow>, Error> {
@@ -175,8 +173,13 @@ impl OldDatabase {
              WHERE "tenantId" = ANY ($1)
              ORDER BY "tenantId", "Package"."createdAt", id
         "#;
-        Ok(sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await?)
+        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(in_old_database)
     }
+}
+
+/// The errors of sqlx do not contain the password.
+fn in_old_database(error: sqlx::Error) -> Error {
+    format!("the database of --from: {error}").into()
 }
 
 /// Times of the old database are in UTC, without a zone.

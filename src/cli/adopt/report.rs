@@ -135,7 +135,8 @@ impl Counts {
             Status::Refused => &mut self.refused,
         };
         *count += 1;
-        self.repaired += u64::from(matches!(entry.status, Status::Adopted | Status::WouldAdopt) && !entry.repairs.is_empty());
+        self.repaired +=
+            u64::from(matches!(entry.status, Status::Adopted | Status::WouldAdopt) && !entry.repairs.is_empty());
         for Problem { field, class, .. } in &entry.problems {
             // Without the id of a row.
             let column = field.split_once('[').map_or_else(
@@ -150,10 +151,10 @@ impl Counts {
     pub fn print(&self, path: &Path) {
         let Self { adopted, already_adopted, would_adopt, refused, repaired, problems } = self;
         let total = counted(adopted + already_adopted + would_adopt + refused, "tenant");
-        let would = if *would_adopt > 0 { format!("{would_adopt} could be adopted, ") } else { String::new() };
+        let (valid, verb) = if *would_adopt > 0 { (would_adopt, "could be adopted") } else { (adopted, "adopted") };
         print_message(format_args!(
-            "{total}: {adopted} adopted ({repaired} with repairs), {already_adopted} already adopted, {would}{refused} \
-             refused. {} has a line for each",
+            "{total}: {valid} {verb} ({repaired} with repairs), {already_adopted} already adopted, {refused} refused. \
+             {} has a line for each",
             path.display(),
         ));
         for ((column, class), count) in problems.iter().take(MAX_KINDS) {

@@ -204,3 +204,40 @@ impl NewSlugs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(old: &[(&str, &str)]) -> (Vec<Option<String>>, Violations, usize) {
+        let (mut violations, mut repairs) = (Violations::default(), Vec::new());
+        let mut slugs = NewSlugs::new(old.iter().map(|(slug, _)| *slug));
+        let slugs = old.iter().map(|(slug, name)| slugs.choose(slug, name, "slug", &mut violations, &mut repairs));
+        let slugs = slugs.map(|slug| slug.map(|slug| slug.to_string())).collect();
+        (slugs, violations, repairs.len())
+    }
+
+    #[test]
+    fn a_derived_slug_differs_from_all_others_of_the_tenant() {
+        let (slugs, violations, repairs) = chosen(&[
+            ("a--b", "Extras"),
+            ("extras", "Other"),
+            ("1st", "Extras"),
+            ("ab", "Q"),
+            ("q2", "Q"),
+            ("-", "2 Days"),
+            ("Extras", "Extras"),
+        ]);
+        let expected = ["extras-2", "extras", "extras-3", "q-2", "q-3", "s-2-days", "extras-4"];
+        assert_eq!(slugs, expected.map(|slug| Some(slug.to_owned())));
+        assert!(violations.as_slice().is_empty());
+        assert_eq!(repairs, 6);
+    }
+
+    #[test]
+    fn a_name_without_letters_and_digits_gives_no_slug() {
+        let (slugs, violations, repairs) = chosen(&[("a--b", "🎂"), ("c--d", " ")]);
+        assert_eq!((slugs, repairs), (vec![None, None], 0));
+        assert_eq!(violations.as_slice().len(), 1, "an empty name has a violation of its own");
+    }
+}

@@ -20,10 +20,10 @@ impl OldTenant {
         let tenant_id = TenantId::from_uuid((context.new_id)(created_at));
         let catalog =
             catalog::parse(tenant_id, self.segments, self.packages, &mut context, &mut violations, &mut repairs);
-        let row = TenantRow { id: self.id, name: self.name, commission: self.commission_percent, branding: self.branding };
+        let row =
+            TenantRow { id: self.id, name: self.name, commission: self.commission_percent, branding: self.branding };
         let row = row.parse(&mut violations, &mut repairs);
-        let password_hash =
-            violations.check_optional("passwordHash", self.password_hash.as_deref(), BcryptHash::parse);
+        let password_hash = violations.check_optional("passwordHash", self.password_hash.as_deref(), BcryptHash::parse);
         if self.email.is_none() && self.password_hash.is_some() {
             repairs.push("passwordHash: left out, because the tenant has no email".to_owned());
         }
@@ -54,8 +54,7 @@ impl OldTenant {
             Some(Adoption { tenant, segments, packages })
         };
         let adoption = violations.into_result(build);
-        let adoption =
-            adoption.map_err(|violations| violations.as_slice().iter().cloned().map(Problem::new).collect());
+        let adoption = adoption.map_err(|violations| violations.as_slice().iter().cloned().map(Problem::new).collect());
         if let (Some(email), Some(parsed)) = (&self.email, unique.email.as_ref().map(Email::as_str)) {
             note_normalized(email, parsed, "email", &mut repairs);
         }

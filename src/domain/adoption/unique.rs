@@ -86,10 +86,11 @@ fn hash(field: UniqueField, value: &str) -> UniqueValueHash {
 }
 
 fn legacy_public_key(text: &str) -> Result<PublicKey, InvalidValue> {
-    let key = PublicKey::parse(text)?;
-    if is_legacy_public_key(text) {
-        Ok(key)
-    } else {
-        Err(InvalidValue::new(Reason::BadFormat, "must have the form pk_live_<slug>_<16 hex digits>"))
+    if text.is_empty() {
+        return Err(InvalidValue::missing());
     }
+    if !is_legacy_public_key(text) {
+        return Err(InvalidValue::new(Reason::BadFormat, "must have the form pk_live_<slug>_<16 hex digits>"));
+    }
+    PublicKey::parse(text)
 }
