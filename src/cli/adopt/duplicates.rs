@@ -28,7 +28,8 @@ pub struct Duplicates {
 impl Duplicates {
     pub async fn find(old: &mut OldDatabase, renames: &Renames) -> Result<Self, Error> {
         let mut unused_renames = renames.old_slugs();
-        let (mut tenants, mut hashes) = (0, Vec::new());
+        let expected = old.count_tenants().await?;
+        let (mut tenants, mut hashes) = (0, Vec::with_capacity(expected.saturating_mul(UniqueFields::COUNT)));
         {
             let mut rows = pin!(old.unique_columns());
             while let Some(row) = rows.try_next().await? {

@@ -90,6 +90,14 @@ impl OldDatabase {
         Ok(Self(connection))
     }
 
+    pub async fn count_tenants(&mut self) -> Result<usize, Error> {
+        let count: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM "Tenant""#)
+            .fetch_one(&mut self.0)
+            .await
+            .map_err(in_old_database)?;
+        Ok(count.try_into()?)
+    }
+
     /// Returns the unique columns of all tenants, in any order.
     pub fn unique_columns(&mut self) -> impl Stream<Item = Result<UniqueColumns, Error>> {
         let sql = r#"

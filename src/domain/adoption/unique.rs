@@ -42,6 +42,8 @@ impl UniqueField {
 pub type UniqueValueHash = u128;
 
 impl UniqueFields {
+    pub const COUNT: usize = 4;
+
     /// Parses the unique fields of a tenant, and adds the violations of the others.
     pub fn parse(
         slug: &str,
