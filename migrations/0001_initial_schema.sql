@@ -63,10 +63,10 @@ ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state, as it
--- does without labels. A trigger on tenants keeps them, and nothing else writes them. The columns besides key and value are
--- the tenant's.
+-- does without labels. Triggers on tenants write and delete them, and nothing else does, so there is no foreign key. The columns
+-- besides key and value are the tenant's.
 CREATE TABLE tenant_labels (
-    tenant_id  uuid        NOT NULL CONSTRAINT tenant_labels_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
+    tenant_id  uuid        NOT NULL,
     key        text COLLATE "C" NOT NULL,
     value      text COLLATE "C" NOT NULL,
     is_active  boolean     NOT NULL,
@@ -91,6 +91,9 @@ CREATE TABLE segments (
     updated_at  timestamptz NOT NULL,
     revision    uuid, -- as that of tenants
     external_id text COLLATE "C",
+    -- The number of its packages, as in tenant_usage. NULL in a segment that was inserted in psql: its packages are counted
+    -- whenever it is read.
+    package_count integer,
     CONSTRAINT segments_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT segments_slug_key UNIQUE (tenant_id, slug),
     CONSTRAINT segments_slug_format CHECK (length(slug) BETWEEN 3 AND 63 AND slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'),
@@ -262,8 +265,8 @@ CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) 
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
 -- How many packages and segments a tenant has, so that a quota is checked without counting rows. Each statement of the
--- service that inserts or deletes packages or segments also updates the counters; changes in psql do not, so a counter
--- can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
+-- service that inserts or deletes packages or segments also updates the counters, and those of the packages in a segment;
+-- changes in psql do not, so a counter can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
 CREATE TABLE tenant_usage (
     tenant_id     uuid    NOT NULL CONSTRAINT tenant_usage_pkey PRIMARY KEY
                           CONSTRAINT tenant_usage_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
@@ -321,7 +324,7 @@ CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAG
                                    FILTER (WHERE key NOT IN ('branding', 'description', 'labels')), '{}')
               FROM jsonb_each(after) AS column_after (key, value)
              WHERE value IS DISTINCT FROM before -> key
-               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'revision'));
+               AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'package_count', 'revision'));
 
 -- Rejects, at COMMIT, a tenant without its General segment, a package or an API key, regardless of the role.
 --
@@ -425,8 +428,14 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON tenants FOR EACH ROW
           (NEW.id, NEW.slug, NEW.name, NEW.commission_percent, NEW.branding, NEW.is_active, NEW.created_at,
            NEW.updated_at, NEW.deleted_at, NEW.external_id, NEW.labels))
     EXECUTE FUNCTION renew_revision();
+-- Not when the number of packages changes.
 CREATE TRIGGER renew_revision BEFORE UPDATE ON segments FOR EACH ROW
-    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
+    WHEN ((OLD.tenant_id, OLD.id, OLD.slug, OLD.name, OLD.hero_title, OLD.description, OLD.sort_order, OLD.active,
+           OLD.created_at, OLD.updated_at, OLD.external_id)
+          IS DISTINCT FROM
+          (NEW.tenant_id, NEW.id, NEW.slug, NEW.name, NEW.hero_title, NEW.description, NEW.sort_order, NEW.active,
+           NEW.created_at, NEW.updated_at, NEW.external_id))
+    EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON packages FOR EACH ROW
     WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION renew_revision();
 CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
@@ -434,23 +443,34 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
           IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
     EXECUTE FUNCTION renew_revision();
 
--- Writes the labels of a tenant as rows, regardless of the role: SECURITY DEFINER, because no role has a right to write them.
+-- Writes the labels of a tenant as rows, and deletes them with it, regardless of the role: SECURITY DEFINER, because no role
+-- of the service has a right to write them.
 CREATE FUNCTION write_tenant_labels() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
+    IF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE public.tenant_labels;
+        RETURN NULL;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
         DELETE FROM public.tenant_labels WHERE tenant_id = OLD.id;
     END IF;
-    INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
-    SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
-      FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        INSERT INTO public.tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
+        SELECT NEW.id, key, value, NEW.is_active, NEW.deleted_at IS NOT NULL, NEW.created_at
+          FROM jsonb_each_text(NEW.labels) AS label (key, value);
+    END IF;
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER write_new_tenant_labels AFTER INSERT ON tenants FOR EACH ROW
+CREATE TRIGGER write_labels AFTER INSERT ON tenants FOR EACH ROW
     WHEN (NEW.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
-CREATE TRIGGER write_tenant_labels AFTER UPDATE ON tenants FOR EACH ROW
+CREATE TRIGGER delete_labels AFTER DELETE ON tenants FOR EACH ROW
+    WHEN (OLD.labels <> '{}') EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER truncate_labels AFTER TRUNCATE ON tenants
+    FOR EACH STATEMENT EXECUTE FUNCTION write_tenant_labels();
+CREATE TRIGGER replace_labels AFTER UPDATE ON tenants FOR EACH ROW
     WHEN ((OLD.labels <> '{}' OR NEW.labels <> '{}')
           AND (OLD.id, OLD.labels, OLD.is_active, OLD.deleted_at IS NULL, OLD.created_at)
               IS DISTINCT FROM (NEW.id, NEW.labels, NEW.is_active, NEW.deleted_at IS NULL, NEW.created_at))

@@ -73,12 +73,20 @@ pub async fn by_tenants(env: &BenchEnv, settings: RunSettings) -> Growth {
     sqlx::query("TRUNCATE tenants CASCADE").execute(&env.superuser).await.unwrap();
     let tenant = create_sample_tenant(env).await;
     let suspend = "UPDATE tenants SET is_active = false WHERE id = (SELECT min(id::text)::uuid FROM tenants WHERE id::text <> $1)";
+    // Every tenant has a label, half of them a second one, and one of them a third.
+    let label_one = "UPDATE tenants SET labels = '{\"pilot\": \"yes\"}' WHERE id::text = $1";
+    let label = "UPDATE tenants
+                    SET labels = labels || CASE WHEN hashtext(slug) % 2 = 0 THEN '{\"platform\": \"yes\", \"even\": \"yes\"}'
+                                                ELSE '{\"platform\": \"yes\"}' END::jsonb
+                  WHERE NOT labels ? 'platform'";
     let mut growth = Growth::new();
     for tenants in [1_000, 100_000, 1_000_000].into_iter().filter(|tenants| *tenants <= settings.max_tenants) {
         create_up_to(env, tenants).await;
         if growth.sizes.is_empty() {
             sqlx::query(suspend).bind(&tenant.id).execute(&env.superuser).await.unwrap();
+            sqlx::query(label_one).bind(&tenant.id).execute(&env.superuser).await.unwrap();
         }
+        sqlx::query(label).execute(&env.superuser).await.unwrap();
         // Otherwise autovacuum would start during a measurement.
         sqlx::query("VACUUM ANALYZE").execute(&env.superuser).await.unwrap();
         // Short, because creating adds tenants.
@@ -116,7 +124,15 @@ fn measure_with_tenants(env: &BenchEnv, tenant: &SampleTenant, window: Duration)
         // The slugs of batches begin with b, that of the sample tenant with k.
         ("list, slug prefix (most)", list(ListTenantsRequest { slug_prefix: "b".to_owned(), ..all() })),
         ("list, slug prefix (one)", list(ListTenantsRequest { slug_prefix: "k".to_owned(), ..all() })),
+        ("list, label (most)", list(with_labels(&["platform"]))),
+        ("list, label (one)", list(with_labels(&["pilot"]))),
+        ("list, two labels", list(with_labels(&["platform", "even"]))),
     ]
+}
+
+fn with_labels(keys: &[&str]) -> ListTenantsRequest {
+    let labels = keys.iter().map(|&key| (key.to_owned(), "yes".to_owned())).collect();
+    ListTenantsRequest { labels, ..ListTenantsRequest::default() }
 }
 
 /// Creates batches until the number of tenants is reached, or almost.

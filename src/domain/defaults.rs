@@ -45,6 +45,10 @@ pub const PACKAGES: [DefaultPackage; 3] = [
     },
 ];
 
+/// The number of [`PACKAGES`], in the type of a segment's count.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "it is small")]
+pub const PACKAGE_COUNT: i32 = PACKAGES.len() as i32;
+
 pub const BOOKING_TYPE: BookingType = BookingType::Date;
 
 /// The values of [`SEGMENT`]. The segment is created active.

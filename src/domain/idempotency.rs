@@ -92,6 +92,8 @@ pub struct CreatedTenant {
     pub packages: Vec<Package>,
     /// Only for a sign-up.
     pub password_hash: Option<String>,
+    /// The bytes of all texts, as the database measures them.
+    pub text_bytes: usize,
 }
 
 impl<T> IdempotencyRecord<T> {

@@ -146,7 +146,7 @@ impl NewTenant {
     /// Returns the tenant as it was stored, with its key.
     pub fn into_provisioned(self, public_key: String, secret_key: SecretString) -> ProvisionedTenant {
         ProvisionedTenant {
-            segment: default_segment(self.id, self.segment_id, self.created_at),
+            segment: default_segment(self.id, self.segment_id, defaults::PACKAGE_COUNT, self.created_at),
             packages: default_packages(self.id, self.segment_id, self.package_ids, self.created_at),
             tenant: self.tenant(public_key),
             secret_key,
@@ -178,8 +178,8 @@ impl NewTenant {
     }
 }
 
-/// Returns the General segment of a new tenant.
-pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDateTime) -> Segment {
+/// Returns a new General segment with this number of packages.
+pub fn default_segment(tenant_id: TenantId, id: SegmentId, package_count: i32, created_at: OffsetDateTime) -> Segment {
     let default = &defaults::SEGMENT;
     Segment {
         id,
@@ -194,6 +194,7 @@ pub fn default_segment(tenant_id: TenantId, id: SegmentId, created_at: OffsetDat
         updated_at: created_at,
         external_id: None,
         revision: None,
+        package_count,
     }
 }
 

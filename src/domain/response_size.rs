@@ -1,7 +1,10 @@
 //! The size of responses to batches. Lists have pages instead ([`super::paging`]).
 
 use super::{
+    external_id::ExternalId,
+    labels::Labels,
     package::Package,
+    text::DisplayName,
     validation::{InvalidValue, Reason},
 };
 
@@ -19,6 +22,19 @@ pub fn packages_response_bytes<'a>(packages: impl Iterator<Item = &'a Package>) 
         package.slug.len() + package.name.len() + package.description.len() + external_id
     };
     packages.map(|package| PACKAGE_OVERHEAD + texts(package)).sum()
+}
+
+/// A batch whose new tenants and replays have as many bytes of texts is refused: with the other fields, its response could
+/// exceed 4 MiB. The database measures replays up to the same bound, so that a batch that was accepted can be repeated.
+pub const MAX_BATCH_TEXT_BYTES: usize = MAX_RESPONSE_BYTES / 2;
+
+/// Upper bound of the bytes of the default texts of a tenant, and of its empty branding as the database counts it.
+const DEFAULT_TEXTS: usize = 512;
+
+/// Returns an upper bound of the bytes of all texts of a new tenant, as the database measures them for a replay.
+pub fn new_tenant_text_bytes(name: &DisplayName, external_id: Option<&ExternalId>, labels: &Labels) -> usize {
+    let external_id = external_id.map_or(0, |id| id.as_str().len());
+    DEFAULT_TEXTS + name.as_str().len() + external_id + labels.json_bytes()
 }
 
 /// Returns the violation of a batch whose response would be too large.

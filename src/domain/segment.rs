@@ -29,6 +29,8 @@ pub struct Segment {
     pub external_id: Option<String>,
     /// Renewed whenever a field changes. `None` until then.
     pub revision: Option<Uuid>,
+    /// The number of its packages, active or not.
+    pub package_count: i32,
 }
 
 impl Segment {

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
+use std::collections::HashSet;
+
 use super::{TenantService, provisioning::TenantSpec};
 use crate::{
     domain::{
@@ -38,8 +40,17 @@ impl TenantService {
         let scope = IdempotencyScope { actor, rpc: IdempotentRpc::CreateFullyProvisioned };
         let items: Vec<_> = items.into_iter().map(|item| item.map(TenantSpec::from)).collect();
         let valid: Vec<&TenantSpec> = items.iter().flatten().collect();
-        // Fails before anything is created if this batch has too many large replays for a response.
-        self.find_records(&scope, valid.iter().copied()).await?;
+        // Fails before anything is created if the tenants and replays are too large for a response.
+        let records = self.find_records(&scope, valid.iter().copied()).await?;
+        let replayed: HashSet<_> = records.iter().map(|record| record.request_hash).collect();
+        let is_new = |spec: &&&TenantSpec| {
+            spec.request_id.as_ref().is_none_or(|request_id| !replayed.contains(&request_id.hash()))
+        };
+        let new_bytes: usize = valid.iter().filter(is_new).map(|spec| spec.text_bytes()).sum();
+        let replayed_bytes: usize = records.iter().map(|record| record.created.text_bytes).sum();
+        if valid.len() > 1 && new_bytes + replayed_bytes >= response_size::MAX_BATCH_TEXT_BYTES {
+            return Err(response_too_large("requests"));
+        }
         let mut created = self.provision_tenants(&scope, source, &valid).await?.into_iter();
         let outcome = |item: std::result::Result<TenantSpec, Violations>| match item {
             Ok(_valid) => created.next().unwrap_or_else(|| Err(Error::internal("an item of the batch has no outcome"))),

@@ -92,9 +92,10 @@ impl TenantService {
         let package_ids = plan.package_ids.into_iter().map(PackageId::from_uuid);
         let new_key = plan.key.filter(|_| result.api_keys_created > 0);
         let api_key = new_key.map(|NewApiKey { public_key, .. }| ApiKey::new(public_key, tenant_id, now));
+        let packages = i32::try_from(result.packages_created + result.packages_moved).map_err(Error::internal)?;
         Ok(RepairReport {
             tenant: Some(self.get_tenant(TenantIdentifier::Id(tenant_id)).await?),
-            segment: (result.segments_created > 0).then(|| default_segment(tenant_id, general_id, now)),
+            segment: (result.segments_created > 0).then(|| default_segment(tenant_id, general_id, packages, now)),
             packages: if result.packages_created > 0 {
                 default_packages(tenant_id, general_id, package_ids, now)
             } else {

@@ -22,6 +22,7 @@ use crate::{
         defaults,
         idempotency::{CreatedTenant, Fingerprint, IdempotencyRecord, IdempotencyScope, IdempotentRpc, Replay},
         provisioning::{CreateOutcome, CreateResult, NewApiKey, NewOwner, NewTenant, TenantInsert},
+        response_size::new_tenant_text_bytes,
     },
     error::{Error, Precondition, Result, UniqueField},
     secrets::{MintedKey, PasswordUse, mint_key},
@@ -43,6 +44,13 @@ pub(super) struct TenantSpec {
     pub owner: Option<NewOwner>,
     pub request_id: Option<RequestId>,
     pub fingerprint: Fingerprint,
+}
+
+impl TenantSpec {
+    /// Returns an upper bound of the bytes of its texts in a response.
+    pub fn text_bytes(&self) -> usize {
+        new_tenant_text_bytes(&self.name, self.external_id.as_ref(), &self.labels)
+    }
 }
 
 /// A new tenant with everything that the statement inserts, and its secret key.

@@ -28,7 +28,7 @@ impl Store {
     /// is repeated has its record repeatedly, as the response does. A record whose tenant does not exist is left out.
     ///
     /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
-    /// more. With the other fields, and the tenants that the same batch creates, this leaves the response below 4 MiB.
+    /// more. With the other fields, this leaves the response below 4 MiB.
     pub async fn find_tenant_records(
         &self,
         scope: &IdempotencyScope,
@@ -37,14 +37,19 @@ impl Store {
     ) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
         let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let rows = select_tenants!(
-            columns: r#", bytes_before + bytes AS "total_bytes!",
+            columns: r#", bytes AS "bytes!", bytes_before + bytes AS "total_bytes!",
                request_hash, fingerprint, salt, record.created_at AS recorded_at,
                password_hash AS "password_hash?",
                (SELECT to_jsonb(api_keys) - 'secret_hash'
                   FROM api_keys
                  WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
-               (SELECT to_jsonb(segments) FROM segments WHERE tenant_id = record.tenant_id AND id = record.segment_id)
-                   AS "segment: Json<Segment>",
+               (SELECT to_jsonb(segments)
+                       || jsonb_build_object('package_count',
+                                             coalesce(package_count, (SELECT count(*) FROM packages
+                                                                       WHERE tenant_id = record.tenant_id
+                                                                         AND segment_id = record.segment_id)))
+                  FROM segments
+                 WHERE tenant_id = record.tenant_id AND id = record.segment_id) AS "segment: Json<Segment>",
                (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
                   FROM unnest(record.package_ids) AS created (id)
                  -- OFFSET 0: the planner must not read all packages of the tenant, which is less work if it has few.
@@ -106,6 +111,7 @@ impl Store {
                         segment: row.segment.map(|segment| segment.0),
                         packages: row.packages.map(|packages| packages.0).unwrap_or_default(),
                         password_hash: row.password_hash,
+                        text_bytes: usize::try_from(row.bytes).map_err(Error::internal)?,
                     },
                 })
             })

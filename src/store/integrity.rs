@@ -219,6 +219,17 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
             UNION ALL
             SELECT id, slug, 'WRONG_USAGE_COUNT', 'segments' FROM actual WHERE segment_count <> segments AND segments > 0
             UNION ALL
+            -- So does the repair of a tenant whose packages are counted wrongly in all, or are misplaced.
+            SELECT id, slug, 'WRONG_USAGE_COUNT', 'packages in a segment'
+              FROM tenant
+             WHERE EXISTS (SELECT FROM segments
+                            WHERE tenant_id = tenant.id
+                              AND package_count <> (SELECT count(*) FROM packages
+                                                     WHERE packages.tenant_id = tenant.id AND segment_id = segments.id))
+               AND EXISTS (SELECT FROM packages WHERE tenant_id = tenant.id)
+               AND NOT EXISTS (SELECT FROM actual WHERE actual.id = tenant.id AND package_count <> packages)
+               AND NOT EXISTS (SELECT FROM package_without_own_segment AS misplaced WHERE misplaced.id = tenant.id)
+            UNION ALL
             SELECT stray.id, NULL, kind, affected FROM stray JOIN chunk ON chunk.id = stray.id
         )
         SELECT last_id_of_chunk, tenants_in_chunk AS "tenants_in_chunk!",

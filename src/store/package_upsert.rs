@@ -178,10 +178,11 @@ async fn upsert(
         ), new_general AS (
             -- The General segment, if a new package belongs to it and it is missing. It is exempt from the quota.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                  created_at, updated_at)
-            SELECT $1, $13, $14, $15, $16, $17, $18, true, $19, $19
-             WHERE EXISTS (SELECT FROM validated_item
-                            WHERE error IS NULL AND target_id IS NULL AND segment_id IS NULL)
+                                  created_at, updated_at, package_count)
+            SELECT $1, $13, $14, $15, $16, $17, $18, true, $19, $19, packages
+              FROM (SELECT count(*) AS packages FROM validated_item
+                     WHERE error IS NULL AND target_id IS NULL AND segment_id IS NULL) AS new
+             WHERE packages > 0
                AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND slug = $14)
             RETURNING id
         ), inserted AS (
@@ -243,6 +244,24 @@ async fn upsert(
                     packages.booking_type, packages.active, packages.grouping_order, packages.segment_id,
                     packages.external_id)
             RETURNING packages.*
+        ), segment_change AS (
+            -- By how many packages each segment changes. The table of packages still shows its old state here. The planner
+            -- expects few rows of this condition, and therefore finds the segments by their ids.
+            SELECT segment_id, sum(change) AS change
+              FROM (SELECT segment_id, 1 FROM inserted
+                     UNION ALL
+                    SELECT unnest(ARRAY[updated.segment_id, before.segment_id]), unnest(ARRAY[1, -1])
+                      FROM updated
+                     CROSS JOIN LATERAL (SELECT segment_id FROM packages
+                                          WHERE tenant_id = $1 AND packages.id = updated.id OFFSET 0) AS before
+                   ) AS package (segment_id, change)
+             GROUP BY segment_id
+            HAVING abs(sum(change)) > 0
+        ), counted_segment AS (
+            -- A new General segment is not in the table yet.
+            UPDATE segments SET package_count = package_count + change::int4
+              FROM segment_change
+             WHERE tenant_id = $1 AND id = segment_id
         ), new_event AS (
             -- One for each item that changes something, in their order.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)

@@ -221,10 +221,13 @@ impl Store {
                  WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) = coalesce($3, revision, id)
                    AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
                    AND EXISTS (SELECT FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
-                RETURNING id
+                RETURNING id, segment_id
             ), new_usage AS (
                 UPDATE tenant_usage SET package_count = package_count - 1
                  WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
+            ), counted_segment AS (
+                UPDATE segments SET package_count = package_count - 1
+                 WHERE tenant_id = $1 AND id = (SELECT segment_id FROM deleted)
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
                 SELECT 'package.deleted', $4, $1, $5, $6, jsonb_build_object('package_id', id) FROM deleted

@@ -252,8 +252,10 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         ), new_segment AS (
             -- The General segment.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                  created_at, updated_at)
-            SELECT tenant_id, segment_id, $20, $21, $22, $23, $24, true, created_at, created_at FROM to_insert
+                                  created_at, updated_at, package_count)
+            SELECT tenant_id, segment_id, $20, $21, $22, $23, $24, true, created_at, created_at,
+                   cardinality($25::text[])
+              FROM to_insert
         ), new_package AS (
             -- All default packages for each tenant.
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,

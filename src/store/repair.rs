@@ -84,22 +84,31 @@ impl Store {
                 RETURNING 1
             ), general AS (
                 SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $2
+            ), misplaced AS MATERIALIZED (
+                -- Packages without a segment, or in the segment of another tenant.
+                SELECT id
+                  FROM packages
+                 WHERE tenant_id = $1
+                   AND NOT EXISTS (SELECT FROM segments
+                                    WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
             ), new_segment AS (
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                      created_at, updated_at)
-                SELECT id, $3, $2, $4, $5, $6, $7, true, $8, $8 FROM tenant WHERE NOT EXISTS (SELECT FROM general)
+                                      created_at, updated_at, package_count)
+                SELECT id, $3, $2, $4, $5, $6, $7, true, $8, $8,
+                       -- The packages that are moved to it or created in it.
+                       CASE WHEN EXISTS (SELECT FROM packages WHERE tenant_id = $1)
+                            THEN (SELECT count(*) FROM misplaced) ELSE cardinality($10::uuid[]) END
+                  FROM tenant
+                 WHERE NOT EXISTS (SELECT FROM general)
                 RETURNING id
             ), target_segment AS MATERIALIZED (
                 -- The General segment; no row if the tenant does not exist.
                 SELECT id FROM general UNION ALL SELECT id FROM new_segment
             ), moved_package AS (
-                -- Packages without a segment, or in the segment of another tenant.
                 UPDATE packages
                    SET segment_id = target_segment.id, updated_at = $8
                   FROM target_segment
-                 WHERE tenant_id = $1
-                   AND NOT EXISTS (SELECT FROM segments
-                                    WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
+                 WHERE tenant_id = $1 AND packages.id IN (SELECT id FROM misplaced)
                 RETURNING 1
             ), new_package AS (
                 -- The default packages, only if the tenant has no package.
@@ -122,6 +131,19 @@ impl Store {
                  WHERE tenant_id = $1
                    AND (tenant_usage.package_count, tenant_usage.segment_count)
                        IS DISTINCT FROM (actual.package_count, actual.segment_count)
+                RETURNING 1
+            ), corrected_segment AS (
+                -- As above, for each segment. A new one is not in the table yet.
+                UPDATE segments
+                   SET package_count = actual.package_count
+                  FROM (SELECT id,
+                               (SELECT count(*) FROM packages WHERE tenant_id = $1 AND segment_id = segments.id)
+                               + CASE WHEN slug = $2 THEN (SELECT count(*) FROM moved_package)
+                                                          + (SELECT count(*) FROM new_package)
+                                      ELSE 0 END AS package_count
+                          FROM segments
+                         WHERE tenant_id = $1) AS actual
+                 WHERE tenant_id = $1 AND segments.id = actual.id AND segments.package_count <> actual.package_count
                 RETURNING 1
             ), new_key AS (
                 -- Only if the plan has a key and the tenant has none, not even an expired or revoked one.
@@ -147,7 +169,8 @@ impl Store {
                                    'packages_created', (SELECT count(*) FROM new_package),
                                    'api_keys_created', (SELECT count(*) FROM new_key),
                                    'packages_moved', (SELECT count(*) FROM moved_package),
-                                   'usage_counts_corrected', (SELECT count(*) FROM corrected_usage),
+                                   'usage_counts_corrected', (SELECT count(*) FROM corrected_usage)
+                                                             + (SELECT count(*) FROM corrected_segment),
                                    'emails_corrected', (SELECT count(*) FROM corrected_email),
                                    'signups_cleared', (SELECT count(*) FROM cleared_signup),
                                    'idempotency_records_deleted', (SELECT count(*) FROM deleted_record)) AS data
@@ -159,7 +182,8 @@ impl Store {
                    (SELECT count(*) FROM new_package) AS "packages_created!",
                    (SELECT count(*) FROM new_key) AS "api_keys_created!",
                    (SELECT count(*) FROM moved_package) AS "packages_moved!",
-                   (SELECT count(*) FROM corrected_usage) AS "usage_counts_corrected!",
+                   (SELECT count(*) FROM corrected_usage)
+                   + (SELECT count(*) FROM corrected_segment) AS "usage_counts_corrected!",
                    (SELECT count(*) FROM corrected_email) AS "emails_corrected!",
                    (SELECT count(*) FROM cleared_signup) AS "signups_cleared!",
                    (SELECT count(*) FROM deleted_record) AS "idempotency_records_deleted!"

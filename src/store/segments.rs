@@ -76,7 +76,11 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision,
+                   coalesce(package_count, (SELECT count(*) FROM packages
+                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
+                       AS package_count,
+                   NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
             ",
@@ -92,7 +96,11 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision,
+                   coalesce(package_count, (SELECT count(*) FROM packages
+                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
+                       AS package_count,
+                   NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.slug = convert_from($2, 'UTF8')
             ",
@@ -108,7 +116,11 @@ impl Store {
                     SegmentRow,
                     "
             SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, NULL::bool AS has_next
+                   external_id, revision,
+                   coalesce(package_count, (SELECT count(*) FROM packages
+                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
+                       AS package_count,
+                   NULL::bool AS has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN segments ON segments.tenant_id = $1 AND segments.external_id = convert_from($2, 'UTF8')
             ",
@@ -139,7 +151,11 @@ impl Store {
             SegmentRow,
             "
             SELECT segment.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision, has_next
+                   external_id, revision,
+                   coalesce(package_count, (SELECT count(*) FROM packages
+                                             WHERE packages.tenant_id = $1 AND segment_id = segment.id))::int4
+                       AS package_count,
+                   has_next
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
               LEFT JOIN LATERAL (
                     SELECT *, sum(bytes) OVER list - bytes AS bytes_before, lead(true) OVER list IS NOT NULL AS has_next
@@ -247,6 +263,7 @@ struct SegmentRow {
     updated_at: Option<OffsetDateTime>,
     external_id: Option<String>,
     revision: Option<Uuid>,
+    package_count: Option<i32>,
     /// As in [`ListRow`]; only in lists.
     has_next: Option<bool>,
 }
@@ -266,6 +283,7 @@ impl SegmentRow {
             updated_at: self.updated_at?,
             external_id: self.external_id,
             revision: self.revision,
+            package_count: self.package_count?,
         })
     }
 }
@@ -333,14 +351,14 @@ async fn upsert_row(
         ), inserted AS (
             -- The new segment. Without a sort order it follows all others.
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
-                                  created_at, updated_at, external_id)
+                                  created_at, updated_at, external_id, package_count)
             SELECT $1, $6, coalesce($3, $7), $4, coalesce($8, $4), coalesce($9, ''),
                    coalesce($10::int4,
                             least(2147483647,
                                   coalesce((SELECT sort_order FROM segments WHERE tenant_id = $1
                                              ORDER BY sort_order DESC LIMIT 1), 0)::int8
                                   + 1))::int4,
-                   coalesce($11, true), $12, $12, $15
+                   coalesce($11, true), $12, $12, $15, 0
               FROM validated_item
              WHERE error IS NULL AND target_id IS NULL
             RETURNING *
@@ -384,7 +402,12 @@ async fn upsert_row(
               JOIN segments ON tenant_id = $1 AND id = target_id
              WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated)
         )
-        SELECT error, to_jsonb(segment) AS "segment: Json<Segment>"
+        SELECT error,
+               to_jsonb(segment)
+               || jsonb_build_object('package_count',
+                                     coalesce(package_count, (SELECT count(*) FROM packages
+                                                               WHERE tenant_id = $1 AND segment_id = segment.id)))
+                   AS "segment: Json<Segment>"
           FROM validated_item
           LEFT JOIN segment ON true
         "#,

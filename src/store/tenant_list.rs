@@ -84,7 +84,7 @@ macro_rules! list_labeled_tenants_in_order {
                 SELECT key, value FROM counted ORDER BY tenants, number LIMIT 1
             )",
             order: $order,
-            candidates: "SELECT tenant.*
+            candidates: "SELECT tenant.*, in_range.created_at AS labeled_at, in_range.tenant_id
                                      FROM ((SELECT * FROM tenant_labels
                                              WHERE key = (SELECT key FROM rarest) AND value = (SELECT value FROM rarest)
                                                AND coalesce($4::bool, true) AND is_active AND NOT is_deleted
@@ -186,7 +186,7 @@ impl Store {
         match &list.order {
             TenantOrder::OldestFirst(after) if by_label => list_labeled_tenants_in_order!(
                 self,
-                order: "created_at, id",
+                order: "labeled_at, tenant_id",
                 ranges: "created_at, tenant_id",
                 "(created_at, tenant_id) > (coalesce($2::timestamptz, '-infinity'),
                                             coalesce($3::uuid, '00000000-0000-0000-0000-000000000000'))";
@@ -197,7 +197,7 @@ impl Store {
             ),
             TenantOrder::NewestFirst(after) if by_label => list_labeled_tenants_in_order!(
                 self,
-                order: "created_at DESC, id DESC",
+                order: "labeled_at DESC, tenant_id DESC",
                 ranges: "created_at DESC, tenant_id DESC",
                 "(created_at, tenant_id) < (coalesce($2::timestamptz, 'infinity'),
                                             coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))";

@@ -3,6 +3,8 @@
 //! The measure is pages that Postgres accessed, by its own counters. A session adds to these counters at its end at the
 //! latest, so a measurement ends with the server. Time is measured by `benches/bench`.
 
+use std::collections::BTreeMap;
+
 use sqlx::{ConnectOptions as _, postgres::PgConnection};
 use turnkey::{
     config::ServerSettings,
@@ -76,16 +78,30 @@ async fn measure_with(
 async fn database_with_tenants(tenants: u32) -> TestDatabase {
     let database = Cluster::get().migrated().await;
     let insert = format!(
-        "INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at, deleted_at)
+        "INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at, deleted_at,
+                              labels)
          SELECT gen_random_uuid(),
                 CASE n WHEN {tenants} THEN 'rare-one' ELSE 't' || substr(md5(n::text), 1, 12) END, 'Bella', 10, '{{}}',
                 n <> {tenants} - 1, now() + n * interval '1 second', now(),
-                CASE WHEN n <= {tenants} / 100 * 98 THEN now() END
-           FROM generate_series(1, {tenants}) AS n"
+                CASE WHEN n <= {tenants} / 100 * 98 THEN now() END,
+                jsonb_build_object('all', '', 'parity', (n % 2)::text, CASE n % 2 WHEN 0 THEN 'even' ELSE 'odd' END, '',
+                                   CASE n WHEN {tenants} - 5 THEN 'rare' ELSE 'common' END, '')
+           FROM generate_series(1, {tenants}) AS n;
+         INSERT INTO tenant_labels (tenant_id, key, value, is_active, is_deleted, created_at)
+         SELECT id, key, value, is_active, deleted_at IS NOT NULL, created_at
+           FROM tenants, jsonb_each_text(labels) AS label (key, value)"
     );
     database.execute_without_triggers(&insert).await;
     database.execute("VACUUM ANALYZE").await;
     database
+}
+
+fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn with_labels(selected: &[(&str, &str)]) -> ListTenantsRequest {
+    ListTenantsRequest { labels: labels(selected), ..ListTenantsRequest::default() }
 }
 
 fn tenant_lists() -> Vec<ListTenantsRequest> {
@@ -100,6 +116,10 @@ fn tenant_lists() -> Vec<ListTenantsRequest> {
         prefix("t"),
         prefix("rare"),
         prefix("none"),
+        with_labels(&[("all", "")]),
+        with_labels(&[("parity", "1")]),
+        with_labels(&[("rare", "")]),
+        with_labels(&[("none", "")]),
     ];
     let combinations = [
         ListTenantsRequest { is_active: Some(false), newest_first: true, ..all() },
@@ -107,6 +127,11 @@ fn tenant_lists() -> Vec<ListTenantsRequest> {
         ListTenantsRequest { is_active: Some(false), ..prefix("t") },
         ListTenantsRequest { show_deleted: true, newest_first: true, ..all() },
         ListTenantsRequest { show_deleted: true, ..prefix("t") },
+        ListTenantsRequest { is_active: Some(false), ..with_labels(&[("all", "")]) },
+        ListTenantsRequest { show_deleted: true, newest_first: true, ..with_labels(&[("all", "")]) },
+        with_labels(&[("all", ""), ("parity", "0")]),
+        with_labels(&[("all", ""), ("common", ""), ("rare", "")]),
+        ListTenantsRequest { newest_first: true, ..with_labels(&[("all", ""), ("rare", "")]) },
     ];
     single_filters.into_iter().chain(combinations).collect()
 }
@@ -132,6 +157,25 @@ async fn every_list_of_tenants_reads_as_much_among_50_000_tenants_as_among_10_00
         // An index can be one level deeper: one page more for each of four ranges.
         let deeper = 4 * 2 * CALLS;
         assert!(pages[1] * 2 <= pages[0] * 3 + deeper * 2, "{pages:?} pages: {request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_combined_filters_reads_at_most_1_000_tenants_for_each_state() {
+    let database = database_with_tenants(50_000).await;
+    let of_all = |labels| ListTenantsRequest { show_deleted: true, labels, ..ListTenantsRequest::default() };
+    let by_slug = |labels| ListTenantsRequest { slug_prefix: "t".to_owned(), ..of_all(labels) };
+    for request in [
+        // No tenant has both.
+        of_all(labels(&[("even", ""), ("parity", "1")])),
+        ListTenantsRequest { newest_first: true, ..of_all(labels(&[("even", ""), ("parity", "1")])) },
+        ListTenantsRequest { is_active: Some(true), ..of_all(labels(&[("all", ""), ("odd", ""), ("parity", "0")])) },
+        by_slug(labels(&[("none", "")])),
+        by_slug(labels(&[("rare", "")])),
+        by_slug(labels(&[("parity", "1")])),
+    ] {
+        let rows = measure(&database, ROWS, async |fixture| list_two_pages(fixture, &request, None).await).await;
+        assert!(rows <= 2 * CALLS * 20_000, "{rows} rows: {request:?}");
     }
 }
 

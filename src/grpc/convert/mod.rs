@@ -148,6 +148,7 @@ impl From<Segment> for pb::Segment {
             updated_at: Some(timestamp(segment.updated_at)),
             etag,
             external_id: segment.external_id,
+            package_count: segment.package_count,
         }
     }
 }

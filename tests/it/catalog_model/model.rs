@@ -285,6 +285,7 @@ impl Model {
             let entities = T::of(tenant);
             entities.retain(|other| other.id() != entity.id());
             entities.push(entity.clone());
+            tenant.count_packages();
         }
     }
 
@@ -293,11 +294,20 @@ impl Model {
         self.deleted_ids.push(entity.id().to_owned());
         for tenant in &mut self.tenants {
             T::of(tenant).retain(|other| other.id() != entity.id());
+            tenant.count_packages();
         }
     }
 }
 
 impl Tenant {
+    /// Sets the count of each segment.
+    fn count_packages(&mut self) {
+        for segment in &mut self.segments {
+            let in_segment = self.packages.iter().filter(|package| package.segment_id == segment.id);
+            segment.package_count = i32::try_from(in_segment.count()).unwrap();
+        }
+    }
+
     fn package(&self, id: &str) -> Option<&Package> {
         self.packages.iter().find(|package| package.id == id)
     }
