@@ -208,9 +208,9 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
               FROM input
         ), new_segment AS (
             INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active, created_at,
-                                  updated_at, external_id)
+                                  updated_at, external_id, package_count)
             SELECT * FROM unnest($21::uuid[], $22::uuid[], $23::text[], $24::text[], $25::text[], $26::text[],
-                                 $27::int4[], $28::bool[], $29::timestamptz[], $30::timestamptz[], $31::text[])
+                                 $27::int4[], $28::bool[], $29::timestamptz[], $30::timestamptz[], $31::text[], $47::int4[])
         ), new_package AS (
             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
                                   grouping_order, active, created_at, updated_at, external_id)
@@ -295,6 +295,7 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
         &column(&packages, |package| package.external_id.as_deref()) as _,
         &column(items, |item| item.now),
         &column(&tenants, |tenant| Json(&tenant.labels)) as _,
+        &column(&segments, |segment| segment.package_count),
     )
     .execute(connection)
     .await?;

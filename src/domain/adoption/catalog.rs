@@ -51,14 +51,25 @@ pub(super) fn parse(
     let mut packages = parsed?;
     if general.is_none() {
         repairs.push("segments: General created".to_owned());
-        segments.push(default_segment(tenant_id, general_id, context.now));
+        segments.push(default_segment(tenant_id, general_id, 0, context.now));
     }
     if packages.is_empty() {
         repairs.push("packages: the default packages created".to_owned());
         let ids = std::iter::repeat_with(|| PackageId::from_uuid((context.new_id)(context.now)));
         packages = default_packages(tenant_id, general_id, ids, context.now);
     }
+    count_packages(&mut segments, &packages);
     Some((segments, packages))
+}
+
+fn count_packages(segments: &mut [Segment], packages: &[Package]) {
+    let mut counts: HashMap<SegmentId, i32> = HashMap::new();
+    for package in packages {
+        *counts.entry(package.segment_id).or_default() += 1;
+    }
+    for segment in segments {
+        segment.package_count = counts.remove(&segment.id).unwrap_or_default();
+    }
 }
 
 /// What places a package among the others.
@@ -99,6 +110,8 @@ impl OldSegment {
             updated_at,
             external_id: Some(external_id?.into_string()),
             revision: None,
+            // Counted when all packages are placed.
+            package_count: 0,
         })
     }
 }
