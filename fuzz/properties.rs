@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use turnkey::{
     cli::import::rows,
     domain::{
-        CreateFullyProvisioned, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId, SignupForm, Slug,
-        TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
+        CreateFullyProvisioned, LegacyKeyHash, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId,
+        SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
         api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{
             CatalogIdentifier, Deletion, ListPackages, ListSegments, PackageUpsert, UpsertPackage, UpsertSegment,
@@ -105,7 +105,9 @@ pub fn api_keys(data: &[u8]) {
         assert_eq!(public.as_str(), text);
         assert!(text.starts_with("pk_") && text.ends_with(public.key_id()));
     }
+    let is_legacy = LegacyKeyHash::of_secret_key(&SecretString::from(text)).is_some();
     if let Some(key) = ParsedSecretKey::parse(&SecretString::from(text)) {
+        assert!(!is_legacy, "a text has one of the two formats");
         let public = text.replacen("sk_", "pk_", 1);
         let (public, _random) = public.rsplit_once('_').expect("a key has parts");
         assert_eq!(public, key.public_key);

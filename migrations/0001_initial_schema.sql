@@ -21,7 +21,7 @@ CREATE TABLE tenants (
     created_at         timestamptz   NOT NULL,
     updated_at         timestamptz   NOT NULL,
     deleted_at         timestamptz,
-    -- True for tenants created by CreateFromSignup: for these, a missing owner is damage. A repair that finds the owner
+    -- True for tenants created by CreateFromSignup or adopted with an owner: for these, a missing owner is damage. A repair that finds the owner
     -- lost clears it, because the address is lost too. SetOwner can give the tenant an owner again.
     is_signup          boolean       NOT NULL DEFAULT false,
     -- A trigger renews it whenever a column of the resource changes. NULL until then.
@@ -140,7 +140,8 @@ CREATE UNIQUE INDEX packages_external_id_key ON packages (tenant_id, external_id
 CREATE INDEX packages_grouping_order_idx ON packages (tenant_id, active, grouping_order, id);
 CREATE INDEX packages_segment_idx ON packages (tenant_id, segment_id, active, grouping_order, id);
 
--- The secret of a key is stored only as an Argon2id hash. The public key ends with the key id.
+-- The secret of a key is stored only as a hash. The public key ends with the key id. Keys in the platform's old form
+-- (docs/adr/0021-legacy-keys.md) come only from `turnkey adopt`.
 CREATE TABLE api_keys (
     key_id       text COLLATE "C" NOT NULL CONSTRAINT api_keys_pkey PRIMARY KEY,
     tenant_id    uuid        NOT NULL CONSTRAINT api_keys_tenant_id_fkey REFERENCES tenants (id),
@@ -158,12 +159,18 @@ CREATE TABLE api_keys (
     -- not count towards the quota of usable keys.
     rotated_at   timestamptz,
     CONSTRAINT api_keys_key_id_format CHECK (key_id ~ '^[0-9A-Za-z]{16}$'),
-    CONSTRAINT api_keys_public_key_format CHECK (public_key ~ '^pk_(live|test)_[a-z0-9]{1,16}_[0-9A-Za-z]{16}$'),
+    CONSTRAINT api_keys_public_key_format
+        CHECK (CASE WHEN starts_with(secret_hash, 'sha256:') THEN public_key ~ '^pk_live_[a-z0-9-]{1,63}_[0-9a-f]{16}$'
+                    ELSE public_key ~ '^pk_(live|test)_[a-z0-9]{1,16}_[0-9A-Za-z]{16}$' END),
     CONSTRAINT api_keys_public_key_matches_key_id CHECK (right(public_key, 17) = '_' || key_id),
-    CONSTRAINT api_keys_secret_hash_is_argon2id CHECK (starts_with(secret_hash, '$argon2id$')),
+    -- Argon2id of the random part, or SHA-256 of a whole old key.
+    CONSTRAINT api_keys_secret_hash_format
+        CHECK (starts_with(secret_hash, '$argon2id$') OR secret_hash ~ '^sha256:[0-9a-f]{64}$'),
     CONSTRAINT api_keys_name_length CHECK (length(name) BETWEEN 1 AND 200),
     CONSTRAINT api_keys_scope_known CHECK (scope IN ('CATALOG', 'CATALOG_READ'))
 );
+-- An old key is found by its hash: its secret half does not contain the key id.
+CREATE UNIQUE INDEX api_keys_legacy_hash_key ON api_keys (secret_hash) WHERE starts_with(secret_hash, 'sha256:');
 -- ListApiKeys, newest first. The service keeps few keys of a tenant (src/store/api_keys.rs), so the other queries by tenant
 -- read all of them.
 CREATE INDEX api_keys_created_at_idx ON api_keys (tenant_id, created_at, key_id);
@@ -179,7 +186,7 @@ CREATE TABLE owners (
     -- The form in which addresses are compared: the part before the @ by Unicode case folding, the domain in its ASCII
     -- form (src/domain/email.rs). Postgres has neither function, so the service writes both columns.
     canonical_email text COLLATE "C" NOT NULL CONSTRAINT owners_email_key UNIQUE,
-    password_hash   text, -- NULL until the first reset of an owner that SetOwner gave no password
+    password_hash   text, -- NULL until the first reset of an owner that has none yet
     email_verified_at             timestamptz,
     reset_token_hash              bytea,
     reset_token_expires_at        timestamptz,
@@ -191,7 +198,9 @@ CREATE TABLE owners (
     -- An administrator who changes an address has to change both columns. For ASCII addresses, Postgres can check that.
     CONSTRAINT owners_canonical_email_matches_email
         CHECK (canonical_email = lower(email COLLATE "C") OR octet_length(email) > length(email)),
-    CONSTRAINT owners_password_hash_is_argon2id CHECK (starts_with(password_hash, '$argon2id$')),
+    -- bcrypt only from `turnkey adopt`, until the owner has logged in.
+    CONSTRAINT owners_password_hash_format
+        CHECK (starts_with(password_hash, '$argon2id$') OR password_hash ~ '^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$'),
     CONSTRAINT owners_token_hash_lengths
         CHECK (length(reset_token_hash) = 32 AND length(verification_token_hash) = 32),
     CONSTRAINT owners_tokens_expire

@@ -1,5 +1,6 @@
 //! The command line. Each command has a file; its settings are in [`crate::config`].
 
+mod adopt;
 mod call;
 mod client;
 mod completions;
@@ -11,9 +12,11 @@ mod keys_file;
 mod migrate;
 mod output;
 mod owned_file;
+mod progress;
 mod protoset;
 mod purge;
 mod ready_file;
+mod retry;
 mod row_file;
 mod serve;
 mod token;
@@ -32,8 +35,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{
-        CallArgs, ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs, ImportArgs,
-        LogArgs, LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
+        AdoptArgs, CallArgs, ConfigErrors, DEFAULT_LOG_FILTER, DatabaseArgs, DoctorArgs, FlagsFirst, HealthcheckArgs,
+        ImportArgs, LogArgs, LogSettings, PurgeArgs, QUIET_LOG_FILTER, ServeArgs, TokenArgs,
     },
     error::ErrorChain,
     telemetry,
@@ -69,6 +72,8 @@ enum Command {
     Doctor(Box<DoctorArgs>),
     /// Create tenants from a CSV file and write their keys to another
     Import(Box<ImportArgs>),
+    /// Bring the tenants of the platform's old database over, with their keys and passwords
+    Adopt(Box<AdoptArgs>),
     /// Delete tenants permanently that were deleted some time ago
     Purge(PurgeArgs),
     /// Manage service tokens
@@ -100,6 +105,7 @@ impl Command {
             Self::Migrate(args) => Some(&args.0),
             Self::Doctor(args) => Some(&args.database.0),
             Self::Import(args) => Some(&args.database.0),
+            Self::Adopt(args) => Some(&args.database.0),
             Self::Purge(args) => Some(&args.database.0),
             Self::Token(_) | Self::Healthcheck(_) | Self::Call(_) | Self::Protoset | Self::Completions { .. } => None,
         }
@@ -107,7 +113,7 @@ impl Command {
 }
 
 /// Runs the command of the process. Exit code 0: it succeeded; 1: it failed; 2: the command line or a setting is invalid.
-/// The doctor has codes of its own.
+/// `doctor` and `adopt` have codes of their own.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
@@ -115,7 +121,8 @@ pub fn run() -> ExitCode {
         return fail(&restart_without_pgoptions(), 1);
     }
     let is_terminal = std::io::stderr().is_terminal();
-    let draws_progress = is_terminal && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Purge(_));
+    let draws_progress = is_terminal
+        && matches!(command, Command::Doctor(_) | Command::Import(_) | Command::Adopt(_) | Command::Purge(_));
     let is_quiet = draws_progress || matches!(command, Command::Call(_));
     let log = cli.log.settings(is_terminal, if is_quiet { QUIET_LOG_FILTER } else { DEFAULT_LOG_FILTER });
     match command {
@@ -123,6 +130,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(args) => run_command(log, args.0.settings(), migrate::run, 1),
         Command::Doctor(args) => run_command(log, args.settings(), doctor::run, 2),
         Command::Import(args) => run_command(log, args.settings(), import::run, 1),
+        Command::Adopt(args) => run_command(log, args.settings(), adopt::run, 2),
         Command::Purge(args) => run_command(log, args.settings(), purge::run, 1),
         Command::Token(TokenCommand::Create(args)) => run_command(log, args.settings(), token::create, 1),
         Command::Healthcheck(args) => run_command(log, args.0.settings(), healthcheck::run, 1),

@@ -4,6 +4,7 @@
 //! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that several
 //! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
+mod adopt;
 mod bounds;
 mod call;
 mod client;
@@ -33,6 +34,7 @@ use sqlx::postgres::PgConnectOptions;
 use strum::EnumString;
 use tracing_subscriber::EnvFilter;
 
+pub use adopt::{AdoptArgs, AdoptSettings};
 pub use bounds::Bounds;
 pub use call::{CallArgs, CallData, CallSettings};
 pub use client::{ClientIdentity, ClientSettings};
@@ -179,8 +181,8 @@ impl DatabaseArgs {
             }
             (Some(url), None) => parse_database_url(DATABASE_URL, url, errors),
             (None, Some(path)) => {
-                let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-                parse_database_url(DATABASE_URL_FILE, errors.check(DATABASE_URL_FILE, text)?.trim(), errors)
+                let text = errors.check(DATABASE_URL_FILE, read_url(path))?;
+                parse_database_url(DATABASE_URL_FILE, text.trim(), errors)
             }
             (None, None) => self.embedded(errors),
         }
@@ -201,14 +203,22 @@ impl DatabaseArgs {
     }
 }
 
+fn read_url(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
 fn parse_database_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<Database> {
+    parse_postgres_url(setting, url, errors).map(|options| Database::Url(Box::new(options)))
+}
+
+fn parse_postgres_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<PgConnectOptions> {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     if !matches!(scheme.as_deref(), Some("postgres" | "postgresql")) {
         errors.add(setting, "must begin with postgres://");
         return None;
     }
     // The parser's messages name the invalid part, not its text, so that they reveal no password.
-    errors.check(setting, PgConnectOptions::from_str(url)).map(|options| Database::Url(Box::new(options)))
+    errors.check(setting, PgConnectOptions::from_str(url))
 }
 
 impl KeyArgs {

@@ -9,6 +9,7 @@ use super::{
     idempotency::{Fingerprint, IdempotentRpc},
     ids::TenantId,
     key_format::PublicKey,
+    legacy_key::LegacyKeyHash,
     paging::{ListRow, Page, PageCursor, PageSize, PageTokenScope, micros_since_epoch, time_from_micros},
     request_id::RequestId,
     text::DisplayName,
@@ -56,6 +57,11 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// Returns the id of the key, with which its public half ends.
+    pub fn key_id(&self) -> &str {
+        self.public_key.rsplit('_').next().unwrap_or_default()
+    }
+
     /// Returns a key as a tenant's first one is created: without a name and an expiry, in the default scope.
     pub fn new(public_key: String, tenant_id: TenantId, created_at: OffsetDateTime) -> Self {
         Self {
@@ -178,8 +184,7 @@ impl ListApiKeys {
     pub fn page(&self, tenant_id: TenantId, rows: Vec<ListRow<ApiKey>>) -> Page<ApiKey> {
         Page::from_rows(rows, self.size, &Self::page_token_scope(tenant_id), |key| KeyCursor {
             created_at: key.created_at,
-            // The public key ends with the key id.
-            key_id: key.public_key.rsplit('_').next().unwrap_or_default().to_owned(),
+            key_id: key.key_id().to_owned(),
         })
     }
 }
@@ -198,12 +203,21 @@ impl PageCursor for KeyCursor {
     }
 }
 
-/// A key found by its id, with everything that the verdict depends on.
+/// What a presented key is found by.
+#[derive(Debug, Clone)]
+pub enum KeyLookup {
+    /// The id of a key in the current format, whose secret is compared afterwards.
+    Id(String),
+    /// The hash of a whole key in the old format.
+    LegacyHash(LegacyKeyHash),
+}
+
+/// A key that was found, with everything that the verdict depends on.
 #[derive(Debug, Clone)]
 pub struct StoredApiKey {
     pub key: ApiKey,
     pub tenant_slug: String,
-    /// Argon2id in PHC format.
+    /// Argon2id in PHC format, or the text of a [`LegacyKeyHash`].
     pub secret_hash: String,
     pub tenant_is_active: bool,
     pub tenant_is_deleted: bool,

@@ -16,7 +16,7 @@ use super::{
 pub const DEFAULT_EVENT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// Every type of event.
-pub const EVENT_TYPES: [&str; 20] = [
+pub const EVENT_TYPES: [&str; 21] = [
     "tenant.created",
     "tenant.updated",
     "tenant.suspended",
@@ -25,6 +25,7 @@ pub const EVENT_TYPES: [&str; 20] = [
     "tenant.undeleted",
     "tenant.purged",
     "tenant.repaired",
+    "tenant.adopted",
     "api_key.created",
     "api_key.rotated",
     "api_key.revoked",

@@ -1,12 +1,14 @@
 //! The format of API keys: `pk_live_<stem>_<keyid>` is public, `sk_live_<stem>_<keyid>_<random>` is secret.
 //!
 //! `<random>` is 256 bits as 43 base62 digits, followed by the CRC-32 of everything before it as 6 more, so that a
-//! scanner or a client can detect a mistyped key without a call. Keys are created in `secrets`.
+//! scanner or a client can detect a mistyped key without a call. Keys are created in `secrets`. Keys that the platform created
+//! before Turnkey have another format ([`super::legacy_key`]).
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     base62::{U256_DIGITS, push_digits},
+    legacy_key::{LegacyKeyHash, is_legacy_public_key},
     validation::{InvalidValue, Reason},
 };
 
@@ -29,7 +31,8 @@ pub enum KeyMode {
     Test,
 }
 
-/// The public half of a key, `pk_live_<stem>_<keyid>`.
+/// The public half of a key, `pk_live_<stem>_<keyid>`, or that of an old one. Both end with the 16 characters by which the
+/// key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(String);
 
@@ -40,13 +43,10 @@ impl PublicKey {
         if text.is_empty() {
             return Err(InvalidValue::missing());
         }
-        match text.strip_prefix(PUBLIC_PREFIX).and_then(parse_key_id) {
-            Some(_) => Ok(Self(text.to_owned())),
-            None => Err(InvalidValue::new(
-                Reason::BadFormat,
-                "must be a public key, such as pk_live_bella_4fT9cQ2mXw7LzR1k",
-            )),
+        if text.strip_prefix(PUBLIC_PREFIX).and_then(parse_key_id).is_some() || is_legacy_public_key(text) {
+            return Ok(Self(text.to_owned()));
         }
+        Err(InvalidValue::new(Reason::BadFormat, "must be a public key, such as pk_live_bella_4fT9cQ2mXw7LzR1k"))
     }
 
     pub fn as_str(&self) -> &str {
@@ -56,6 +56,21 @@ impl PublicKey {
     /// Returns the id by which the database finds the key.
     pub fn key_id(&self) -> &str {
         &self.0[self.0.len() - KEY_ID_LENGTH..]
+    }
+}
+
+/// A secret key that a caller presents, in one of the two formats. It may still be unknown.
+#[derive(Debug)]
+pub enum PresentedSecretKey {
+    Current(ParsedSecretKey),
+    Legacy(LegacyKeyHash),
+}
+
+impl PresentedSecretKey {
+    /// Returns `None` if the text is malformed or its checksum is wrong.
+    pub fn parse(secret_key: &SecretString) -> Option<Self> {
+        let current = ParsedSecretKey::parse(secret_key).map(Self::Current);
+        current.or_else(|| LegacyKeyHash::of_secret_key(secret_key).map(Self::Legacy))
     }
 }
 
@@ -119,16 +134,19 @@ mod tests {
     const NAME: &str = "sk_live_bella_4fT9cQ2mXw7LzR1k";
 
     #[test]
-    fn a_public_key_has_one_format() {
+    fn a_public_key_has_the_current_or_the_old_format() {
         let key = PublicKey::parse(PUBLIC_KEY).unwrap();
         assert_eq!(key.key_id(), "4fT9cQ2mXw7LzR1k");
         assert!(PublicKey::parse("pk_test_b2_4fT9cQ2mXw7LzR1k").is_ok());
+        let legacy = PublicKey::parse("pk_live_bella--weddings_0123456789abcdef").unwrap();
+        assert_eq!(legacy.key_id(), "0123456789abcdef");
         assert_eq!(PublicKey::parse("").unwrap_err().reason, Reason::MissingField);
         for other in [
             "pk_live_bella_4fT9cQ2mXw7LzR1",
             "pk_live_bella_4fT9cQ2mXw7LzR1kk",
             "pk_live_bella_4fT9cQ2mXw7Lz-1k",
             "pk_live__4fT9cQ2mXw7LzR1k",
+            "pk_live_bella-weddings_4fT9cQ2mXw7LzR1k",
             "pk_live_photographyandmor_4fT9cQ2mXw7LzR1k",
             "pk_dead_bella_4fT9cQ2mXw7LzR1k",
             "pk_live_Bella_4fT9cQ2mXw7LzR1k",

@@ -9,7 +9,7 @@ use time::Duration;
 use super::{
     email::Email,
     idempotency::Sha256Digest,
-    password::Password,
+    password::PresentedPassword,
     validation::{InvalidValue, Reason},
 };
 
@@ -22,12 +22,12 @@ pub const ATTEMPT_WINDOW: Duration = Duration::minutes(15);
 /// longer one has lost its replica or its connection.
 pub const PENDING_LIFETIME: Duration = Duration::minutes(1);
 
-/// An e-mail address and a password to compare. `None` stands for a text that cannot be one: it matches no owner, and is
-/// counted like every other wrong attempt.
+/// An e-mail address and a password to compare.
 #[derive(Debug, Clone)]
 pub struct LogIn {
+    /// `None` stands for a text that is no address: it matches no owner, and is counted like every other wrong attempt.
     pub email: Option<Email>,
-    pub password: Option<Password>,
+    pub password: PresentedPassword,
     pub pair: AttemptPair,
 }
 
@@ -47,14 +47,15 @@ pub struct AttemptPair {
 pub struct ClientAddress(String);
 
 impl LogIn {
-    /// `email` is the text that was entered, whether or not it is an address.
-    pub fn new(email: &str, password: Option<Password>, client_address: Option<&ClientAddress>) -> Self {
+    /// `email` and `password` are the texts that were entered, whether or not they can be an address and a password.
+    pub fn new(email: &str, password: &str, client_address: Option<&ClientAddress>) -> Self {
         let parsed = Email::parse(email).ok();
         let email_hash = parsed.as_ref().map_or_else(|| hash(b"text", &[email]), email_hash);
         let pair_hash = match client_address {
             Some(ClientAddress(address)) => hash(&email_hash, &[address]),
             None => hash(&email_hash, &[]),
         };
+        let password = PresentedPassword::new(password);
         Self { email: parsed, password, pair: AttemptPair { email_hash, pair_hash } }
     }
 }
@@ -111,7 +112,7 @@ mod tests {
 
     fn pair(email: &str, client_address: Option<&str>) -> AttemptPair {
         let client_address = client_address.map(|text| ClientAddress::parse(text).unwrap());
-        LogIn::new(email, None, client_address.as_ref()).pair
+        LogIn::new(email, "", client_address.as_ref()).pair
     }
 
     #[test]

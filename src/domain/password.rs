@@ -1,6 +1,8 @@
 //! Passwords of owners: length and normalization. Whether one is easily guessed is checked in `secrets`.
 
-use secrecy::{ExposeSecret as _, SecretString};
+use std::fmt;
+
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
@@ -13,11 +15,26 @@ use super::validation::{InvalidValue, Reason};
 #[derive(Debug, Clone)]
 pub struct Password(SecretString);
 
+/// A password that a caller enters, to be compared with the stored hash. Its length does not matter: an owner whose password
+/// comes from the old platform may have a shorter one than is permitted now.
+///
+/// `Debug` shows nothing, and the memory is wiped on drop.
+#[derive(Clone)]
+pub struct PresentedPassword {
+    /// In NFKC, the text that Argon2id compares. `None` for an empty or overlong text: no stored hash is that of such a text.
+    normalized: Option<SecretString>,
+    /// The bytes that bcrypt compares: as they were sent.
+    first_bytes: SecretSlice<u8>,
+}
+
+/// A longer text cannot normalize to [`Password::MAX_LENGTH`] characters.
+const MAX_BYTES: usize = 4_096;
+/// bcrypt ignores all bytes after these.
+const BCRYPT_BYTES: usize = 72;
+
 impl Password {
     const MIN_LENGTH: usize = 8;
     const MAX_LENGTH: usize = 128;
-    /// A longer text cannot normalize to 128 characters and is rejected unread.
-    const MAX_BYTES: usize = 4_096;
 
     /// # Errors
     /// `MISSING_FIELD`, `TOO_SHORT`, `TOO_LONG`.
@@ -26,23 +43,15 @@ impl Password {
             return Err(InvalidValue::missing());
         }
         let too_long = || InvalidValue::new(Reason::TooLong, "must have at most 128 characters");
-        if text.len() > Self::MAX_BYTES {
-            return Err(too_long());
-        }
-        // Allocates the full length: growing the string would leave copies of the password in memory.
-        let mut normalized = Zeroizing::new(String::with_capacity((Self::MAX_LENGTH + 1) * 4));
-        let mut length = 0;
-        for ch in text.nfkc().take(Self::MAX_LENGTH + 1) {
-            normalized.push(ch);
-            length += 1;
-        }
+        let normalized = normalize(text).ok_or_else(too_long)?;
+        let length = normalized.expose_secret().chars().count();
         if length > Self::MAX_LENGTH {
             return Err(too_long());
         }
         if length < Self::MIN_LENGTH {
             return Err(InvalidValue::new(Reason::TooShort, "must have at least 8 characters"));
         }
-        Ok(Self(SecretString::from(normalized.as_str())))
+        Ok(Self(normalized))
     }
 
     pub fn expose(&self) -> &str {
@@ -52,6 +61,52 @@ impl Password {
     pub fn into_secret(self) -> SecretString {
         self.0
     }
+}
+
+impl PresentedPassword {
+    pub fn new(text: &str) -> Self {
+        let first_bytes = &text.as_bytes()[..text.len().min(BCRYPT_BYTES)];
+        let normalized = if text.is_empty() { None } else { normalize(text) };
+        Self { normalized, first_bytes: first_bytes.to_vec().into() }
+    }
+
+    pub const fn normalized(&self) -> Option<&SecretString> {
+        self.normalized.as_ref()
+    }
+
+    /// Whether the text is empty, which is the password of no one.
+    pub fn is_empty(&self) -> bool {
+        self.first_bytes().is_empty()
+    }
+
+    /// Returns up to 72 bytes of the text as it was sent.
+    pub fn first_bytes(&self) -> &[u8] {
+        self.first_bytes.expose_secret()
+    }
+}
+
+impl From<Password> for PresentedPassword {
+    fn from(password: Password) -> Self {
+        Self::new(password.expose())
+    }
+}
+
+impl fmt::Debug for PresentedPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresentedPassword")
+    }
+}
+
+/// Returns the text in NFKC, or `None` if it is overlong, which is then not read.
+fn normalize(text: &str) -> Option<SecretString> {
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    // Allocates the full length: growing the string would leave copies of the password in memory.
+    let length = text.nfkc().map(char::len_utf8).sum();
+    let mut normalized = Zeroizing::new(String::with_capacity(length));
+    normalized.extend(text.nfkc());
+    Some(SecretString::from(normalized.as_str()))
 }
 
 #[cfg(test)]
@@ -92,7 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn a_presented_password_of_any_length_is_normalized_and_keeps_its_first_72_bytes() {
+        let presented = |text: &str| {
+            let presented = PresentedPassword::new(text);
+            let normalized = presented.normalized().map(|text| text.expose_secret().to_owned());
+            (normalized, presented.first_bytes().to_vec())
+        };
+        assert_eq!(presented("cafe\u{301}"), (Some("café".to_owned()), "cafe\u{301}".as_bytes().to_vec()));
+        let long = "é".repeat(200);
+        assert_eq!(presented(&long), (Some(long.clone()), long.as_bytes()[..72].to_vec()));
+        let cut = format!("{}é", "a".repeat(71));
+        assert_eq!(presented(&cut).1.len(), 72, "in the middle of a character");
+        assert_eq!(presented(&"a".repeat(4_097)), (None, vec![b'a'; 72]));
+        assert_eq!(presented(""), (None, Vec::new()));
+    }
+
+    #[test]
     fn debug_output_of_a_password_does_not_contain_it() {
         assert!(!format!("{:?}", Password::parse("correct horse").unwrap()).contains("horse"));
+        assert!(!format!("{:?}", PresentedPassword::new("correct horse")).contains("horse"));
     }
 }

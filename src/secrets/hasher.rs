@@ -16,7 +16,7 @@ use super::{
     password_strength,
 };
 use crate::{
-    domain::{Argon2Params, Password},
+    domain::{Argon2Params, BcryptHash, Password, PresentedPassword},
     error::{Error, Result},
     telemetry::metrics::QueueStats,
 };
@@ -156,19 +156,38 @@ impl Hasher {
         self.passwords(purpose).hash_one(SaltedSecret::new(password.into_secret(), rng)).await
     }
 
-    /// Compares the password with the stored hash. If either is missing it does the same work and finds no match.
+    /// Hashes a password that matches an outdated hash. Returns `None` if it is too long, so that the outdated hash stays.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if the queue is full.
+    pub async fn rehash_password(
+        &self,
+        purpose: PasswordUse,
+        password: PresentedPassword,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<String>> {
+        let Some(normalized) = password.normalized().cloned() else { return Ok(None) };
+        self.passwords(purpose).hash_one(SaltedSecret::new(normalized, rng)).await.map(Some)
+    }
+
+    /// Compares the password with the stored hash, of Argon2id or of bcrypt. Without a stored hash it does the work of an
+    /// Argon2id hash and finds no match; so it does for an empty password.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
     pub async fn verify_password(
         &self,
         purpose: PasswordUse,
-        password: Option<Password>,
+        password: PresentedPassword,
         stored: Option<String>,
     ) -> Result<Verification> {
-        let stored = stored.filter(|_| password.is_some());
-        let secret = password.map(Password::into_secret).unwrap_or_default();
-        self.passwords(purpose).verify(secret, stored).await
+        let profile = self.passwords(purpose);
+        let stored = stored.filter(|_| !password.is_empty());
+        if let Some(hash) = stored.as_deref().and_then(|stored| BcryptHash::parse(stored).ok()) {
+            return profile.verify_bcrypt(password, hash).await;
+        }
+        let stored = stored.filter(|_| password.normalized().is_some());
+        profile.verify(password.normalized().cloned().unwrap_or_default(), stored).await
     }
 
     /// Returns whether an attacker who knows `user_inputs` easily guesses the password. Runs on the pool of its use,
@@ -233,6 +252,14 @@ impl HashProfile {
         Ok(Verification { matches, needs_rehash })
     }
 
+    /// A match needs a rehash: bcrypt is not the current function.
+    async fn verify_bcrypt(&self, password: PresentedPassword, hash: BcryptHash) -> Result<Verification> {
+        // Outputs compare in constant time.
+        let compare = move |_memory: &mut Vec<Block>| bcrypt::verify(password.first_bytes(), hash.as_str());
+        let matches = self.pool.run(compare).await?.map_err(Error::internal)?;
+        Ok(Verification { matches, needs_rehash: true })
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         cost: u32,
@@ -266,6 +293,10 @@ mod tests {
         Password::parse(text).unwrap()
     }
 
+    fn presented(text: &str) -> PresentedPassword {
+        PresentedPassword::new(text)
+    }
+
     #[tokio::test]
     async fn a_hash_is_a_phc_string_that_another_verifier_accepts() {
         let hasher = hasher(Argon2Params::PASSWORD);
@@ -293,12 +324,11 @@ mod tests {
     async fn a_stored_hash_is_verified_with_its_own_parameters() {
         let stored = hasher(CHEAP).hash_password(SignUp, password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 16, ..CHEAP });
-        let verified = async |text: &str| {
-            current.verify_password(LogIn, Some(password(text)), Some(stored.clone())).await.unwrap()
-        };
+        let verified =
+            async |text: &str| current.verify_password(LogIn, presented(text), Some(stored.clone())).await.unwrap();
         assert_eq!(verified("correct horse").await, Verification { matches: true, needs_rehash: true });
         assert_eq!(verified("correct house").await, Verification { matches: false, needs_rehash: true });
-        let same = hasher(CHEAP).verify_password(LogIn, Some(password("correct horse")), Some(stored)).await.unwrap();
+        let same = hasher(CHEAP).verify_password(LogIn, presented("correct horse"), Some(stored)).await.unwrap();
         assert_eq!(same, Verification { matches: true, needs_rehash: false });
     }
 
@@ -308,7 +338,7 @@ mod tests {
         let stored = hasher(CHEAP).hash_password(SignUp, password("correct horse"), &mut rng()).await.unwrap();
         let current = hasher(Argon2Params { memory_kib: 32, ..CHEAP });
         let used_kib = async |text: &str| {
-            current.verify_password(LogIn, Some(password(text)), Some(stored.clone())).await.unwrap();
+            current.verify_password(LogIn, presented(text), Some(stored.clone())).await.unwrap();
             current.log_ins.pool.run(|memory| memory.len()).await.unwrap()
         };
         assert_eq!(used_kib("correct horse").await, 8);
@@ -323,10 +353,55 @@ mod tests {
             assert!(!hasher.verify_key(SecretString::default(), Some(stored.to_owned())).await.unwrap(), "{stored}");
         }
         assert!(!hasher.verify_key(SecretString::default(), None).await.unwrap());
-        assert!(!hasher.verify_password(LogIn, None, Some(valid.clone())).await.unwrap().matches, "no password");
+        assert!(
+            !hasher.verify_password(LogIn, presented(""), Some(valid.clone())).await.unwrap().matches,
+            "no password"
+        );
         for foreign in [valid.replace("$argon2id$", "$argon2i$"), valid.replace("$v=19$", "$v=16$")] {
             assert!(!hasher.verify_key(SecretString::default(), Some(foreign.clone())).await.unwrap(), "{foreign}");
         }
         assert!(hasher.verify_key(SecretString::default(), Some(valid)).await.unwrap());
+    }
+
+    async fn bcrypt_matches(hash: &str, text: &str) -> bool {
+        hasher(CHEAP).verify_password(LogIn, presented(text), Some(hash.to_owned())).await.unwrap().matches
+    }
+
+    /// The vectors are those of jBCrypt.
+    #[tokio::test]
+    async fn a_bcrypt_hash_of_any_of_its_forms_is_verified() {
+        let hash = "$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe";
+        for form in ["$2a$", "$2b$", "$2y$"] {
+            assert!(bcrypt_matches(&hash.replace("$2a$", form), "a").await, "{form}");
+            assert!(!bcrypt_matches(&hash.replace("$2a$", form), "b").await, "{form}");
+        }
+        assert!(!bcrypt_matches(&hash.replace("$2a$", "$2x$"), "a").await);
+        let of_empty = "$2a$06$DCq7YPn5Rq63x1Lad4cll.TV4S6ytwfsfvkgY8jIucDrjc8deX1s.";
+        assert!(!bcrypt_matches(of_empty, "").await, "an empty password is the password of no one");
+    }
+
+    #[tokio::test]
+    async fn bcrypt_compares_the_first_72_bytes_as_they_were_sent() {
+        let hash = |text: &str| bcrypt::hash_with_salt(text, 4, [7; 16]).unwrap().to_string();
+        let long = "é".repeat(40);
+        assert!(bcrypt_matches(&hash(&long), &long).await);
+        assert!(bcrypt_matches(&hash(&long), &format!("{}other", &long[..72])).await);
+        assert!(bcrypt_matches(&hash(&"x".repeat(100)), &"x".repeat(5_000)).await);
+        assert!(!bcrypt_matches(&hash("cafe\u{301}"), "café").await, "not normalized");
+        assert!(bcrypt_matches(&hash("a\0b"), "a\0b").await);
+        assert!(!bcrypt_matches(&hash("a\0b"), "a").await);
+    }
+
+    #[tokio::test]
+    async fn a_short_password_that_bcrypt_accepted_is_rehashed_and_an_overlong_one_is_not() {
+        let hasher = hasher(CHEAP);
+        let stored = bcrypt::hash_with_salt("kitty", 4, [7; 16]).unwrap().to_string();
+        let verified = hasher.verify_password(LogIn, presented("kitty"), Some(stored)).await.unwrap();
+        assert_eq!(verified, Verification { matches: true, needs_rehash: true });
+        let rehashed = hasher.rehash_password(LogIn, presented("kitty"), &mut rng()).await.unwrap();
+        let verified = hasher.verify_password(LogIn, presented("kitty"), rehashed).await.unwrap();
+        assert_eq!(verified, Verification { matches: true, needs_rehash: false });
+        let overlong = presented(&"x".repeat(5_000));
+        assert_eq!(hasher.rehash_password(LogIn, overlong, &mut rng()).await.unwrap(), None);
     }
 }

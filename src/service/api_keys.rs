@@ -9,9 +9,10 @@ use crate::{
     domain::{
         Actor, ApiKey, InvalidValue, KeyStatus, KeyVerdict, ParsedSecretKey, PublicKey, Reason, RequestId, TenantId,
         Violations,
-        api_key::{AddApiKey, AddedApiKey, CreateApiKey, ListApiKeys, RotateApiKey},
+        api_key::{AddApiKey, AddedApiKey, CreateApiKey, KeyLookup, ListApiKeys, RotateApiKey, StoredApiKey},
         caller::PresentedKey,
         idempotency::{Fingerprint, IdempotencyScope, NewIdempotencyRecord},
+        key_format::PresentedSecretKey,
         paging::Page,
         provisioning::NewApiKey,
     },
@@ -123,27 +124,39 @@ impl TenantService {
         Ok(key)
     }
 
-    /// Whether the text has the format and checksum of a secret key. Does not query the database.
+    /// Whether the text has the format of a secret key, and its checksum if that format has one. Does not query the database.
     pub fn has_key_format(&self, secret_key: &SecretString) -> bool {
-        ParsedSecretKey::parse(secret_key).is_some()
+        PresentedSecretKey::parse(secret_key).is_some()
     }
 
-    /// Verifies a secret key. A malformed key is rejected at once; every other one costs one lookup and one hash,
-    /// whether or not the key exists.
+    /// Verifies a secret key. A malformed key is rejected at once. Every other one costs one lookup, and one hash if it is in
+    /// the current format, whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
-        let Some(parsed) = ParsedSecretKey::parse(&secret_key) else { return Ok(KeyVerdict::Invalid) };
-        let found = self.store.find_api_key(parsed.key_id.clone()).await?;
-        // The key's id alone does not make it the same key: its mode and stem have to match, too.
-        let mut stored = found.filter(|stored| stored.key.public_key == parsed.public_key);
-        let stored_hash = stored.as_mut().map(|stored| std::mem::take(&mut stored.secret_hash));
-        let matches = self.hasher.verify_key(parsed.random_part, stored_hash).await?;
-        let Some(stored) = stored.filter(|_| matches) else { return Ok(KeyVerdict::Invalid) };
-        let (last_used_at, now) = (stored.key.last_used_at, self.clock.now());
+        let stored = match PresentedSecretKey::parse(&secret_key) {
+            None => None,
+            Some(PresentedSecretKey::Current(presented)) => self.find_authentic_key(presented).await?,
+            // The hash of the whole key has found it, so the secret is correct.
+            Some(PresentedSecretKey::Legacy(hash)) => self.store.find_api_key(KeyLookup::LegacyHash(hash)).await?,
+        };
+        let Some(stored) = stored else { return Ok(KeyVerdict::Invalid) };
+        let (key_id, last_used_at) = (stored.key.key_id().to_owned(), stored.key.last_used_at);
+        let now = self.clock.now();
         let verdict = stored.verdict(now);
         if matches!(verdict, KeyVerdict::Authentic { status: KeyStatus::Valid, .. }) {
-            self.key_usage.note(parsed.key_id, last_used_at, now);
+            self.key_usage.note(key_id, last_used_at, now);
         }
         Ok(verdict)
+    }
+
+    /// Finds the key with the presented id, and returns it if the secret is correct.
+    async fn find_authentic_key(&self, presented: ParsedSecretKey) -> Result<Option<StoredApiKey>> {
+        let ParsedSecretKey { key_id, public_key, random_part } = presented;
+        let found = self.store.find_api_key(KeyLookup::Id(key_id)).await?;
+        // The key's id alone does not make it the same key: its mode and stem have to match, too.
+        let mut stored = found.filter(|stored| stored.key.public_key == public_key);
+        let stored_hash = stored.as_mut().map(|stored| std::mem::take(&mut stored.secret_hash));
+        let matches = self.hasher.verify_key(random_part, stored_hash).await?;
+        Ok(stored.filter(|_| matches))
     }
 }
 

@@ -1,4 +1,9 @@
-//! Creates many tenants, each independently of the others. `provisioning.rs` creates them.
+//! Creates many tenants, each independently of the others. `provisioning.rs` creates them. Also has what all batches share.
+
+use std::sync::OnceLock;
+
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 
 use std::collections::HashSet;
 
@@ -12,6 +17,9 @@ use crate::{
     },
     error::{Error, Result},
 };
+
+/// How many items of a batch are worked on at a time: enough for the statements that can run at a time.
+const BATCH_WINDOW: usize = 64;
 
 impl TenantService {
     /// Creates each tenant completely or not at all. An item that fails does not affect the others. The outcomes are in
@@ -55,6 +63,29 @@ impl TenantService {
             _ => Ok(outcomes),
         }
     }
+}
+
+/// Does the work of each item, a bounded number of them at a time, and returns its result. Once the database is unavailable
+/// or overloaded, the remaining items have this error, too.
+pub(super) async fn run_each<'a, Item, T, Work>(items: &'a [Item], work: impl Fn(&'a Item) -> Work) -> Vec<Result<T>>
+where
+    Work: Future<Output = Result<T>>,
+{
+    let (window, outage) = (Semaphore::new(BATCH_WINDOW), OnceLock::new());
+    let (window, outage, work) = (&window, &outage, &work);
+    let results = items.iter().map(|item| async move {
+        // Never closed.
+        let _permit = window.acquire().await.map_err(Error::internal)?;
+        if let Some(error) = outage.get() {
+            return Err(Error::clone(error));
+        }
+        let result = work(item).await;
+        if let Err(error @ (Error::DatabaseUnavailable(_) | Error::Overloaded)) = &result {
+            let _ = outage.set(error.clone());
+        }
+        result
+    });
+    join_all(results).await
 }
 
 /// Whether the error is not the fault of its item.

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{
-        ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, catalog::UpsertResult,
-        idempotency::IdempotentRpc, owner::OwnerTokenPurpose,
+        ApiKey, Package, PackageId, Segment, SegmentId, Tenant, TenantChange, TenantId, adoption::Adoption,
+        catalog::UpsertResult, idempotency::IdempotentRpc, owner::OwnerTokenPurpose,
     },
     store::{RepairResult, ResetResult},
 };
@@ -26,6 +26,17 @@ pub(super) fn tenant_changed(tenant: &Tenant, change: &TenantChange, now: Offset
         TenantChange::Undelete => "Undeleted tenant",
     };
     tracing::info!(tenant_id = %tenant.id, "{message}");
+}
+
+pub(super) fn tenant_adopted(adoption: &Adoption) {
+    let Adoption { tenant, segments, packages } = adoption;
+    tracing::info!(
+        tenant_id = %tenant.id,
+        slug = tenant.slug.as_str(),
+        segments = segments.len(),
+        packages = packages.len(),
+        "Adopted tenant"
+    );
 }
 
 pub(super) fn tenant_purged(tenant_id: TenantId) {

@@ -4,6 +4,7 @@
 //! transaction. It gets parsed values and does not validate them again. ARCHITECTURE.md lists the methods that make
 //! more than one store call. Retries after a conflict are here, too.
 
+mod adoption;
 mod api_keys;
 mod batch;
 mod catalog;

@@ -53,9 +53,8 @@ impl TenantService {
                 Some(unused @ ResetToken { used_for: None, .. }) => unused,
                 used_or_unknown => {
                     let (tenant_id, used_for) = used_or_unknown.map(|used| (used.tenant_id, used.used_for)).unzip();
-                    let password = Some(new_password);
-                    let verification =
-                        self.hasher.verify_password(PasswordUse::Reset, password, used_for.flatten()).await?;
+                    let (password, stored_hash) = (new_password.into(), used_for.flatten());
+                    let verification = self.hasher.verify_password(PasswordUse::Reset, password, stored_hash).await?;
                     return Ok(tenant_id.filter(|_tenant_id| verification.matches));
                 }
             };

@@ -1,4 +1,4 @@
-//! Verifies and changes passwords of owners, counts wrong ones, and rehashes those whose hash has outdated parameters.
+//! Verifies and changes passwords of owners, counts wrong ones, and rehashes those whose hash is outdated.
 //! Resets by a token are in `owners.rs`.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{TenantService, change_log, ids::system_rng};
 use crate::{
     domain::{
-        Actor, Email, LogIn, Password, TenantId,
+        Actor, Email, LogIn, PresentedPassword, TenantId,
         owner::{ChangePassword, PasswordForm},
     },
     error::{Error, ErrorChain, Result},
@@ -36,8 +36,8 @@ impl TenantService {
     /// [`Error::TooManyAttempts`], whether or not an owner has the address.
     pub async fn verify_password(&self, log_in: LogIn) -> Result<Option<TenantId>> {
         let Some(Verified { owner, needs_rehash }) = self.attempt(&log_in).await? else { return Ok(None) };
-        if let Some(password) = log_in.password.filter(|_| needs_rehash) {
-            self.rehash(&owner, password).await;
+        if needs_rehash {
+            self.rehash(&owner, log_in.password).await;
         }
         Ok(Some(owner.tenant_id))
     }
@@ -116,10 +116,13 @@ impl TenantService {
     }
 
     /// The password is known only during a login. A failure does not fail the login; the next login retries.
-    async fn rehash(&self, owner: &Owner, password: Password) {
+    async fn rehash(&self, owner: &Owner, password: PresentedPassword) {
         let replaced = async {
-            let new_hash = self.hasher.hash_password(PasswordUse::LogIn, password, &mut system_rng()).await?;
-            self.store.replace_password_hash(owner, &new_hash).await
+            let new_hash = self.hasher.rehash_password(PasswordUse::LogIn, password, &mut system_rng()).await?;
+            match new_hash {
+                Some(new_hash) => self.store.replace_password_hash(owner, &new_hash).await,
+                None => Ok(()),
+            }
         };
         match replaced.await {
             Ok(()) => tracing::debug!(tenant_id = %owner.tenant_id, "Rehashed a password with the current parameters"),

@@ -1,21 +1,16 @@
 //! Creates tenants from a request, a sign-up or the items of a batch: generates ids and keys, hashes the keys, stores
 //! everything, and replays repeated calls. The order of a batch's items is in `batch.rs`.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
-use futures_util::future::join_all;
 use rand::Rng;
 use secrecy::SecretString;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
     TenantService,
-    batch::response_too_large,
+    batch::{response_too_large, run_each},
     idempotency::replayed_secret,
     ids::{new_id, random_slug_suffix, system_rng},
     retry::retry_on_conflict,
@@ -38,8 +33,6 @@ use crate::{
 /// Upper bound of the slugs that are tried for a sign-up without a slug. The first has no suffix. Two random suffixes
 /// are equal with a probability of one in hundreds of millions.
 const MAX_SLUG_ATTEMPTS: usize = 5;
-/// How many tenants of a batch are created at a time: enough for the statements that can run at a time.
-const BATCH_WINDOW: usize = 64;
 
 /// A tenant to create, requested by a single call, a sign-up or an item of a batch.
 pub(super) struct TenantSpec {
@@ -133,7 +126,7 @@ impl TenantService {
                     // The fingerprint does not cover the password, so verify it against the stored hash.
                     let stored_hash = replay.created.password_hash.clone();
                     let verification =
-                        self.hasher.verify_password(PasswordUse::SignUp, Some(password), stored_hash).await?;
+                        self.hasher.verify_password(PasswordUse::SignUp, password.into(), stored_hash).await?;
                     let reused = Error::FailedPrecondition(Precondition::RequestIdReused);
                     return if verification.matches { Ok(CreateOutcome::Replayed(replay)) } else { Err(reused) };
                 }
@@ -209,8 +202,7 @@ impl TenantService {
         Ok(outcomes.collect())
     }
 
-    /// Inserts tenants, a bounded number of them at a time, each with its own result. Once the database is unavailable or
-    /// overloaded, the remaining tenants have this error, too.
+    /// Inserts tenants, each with its own result.
     async fn insert(
         &self,
         scope: &IdempotencyScope,
@@ -218,20 +210,7 @@ impl TenantService {
         tenants: &[PreparedTenant<'_>],
     ) -> Vec<Result<Insertion>> {
         let lane = if tenants.len() == 1 { Lane::Single } else { Lane::Batch };
-        let (window, outage) = (Semaphore::new(BATCH_WINDOW), OnceLock::new());
-        let insertions = tenants.iter().map(async |tenant| {
-            // Never closed.
-            let _permit = window.acquire().await.map_err(Error::internal)?;
-            if let Some(error) = outage.get() {
-                return Err(Error::clone(error));
-            }
-            let insertion = self.insert_tenant(scope, source, lane, &tenant.insert).await;
-            if let Err(error @ (Error::DatabaseUnavailable(_) | Error::Overloaded)) = &insertion {
-                let _ = outage.set(error.clone());
-            }
-            insertion
-        });
-        join_all(insertions).await
+        run_each(tenants, |tenant| self.insert_tenant(scope, source, lane, &tenant.insert)).await
     }
 
     /// Inserts a tenant and logs it if it was created.

@@ -1,15 +1,18 @@
-//! Finds API keys by their ids. Every call to the platform begins with a lookup, so concurrent ones share a statement: each
+//! Finds presented API keys. Every call to the platform begins with a lookup, so concurrent ones share a statement: each
 //! costs less the more there are. Nothing is cached (docs/adr/0012-shared-statements.md).
 
-use std::{collections::HashMap, convert::Infallible};
+use std::convert::Infallible;
 
 use super::{
-    ConnectionPool, Store,
+    ConnectionPool, Store, column,
     pool::PooledConnection,
     shared_statements::{Lane, SharedStatement, StatementFailure},
 };
 use crate::{
-    domain::{ApiKey, TenantId, api_key::StoredApiKey},
+    domain::{
+        ApiKey, LegacyKeyHash, TenantId,
+        api_key::{KeyLookup, StoredApiKey},
+    },
     error::{Error, Result},
 };
 
@@ -17,17 +20,17 @@ use crate::{
 pub(super) struct KeyLookups(pub ConnectionPool);
 
 impl Store {
-    /// Finds a key by its id, with everything that the verdict on it depends on.
-    pub async fn find_api_key(&self, key_id: String) -> Result<Option<StoredApiKey>> {
+    /// Finds a key, with everything that the verdict on it depends on.
+    pub async fn find_api_key(&self, lookup: KeyLookup) -> Result<Option<StoredApiKey>> {
         // The callers bound the waiting lookups: those that present a key as their credential by
         // `grpc::verification_slots` (272 lookups, at most 16 of them for keys that were not valid recently), the calls of
         // `VerifyApiKey` by the limit on concurrent calls.
-        self.lookups.run(Lane::Single, key_id).await
+        self.lookups.run(Lane::Single, lookup).await
     }
 }
 
 impl SharedStatement for KeyLookups {
-    type Item = String;
+    type Item = KeyLookup;
     type Key = Infallible;
     type Output = Option<StoredApiKey>;
     type Connection = PooledConnection;
@@ -36,7 +39,7 @@ impl SharedStatement for KeyLookups {
     /// A flood of wrong keys takes no more than one connection from other calls.
     const MAX_STATEMENTS: usize = 1;
 
-    fn keys(_key_id: &String) -> Vec<Infallible> {
+    fn keys(_lookup: &KeyLookup) -> Vec<Infallible> {
         Vec::new()
     }
 
@@ -47,13 +50,11 @@ impl SharedStatement for KeyLookups {
     async fn run(
         &self,
         connection: PooledConnection,
-        key_ids: &[&String],
+        lookups: &[&KeyLookup],
     ) -> std::result::Result<Vec<Option<StoredApiKey>>, StatementFailure> {
-        let found = find_api_keys(connection, key_ids).await;
+        let found = find_api_keys(connection, lookups).await;
         // No lookup makes a statement fail for the others, so a second try would not help.
-        let found = found.map_err(|error| StatementFailure { error, retry_alone: false })?;
-        // Several calls may present the same key.
-        Ok(key_ids.iter().map(|key_id| found.get(*key_id).cloned()).collect())
+        found.map_err(|error| StatementFailure { error, retry_alone: false })
     }
 
     fn wait_timed_out(&self) -> Error {
@@ -61,26 +62,41 @@ impl SharedStatement for KeyLookups {
     }
 }
 
-async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) -> Result<HashMap<String, StoredApiKey>> {
+/// Returns the key of each lookup, in their order.
+async fn find_api_keys(mut connection: PooledConnection, lookups: &[&KeyLookup]) -> Result<Vec<Option<StoredApiKey>>> {
     let rows = sqlx::query!(
         r#"
-        SELECT stored.key_id, tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at,
+        SELECT ordinal AS "ordinal!", tenant_id, public_key, secret_hash, stored.created_at, expires_at, revoked_at,
                stored.name, scope, last_used_at, rotated_at, slug, is_active, is_deleted AS "is_deleted!"
           -- The subquery hides the array's length from the planner, which would otherwise make a plan for each length.
-          FROM unnest((SELECT $1::text[])) AS requested (key_id)
+          FROM unnest((SELECT $1::text[]), $2::text[]) WITH ORDINALITY AS requested (key_id, legacy_hash, ordinal)
          CROSS JOIN LATERAL (
                SELECT api_keys.*, tenants.slug, tenants.is_active, tenants.deleted_at IS NOT NULL AS is_deleted
                  FROM api_keys
                  JOIN tenants ON tenants.id = api_keys.tenant_id
-                WHERE api_keys.key_id = requested.key_id
+                WHERE api_keys.key_id = coalesce(requested.key_id,
+                                                 (SELECT legacy.key_id
+                                                    FROM api_keys AS legacy
+                                                   WHERE legacy.secret_hash = requested.legacy_hash
+                                                     AND starts_with(legacy.secret_hash, 'sha256:')))
+                  -- The id of an old key may be presented in a key of the current format, too.
+                  AND starts_with(api_keys.secret_hash, 'sha256:') = (requested.key_id IS NULL)
                 LIMIT 1
                ) AS stored
         "#,
-        key_ids as _,
+        &column(lookups, |lookup| match lookup {
+            KeyLookup::Id(key_id) => Some(key_id.as_str()),
+            KeyLookup::LegacyHash(_) => None,
+        }) as _,
+        &column(lookups, |lookup| match lookup {
+            KeyLookup::Id(_) => None,
+            KeyLookup::LegacyHash(hash) => Some(LegacyKeyHash::as_str(hash)),
+        }) as _,
     )
     .fetch_all(&mut connection)
     .await?;
-    let keys = rows.into_iter().map(|row| {
+    let mut found = vec![None; lookups.len()];
+    for row in rows {
         let scope = row.scope.parse().map_err(Error::internal)?;
         let key = ApiKey {
             public_key: row.public_key,
@@ -100,7 +116,8 @@ async fn find_api_keys(mut connection: PooledConnection, key_ids: &[&String]) ->
             tenant_is_active: row.is_active,
             tenant_is_deleted: row.is_deleted,
         };
-        Ok((row.key_id, stored))
-    });
-    keys.collect()
+        let position = usize::try_from(row.ordinal - 1).map_err(Error::internal)?;
+        *found.get_mut(position).ok_or_else(|| Error::internal("a key was found for no lookup"))? = Some(stored);
+    }
+    Ok(found)
 }

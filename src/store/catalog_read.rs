@@ -10,7 +10,12 @@
 use std::fmt::Display;
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, FromRow, Row as _, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, Decode, FromRow, Postgres, Row as _, Type,
+    error::BoxDynError,
+    postgres::{PgRow, PgTypeInfo, PgValueFormat, PgValueRef},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use super::{
@@ -74,6 +79,34 @@ impl SqlLiteral for &[u8] {
 impl<T: SqlLiteral> SqlLiteral for Option<T> {
     fn literal(&self) -> String {
         self.as_ref().map_or_else(|| "NULL".to_owned(), T::literal)
+    }
+}
+
+/// A time in a row of a [`catalog_query!`], in the text format of Postgres. sqlx cannot read such a text if its seconds are
+/// whole. The session's time zone is UTC.
+pub(super) struct CatalogTime(Option<OffsetDateTime>);
+
+impl Type<Postgres> for CatalogTime {
+    fn type_info() -> PgTypeInfo {
+        OffsetDateTime::type_info()
+    }
+}
+
+impl Decode<'_, Postgres> for CatalogTime {
+    fn decode(value: PgValueRef<'_>) -> std::result::Result<Self, BoxDynError> {
+        if value.format() == PgValueFormat::Binary {
+            return Option::decode(value).map(Self);
+        }
+        let Some(text) = Option::<&str>::decode(value)? else { return Ok(Self(None)) };
+        let text = text.strip_suffix("+00").ok_or("the time zone of the session is not UTC")?;
+        let time = OffsetDateTime::parse(&format!("{}Z", text.replacen(' ', "T", 1)), &Rfc3339)?;
+        Ok(Self(Some(time)))
+    }
+}
+
+impl From<CatalogTime> for Option<OffsetDateTime> {
+    fn from(time: CatalogTime) -> Self {
+        time.0
     }
 }
 

@@ -4,6 +4,7 @@
 //! one round trip where possible. Its SQL is inline and checked against the schema at compile time; its row types are
 //! private. Only [`Store`] begins and commits transactions.
 
+mod adoption;
 mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
 
+pub use adoption::{AdoptionOutcome, ExistingParts};
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owners::{Owner, ResetResult, ResetToken};
 pub use package_upsert::NewPackageIds;
@@ -46,6 +48,7 @@ pub use repair::{RepairPlan, RepairResult};
 pub use shared_statements::Lane;
 
 use self::{
+    adoption::AdoptionStatement,
     api_key_lookups::KeyLookups,
     executor::STATEMENT_RESPONSE_TIMEOUT,
     pool::{ConnectionPool, PooledConnection, Probed},
@@ -63,6 +66,7 @@ pub struct Store {
     pool: ConnectionPool,
     lookups: SharedStatements<KeyLookups>,
     provisioning: SharedStatements<Provisioning>,
+    adoption: SharedStatements<AdoptionStatement>,
     tenant_queues: Arc<TenantQueues>,
 }
 
@@ -83,10 +87,17 @@ impl Store {
         Self::with_pool(ConnectionPool::new(options, 1, None))
     }
 
+    /// Creates a store for an adoption, whose statements insert large tenants: without a statement timeout.
+    pub fn for_adoption(options: PgConnectOptions, max_connections: u32) -> Self {
+        let options = with_session_settings(options).options([("statement_timeout", "0")]);
+        Self::with_pool(ConnectionPool::new(options, max_connections, None))
+    }
+
     fn with_pool(pool: ConnectionPool) -> Self {
         Self {
             lookups: SharedStatements::new(KeyLookups(pool.clone())),
             provisioning: SharedStatements::new(Provisioning(pool.clone())),
+            adoption: SharedStatements::new(AdoptionStatement(pool.clone())),
             tenant_queues: Arc::default(),
             pool,
         }
@@ -120,6 +131,7 @@ impl Store {
     pub async fn close(&self) {
         self.lookups.close().await;
         self.provisioning.close().await;
+        self.adoption.close().await;
         self.pool.close().await;
     }
 

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Owner {
     pub tenant_id: TenantId,
-    /// Argon2id in PHC format. `None` if the owner has no password yet.
+    /// Argon2id in PHC format, or bcrypt. `None` if the owner has no password yet.
     pub password_hash: Option<String>,
 }
 

@@ -3,7 +3,11 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, catalog_read::catalog_query, error::is_constraint_violation};
+use super::{
+    Store,
+    catalog_read::{CatalogTime, catalog_query},
+    error::is_constraint_violation,
+};
 use crate::{
     domain::{
         Actor, Package, PackageId, SegmentId, TenantId,
@@ -257,7 +261,9 @@ pub(super) struct PackageRow {
     pub(super) booking_type: Option<String>,
     pub(super) grouping_order: Option<i32>,
     pub(super) active: Option<bool>,
+    #[sqlx(try_from = "CatalogTime")]
     pub(super) created_at: Option<OffsetDateTime>,
+    #[sqlx(try_from = "CatalogTime")]
     pub(super) updated_at: Option<OffsetDateTime>,
     pub(super) external_id: Option<String>,
     pub(super) revision: Option<Uuid>,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    catalog_read::catalog_query,
+    catalog_read::{CatalogTime, catalog_query},
     error::is_constraint_violation,
     pool::PooledConnection,
     slug_search::{SluggedTable, generate_slugs},
@@ -245,7 +245,9 @@ struct SegmentRow {
     description: Option<String>,
     sort_order: Option<i32>,
     active: Option<bool>,
+    #[sqlx(try_from = "CatalogTime")]
     created_at: Option<OffsetDateTime>,
+    #[sqlx(try_from = "CatalogTime")]
     updated_at: Option<OffsetDateTime>,
     external_id: Option<String>,
     revision: Option<Uuid>,

@@ -104,6 +104,16 @@ async fn only_a_valid_key_counts_as_used() {
 }
 
 #[tokio::test]
+async fn the_use_of_an_old_key_is_stored() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant_with_legacy_key("bella-weddings").await;
+    let replica = Replica::start(&fixture);
+    replica.verify(&tenant.secret_key).await;
+    replica.service.store_key_uses().await.unwrap();
+    assert!(last_used_at(&fixture, &tenant).await.is_some());
+}
+
+#[tokio::test]
 async fn a_key_that_another_transaction_changes_is_skipped_without_waiting() {
     let fixture = Fixture::start().await;
     let (tenant, other) = (fixture.tenant("bella-weddings").await, fixture.tenant("omers-cafe").await);

@@ -1,7 +1,9 @@
 //! `ListPackages`: stable pages, filters, and page tokens that are bound to them.
 
 use tonic::Status;
-use turnkey::grpc::pb::{ListPackagesRequest, ListPackagesResponse, UpsertPackageRequest, UpsertSegmentRequest};
+use turnkey::grpc::pb::{
+    ListPackagesRequest, ListPackagesResponse, ListSegmentsRequest, UpsertPackageRequest, UpsertSegmentRequest,
+};
 
 use crate::support::{
     fixture::{Fixture, NewTenant},
@@ -25,6 +27,25 @@ async fn add(fixture: &Fixture, tenant: &NewTenant, name: &str, grouping_order: 
 
 fn slugs(page: &ListPackagesResponse) -> Vec<&str> {
     page.packages.iter().map(|package| package.slug.as_str()).collect()
+}
+
+/// Postgres writes such a time without a fraction.
+#[tokio::test]
+async fn a_time_of_a_whole_second_is_read_as_every_other() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    for table in ["segments", "packages"] {
+        let times = "created_at = '2024-01-01 00:00:01+00', updated_at = '1999-12-31 23:59:59.5+00'";
+        fixture.database.execute(format!("UPDATE {table} SET {times}")).await;
+    }
+    let packages = list(&fixture, page(&tenant, 0)).await.unwrap().packages;
+    let segments = ListSegmentsRequest { tenant_id: tenant.id.clone(), ..ListSegmentsRequest::default() };
+    let segments = fixture.catalog.clone().list_segments(segments).await.unwrap().into_inner().segments;
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let expected = (time(1_704_067_201, 0), time(946_684_799, 500_000_000));
+    assert_eq!(packages.iter().map(|it| (it.created_at, it.updated_at)).collect::<Vec<_>>(), [expected; 3]);
+    assert_eq!(segments.iter().map(|it| (it.created_at, it.updated_at)).collect::<Vec<_>>(), [expected]);
+    assert_eq!(fixture.package(&tenant, &tenant.package_ids[0]).await.unwrap().created_at, expected.0);
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 
+mod adopt;
+mod adopt_credentials;
+mod adopt_refusals;
 mod attacks;
 mod authentication;
 mod backup;
@@ -47,6 +50,8 @@ mod isolation;
 mod key_usage;
 mod labels;
 mod layering;
+mod legacy_keys;
+mod legacy_passwords;
 mod limited_tokens;
 mod limits;
 mod list_api_keys;

@@ -9,9 +9,12 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     journal::{Journal, Rotation},
-    target::{ImportError, ImportedTenant, Target},
+    target::{ImportedTenant, Target},
 };
-use crate::domain::{PublicKey, TenantId, api_key::RotateApiKey};
+use crate::{
+    cli::retry::AttemptError,
+    domain::{PublicKey, TenantId, api_key::RotateApiKey},
+};
 
 /// Returns the tenant with a new key. The lost one expires at once. `created_at` is the tenant's, which its first key shares.
 ///
@@ -23,7 +26,7 @@ pub async fn replace(
     slug: &str,
     tenant_id: TenantId,
     created_at: OffsetDateTime,
-) -> Result<ImportedTenant, ImportError> {
+) -> Result<ImportedTenant, AttemptError> {
     let lost_key = match journal.rotation(slug) {
         None => target.first_key(tenant_id, created_at).await?,
         Some(rotation) => match rotate(target, tenant_id, rotation).await? {
@@ -32,10 +35,10 @@ pub async fn replace(
         },
     };
     let lost_key = lost_key.ok_or_else(|| lost("does not exist"))?;
-    let rotation = journal.add_rotation(slug, lost_key).map_err(ImportError::permanent)?;
+    let rotation = journal.add_rotation(slug, lost_key).map_err(AttemptError::permanent)?;
     match rotate(target, tenant_id, rotation).await? {
         Rotated::Replaced(tenant) => Ok(tenant),
-        Rotated::Lost(_) => Err(ImportError::permanent("the rotation returned no secret")),
+        Rotated::Lost(_) => Err(AttemptError::permanent("the rotation returned no secret")),
     }
 }
 
@@ -45,7 +48,7 @@ enum Rotated {
     Lost(PublicKey),
 }
 
-async fn rotate(target: &Target, tenant_id: TenantId, rotation: Rotation) -> Result<Rotated, ImportError> {
+async fn rotate(target: &Target, tenant_id: TenantId, rotation: Rotation) -> Result<Rotated, AttemptError> {
     let Rotation { request_id, public_key } = rotation;
     let rotation =
         RotateApiKey { tenant_id, public_key: Some(public_key), overlap: Duration::ZERO, request_id: Some(request_id) };
@@ -59,8 +62,8 @@ async fn rotate(target: &Target, tenant_id: TenantId, rotation: Rotation) -> Res
     }
 }
 
-fn lost(problem: &str) -> ImportError {
-    ImportError::permanent(format!(
+fn lost(problem: &str) -> AttemptError {
+    AttemptError::permanent(format!(
         "the secret of its key is lost, and the key {problem}. If no caller has the secret of the tenant's newest key, \
          create another"
     ))

@@ -14,24 +14,18 @@ pub mod rows;
 mod server;
 mod target;
 
-use std::{io::IsTerminal as _, time::Duration};
-
 use futures_util::{StreamExt as _, stream};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::{
     journal::Journal,
     rows::{Row, Rows},
     target::{ImportedTenant, Target},
 };
-use super::{Error, counted, keys_file::KeysFile, output::print_message};
+use super::{Error, counted, keys_file::KeysFile, output::print_message, progress::Progress, retry::retry};
 use crate::{config::ImportSettings, domain::Caller};
 
 /// Rows per call: many enough for speed, few enough for a cheap retry.
 const BATCH_SIZE: usize = 100;
-const MAX_ATTEMPTS: u32 = 8;
-const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 #[tracing::instrument(name = "command", level = "error", skip_all, fields(turnkey.caller = Caller::IMPORT))]
 pub async fn run(settings: ImportSettings) -> Result<(), Error> {
@@ -75,7 +69,12 @@ async fn import(
 ) -> Result<Vec<String>, Error> {
     let total = rows.len();
     rows.retain(|row| !keys.has(row.slug.as_str()));
-    let progress = Progress::start(total, total - rows.len())?;
+    let done = total - rows.len();
+    let progress = Progress::start("processed", "row", total.try_into()?, done.try_into()?)?;
+    if done > 0 {
+        let verb = if done == 1 { "is" } else { "are" };
+        progress.print(format_args!("{done} of {} {verb} already imported", counted(total, "row")));
+    }
     let batches = rows.chunks(BATCH_SIZE).map(|batch| send(target, journal, batch));
     let mut batches = stream::iter(batches).buffer_unordered(concurrency);
     let mut rejected = Vec::new();
@@ -90,74 +89,18 @@ async fn import(
             progress.step();
         }
     }
-    progress.finish(rejected.len());
+    let total = progress.finish();
+    let (rows, imported) = (counted(total, "row"), total - rejected.len() as u64);
+    print_message(format_args!("{rows}: {imported} imported, {} rejected", rejected.len()));
     Ok(rejected)
 }
 
 type BatchResults<'a> = Vec<(&'a Row, Result<ImportedTenant, String>)>;
 
-/// Retries while the target is unavailable or overloaded. The request ids make that safe.
+/// The request ids make a repeated batch safe.
 async fn send<'a>(target: &Target, journal: &Journal, batch: &'a [Row]) -> Result<BatchResults<'a>, Error> {
     let requests = batch.iter().map(|row| row.to_request(journal)).collect::<Result<Vec<_>, _>>()?;
-    let mut backoff = INITIAL_BACKOFF;
-    let mut attempt = 1;
-    loop {
-        match target.create(&requests, journal).await {
-            Ok(results) => return Ok(batch.iter().zip(results).collect()),
-            Err(error) if !error.retryable => return Err(error.cause),
-            Err(error) if attempt == MAX_ATTEMPTS => {
-                let remedy = "No key is lost; run the same command again to continue";
-                return Err(format!("{}. {remedy}", error.cause).into());
-            }
-            Err(error) => tracing::warn!("Batch failed, retrying in {backoff:?}: {}", error.cause),
-        }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
-        attempt += 1;
-    }
-}
-
-/// Draws a progress bar on a terminal, and prints a line for every fiftieth of the rows elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    is_terminal: bool,
-}
-
-impl Progress {
-    fn start(total: usize, done: usize) -> Result<Self, Error> {
-        let is_terminal = std::io::stderr().is_terminal();
-        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} ({per_sec}, {eta} left)")?;
-        let bar = ProgressBar::with_draw_target(Some(total.try_into()?), target).with_style(style);
-        bar.set_position(done.try_into()?);
-        bar.reset_eta();
-        if done > 0 {
-            bar.suspend(|| {
-                let verb = if done == 1 { "is" } else { "are" };
-                print_message(format_args!("{done} of {} {verb} already imported", counted(total, "row")));
-            });
-        }
-        Ok(Self { bar, is_terminal })
-    }
-
-    fn step(&self) {
-        self.bar.inc(1);
-        let (position, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
-        let is_milestone = position % (total / 50).max(1) == 0;
-        if !self.is_terminal && is_milestone {
-            let (rate, left) = (self.bar.per_sec(), self.bar.eta().as_secs());
-            let total = counted(total, "row");
-            print_message(format_args!("processed {position} of {total} ({rate:.0} per second, {left} s left)"));
-        }
-    }
-
-    fn finish(&self, rejected: usize) {
-        self.bar.finish_and_clear();
-        let total = self.bar.position();
-        print_message(format_args!(
-            "{}: {} imported, {rejected} rejected",
-            counted(total, "row"),
-            total - rejected as u64
-        ));
-    }
+    let remedy = "No key is lost; run the same command again to continue";
+    let results = retry(remedy, async || target.create(&requests, journal).await).await?;
+    Ok(batch.iter().zip(results).collect())
 }

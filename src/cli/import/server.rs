@@ -12,10 +12,10 @@ use turnkey_client::{
 
 use super::{
     Error,
-    target::{CreatedTenant, ImportError, RotatedKey},
+    target::{CreatedTenant, RotatedKey},
 };
 use crate::{
-    cli::client,
+    cli::{client, retry::AttemptError},
     config::{ClientSettings, ServerUrl},
     domain::{ApiKey, CreateFullyProvisioned, RequestId, TenantId, api_key::RotateApiKey, paging::PageSize},
 };
@@ -38,7 +38,7 @@ impl Server {
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],
-    ) -> Result<Vec<Result<CreatedTenant, String>>, ImportError> {
+    ) -> Result<Vec<Result<CreatedTenant, String>>, AttemptError> {
         let items = requests.iter().map(|request| pb::CreateFullyProvisionedRequest {
             slug: request.slug.to_string(),
             name: request.name.as_str().to_owned(),
@@ -55,7 +55,7 @@ impl Server {
         results.into_iter().map(|result| row_result(result.result)).collect()
     }
 
-    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<RotatedKey, ImportError> {
+    pub async fn rotate_api_key(&self, rotation: &RotateApiKey) -> Result<RotatedKey, AttemptError> {
         let request = pb::RotateApiKeyRequest {
             tenant_id: rotation.tenant_id.to_string(),
             overlap: Some(well_known::Duration {
@@ -71,20 +71,20 @@ impl Server {
     }
 
     /// Returns the tenant's newest keys, newest first, as many as a page has.
-    pub async fn list_api_keys(&self, tenant_id: TenantId, size: PageSize) -> Result<Vec<ApiKey>, ImportError> {
+    pub async fn list_api_keys(&self, tenant_id: TenantId, size: PageSize) -> Result<Vec<ApiKey>, AttemptError> {
         let page_size = i32::try_from(size.get()).unwrap_or(i32::MAX);
         let request = pb::ListApiKeysRequest { tenant_id: tenant_id.to_string(), page_size, page_token: String::new() };
         self.0.send(request).await?.api_keys.into_iter().map(|key| api_key(tenant_id, key)).collect()
     }
 }
 
-impl From<turnkey_client::Error> for ImportError {
+impl From<turnkey_client::Error> for AttemptError {
     fn from(error: turnkey_client::Error) -> Self {
         Self { retryable: error.is_retryable(), cause: format!("the server returned {error}").into() }
     }
 }
 
-fn row_result(result: Option<BatchResult>) -> Result<Result<CreatedTenant, String>, ImportError> {
+fn row_result(result: Option<BatchResult>) -> Result<Result<CreatedTenant, String>, AttemptError> {
     match result {
         Some(BatchResult::Provisioned(created)) => {
             let tenant = created.tenant.ok_or_else(|| invalid("no tenant"))?;
@@ -94,15 +94,15 @@ fn row_result(result: Option<BatchResult>) -> Result<Result<CreatedTenant, Strin
         }
         Some(BatchResult::Error(error)) if RETRYABLE_CODES.contains(&error.code.as_str()) => {
             let cause = format!("the server returned {} / {}: {}", error.code, error.reason, error.message);
-            Err(ImportError { retryable: true, cause: cause.into() })
+            Err(AttemptError { retryable: true, cause: cause.into() })
         }
         Some(BatchResult::Error(error)) => Ok(Err(format!("{}: {}", error.reason, error.message))),
         None => Err(invalid("an empty result")),
     }
 }
 
-fn invalid(what: &str) -> ImportError {
-    ImportError::permanent(format!("invalid response from the server: {what}"))
+fn invalid(what: &str) -> AttemptError {
+    AttemptError::permanent(format!("invalid response from the server: {what}"))
 }
 
 fn id_text(id: &RequestId) -> String {
@@ -113,17 +113,17 @@ fn secret_key(text: String) -> Option<SecretString> {
     (!text.is_empty()).then(|| text.into())
 }
 
-fn creation_time(timestamp: Option<well_known::Timestamp>) -> Result<OffsetDateTime, ImportError> {
+fn creation_time(timestamp: Option<well_known::Timestamp>) -> Result<OffsetDateTime, AttemptError> {
     timestamp.map(time).transpose()?.ok_or_else(|| invalid("no creation time"))
 }
 
-fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, ImportError> {
+fn api_key(tenant_id: TenantId, key: pb::ApiKey) -> Result<ApiKey, AttemptError> {
     let created_at = creation_time(key.created_at)?;
     let (expires_at, revoked_at) = (key.expires_at.map(time).transpose()?, key.revoked_at.map(time).transpose()?);
     Ok(ApiKey { expires_at, revoked_at, ..ApiKey::new(key.public_key, tenant_id, created_at) })
 }
 
-fn time(timestamp: well_known::Timestamp) -> Result<OffsetDateTime, ImportError> {
+fn time(timestamp: well_known::Timestamp) -> Result<OffsetDateTime, AttemptError> {
     let nanos = i128::from(timestamp.seconds) * 1_000_000_000 + i128::from(timestamp.nanos);
     OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_range| invalid("a time out of range"))
 }

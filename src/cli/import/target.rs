@@ -1,4 +1,5 @@
-//! The target of an import: a database or a server. It does not retry; [`super`] sends a failed batch again.
+//! The target of an import: a database or a server. It does not retry; [`super`] sends a failed batch again. A retryable
+//! error fails the batch. A permanent one rejects a row if the call was for that row only; otherwise it ends the import.
 
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
@@ -7,7 +8,10 @@ use time::OffsetDateTime;
 
 use super::{Error, journal::Journal, lost_keys, server::Server};
 use crate::{
-    cli::database::{OpenDatabase, is_embedded_in_use},
+    cli::{
+        database::{OpenDatabase, is_embedded_in_use},
+        retry::{AttemptError, is_retryable},
+    },
     config::ImportTarget,
     domain::{
         Actor, Argon2Params, Caller, CreateFullyProvisioned, ParsedSecretKey, ProvisioningSource, PublicKey, Quotas,
@@ -32,9 +36,9 @@ pub struct ImportedTenant {
 
 impl ImportedTenant {
     /// Takes the public key from the secret one: the tenant may have newer keys.
-    pub fn new(tenant_id: TenantId, secret_key: SecretString) -> Result<Self, ImportError> {
+    pub fn new(tenant_id: TenantId, secret_key: SecretString) -> Result<Self, AttemptError> {
         let key = ParsedSecretKey::parse(&secret_key);
-        let key = key.ok_or_else(|| ImportError::permanent("the target returned a malformed secret key"))?;
+        let key = key.ok_or_else(|| AttemptError::permanent("the target returned a malformed secret key"))?;
         Ok(Self { tenant_id, public_key: key.public_key, secret_key })
     }
 }
@@ -53,14 +57,6 @@ pub struct RotatedKey {
     pub public_key: String,
     /// `None` if the target replayed a request whose secret has expired.
     pub secret_key: Option<SecretString>,
-}
-
-/// An error of a call to the target. A retryable one fails the batch, which is then sent again. A permanent one rejects
-/// a row if the call was for that row only; otherwise it ends the import.
-pub struct ImportError {
-    /// Whether the same batch may succeed later.
-    pub retryable: bool,
-    pub cause: Error,
 }
 
 pub enum Target {
@@ -101,7 +97,7 @@ impl Target {
         &self,
         requests: &[CreateFullyProvisioned],
         journal: &Journal,
-    ) -> Result<Vec<Result<ImportedTenant, String>>, ImportError> {
+    ) -> Result<Vec<Result<ImportedTenant, String>>, AttemptError> {
         let created = match self {
             Self::Database { service, .. } => {
                 let items = requests.iter().cloned().map(Ok).collect();
@@ -128,7 +124,7 @@ impl Target {
         Ok(results)
     }
 
-    pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<RotatedKey, ImportError> {
+    pub async fn rotate_key(&self, rotation: RotateApiKey) -> Result<RotatedKey, AttemptError> {
         match self {
             Self::Database { service, .. } => {
                 let added = service.rotate_api_key(Actor::command(Caller::import()), rotation).await?;
@@ -143,7 +139,7 @@ impl Target {
         &self,
         tenant_id: TenantId,
         created_at: OffsetDateTime,
-    ) -> Result<Option<PublicKey>, ImportError> {
+    ) -> Result<Option<PublicKey>, AttemptError> {
         let keys = match self {
             Self::Database { service, .. } => {
                 let list = ListApiKeys { size: PageSize::MAX, after: None };
@@ -187,7 +183,7 @@ fn suggest_server(error: Error) -> Error {
 }
 
 /// Turns the outcome of an item into the row's result. A retryable error fails the batch, so that it is sent again.
-fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<CreatedTenant, String>, ImportError> {
+fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<CreatedTenant, String>, AttemptError> {
     match outcome {
         Ok(created) => Ok(Ok(created.into())),
         Err(error) if is_retryable(&error) => Err(error.into()),
@@ -198,29 +194,13 @@ fn into_row_result(outcome: error::Result<CreateOutcome>) -> Result<Result<Creat
     }
 }
 
-const fn is_retryable(error: &error::Error) -> bool {
-    matches!(error, error::Error::Conflict | error::Error::DatabaseUnavailable(_) | error::Error::Overloaded)
-}
-
 /// Turns a permanent error into the row's result. Returns a retryable one, so that the batch is sent again.
 fn fail_batch_if_retryable(
-    result: Result<ImportedTenant, ImportError>,
-) -> Result<Result<ImportedTenant, String>, ImportError> {
+    result: Result<ImportedTenant, AttemptError>,
+) -> Result<Result<ImportedTenant, String>, AttemptError> {
     match result {
         Ok(tenant) => Ok(Ok(tenant)),
         Err(error) if error.retryable => Err(error),
         Err(error) => Ok(Err(error.cause.to_string())),
-    }
-}
-
-impl ImportError {
-    pub fn permanent(cause: impl Into<Error>) -> Self {
-        Self { retryable: false, cause: cause.into() }
-    }
-}
-
-impl From<error::Error> for ImportError {
-    fn from(error: error::Error) -> Self {
-        Self { retryable: is_retryable(&error), cause: error.into() }
     }
 }

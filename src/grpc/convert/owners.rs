@@ -24,8 +24,7 @@ impl TryFrom<pb::VerifyPasswordRequest> for LogIn {
         let password = Zeroizing::new(request.password);
         let mut fields = Violations::default();
         let client_address = client_address(&mut fields, request.client_address);
-        let password = Password::parse(&password).ok();
-        fields.into_result(|| Some(Self::new(&request.email, password, client_address.as_ref())))
+        fields.into_result(|| Some(Self::new(&request.email, &password, client_address.as_ref())))
     }
 }
 
@@ -42,7 +41,7 @@ impl TryFrom<pb::ChangePasswordRequest> for PasswordForm<ChangePassword> {
         let mut violations = Violations::default();
         let new_password = violations.check("new_password", Password::parse(&new));
         let client_address = client_address(&mut violations, request.client_address);
-        let log_in = LogIn::new(&request.email, Password::parse(&current).ok(), client_address.as_ref());
+        let log_in = LogIn::new(&request.email, &current, client_address.as_ref());
         let (password, email) = (new_password.clone(), log_in.email.clone());
         let request = new_password.map(|new_password| ChangePassword { log_in, new_password });
         Ok(Self { violations, field: "new_password", password, email, request })

@@ -1,6 +1,7 @@
 //! Helpers that several test modules share: databases, a running server, requests, faults and load. A helper of a single
 //! module stays in that module, and no test module imports another one.
 
+pub mod adoption;
 pub mod certificate;
 pub mod connect;
 pub mod damage;
@@ -12,6 +13,7 @@ pub mod fixture;
 pub mod hash_counter;
 pub mod http1;
 pub mod http2;
+pub mod legacy;
 pub mod load;
 pub mod memory_limit;
 pub mod owners;
