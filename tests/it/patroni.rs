@@ -108,7 +108,7 @@ impl Node {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
 
-    /// Stops everything on the node without a word to the others.
+    /// Kills everything on the node, as the loss of its machine does.
     fn kill(&mut self) {
         self.patroni.take().expect("the node runs").signal(Signal::SIGKILL);
         self.kill_postgres();

@@ -158,17 +158,15 @@ fn through(folder: &Path, database: &PgConnectOptions) -> PgConnectOptions {
 fn configure(program: &Program, postgres: &PgConnectOptions, settings: &str) -> TempDir {
     let folder = tempdir_in("/tmp").unwrap();
     let (path, port) = (folder.path().display(), postgres.get_port());
-    let host = match postgres.get_socket() {
-        Some(socket) => std::path::absolute(socket).unwrap().display().to_string(),
-        None => postgres.get_host().to_owned(),
-    };
+    let socket = std::path::absolute(postgres.get_socket().unwrap()).unwrap();
     let is_replaced = |line: &&str| settings.contains(line.split(" =").next().unwrap());
     let documented: Vec<&str> =
         DOCUMENTED.lines().filter(|line| program.supports(line)).filter(|line| !is_replaced(line)).collect();
     let ini = format!(
-        "[databases]\n* = host={host} port={port}\n\
+        "[databases]\n* = host={} port={port}\n\
          [pgbouncer]\nlisten_addr =\nlisten_port = {PORT}\nunix_socket_dir = {path}\nadmin_users = {SERVER}\n\
          auth_type = trust\nauth_file = {path}/users\nserver_tls_sslmode = disable\nmax_client_conn = 1000\nserver_idle_timeout = 5\n{}\n{settings}\n",
+        socket.display(),
         documented.join("\n")
     );
     fs::write(folder.path().join("pgbouncer.ini"), ini).unwrap();
@@ -193,7 +191,6 @@ fn user(postgres: &PgConnectOptions) -> Option<User> {
     if !Uid::effective().is_root() {
         return None;
     }
-    let socket = postgres.get_socket().map(|socket| fs::metadata(socket).unwrap());
-    let user = socket.map_or_else(|| User::from_name("nobody"), |socket| User::from_uid(socket.uid().into()));
-    Some(user.unwrap().expect("the user exists"))
+    let socket = fs::metadata(postgres.get_socket().unwrap()).unwrap();
+    Some(User::from_uid(socket.uid().into()).unwrap().expect("the owner of the socket's folder exists"))
 }
