@@ -1,15 +1,26 @@
 //! Properties that hold for any input bytes. Fuzzing searches for a counterexample; `tests/it/fuzz_regressions.rs` checks
 //! them for the cases in `cases/`.
 
-use std::{collections::HashSet, fmt::Debug};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    fmt::Debug,
+    net::{Ipv4Addr, SocketAddr},
+    sync::LazyLock,
+};
 
-use prost::Message;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use prost::{Message, bytes::Bytes};
 use secrecy::SecretString;
+use tokio::{runtime::Runtime, sync::watch};
+use tonic::{Status, body::Body};
+use tower::{ServiceExt as _, service_fn};
 use turnkey::{
     cli::import::rows,
     domain::{
-        CreateFullyProvisioned, LegacyKeyHash, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey, SegmentId,
-        SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
+        CreateFullyProvisioned, ExternalId, LegacyKeyHash, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey,
+        SegmentId, SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
         api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{
             CatalogIdentifier, Deletion, ListPackages, ListSegments, PackageUpsert, UpsertPackage, UpsertSegment,
@@ -19,7 +30,8 @@ use turnkey::{
         owner::{ChangePassword, CreateOwnerToken, PasswordForm, ResetPassword, SetOwner},
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
-    grpc::{LimitedRequest, pb, status},
+    grpc::{LimitedRequest, layers::transcoding::Transcoding, pb, status},
+    http::{Browsers, HttpService, parse_message},
     telemetry::trace::TraceId,
 };
 
@@ -149,4 +161,72 @@ pub fn tenants_csv(data: &[u8]) {
     let slugs: HashSet<&str> = rows.valid.iter().map(|row| row.slug.as_str()).collect();
     assert_eq!(slugs.len(), rows.valid.len(), "each slug is imported once");
     assert!(rows.errors.iter().all(|error| error.contains("line")), "{:?}", rows.errors);
+}
+
+/// The head of an HTTP request, an empty line and its body. Whatever they are, the response is no `500`, and an error in
+/// JSON can be read.
+///
+/// The first line of the head is the method and the path, and each further one is a header.
+pub fn http_requests(data: &[u8]) {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"));
+    let Some(request) = parse_http(data) else { return };
+    let (_readiness, readiness) = watch::channel(true);
+    let browsers = Browsers::new(Vec::new(), SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+    let service = HttpService::new(service_fn(decode_only), browsers, readiness);
+    let (head, body) = RUNTIME.block_on(async {
+        let response = service.oneshot(request).await.unwrap_or_else(|never| match never {});
+        let (head, body) = response.into_parts();
+        (head, body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default())
+    });
+    assert_ne!(head.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", String::from_utf8_lossy(&body));
+    if head.headers.get("content-type").is_some_and(|content_type| content_type == "application/json") {
+        serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON");
+    }
+}
+
+fn parse_http(data: &[u8]) -> Option<Request<Body>> {
+    let text = String::from_utf8_lossy(data);
+    let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let mut lines = head.lines();
+    let (method, path) = lines.next()?.split_once(' ')?;
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        request = request.header(name, value.trim());
+    }
+    request.body(Body::new(http_body_util::Full::new(Bytes::from(body.to_owned())))).ok()
+}
+
+/// In place of the layers of gRPC: converts the request, as `admission` does, and does nothing else.
+async fn decode_only(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    let transcoding = request.extensions().get::<Transcoding>().cloned();
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let status = match transcoding.map(|Transcoding(transcoder)| transcoder.decode_request(body)) {
+        Some(Err(error)) => status::from_error(error, TraceId::INVALID),
+        _ => Status::unimplemented("the request was converted"),
+    };
+    Ok(status.into_http())
+}
+
+/// A message of an agent becomes the request of an RPC, or is rejected.
+pub fn agent_messages(data: &[u8]) {
+    let tenant_id = TenantId::from_uuid(uuid::Uuid::nil());
+    match parse_message(data, tenant_id) {
+        // In each of them the tenant is the first field, a text of 36 bytes.
+        Ok(Some(request)) => assert!(request.starts_with(format!("\n${tenant_id}").as_bytes()), "{request:?}"),
+        Ok(None) => {}
+        Err(error) => {
+            let status = status::from_error(error, TraceId::INVALID);
+            assert_ne!(status.code(), tonic::Code::Internal, "{status:?}");
+        }
+    }
+}
+
+/// A text that is accepted as an external id is stored as it is.
+pub fn external_ids(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(id) = ExternalId::parse(text) {
+        assert_eq!(id.as_str(), text);
+        assert!((1..=255).contains(&text.chars().count()) && !text.chars().any(char::is_control));
+    }
 }

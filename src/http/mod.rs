@@ -36,6 +36,9 @@ use crate::grpc::{
     layers::{InnerService, take_ready},
 };
 pub use browsers::Browsers;
+#[cfg(feature = "mcp")]
+#[doc(hidden)]
+pub use mcp::parse_message;
 
 const HEALTHZ: &str = "/healthz";
 const LIVEZ: &str = "/livez";

@@ -259,7 +259,11 @@ mod tests {
     async fn an_exhausted_pool_is_overload_only_while_the_database_is_reachable() {
         let pool = ConnectionPool::new(PgConnectOptions::new_without_pgpass(), 0, None);
         pool.set_probed(Probed::Reachable);
+        let began = tokio::time::Instant::now();
         assert!(matches!(pool.acquire("test").await, Err(Error::Overloaded)));
+        // Time is paused: it passes only while the pool waits for its own timer, which has a resolution of 1 ms.
+        let waited = began.elapsed();
+        assert!((Duration::from_secs(1)..=Duration::from_millis(1_001)).contains(&waited), "{waited:?}");
         pool.set_probed(Probed::Unreachable);
         assert!(matches!(pool.acquire("test").await, Err(Error::DatabaseUnavailable(_))));
     }

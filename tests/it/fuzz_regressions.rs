@@ -35,3 +35,18 @@ fn a_page_token_is_valid_for_its_own_list_only() {
 fn arbitrary_tenant_files_are_read_to_their_end() {
     run("tenants_csv", properties::tenants_csv);
 }
+
+#[test]
+fn arbitrary_http_requests_get_a_response_that_is_no_internal_error() {
+    run("http_requests", properties::http_requests);
+}
+
+#[test]
+fn arbitrary_messages_of_agents_become_a_request_or_are_rejected() {
+    run("agent_messages", properties::agent_messages);
+}
+
+#[test]
+fn a_text_that_is_accepted_as_an_external_id_is_kept_as_it_is() {
+    run("external_ids", properties::external_ids);
+}

@@ -76,10 +76,10 @@ impl Decoder for Bytes {
     }
 }
 
-async fn send_bytes(channel: &Channel, bytes: Vec<u8>) -> Code {
+async fn send_bytes(channel: &Channel, bytes: Vec<u8>) -> Status {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.unwrap();
-    client.unary(Request::new(bytes), CREATE_PATH.parse().unwrap(), Bytes).await.unwrap_err().code()
+    client.unary(Request::new(bytes), CREATE_PATH.parse().unwrap(), Bytes).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -88,9 +88,13 @@ async fn invalid_bytes_and_too_large_messages_are_rejected() {
     let channel = channel(&fixture.server.address.to_string()).await;
     // A field of 127 bytes without content; an unpaired surrogate in a string; an unknown wire type.
     for bytes in [vec![0x0a, 0x7f], vec![0x0a, 0x03, 0xed, 0xa0, 0x80], vec![0xff; 64]] {
-        assert_eq!(send_bytes(&channel, bytes).await, Code::Internal);
+        let status = send_bytes(&channel, bytes).await;
+        assert_eq!(status.code(), Code::Internal);
+        // Of the decoder. A panic in the service would have the service's own message and details.
+        assert!(status.message().starts_with("failed to decode Protobuf message"), "{status:?}");
+        assert!(status.get_details_error_info().is_none(), "{status:?}");
     }
-    assert_eq!(send_bytes(&channel, vec![0; 5 * 1024 * 1024]).await, Code::ResourceExhausted);
+    assert_eq!(send_bytes(&channel, vec![0; 5 * 1024 * 1024]).await.code(), Code::ResourceExhausted);
     fixture.create(bella()).await.unwrap();
 }
 

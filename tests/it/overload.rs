@@ -30,9 +30,9 @@ use crate::support::{
     faults::start_server,
     fixture::{Fixture, channel, settings},
     http2::reset_streams,
-    process::{Process, raise_open_files_limit, temp_folder},
+    process::{Process, raise_open_files_limit, serve, temp_folder},
     process_memory::memory_kib,
-    requests::{bella, gold, named, rotation, unknown_secret_key, with_bearer},
+    requests::{bella, gold, named, rotation, signup, unknown_secret_key, with_bearer},
     responses::reason,
     tokens::Tokens,
 };
@@ -230,6 +230,41 @@ async fn a_flood_of_two_thousand_connections_is_closed_and_memory_stays_bounded(
     process.signal(Signal::SIGTERM);
     drop(client);
     assert!(process.wait().success());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_sign_ups_is_refused_beyond_the_queue_and_memory_stays_bounded() {
+    let (folder, database) = (temp_folder(), Cluster::get().migrated().await);
+    // Each hash takes 19 MiB.
+    let mut process = Process::start(serve(folder.path(), &database.server).env("TURNKEY_HASHING_WORKERS", "2"));
+    let address = process.address();
+    let mut client = TenantProvisioningClient::new(channel(&address).await);
+    let tenant_id = client.create_fully_provisioned(bella()).await.unwrap().into_inner().tenant.unwrap().id;
+    let mut flood = JoinSet::new();
+    // More than twice as many as may be hashed or wait for it.
+    for number in 0..200 {
+        let mut client = client.clone();
+        let sign_up = signup("Flood", &format!("flood-{number}@example.com"));
+        flood.spawn(async move { client.create_from_signup(sign_up).await.map(drop).map_err(|error| reason(&error)) });
+    }
+    let mut catalog = PackageCatalogClient::new(channel(&address).await);
+    let list = ListPackagesRequest { tenant_id, ..ListPackagesRequest::default() };
+    let (mut created, mut refused) = (0, 0);
+    while let Some(result) = flood.join_next().await {
+        assert_eq!(catalog.list_packages(list.clone()).await.unwrap().into_inner().packages.len(), 3);
+        match result.unwrap() {
+            Ok(()) => created += 1,
+            Err(reason) => {
+                assert_eq!(reason, "OVERLOADED");
+                refused += 1;
+            }
+        }
+    }
+    assert!(created > 0 && refused > 0, "{created} created, {refused} refused");
+    let peak_kib = memory_kib(process.pid(), "VmHWM").unwrap();
+    println!("{peak_kib} KiB during the flood: {created} created, {refused} refused");
+    assert!(peak_kib < 200 * 1024, "{peak_kib} KiB");
 }
 
 #[cfg(target_os = "linux")]

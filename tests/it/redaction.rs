@@ -1,5 +1,5 @@
-//! Secrets appear only in the response that returns them: canary values go through every call with a secret, at the most
-//! verbose log level.
+//! Secrets appear only in the response that returns them: canary values go through every call with a secret, by gRPC, HTTP
+//! and MCP, at the most verbose log level and with telemetry exported.
 
 use std::fmt::Debug;
 
@@ -12,19 +12,23 @@ use tonic::{
     transport::Channel,
 };
 use turnkey::grpc::pb::{
-    ChangePasswordRequest, CreateApiKeyRequest, CreateFromSignupRequest, CreateFullyProvisionedRequest,
-    CreateOwnerTokenRequest, ListPackagesRequest, OwnerTokenPurpose, ResetPasswordRequest, RevokeApiKeyRequest,
-    SetOwnerRequest, VerifyApiKeyRequest, VerifyEmailRequest, VerifyPasswordRequest,
+    BatchCreateFullyProvisionedRequest, ChangePasswordRequest, CreateApiKeyRequest, CreateFromSignupRequest,
+    CreateFullyProvisionedRequest, CreateOwnerTokenRequest, ListPackagesRequest, OwnerTokenPurpose,
+    RepairTenantRequest, ResetPasswordRequest, RevokeApiKeyRequest, SetOwnerRequest, VerifyApiKeyRequest,
+    VerifyEmailRequest, VerifyPasswordRequest, batch_create_fully_provisioned_result::Result as BatchResult,
     package_catalog_client::PackageCatalogClient, tenant_provisioning_client::TenantProvisioningClient,
 };
 
-use crate::support::{
-    database::{Cluster, dump},
-    fixture::channel,
-    http1::Http,
-    process::{Process, serve, temp_folder},
-    requests::{another_key, bella, rotation, rotation_of, signup},
-    tokens::Tokens,
+use crate::{
+    support::{
+        database::{Cluster, TestDatabase, dump},
+        fixture::channel,
+        http1::Http,
+        process::{Process, serve, temp_folder},
+        requests::{another_key, bella, named, rotation, rotation_of, signup},
+        tokens::Tokens,
+    },
+    telemetry::Collector,
 };
 
 const PASSWORD: &str = "canary under a lamp";
@@ -32,11 +36,12 @@ const WRONG_PASSWORD: &str = "canary under the lamp";
 const WEAK_PASSWORD: &str = "canary99";
 const NEW_PASSWORD: &str = "canary beside a lamp";
 const OTHER_PASSWORD: &str = "canary behind a lamp";
-const REQUEST_IDS: [&str; 4] = [
+const REQUEST_IDS: [&str; 5] = [
     "c0ffee99-9c0b-4ef8-bb6d-6bb9bd380a11",
     "decade99-9c0b-4ef8-bb6d-6bb9bd380a12",
     "facade99-9c0b-4ef8-bb6d-6bb9bd380a13",
     "beaded99-9c0b-4ef8-bb6d-6bb9bd380a14",
+    "defaced9-9c0b-4ef8-bb6d-6bb9bd380a15",
 ];
 /// Invalid, and not to be repeated in the error.
 const INVALID_REQUEST_ID: &str = "c0ffee99-9c0b-7ef8-bb6d-6bb9bd380a11";
@@ -78,19 +83,23 @@ impl Interceptor for Bearer {
 type Client = TenantProvisioningClient<InterceptedService<Channel, Bearer>>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
+async fn no_secret_is_in_a_log_line_span_debug_output_error_or_table() {
     let database = Cluster::get().migrated().await;
     let folder = temp_folder();
     let tokens = Tokens::new();
     let token = tokens.create("canary", &["provisioner"]);
     let mut command = serve(folder.path(), &database.server);
     command.args(["--http-listen", "127.0.0.1:0"]).arg("--tokens-file").arg(tokens.file()).env("RUST_LOG", "trace");
+    let collector = Collector::default();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.start().await);
     let mut process = Process::start(&mut command);
     let channel = channel(&process.address()).await;
     let http = process.http();
     let mut client = TenantProvisioningClient::with_interceptor(channel.clone(), Bearer(token.clone()));
     let mut seen = Seen::default();
     let mut keys = call_with_secrets(&mut client, &mut seen).await;
+    keys.push(call_in_a_batch(&mut client, &mut seen).await);
+    keys.push(repair(&mut client, &database, &mut seen).await);
     let owner_tokens = call_with_owners_secrets(&mut client, &mut seen).await;
     keys.extend(call_by_http(http, &token, &mut seen).await);
     call_with_credentials(&channel, &token, &keys[2], &mut seen).await;
@@ -101,6 +110,10 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let log = process.log.join("\n");
     let dump = dump(&database.superuser).await;
     let debug = seen.0.join("\n");
+    let exported = collector.text();
+    for rpc in ["BatchCreateFullyProvisioned", "RepairTenant", "ResetPassword"] {
+        assert!(exported.contains(&format!("TenantProvisioning/{rpc}")), "the spans of {rpc} are exported");
+    }
     assert!(log.contains(r#""level":"TRACE""#), "the log has the most verbose level");
     assert!(dump.contains("bella-weddings") && dump.contains("m=19456,t=2,p=1"));
     let random_parts =
@@ -109,7 +122,9 @@ async fn no_secret_is_in_a_log_line_debug_output_error_or_table() {
     let secrets =
         [PASSWORD, WRONG_PASSWORD, WEAK_PASSWORD, NEW_PASSWORD, OTHER_PASSWORD, INVALID_REQUEST_ID].into_iter();
     for secret in secrets.chain(REQUEST_IDS).chain(without_hyphens.iter().map(String::as_str)).chain(random_parts) {
-        for (location, text) in [("log", &log), ("dump", &dump), ("Debug output", &debug)] {
+        for (location, text) in
+            [("log", &log), ("dump", &dump), ("Debug output", &debug), ("exported telemetry", &exported)]
+        {
             assert!(!text.contains(secret), "{secret} is in the {location}");
         }
     }
@@ -184,6 +199,29 @@ async fn call_with_secrets(client: &mut Client, seen: &mut Seen) -> Vec<String> 
     assert!(seen.response(client.revoke_api_key(secret_as_public).await).is_none());
     assert!(seen.response(client.rotate_api_key(rotation_of(&tenant_id, &keys[0])).await).is_none());
     keys
+}
+
+/// Creates a tenant as the item of a batch, beside items with invalid secrets, and repeats it. Returns its key.
+async fn call_in_a_batch(client: &mut Client, seen: &mut Seen) -> String {
+    let item = CreateFullyProvisionedRequest { request_id: Some(REQUEST_IDS[4].to_owned()), ..named("in-a-batch") };
+    let invalid = CreateFullyProvisionedRequest { request_id: Some(INVALID_REQUEST_ID.to_owned()), ..item.clone() };
+    let reused = CreateFullyProvisionedRequest { name: "Other".to_owned(), ..item.clone() };
+    let batch = seen.request(BatchCreateFullyProvisionedRequest { requests: vec![item, invalid, reused] });
+    let mut results = seen.response(client.batch_create_fully_provisioned(batch.clone()).await).unwrap().results;
+    seen.response(client.batch_create_fully_provisioned(batch).await).unwrap();
+    match results.swap_remove(0).result.unwrap() {
+        BatchResult::Provisioned(created) => created.secret_key,
+        BatchResult::Error(error) => panic!("{error:?}"),
+    }
+}
+
+/// Repairs a tenant without a key, and returns the new one.
+async fn repair(client: &mut Client, database: &TestDatabase, seen: &mut Seen) -> String {
+    let created = seen.response(client.create_fully_provisioned(named("damaged")).await).unwrap();
+    let tenant_id = created.tenant.unwrap().id;
+    database.execute_without_triggers(&format!("DELETE FROM api_keys WHERE tenant_id = '{tenant_id}'")).await;
+    let repaired = seen.response(client.repair_tenant(RepairTenantRequest { tenant_id }).await).unwrap();
+    repaired.secret_key.expect("the tenant had no key")
 }
 
 fn log_in() -> VerifyPasswordRequest {

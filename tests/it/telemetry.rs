@@ -136,6 +136,11 @@ impl Collector {
         .collect()
     }
 
+    /// Everything that was exported, as text.
+    pub fn text(&self) -> String {
+        format!("{:?} {:?}", self.spans.lock().unwrap(), self.metrics.lock().unwrap())
+    }
+
     /// The unit of each metric, and the attributes of its last data points.
     pub fn metrics(&self) -> BTreeMap<String, (String, Vec<BTreeMap<String, String>>)> {
         let exported = self.metrics.lock().unwrap();

@@ -186,6 +186,7 @@ impl OldDatabase {
 }
 
 /// The errors of sqlx do not contain the password.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of map_err")]
 fn in_old_database(error: sqlx::Error) -> Error {
     format!("the database of --from: {error}").into()
 }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use prost::bytes::Bytes;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, ClientJsonRpcMessage, Implementation, ListToolsResult,
+        CallToolRequestParams, CallToolResponse, ClientJsonRpcMessage, ClientRequest, Implementation, ListToolsResult,
         PaginatedRequestParams, ServerCapabilities, ServerConfig, ServerJsonRpcMessage,
     },
     service::RequestContext,
@@ -32,7 +33,11 @@ use super::{
     json,
     refusal::{Dialect, Refusal, json_response},
 };
-use crate::grpc::layers::{InnerService, tenant_gate::TenantGate};
+use crate::{
+    domain::TenantId,
+    error::Error,
+    grpc::layers::{InnerService, tenant_gate::TenantGate},
+};
 
 pub(super) const PATH: &str = "/mcp";
 /// The values in the JSON of a message. The SDK keeps those that are not arguments until its response.
@@ -108,6 +113,22 @@ fn unreadable(error: &serde_json::Error) -> Response<Body> {
         ErrorData::parse_error(format!("the JSON is malformed at line {line} column {column}"), None)
     };
     json_response(StatusCode::BAD_REQUEST, &ServerJsonRpcMessage::error(error, None))
+}
+
+/// Returns the request of the RPC that a message of an agent makes for this tenant; `None` if it calls no tool. For fuzzing:
+/// the service itself leaves to the SDK what is a call.
+///
+/// # Errors
+/// Those of a message that is refused.
+#[doc(hidden)]
+pub fn parse_message(body: &[u8], tenant_id: TenantId) -> crate::error::Result<Option<Bytes>> {
+    json::check_cost(body, MAX_VALUES)?;
+    let message = serde_json::from_slice(body).map_err(|error| Error::MalformedMessage(error.to_string()))?;
+    let ClientJsonRpcMessage::Request(message) = message else { return Ok(None) };
+    let ClientRequest::CallToolRequest(call) = message.request else { return Ok(None) };
+    let Some(tool) = tools::find(&call.params.name) else { return Ok(None) };
+    let (request, _dry_run) = tool.request(tenant_id, &call.params.arguments.unwrap_or_default())?;
+    Ok(Some(request))
 }
 
 /// What the SDK calls for a request.

@@ -136,7 +136,7 @@ impl CatalogTool {
     }
 
     /// Returns the request of the RPC, and whether it changes nothing.
-    fn request(self, tenant_id: TenantId, arguments: &JsonObject) -> Result<(Bytes, bool)> {
+    pub(super) fn request(self, tenant_id: TenantId, arguments: &JsonObject) -> Result<(Bytes, bool)> {
         let tenant_id = tenant_id.to_string();
         let (message, dry_run) = match self {
             GetSegments => {

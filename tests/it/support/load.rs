@@ -22,7 +22,7 @@ use tokio::{
 };
 use tonic::{Code, Request, Status, transport::Channel};
 use turnkey::grpc::pb::{
-    CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, VerifyApiKeyRequest,
+    CreateFullyProvisionedRequest, CreateFullyProvisionedResponse, Verdict, VerifyApiKeyRequest,
     tenant_provisioning_client::TenantProvisioningClient,
 };
 use uuid::Uuid;
@@ -208,8 +208,8 @@ async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>
     (whole.map(|(id, _, key, _)| (id.to_string(), key.unwrap())).collect(), half)
 }
 
-/// Whether the first response is that of the request, a repetition gets the same response, and the key belongs to the
-/// tenant.
+/// Whether the first response is that of the request, a repetition gets the same response, and the key is valid and belongs
+/// to the tenant.
 async fn is_repeat_equal(client_factory: &ClientFactory, call: &AnsweredCall) -> bool {
     let mut client = client_factory();
     let repeated = client.create_fully_provisioned(call.request.clone()).await.unwrap().into_inner();
@@ -218,7 +218,7 @@ async fn is_repeat_equal(client_factory: &ClientFactory, call: &AnsweredCall) ->
     let slug = &call.response.tenant.as_ref().unwrap().slug;
     repeated == CreateFullyProvisionedResponse { replayed: true, ..call.response.clone() }
         && *slug == call.request.slug
-        && owner.tenant_id == id_and_key(&call.response).0
+        && (owner.verdict(), &owner.tenant_id) == (Verdict::Valid, &id_and_key(&call.response).0)
 }
 
 struct Caller {
