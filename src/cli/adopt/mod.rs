@@ -147,7 +147,9 @@ impl Adopter {
         let mut entries = std::pin::pin!(entries);
         while let Some(entries) = entries.try_next().await? {
             report.write(&entries)?;
-            entries.iter().for_each(|_| progress.step());
+            for _tenant in &entries {
+                progress.step();
+            }
         }
         progress.finish();
         Ok(())

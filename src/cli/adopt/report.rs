@@ -109,7 +109,7 @@ impl Report {
             let tenant_id = tenant_id.map(|id| id.to_string()).unwrap_or_default();
             lines.write_record([old_id, slug, &tenant_id, &status.to_string(), &joined(repairs), &joined(problems)])?;
         }
-        let lines = lines.into_inner().map_err(|error| error.into_error())?;
+        let lines = lines.into_inner().map_err(csv::IntoInnerError::into_error)?;
         self.file.append(&lines)?;
         for entry in entries {
             self.counts.add(entry);
