@@ -30,6 +30,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no
     /// lock, has used the slug or the external id meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the change")]
     pub async fn upsert_segment(
         &self,
         tenant_id: TenantId,

@@ -48,7 +48,7 @@ impl Schemas {
             return;
         }
         for field in message.fields() {
-            match field.kind() {
+            match value_kind(&field) {
                 Kind::Message(inner) if well_known(&inner).is_none() => self.add(&inner),
                 Kind::Enum(values) => {
                     self.enums.insert(values.name().to_owned(), values);
@@ -85,14 +85,16 @@ impl Schemas {
 }
 
 fn property(field: &FieldDescriptor, is_in_request: bool) -> Value {
-    assert!(!field.is_map(), "{}: no schema for maps yet", field.full_name());
-    let mut schema = match field.kind() {
+    let mut schema = match value_kind(field) {
         Kind::Message(message) => well_known(&message).unwrap_or_else(|| reference(message.name())),
         Kind::Enum(values) => reference(values.name()),
         kind => scalar(&kind, is_in_request),
     };
     if field.is_list() {
         schema = json!({ "type": "array", "items": schema });
+    }
+    if field.is_map() {
+        schema = json!({ "type": "object", "additionalProperties": schema });
     }
     let mut description = comment(&field.parent_message().parent_file(), field.path());
     if let Some(oneof) = field.containing_oneof().filter(|oneof| !oneof.is_synthetic()) {
@@ -104,6 +106,14 @@ fn property(field: &FieldDescriptor, is_in_request: bool) -> Value {
         schema["deprecated"] = json!(true);
     }
     schema
+}
+
+/// The kind of the field, or of the values of a map, whose keys are text in JSON.
+fn value_kind(field: &FieldDescriptor) -> Kind {
+    match field.kind() {
+        Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
+        kind => kind,
+    }
 }
 
 fn scalar(kind: &Kind, is_in_request: bool) -> Value {
