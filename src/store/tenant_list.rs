@@ -169,8 +169,8 @@ macro_rules! select_page {
 
 /// Returns how many tenants a page reads: as many as it has if an index selects them.
 fn scan_limit(list: &ListTenants, limit: usize) -> usize {
-    let by_slug = matches!(list.order, TenantOrder::SlugPrefix(..));
-    let is_selective = list.tenants.is_none() && list.filter.labels.len() <= usize::from(!by_slug);
+    let filters = list.filter.labels.len() + usize::from(matches!(list.order, TenantOrder::SlugPrefix(..)));
+    let is_selective = list.tenants.is_none() && filters <= 1;
     if is_selective { limit } else { limit.max(MAX_SCANNED) }
 }
 

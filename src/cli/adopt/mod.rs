@@ -147,7 +147,7 @@ impl Adopter {
         let mut entries = std::pin::pin!(entries);
         while let Some(entries) = entries.try_next().await? {
             report.write(&entries)?;
-            for _ in &entries {
+            for _tenant in &entries {
                 progress.step();
             }
         }

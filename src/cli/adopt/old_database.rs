@@ -81,12 +81,12 @@ impl OldDatabase {
     /// Connects, and begins the transaction.
     pub async fn open(options: &PgConnectOptions) -> Result<Self, Error> {
         let options = options.clone().application_name("turnkey adopt");
-        let mut connection = PgConnection::connect_with(&options).await.map_err(in_old_database)?;
+        let mut connection = PgConnection::connect_with(&options).await.map_err(|error| in_old_database(&error))?;
         // The snapshot is open for as long as the adoption takes, and idle while tenants are written.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
                      SET LOCAL statement_timeout = 0;
                      SET LOCAL idle_in_transaction_session_timeout = 0";
-        sqlx::raw_sql(begin).execute(&mut connection).await.map_err(in_old_database)?;
+        sqlx::raw_sql(begin).execute(&mut connection).await.map_err(|error| in_old_database(&error))?;
         Ok(Self(connection))
     }
 
@@ -94,7 +94,7 @@ impl OldDatabase {
         let count: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM "Tenant""#)
             .fetch_one(&mut self.0)
             .await
-            .map_err(in_old_database)?;
+            .map_err(|error| in_old_database(&error))?;
         Ok(count.try_into()?)
     }
 
@@ -105,7 +105,7 @@ impl OldDatabase {
                    left("apiKeySecret", 1000) AS api_key_secret
               FROM "Tenant"
         "#;
-        sqlx::query_as(sql).fetch(&mut self.0).map_err(in_old_database)
+        sqlx::query_as(sql).fetch(&mut self.0).map_err(|error| in_old_database(&error))
     }
 
     /// Returns the next tenants in the order of their ids, after this one. Empty at the end.
@@ -153,7 +153,7 @@ impl OldDatabase {
              ORDER BY id
         "#;
         let rows = sqlx::query_as(sql).bind(after).bind(CHUNK_TENANTS).bind(CHUNK_PARTS);
-        rows.fetch_all(&mut self.0).await.map_err(in_old_database)
+        rows.fetch_all(&mut self.0).await.map_err(|error| in_old_database(&error))
     }
 
     async fn segments_of(&mut self, tenant_ids: &[&str]) -> Result<Vec<SegmentRow>, Error> {
@@ -167,7 +167,7 @@ impl OldDatabase {
              WHERE "tenantId" = ANY ($1)
              ORDER BY "tenantId", "Segment"."createdAt", id
         "#;
-        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(in_old_database)
+        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(|error| in_old_database(&error))
     }
 
     async fn packages_of(&mut self, tenant_ids: &[&str]) -> Result<Vec<PackageRow>, Error> {
@@ -181,13 +181,12 @@ impl OldDatabase {
              WHERE "tenantId" = ANY ($1)
              ORDER BY "tenantId", "Package"."createdAt", id
         "#;
-        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(in_old_database)
+        sqlx::query_as(sql).bind(tenant_ids).fetch_all(&mut self.0).await.map_err(|error| in_old_database(&error))
     }
 }
 
 /// The errors of sqlx do not contain the password.
-#[expect(clippy::needless_pass_by_value, reason = "the signature of map_err")]
-fn in_old_database(error: sqlx::Error) -> Error {
+fn in_old_database(error: &sqlx::Error) -> Error {
     format!("the database of --from: {error}").into()
 }
 

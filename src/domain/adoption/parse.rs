@@ -143,3 +143,126 @@ pub(super) fn row_times(
     let updated_at = violations.check(format!("{path}updatedAt"), updated_at.ok_or_else(unfit));
     Some((created_at?, updated_at?))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::{
+        super::{OldPackage, OldSegment},
+        *,
+    };
+
+    const TIME: Option<OffsetDateTime> = Some(OffsetDateTime::UNIX_EPOCH);
+
+    fn whole_tenant() -> OldTenant {
+        OldTenant {
+            id: "cl9ebqhxk00003b600tymydho".to_owned(),
+            slug: "bella-weddings".to_owned(),
+            name: "Bella Weddings".to_owned(),
+            email: None,
+            password_hash: None,
+            api_key_public: "pk_live_bella-weddings_0123456789abcdef".to_owned(),
+            api_key_secret: "0".repeat(64),
+            commission_percent: "12.34".to_owned(),
+            branding: Some("{}".to_owned()),
+            email_verified: true,
+            is_active: true,
+            is_test: false,
+            created_at: TIME,
+            updated_at: TIME,
+            segments: Vec::new(),
+            packages: Vec::new(),
+        }
+    }
+
+    fn segment(id: &str, slug: &str, name: &str) -> OldSegment {
+        OldSegment {
+            id: id.to_owned(),
+            slug: slug.to_owned(),
+            name: name.to_owned(),
+            hero_title: "Hero".to_owned(),
+            description: None,
+            sort_order: 0,
+            active: true,
+            created_at: TIME,
+            updated_at: TIME,
+        }
+    }
+
+    fn package(id: &str, segment_id: Option<&str>, slug: &str, grouping_order: Option<i32>) -> OldPackage {
+        OldPackage {
+            id: id.to_owned(),
+            segment_id: segment_id.map(str::to_owned),
+            slug: slug.to_owned(),
+            name: "Gold".to_owned(),
+            description: None,
+            base_price: 1,
+            booking_type: "DATE".to_owned(),
+            grouping_order,
+            active: true,
+            created_at: TIME,
+            updated_at: TIME,
+        }
+    }
+
+    fn adopt(old: OldTenant) -> ParsedTenant {
+        let mut next = 0;
+        let mut new_id = |_time| {
+            next += 1;
+            Uuid::from_u128(next)
+        };
+        old.adopt(AdoptionContext { new_slug: None, now: OffsetDateTime::UNIX_EPOCH, new_id: &mut new_id })
+    }
+
+    #[test]
+    fn packages_without_an_order_follow_the_last_one_even_at_the_end_of_the_range() {
+        let packages = vec![
+            package("1", None, "one", None),
+            package("2", None, "two", Some(i32::MAX)),
+            package("3", None, "three", None),
+        ];
+        let adoption = adopt(OldTenant { packages, ..whole_tenant() }).adoption.unwrap();
+        assert!(adoption.packages.iter().all(|package| package.grouping_order == i32::MAX));
+        assert_eq!(adoption.segments[0].package_count, 3);
+    }
+
+    #[test]
+    fn an_invalid_segment_is_the_only_problem_of_a_tenant_with_packages_in_it() {
+        let (segments, packages) = (vec![segment("s", "general", "")], vec![package("p", Some("s"), "one", Some(1))]);
+        let problems = adopt(OldTenant { segments, packages, ..whole_tenant() }).adoption.unwrap_err();
+        let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(fields, ["segments[s].name"]);
+    }
+
+    proptest! {
+        /// The result itself asserts that a tenant without an adoption has a problem.
+        #[test]
+        fn every_old_tenant_is_adopted_whole_or_has_problems(
+            texts in prop::collection::vec("(\\PC{0,80}|[a-z0-9-]{0,60})", 10),
+            order in any::<Option<i32>>(),
+            price in any::<i32>(),
+        ) {
+            let [slug, name, email, hash, commission, branding, segment_slug, segment_name, package_slug, kind] =
+                <[String; 10]>::try_from(texts).unwrap();
+            let old = OldTenant {
+                slug,
+                name,
+                email: Some(email),
+                password_hash: Some(hash),
+                commission_percent: commission,
+                branding: Some(branding),
+                segments: vec![segment("s", &segment_slug, &segment_name), segment("t", &package_slug, &segment_name)],
+                packages: vec![
+                    OldPackage { base_price: price, booking_type: kind, ..package("p", Some("s"), &package_slug, order) },
+                    package("q", Some("u"), &segment_slug, None),
+                ],
+                ..whole_tenant()
+            };
+            if let Ok(adoption) = adopt(old).adoption {
+                prop_assert_eq!(adoption.packages.len(), 2);
+            }
+        }
+    }
+}

@@ -45,7 +45,13 @@ impl OldDatabase {
     /// Creates a database without the tenants that are refused.
     pub async fn with_valid_tenants(count: u32) -> Self {
         let old = Self::with_tenants(count).await;
-        old.execute(r#"DELETE FROM "Tenant" WHERE right(id, 2)::int BETWEEN 50 AND 64"#).await;
+        // The old schema has no index for the foreign key: each deleted segment would read all packages.
+        old.execute(
+            r#"CREATE INDEX packages_of_segments ON "Package" ("segmentId");
+               DELETE FROM "Tenant" WHERE right(id, 2)::int BETWEEN 50 AND 64;
+               DROP INDEX packages_of_segments"#,
+        )
+        .await;
         old
     }
 
