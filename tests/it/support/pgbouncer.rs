@@ -93,9 +93,9 @@ impl PgBouncer {
 
 /// The pooler that `TURNKEY_TEST_POOLER` requests, in front of the Postgres of the whole run.
 pub struct SharedPooler {
-    /// Its standard input ends with the test process, and `PgBouncer` with it.
+    /// Its standard input ends with the test process, and with it `PgBouncer` and its folder.
     _program: Mutex<Process>,
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 impl SharedPooler {
@@ -117,16 +117,16 @@ impl SharedPooler {
         let program = Program::all().into_iter().rfind(is_suitable);
         let program = program.expect("transaction mode needs PgBouncer 1.21 or newer: set PGBOUNCER_BIN");
         let settings = format!("pool_mode = {mode}\ndefault_pool_size = {sessions}");
-        let folder = configure(&program, postgres, &settings);
-        let command = command(&program, postgres, folder.path());
-        let mut until_end_of_input = through_shell(&command, "\"$@\" & cat; kill $!", "sh");
+        let folder = configure(&program, postgres, &settings).keep();
+        let command = command(&program, postgres, &folder);
+        let mut until_end_of_input = through_shell(&command, "\"$@\" & cat; kill $!; rm -r \"$0\"", &folder);
         let mut process = Process::start(until_end_of_input.stdin(Stdio::piped()));
         process.wait_for("process up");
         Some(Self { _program: Mutex::new(process), folder })
     }
 
     pub fn options(&self, database: &PgConnectOptions) -> PgConnectOptions {
-        through(self.folder.path(), database)
+        through(&self.folder, database)
     }
 }
 
