@@ -76,11 +76,16 @@ impl Store {
             WITH locked AS MATERIALIZED (
                 -- Before the first write: see the table of events.
                 SELECT pg_advisory_xact_lock(tenant_lock_key($2))
+            ), living_tenant AS MATERIALIZED (
+                -- Locked, and so read as it is once the lock is held: the snapshot of the statement is older.
+                SELECT id
+                  FROM tenants
+                 WHERE id = $2 AND deleted_at IS NULL AND (SELECT count(*) FROM locked) = 1
+                   FOR NO KEY UPDATE
             ), changed AS (
                 UPDATE owners
                    SET password_hash = $1, reset_token_hash = NULL, reset_token_expires_at = NULL, reset_token_used_at = NULL
-                 WHERE tenant_id = $2 AND password_hash = $3 AND (SELECT count(*) FROM locked) = 1
-                   AND (SELECT deleted_at IS NULL FROM tenants WHERE id = $2)
+                 WHERE tenant_id = $2 AND password_hash = $3 AND EXISTS (SELECT FROM living_tenant)
                 RETURNING tenant_id
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
@@ -240,12 +245,18 @@ impl Store {
                 SELECT pg_advisory_xact_lock(tenant_lock_key(tenant_id))
                   FROM owners
                  WHERE verification_token_hash = $1
+            ), living_tenant AS MATERIALIZED (
+                -- Locked, and so read as it is once the lock is held: the snapshot of the statement is older.
+                SELECT id
+                  FROM tenants
+                 WHERE id = (SELECT tenant_id FROM owners WHERE verification_token_hash = $1)
+                   AND deleted_at IS NULL AND (SELECT count(*) FROM locked) = 1
+                   FOR NO KEY UPDATE
             ), owner AS MATERIALIZED (
                 SELECT tenant_id, email_verified_at IS NULL AS is_unverified
                   FROM owners
-                 WHERE (SELECT count(*) FROM locked) = 1
+                 WHERE EXISTS (SELECT FROM living_tenant)
                    AND verification_token_hash = $1 AND verification_token_expires_at > $2
-                   AND (SELECT deleted_at IS NULL FROM tenants WHERE id = tenant_id)
                    FOR UPDATE
             ), verified AS (
                 UPDATE owners SET email_verified_at = $2

@@ -6,7 +6,8 @@ use turnkey::grpc::pb::{ListPackagesRequest, Tenant, UpsertPackageRequest, Verdi
 
 use crate::support::{
     fixture::Fixture,
-    requests::{named, signup},
+    owners::{BELLA, NEW_PASSWORD, invalid},
+    requests::{PASSWORD, named, signup},
     responses::{reason, violations},
 };
 
@@ -78,4 +79,29 @@ async fn deleting_an_unknown_tenant_is_not_found_and_a_malformed_id_is_invalid()
     for error in [fixture.delete_tenant("42").await.unwrap_err(), fixture.undelete_tenant("42").await.unwrap_err()] {
         assert_eq!(violations(&error), [("tenant_id".to_owned(), "BAD_FORMAT".to_owned())]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_changes_while_the_tenant_is_deleted_is_not_changed() {
+    let fixture = Fixture::start().await;
+    let (id, _secret_key) = fixture.sign_bella_up().await;
+    let token = fixture.verification_token(BELLA).await;
+    let pool = fixture.superuser_pool().await;
+    let mut deletion = pool.begin().await.unwrap();
+    for sql in
+        ["SELECT pg_advisory_xact_lock(tenant_lock_key(id)) FROM tenants", "UPDATE tenants SET deleted_at = now()"]
+    {
+        sqlx::query(sql).execute(&mut *deletion).await.unwrap();
+    }
+    let commit = async {
+        let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
+        while fixture.count(waiting).await < 2 {}
+        deletion.commit().await.unwrap();
+    };
+    let change = fixture.change_password(BELLA, PASSWORD, NEW_PASSWORD);
+    let (changed, verified, ()) = tokio::join!(change, fixture.verify_email(&token), commit);
+    assert_eq!((changed.unwrap(), verified), (invalid(), invalid()));
+    fixture.undelete_tenant(&id).await.unwrap();
+    assert_eq!(fixture.verify_password(BELLA, PASSWORD, None).await.unwrap().0, Verdict::Valid);
+    assert_eq!(fixture.get(Identifier::TenantId(id)).await.unwrap().owner_email_verified_at, None);
 }

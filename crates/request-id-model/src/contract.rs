@@ -77,18 +77,8 @@ pub fn sentences() -> Vec<Property<Scenario>> {
                 && state.database.records.iter().all(|record| state.database.tenant(record.created).is_some())
         }),
         Property::always(SAFE, |_: &Scenario, state: &State| {
-            answers(state).filter(|answer| answer.response == Response::AlreadyExists).all(|answer| {
-                state.database.tenants.iter().any(|tenant| {
-                    let is_own = is_same_scope(answer.request, tenant.request);
-                    // Of a key, which has no slug, only a record that expires during the call may be the reason.
-                    let time = if tenant.request.slug.is_some() { answer.at } else { answer.from };
-                    let is_in_force = time.abs_diff(tenant.created_at) < RECORD_LIFETIME;
-                    let expires = answer.at.abs_diff(tenant.created_at) >= RECORD_LIFETIME;
-                    let is_reason =
-                        if is_own { expires && (tenant.request.slug.is_some() || is_in_force) } else { true };
-                    tenant.request.slug == answer.request.slug && is_reason
-                })
-            })
+            let mut refused = answers(state).filter(|answer| answer.response == Response::AlreadyExists);
+            refused.all(|answer| state.database.tenants.iter().any(|tenant| is_reason(tenant, &answer)))
         }),
         Property::always(ACKNOWLEDGED, |_: &Scenario, state: &State| {
             answers(state).filter_map(|answer| created(&answer)).all(|(id, _)| state.database.tenant(id).is_some())
@@ -172,6 +162,16 @@ fn created(answer: &Answer) -> Option<(u8, Option<Secret>)> {
         Response::Ok { id, secret, .. } => Some((id, secret)),
         _ => None,
     }
+}
+
+/// Whether the tenant is a reason for `ALREADY_EXISTS`: another call created it, or the call itself so long ago that its
+/// record has expired. Of a key, which has no slug, only a record that expired during the call is one.
+fn is_reason(tenant: &Tenant, answer: &Answer) -> bool {
+    let has_expired = |time: u16| time.abs_diff(tenant.created_at) >= RECORD_LIFETIME;
+    let has_slug = tenant.request.slug.is_some();
+    tenant.request.slug == answer.request.slug
+        && (!is_same_scope(answer.request, tenant.request)
+            || has_expired(answer.at) && (has_slug || !has_expired(answer.from)))
 }
 
 fn is_same_caller(one: Request, other: Request) -> bool {

@@ -27,6 +27,8 @@ struct Tenant {
     is_active: bool,
     is_deleted: bool,
     owner: Option<String>,
+    /// Whether the owner has the password of the sign-up, by which a repeat of it is recognized.
+    has_signup_password: bool,
     etag: Etag,
     /// Oldest first.
     keys: Vec<Key>,
@@ -216,10 +218,12 @@ impl<'a> Step<'a> {
     }
 
     fn create(&mut self) -> Option<Result> {
-        if self.tenant.is_some() {
-            return Some(Ok(Expected::Created { replayed: true }));
-        }
         let origin = self.origin;
+        if let Some(tenant) = &self.tenant {
+            let is_recognized = origin.owner.is_none() || tenant.has_signup_password;
+            let replayed = Expected::Created { replayed: true };
+            return Some(if is_recognized { Ok(replayed) } else { Err("REQUEST_ID_REUSED") });
+        }
         let change = self.take("tenant.created", &[("slug", &origin.slug)])?;
         let item = || Item { id: None, value: None, etag: None };
         self.tenant = Some(Tenant {
@@ -228,6 +232,7 @@ impl<'a> Step<'a> {
             is_active: true,
             is_deleted: false,
             owner: origin.owner.clone(),
+            has_signup_password: origin.owner.is_some(),
             etag: None,
             keys: vec![Key::new(change.get("public_key")?, None)],
             packages: DEFAULT_PACKAGES.iter().map(|slug| ((*slug).to_owned(), item())).collect(),
@@ -271,6 +276,7 @@ impl<'a> Step<'a> {
             }
             Call::SetOwner { email } => {
                 tenant.owner = Some(email.clone());
+                tenant.has_signup_password = false;
                 self.take("owner.set", &[("is_new_address", "true")])?;
             }
             _ => return None,
