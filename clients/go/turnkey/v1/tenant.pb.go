@@ -267,7 +267,8 @@ func (x *Tenant) GetLabels() map[string]string {
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The public key, which identifies the API key: `pk_live_` (or `pk_test_`), the beginning of the tenant's slug, `_`
-	// and 16 letters and digits. Unique, and safe to show.
+	// and 16 letters and digits. A key of the platform's old form has the whole slug that the tenant had then, and 16
+	// hexadecimal digits. Unique, and safe to show.
 	PublicKey string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	// The tenant the key belongs to, a UUIDv7.
 	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`

@@ -2394,6 +2394,8 @@ type VerifyApiKeyRequest struct {
 	// The secret key as the tenant presented it, unchanged. Any text is accepted; text that is not a key is
 	// `VERDICT_INVALID`.
 	//
+	// Keys of the platform's old form, `sk_live_`, a slug, `_` and 32 hexadecimal digits, are valid, too.
+	//
 	// Secret: its holder can act as the tenant.
 	SecretKey     string `protobuf:"bytes,1,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
 	unknownFields protoimpl.UnknownFields

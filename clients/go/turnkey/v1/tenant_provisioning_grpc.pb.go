@@ -232,7 +232,8 @@ type TenantProvisioningClient interface {
 	// Checks whether a secret key is valid, and returns its tenant. An invalid key is not an error: check the verdict.
 	VerifyApiKey(ctx context.Context, in *VerifyApiKeyRequest, opts ...grpc.CallOption) (*VerifyApiKeyResponse, error)
 	// Checks an owner's e-mail address and password. A wrong password and an unknown address get the same response after
-	// the same work. The verdict does not depend on whether the tenant is suspended; see `Tenant.is_active`.
+	// the same work. A wrong password for an owner who came from the old platform and has not logged in since takes longer.
+	// The verdict does not depend on whether the tenant is suspended; see `Tenant.is_active`.
 	//
 	// After 10 wrong attempts within 15 minutes of the first, by `VerifyPassword` or `ChangePassword`, for the same address
 	// and the same `client_address`, the call fails until the 15 minutes are over, whatever the password. This holds for
@@ -810,7 +811,8 @@ type TenantProvisioningServer interface {
 	// Checks whether a secret key is valid, and returns its tenant. An invalid key is not an error: check the verdict.
 	VerifyApiKey(context.Context, *VerifyApiKeyRequest) (*VerifyApiKeyResponse, error)
 	// Checks an owner's e-mail address and password. A wrong password and an unknown address get the same response after
-	// the same work. The verdict does not depend on whether the tenant is suspended; see `Tenant.is_active`.
+	// the same work. A wrong password for an owner who came from the old platform and has not logged in since takes longer.
+	// The verdict does not depend on whether the tenant is suspended; see `Tenant.is_active`.
 	//
 	// After 10 wrong attempts within 15 minutes of the first, by `VerifyPassword` or `ChangePassword`, for the same address
 	// and the same `client_address`, the call fails until the 15 minutes are over, whatever the password. This holds for
