@@ -116,7 +116,7 @@ pub fn create_script(round: u64) -> String {
         // Labels.
         "ARRAY['{}'::jsonb]".to_owned(),
     ];
-    format!("\\set n :n + 1\n{};\n", fill(&statement_containing("INSERT INTO tenants"), &values))
+    format!("\\set n :n + 1\n{};\n", fill(&statement_containing("'tenant.created'"), &values))
 }
 
 /// The number of round trips of a transaction.
