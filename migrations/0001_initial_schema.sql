@@ -140,6 +140,11 @@ CREATE UNIQUE INDEX packages_external_id_key ON packages (tenant_id, external_id
 CREATE INDEX packages_grouping_order_idx ON packages (tenant_id, active, grouping_order, id);
 CREATE INDEX packages_segment_idx ON packages (tenant_id, segment_id, active, grouping_order, id);
 
+-- The planner expects many rows of each tenant. By the true statistics a tenant has one segment and three packages, and a
+-- scan of all of them in any index would seem as cheap as one row by its primary key, also in a tenant that has thousands.
+ALTER TABLE segments ALTER tenant_id SET (n_distinct = -0.001);
+ALTER TABLE packages ALTER tenant_id SET (n_distinct = -0.001);
+
 -- The secret of a key is stored only as a hash. The public key ends with the key id. Keys in the platform's old form
 -- (docs/adr/0021-legacy-keys.md) come only from `turnkey adopt`.
 CREATE TABLE api_keys (

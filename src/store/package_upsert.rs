@@ -216,6 +216,12 @@ async fn upsert(
              WHERE EXISTS (SELECT FROM inserted)
             ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
                SET package_count = excluded.package_count, segment_count = excluded.segment_count
+        ), previous AS (
+            -- The existing packages of the items. The table still shows its old state here.
+            SELECT existing.*
+              FROM validated_item
+             CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS existing
+             WHERE error IS NULL
         ), updated AS (
             -- The changed packages. An update that changes nothing does not touch updated_at.
             UPDATE packages
@@ -245,15 +251,14 @@ async fn upsert(
                     packages.external_id)
             RETURNING packages.*
         ), segment_change AS (
-            -- By how many packages each segment changes. The table of packages still shows its old state here. The planner
-            -- expects few rows of this condition, and therefore finds the segments by their ids.
+            -- By how many packages each segment changes. The planner expects few rows of this condition, and therefore
+            -- finds the segments by their ids.
             SELECT segment_id, sum(change) AS change
               FROM (SELECT segment_id, 1 FROM inserted
                      UNION ALL
-                    SELECT unnest(ARRAY[updated.segment_id, before.segment_id]), unnest(ARRAY[1, -1])
+                    SELECT unnest(ARRAY[updated.segment_id, previous.segment_id]), unnest(ARRAY[1, -1])
                       FROM updated
-                     CROSS JOIN LATERAL (SELECT segment_id FROM packages
-                                          WHERE tenant_id = $1 AND packages.id = updated.id OFFSET 0) AS before
+                      JOIN previous ON previous.id = updated.id
                    ) AS package (segment_id, change)
              GROUP BY segment_id
             HAVING abs(sum(change)) > 0
@@ -281,15 +286,9 @@ async fn upsert(
                            || changed_columns(to_jsonb(previous), to_jsonb(updated))
                       FROM updated
                       JOIN validated_item ON target_id = updated.id
-                      JOIN packages AS previous ON previous.tenant_id = $1 AND previous.id = updated.id
+                      JOIN previous ON previous.id = updated.id
                    ) AS event (number, type, data)
              ORDER BY number
-        ), previous AS (
-            -- The existing packages of the items. The table still shows its old state here.
-            SELECT existing.*
-              FROM validated_item
-             CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS existing
-             WHERE error IS NULL
         ), package AS (
             -- The package of every item as it is now; and that of an only item as it was.
             SELECT false AS is_previous, * FROM inserted
