@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{ConnectOptions as _, postgres::PgConnection};
 use turnkey::{
     config::ServerSettings,
@@ -18,9 +19,10 @@ use turnkey::{
 use uuid::Uuid;
 
 use crate::support::{
-    database::{Cluster, TestDatabase},
+    database::{Cluster, TestDatabase, pg_bin},
     fixture::{Fixture, NewTenant, one_connection},
     owners::BELLA,
+    process::temp_folder,
     requests::{PASSWORD, bella_with_request_id, gold, named, rotation, with_bearer},
     tokens::Tokens,
 };
@@ -32,6 +34,20 @@ fn settings() -> ServerSettings {
     let many = 100_000.try_into().unwrap();
     let quotas = Quotas { packages: many, segments: many, ..Quotas::DEFAULT };
     ServerSettings { quotas, password_argon2: Argon2Params::KEY, ..one_connection() }
+}
+
+/// Runs `work` on a Postgres of its own, where nothing but the test changes statistics, and therefore plans. On a shared
+/// one, a transaction that writes in another database keeps dead rows here, and calls would read them too.
+async fn with_own_postgres<T>(work: impl AsyncFnOnce(TestDatabase) -> T) -> T {
+    let root = temp_folder();
+    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
+    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+    let database = TestDatabase::migrated_on(&postgres).await;
+    database.execute("ALTER SYSTEM SET autovacuum = off").await;
+    database.execute("SELECT pg_reload_conf()").await;
+    let result = work(database).await;
+    postgres.stop().await.unwrap();
+    result
 }
 
 async fn start_on(database: &TestDatabase) -> Fixture {
@@ -348,13 +364,11 @@ async fn add_to(database: &TestDatabase, tenant: &NewTenant, packages: u32, segm
     database.execute(insert).await;
 }
 
-/// Creates a database with two tenants and returns the tenants.
-async fn database_with_two_tenants() -> (TestDatabase, [NewTenant; 2]) {
-    let database = Cluster::get().migrated().await;
-    let fixture = start_on(&database).await;
+async fn create_two_tenants(database: &TestDatabase) -> [NewTenant; 2] {
+    let fixture = start_on(database).await;
     let tenants = [fixture.tenant("small").await, fixture.tenant("large").await];
     fixture.server.stop().await;
-    (database, tenants)
+    tenants
 }
 
 /// Each search for a free number takes at most this many lookups, of four pages each.
@@ -362,12 +376,15 @@ const MAX_SLUG_LOOKUPS: i64 = 40;
 
 #[tokio::test]
 async fn every_catalog_call_reads_as_much_in_a_tenant_with_20_000_packages_as_in_one_with_20() {
-    let (database, [small, large]) = database_with_two_tenants().await;
-    add_to(&database, &small, 20, 20).await;
-    add_to(&database, &large, 20_000, 5_000).await;
+    with_own_postgres(async |database| measure_catalog_calls(&database).await).await;
+}
+
+async fn measure_catalog_calls(database: &TestDatabase) {
+    let [small, large] = create_two_tenants(database).await;
+    add_to(database, &small, 20, 20).await;
+    add_to(database, &large, 20_000, 5_000).await;
     // By these statistics a tenant has what it is created with, and reading all of that would be as cheap as one row.
-    let many_small_tenants =
-        "INSERT INTO segments
+    let many_small_tenants = "INSERT INTO segments
          SELECT md5(n::text)::uuid, gen_random_uuid(), 'general', 'Small', 'Small', '', 0, true, now(), now()
            FROM generate_series(1, 20000) AS n;
          INSERT INTO packages
@@ -378,7 +395,7 @@ async fn every_catalog_call_reads_as_much_in_a_tenant_with_20_000_packages_as_in
     for call in CATALOG_CALLS {
         let mut pages = [0, 0];
         for (pages, tenant) in pages.iter_mut().zip([&small, &large]) {
-            *pages = measure(&database, PAGES, async |fixture| {
+            *pages = measure(database, PAGES, async |fixture| {
                 for _ in 0..CALLS {
                     make(call, fixture, tenant).await;
                 }
@@ -396,21 +413,24 @@ async fn every_catalog_call_reads_as_much_in_a_tenant_with_20_000_packages_as_in
 async fn catalog_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
     let mut rows = [0, 0];
     for (index, rows) in rows.iter_mut().enumerate() {
-        let (database, tenants) = database_with_two_tenants().await;
-        add_to(&database, &tenants[0], 20, 20).await;
-        *rows = measure(&database, ROWS, async |fixture| {
-            for call in CATALOG_CALLS {
-                for _ in 0..CALLS {
-                    make(call, fixture, &tenants[0]).await;
+        *rows = with_own_postgres(async |database| {
+            let tenants = create_two_tenants(&database).await;
+            add_to(&database, &tenants[0], 20, 20).await;
+            measure(&database, ROWS, async |fixture| {
+                for call in CATALOG_CALLS {
+                    for _ in 0..CALLS {
+                        make(call, fixture, &tenants[0]).await;
+                    }
                 }
-            }
-            // What this reads is the same in both cases.
-            add_to(&database, &tenants[1], 20_000, 5_000).await;
-            for call in CATALOG_CALLS {
-                for _ in 0..CALLS {
-                    make(call, fixture, &tenants[index]).await;
+                // What this reads is the same in both cases.
+                add_to(&database, &tenants[1], 20_000, 5_000).await;
+                for call in CATALOG_CALLS {
+                    for _ in 0..CALLS {
+                        make(call, fixture, &tenants[index]).await;
+                    }
                 }
-            }
+            })
+            .await
         })
         .await;
     }
@@ -446,7 +466,6 @@ async fn make_tenant_calls(fixture: &Fixture, created: &CreateFullyProvisionedRe
 async fn tenant_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
     let mut rows = [0, 0];
     for (rows, tenants) in rows.iter_mut().zip([100, 20_000]) {
-        let database = Cluster::get().migrated().await;
         let insert = format!(
             "SET session_replication_role = replica;
              INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
@@ -464,11 +483,14 @@ async fn tenant_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_
              SELECT tenant_id, gen_random_uuid(), segment_id, 'gold-' || n, 'Gold', '', 0, 'DATE', n, true, now(), now()
                FROM packages, generate_series(1, {tenants}) AS n WHERE slug = 'basic-package'"
         );
-        *rows = measure(&database, ROWS, async |fixture| {
-            let created = fixture.create(bella_with_request_id()).await.unwrap();
-            make_tenant_calls(fixture, &created).await;
-            fixture.database.execute(insert).await;
-            make_tenant_calls(fixture, &created).await;
+        *rows = with_own_postgres(async |database| {
+            measure(&database, ROWS, async |fixture| {
+                let created = fixture.create(bella_with_request_id()).await.unwrap();
+                make_tenant_calls(fixture, &created).await;
+                fixture.database.execute(insert).await;
+                make_tenant_calls(fixture, &created).await;
+            })
+            .await
         })
         .await;
     }
@@ -496,7 +518,6 @@ async fn make_owner_calls(fixture: &Fixture, tenant: &NewTenant) {
 async fn owner_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_more_when_it_is_full() {
     let mut rows = [0, 0];
     for (rows, owners) in rows.iter_mut().zip([100, 20_000]) {
-        let database = Cluster::get().migrated().await;
         let insert = format!(
             "SET session_replication_role = replica;
              INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at)
@@ -510,14 +531,17 @@ async fn owner_calls_whose_plans_are_from_an_almost_empty_database_do_not_read_m
              SELECT sha256((n % 1000)::text::bytea), sha256(n::text::bytea), 10, 0, '2100-01-01', now()
                FROM generate_series(1, {owners}) AS n"
         );
-        *rows = measure(&database, ROWS, async |fixture| {
-            let tenant = fixture.tenant("bella").await;
-            // As an operator's database after its first day: few rows, and statistics that say so.
-            make_owner_calls(fixture, &tenant).await;
-            fixture.database.execute("ANALYZE").await;
-            make_owner_calls(fixture, &tenant).await;
-            fixture.database.execute(insert).await;
-            make_owner_calls(fixture, &tenant).await;
+        *rows = with_own_postgres(async |database| {
+            measure(&database, ROWS, async |fixture| {
+                let tenant = fixture.tenant("bella").await;
+                // As an operator's database after its first day: few rows, and statistics that say so.
+                make_owner_calls(fixture, &tenant).await;
+                fixture.database.execute("ANALYZE").await;
+                make_owner_calls(fixture, &tenant).await;
+                fixture.database.execute(insert).await;
+                make_owner_calls(fixture, &tenant).await;
+            })
+            .await
         })
         .await;
     }
