@@ -9,7 +9,6 @@
 
 use std::fmt::Display;
 
-use futures_util::TryStreamExt;
 use sqlx::{
     AssertSqlSafe, Decode, FromRow, Postgres, Row as _, Type,
     error::BoxDynError,
@@ -98,8 +97,8 @@ impl Decode<'_, Postgres> for CatalogTime {
             return Option::decode(value).map(Self);
         }
         let Some(text) = Option::<&str>::decode(value)? else { return Ok(Self(None)) };
-        let text = text.strip_suffix("+00").ok_or("the time zone of the session is not UTC")?;
-        let time = OffsetDateTime::parse(&format!("{}Z", text.replacen(' ', "T", 1)), &Rfc3339)?;
+        // Postgres writes the time zone as hours, such as +00. Rfc3339 reads any separator of date and time.
+        let time = OffsetDateTime::parse(&format!("{text}:00"), &Rfc3339)?;
         Ok(Self(Some(time)))
     }
 }
@@ -141,32 +140,48 @@ where
     let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
     let query =
         format!("{}; EXECUTE {name} ('{tenant_id}', {})", set_catalog_role_sql(tenant_id), arguments.join(", "));
-    let rows = fetch_page(connection, query.clone()).await;
-    if !rows.as_ref().is_err_and(is_unknown_prepared_statement) {
-        return rows;
+    let page = fetch_page(connection, &query).await;
+    if !page.as_ref().is_err_and(is_unknown_prepared_statement) {
+        return page;
     }
     // First use in that session.
-    fetch_page(connection, format!("{}; {query}", prepare_unless_known(&name, sql))).await
+    fetch_page(connection, &format!("{}; {query}", prepare_unless_known(&name, sql))).await
 }
 
-/// Measures the rows while they arrive, so that no more than a page is ever in memory. In the statement, a window over the
-/// rows would take a quarter of the time of a short list.
-async fn fetch_page<Row>(connection: &mut PooledConnection, query: String) -> sqlx::Result<Vec<ListRow<Row>>>
+async fn fetch_page<Row>(connection: &mut PooledConnection, query: &str) -> sqlx::Result<Vec<ListRow<Row>>>
 where
     Row: for<'row> FromRow<'row, PgRow>,
 {
-    let (mut page, mut bytes) = (Vec::<ListRow<Row>>::new(), 0);
-    let mut rows = sqlx::raw_sql(AssertSqlSafe(query)).fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        if let Some(last) = page.last_mut() {
+    let mut page = Page { rows: Ok(Vec::new()), bytes: 0 };
+    connection
+        .run_statement(sqlx::raw_sql(AssertSqlSafe(query)), |step| {
+            step.right().into_iter().for_each(|row| page.push(&row))
+        })
+        .await?;
+    page.rows
+}
+
+/// The rows that have arrived. They are measured one by one, so that no more than a page is ever in memory. In the
+/// statement, a window over the rows would take a quarter of the time of a short list.
+struct Page<Row> {
+    rows: sqlx::Result<Vec<ListRow<Row>>>,
+    bytes: i64,
+}
+
+impl<Row: for<'row> FromRow<'row, PgRow>> Page<Row> {
+    fn push(&mut self, row: &PgRow) {
+        let Ok(rows) = &mut self.rows else { return };
+        if let Some(last) = rows.last_mut() {
             last.has_next = true;
         }
-        if bytes < MAX_PAGE_BYTES {
-            bytes += size_in_bytes(&row);
-            page.push(ListRow { item: Row::from_row(&row)?, has_next: false });
+        if self.bytes < MAX_PAGE_BYTES {
+            self.bytes += size_in_bytes(row);
+            match Row::from_row(row) {
+                Ok(item) => rows.push(ListRow { item, has_next: false }),
+                Err(error) => self.rows = Err(error),
+            }
         }
     }
-    Ok(page)
 }
 
 /// Returns the size of the values. The conversion of the row reports what cannot be read here.

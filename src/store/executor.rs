@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{
     TryFutureExt as _, TryStreamExt as _,
-    future::BoxFuture,
+    future::{self, BoxFuture},
     stream::{self, BoxStream},
 };
 use sqlx::{
@@ -31,11 +31,16 @@ pub(super) const STATEMENT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(6);
 const UNREACHABLE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One part of a response: the end of a statement, or a row.
-type Step = Either<PgQueryResult, PgRow>;
+pub(super) type Step = Either<PgQueryResult, PgRow>;
 
 impl PooledConnection {
-    /// Runs a statement to the end of its response. Measures it and applies the response timeout to it.
-    async fn run_statement<'q>(&mut self, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<Vec<Step>> {
+    /// Runs a statement to the end of its response, and passes each part of it to `receive` when it arrives. Measures the
+    /// statement and applies the response timeout to it.
+    pub(super) async fn run_statement<'q>(
+        &mut self,
+        query: impl Execute<'q, Postgres> + 'q,
+        mut receive: impl FnMut(Step),
+    ) -> sqlx::Result<()> {
         let (pool, operation, started_at) = (self.pool.clone(), self.operation, Instant::now());
         let span = tracing::debug_span!(
             "statement",
@@ -46,7 +51,7 @@ impl PooledConnection {
             db.operation.name = operation,
             error.type = Empty,
         );
-        let statement = self.begin_use()?.fetch_many(query).try_collect();
+        let statement = self.begin_use()?.fetch_many(query).try_for_each(|step| future::ready(Ok(receive(step))));
         let result = with_response_timeout(statement, &pool).instrument(span.clone()).await;
         // An unknown prepared statement is not a failure: the caller prepares it and retries.
         let error_type = result.as_ref().err().filter(|error| !is_unknown_prepared_statement(error)).map(error_type);
@@ -99,7 +104,11 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let steps = self.run_statement(query).map_ok(|steps| stream::iter(steps.into_iter().map(Ok)));
+        let steps = async move {
+            let mut steps = Vec::new();
+            self.run_statement(query, |step| steps.push(Ok(step))).await?;
+            Ok(stream::iter(steps))
+        };
         Box::pin(steps.try_flatten_stream())
     }
 
@@ -108,7 +117,11 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        Box::pin(self.run_statement(query).map_ok(|steps| steps.into_iter().find_map(Either::right)))
+        Box::pin(async move {
+            let mut row = None;
+            self.run_statement(query, |step| row = row.take().or(step.right())).await?;
+            Ok(row)
+        })
     }
 
     // The store does not call these two: sqlx prepares statements when it runs them. The trait requires them.
