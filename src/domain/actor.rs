@@ -1,6 +1,6 @@
 //! Who makes a change, which each of its events names.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, num::NonZeroU128};
 
 use super::caller::Caller;
 
@@ -8,8 +8,8 @@ use super::caller::Caller;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
     pub caller: Caller,
-    /// 32 hexadecimal digits (<https://www.w3.org/TR/trace-context/>). `None` for commands.
-    pub trace_id: Option<Arc<str>>,
+    /// `None` for commands.
+    pub trace_id: Option<NonZeroU128>,
 }
 
 impl Actor {
@@ -28,8 +28,9 @@ impl Actor {
         }
     }
 
-    pub fn trace_id(&self) -> Option<&str> {
-        self.trace_id.as_deref()
+    /// Returns the id of the trace in its text form: 32 hexadecimal digits (<https://www.w3.org/TR/trace-context/>).
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace_id.map(|id| format!("{id:032x}"))
     }
 }
 

@@ -2,6 +2,7 @@
 //! its output. The handlers of the two services are in `tenant_provisioning` and `package_catalog`.
 
 use std::{
+    num::NonZeroU128,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
@@ -21,7 +22,6 @@ use super::{
 use crate::{
     domain::{Actor, Caller, Violations},
     error::{Error, Result},
-    telemetry::trace::TraceId,
 };
 
 pub type RpcResult<T> = std::result::Result<Response<T>, Status>;
@@ -78,7 +78,7 @@ impl<Service> Handler<Service> {
         let (context, input) = parse(request);
         let trace_id = context.trace_id;
         let task = input.map(|(caller, input)| {
-            let trace_id = (trace_id != TraceId::INVALID).then(|| trace_id.to_string().into());
+            let trace_id = NonZeroU128::new(u128::from_be_bytes(trace_id.to_bytes()));
             let work = work(Arc::clone(&self.service), Actor { caller, trace_id }, input);
             self.tasks.run(context.permit, work)
         });
