@@ -24,6 +24,7 @@ mod probe;
 mod provisioning;
 mod purge;
 mod repair;
+mod segment_upsert;
 mod segments;
 mod shared_statements;
 mod slug_search;
