@@ -15,6 +15,7 @@ mod executor;
 mod idempotency;
 mod integrity;
 mod migrate;
+mod owner_tokens;
 mod owners;
 mod package_upsert;
 mod packages;
@@ -39,7 +40,8 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use adoption::{AdoptionOutcome, ExistingParts};
 pub use migrate::{MigrateError, grant_provisioner, migrate};
-pub use owners::{Owner, ResetResult, ResetToken};
+pub use owner_tokens::{ResetResult, ResetToken};
+pub use owners::Owner;
 pub use package_upsert::NewPackageIds;
 pub use password_attempts::{AttemptEnd, AttemptStart};
 pub use probe::{NotReady, Probe, check_migrated};
