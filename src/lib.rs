@@ -3,8 +3,8 @@
 //!
 //! A request passes through five stages, and its result returns through them:
 //!
-//! 1. Wire: [`server`] accepts the connection. The layers of [`grpc`] set the trace and the deadline, take a permit,
-//!    authenticate the caller and apply its rate limit, before the message is decoded.
+//! 1. Wire: [`server`] accepts the connection. The layers of [`grpc`] set the trace and the deadline, authenticate the
+//!    caller, apply its rate limit and take a permit, before the message is decoded.
 //! 2. Domain input: a handler of [`grpc`] converts the message to types of [`domain`] and reports all invalid fields
 //!    together.
 //! 3. Service: a method of [`service`] creates ids and secrets; [`secrets`] hashes them.
@@ -18,7 +18,8 @@
 //! - [`domain`]: the types of the business, which cannot hold an invalid value, and the defaults of a new tenant.
 //! - [`error`]: the one error type that crosses layers.
 //! - [`grpc`]: layers, handlers, conversions, the roles that each RPC requires, and the only place that creates a status.
-//! - [`http`]: the same calls by HTTP and JSON: the Connect protocol, the established calls of the platform, health.
+//! - [`http`]: the same calls by HTTP and JSON: the Connect protocol, the established calls of the platform, tools for
+//!   agents, health.
 //! - [`secrets`]: minting, derivation and hashing of keys, tokens and passwords.
 //! - [`server`]: the composition root: connects pool, services, layers and sockets, and shuts them down.
 //! - [`service`]: one method per use case.

@@ -11,7 +11,7 @@ use http::{HeaderName, Uri};
 
 use super::{ConfigErrors, ExporterSettings, OtlpProtocol, setting::is_host_name};
 
-/// What the variables ask for.
+/// The export that the variables request.
 #[derive(Debug, Clone, Default)]
 pub struct OpenTelemetrySettings {
     pub exporters: ExporterSettings,
@@ -114,7 +114,7 @@ const VARIABLES: [(&str, Format); 17] = [
     ("OTEL_EXPORTER_PROMETHEUS_PORT", PORT),
 ];
 
-/// Values of unsupported variables that ask for what Turnkey does anyway.
+/// Values of unsupported variables that request what Turnkey does anyway.
 const INHERENT: [(&str, &str); 3] = [
     ("OTEL_LOGS_EXPORTER", "none"),
     ("OTEL_PROPAGATORS", "tracecontext"),

@@ -4,6 +4,7 @@
 //! `http` and `server` use tonic and prost.
 
 mod auth;
+mod authenticator;
 mod call_tasks;
 mod connection;
 mod convert;
@@ -20,7 +21,7 @@ mod tenant_access;
 mod tenant_provisioning;
 mod verification_slots;
 
-pub use auth::{Authenticator, certificate_sans};
+pub use authenticator::{Authenticator, certificate_sans};
 pub use call_tasks::CallTasks;
 pub use connection::{Connection, PeerAddress, STREAM_ABORT};
 pub use fair_limit::FairLimit;

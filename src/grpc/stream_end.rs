@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 use tonic::Request;
 
-use super::{auth::HeldCredential, connection::Connection};
+use super::{authenticator::HeldCredential, connection::Connection};
 use crate::{error::Error, service::StreamEnd};
 
 /// With the second in which a change of the tokens file is noticed, below the guaranteed 2 s.

@@ -15,7 +15,7 @@ use serde::{
 };
 use serde_json::{
     error::Category,
-    ser::{CompactFormatter, Formatter},
+    ser::{CompactFormatter, Formatter, PrettyFormatter},
 };
 use serde_path_to_error::{Path, Track};
 
@@ -80,34 +80,58 @@ pub fn to_protobuf(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes> {
 
 /// Converts a response to JSON.
 pub fn from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
+    from_protobuf_as(CompactFormatter, message, protobuf)
+}
+
+/// Converts a response to JSON of several lines.
+pub fn indented_from_protobuf(message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
+    from_protobuf_as(PrettyFormatter::new(), message, protobuf)
+}
+
+fn from_protobuf_as(layout: impl Formatter, message: &MessageDescriptor, protobuf: Bytes) -> Result<Bytes> {
     let message = DynamicMessage::decode(message.clone(), protobuf).map_err(Error::internal)?;
     let options = SerializeOptions::new().skip_default_fields(false);
-    write(|serializer| message.serialize_with_options(serializer, &options))
+    write(layout, |serializer| message.serialize_with_options(serializer, &options))
 }
 
 /// Converts a response whose form is a Rust type to JSON.
 pub(super) fn to_json(response: &impl Serialize) -> Result<Bytes> {
-    write(|serializer| response.serialize(serializer))
+    write(CompactFormatter, |serializer| response.serialize(serializer))
 }
 
-fn write(
-    serialize: impl FnOnce(&mut serde_json::Serializer<Vec<u8>, WholeNumbers>) -> serde_json::Result<()>,
+fn write<Layout: Formatter>(
+    layout: Layout,
+    serialize: impl FnOnce(&mut serde_json::Serializer<Vec<u8>, WholeNumbers<Layout>>) -> serde_json::Result<()>,
 ) -> Result<Bytes> {
-    let mut serializer = serde_json::Serializer::with_formatter(Vec::new(), WholeNumbers);
+    let mut serializer = serde_json::Serializer::with_formatter(Vec::new(), WholeNumbers(layout));
     serialize(&mut serializer).map_err(Error::internal)?;
     Ok(serializer.into_inner().into())
 }
 
-/// Writes a double without a fraction as `10`, as JavaScript and other implementations of protobuf do, and not as `10.0`,
-/// which some clients read as another type.
-struct WholeNumbers;
+/// Implements methods of [`Formatter`] that write no value.
+macro_rules! delegate_to_layout {
+    ($($method:ident($($is_first:ident)?);)+) => {$(
+        fn $method<Writer: ?Sized + io::Write>(&mut self, writer: &mut Writer $(, $is_first: bool)?) -> io::Result<()> {
+            self.0.$method(writer $(, $is_first)?)
+        }
+    )+};
+}
 
-impl Formatter for WholeNumbers {
+/// Writes a double without a fraction as `10`, as JavaScript and other implementations of protobuf do, and not as `10.0`,
+/// which some clients read as another type. The inner formatter determines the lines and spaces.
+struct WholeNumbers<Layout>(Layout);
+
+impl<Layout: Formatter> Formatter for WholeNumbers<Layout> {
     fn write_f64<Writer: ?Sized + io::Write>(&mut self, writer: &mut Writer, value: f64) -> io::Result<()> {
         /// 2^53. Larger numbers keep the shortest form.
         const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
         let is_whole = value.fract() == 0.0 && value.abs() < MAX_WHOLE && !(value == 0.0 && value.is_sign_negative());
-        if is_whole { write!(writer, "{value:.0}") } else { CompactFormatter.write_f64(writer, value) }
+        if is_whole { write!(writer, "{value:.0}") } else { self.0.write_f64(writer, value) }
+    }
+
+    delegate_to_layout! {
+        begin_array(); begin_array_value(is_first); end_array_value(); end_array();
+        begin_object(); begin_object_key(is_first); begin_object_value(); end_object_value(); end_object();
     }
 }
 
@@ -234,6 +258,24 @@ mod tests {
         assert_eq!(str::from_utf8(&json).unwrap(), expected);
         let read: Vec<f64> = serde_json::from_slice(&json).unwrap();
         assert!(read.iter().zip(numbers).all(|(read, number)| read.to_bits() == number.to_bits()));
+    }
+
+    #[test]
+    fn json_is_indented_and_text_in_it_is_unchanged() {
+        let json = serde_json::json!({"a": [], "b": {}, "c": [1.0, {"d": "x, {y}: \"\\"}], "e": "\\"});
+        let expected = r#"{
+  "a": [],
+  "b": {},
+  "c": [
+    1,
+    {
+      "d": "x, {y}: \"\\"
+    }
+  ],
+  "e": "\\"
+}"#;
+        let indented = write(PrettyFormatter::new(), |serializer| json.serialize(serializer)).unwrap();
+        assert_eq!(str::from_utf8(&indented).unwrap(), expected);
     }
 
     #[test]

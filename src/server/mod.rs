@@ -8,6 +8,7 @@ mod credentials;
 mod health;
 mod limits;
 mod listener;
+mod maintenance;
 mod metrics_listener;
 mod reload;
 mod tls;
@@ -34,7 +35,6 @@ pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 use crate::grpc::layers::tenant_gate::TenantGate;
 use crate::{
     config::{ServerSettings, service_credentials},
-    error::ErrorChain,
     grpc::{
         Authenticator, CallTasks, Handler,
         layers::{
@@ -53,10 +53,6 @@ use crate::{
 
 /// The messages of a reflection client are names of symbols.
 const MAX_REFLECTION_MESSAGE_BYTES: usize = 4 * 1024;
-
-const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
-/// How long the use of a key waits to be stored, with those of others.
-const KEY_USE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The phases of a shutdown. Their sum, with the shutdown delay (at most 10 s) and the last second for telemetry, stays
 /// below the guaranteed 25 s, whatever the clients do.
@@ -132,8 +128,8 @@ pub fn start(
 
     let health = Health::start(database, store.clone(), stop.clone());
     let mut background = vec![
-        tokio::spawn(run_maintenance(Arc::clone(&tenants), rate_limiter.clone())),
-        tokio::spawn(store_key_uses(Arc::clone(&tenants))),
+        tokio::spawn(maintenance::run(Arc::clone(&tenants), rate_limiter.clone())),
+        tokio::spawn(maintenance::store_key_uses(Arc::clone(&tenants))),
     ];
     if let Some(bound) = health_bound {
         tracing::info!(address = %bound.address, "Health is served on {}", bound.address);
@@ -265,34 +261,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         // Lets a client such as grpcurl show the details of an error.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Periodic maintenance: deletes expired idempotency records, events and password attempts, forgets idle callers, closes idle
-/// connections.
-async fn run_maintenance(tenants: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
-    loop {
-        tokio::time::sleep(MAINTENANCE_INTERVAL).await;
-        rate_limiter.iter().for_each(CallerRateLimiter::evict_idle);
-        tenants.close_idle_connections();
-        if let Err(error) = tenants.delete_expired_idempotency_records().await {
-            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired idempotency records; trying again later");
-        }
-        if let Err(error) = tenants.delete_expired_events().await {
-            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired events; trying again later");
-        }
-        if let Err(error) = tenants.delete_expired_password_attempts().await {
-            tracing::warn!(cause = %ErrorChain(&error), "Cannot delete expired password attempts; trying again later");
-        }
-    }
-}
-
-async fn store_key_uses(tenants: Arc<TenantService>) {
-    loop {
-        tokio::time::sleep(KEY_USE_INTERVAL).await;
-        if let Err(error) = tenants.store_key_uses().await {
-            tracing::warn!(cause = %ErrorChain(&error), "Cannot store when API keys were used; storing their next use");
-        }
-    }
 }
 
 impl Server {

@@ -9,10 +9,11 @@ use crate::{
     domain::{
         Actor, ApiKey, InvalidValue, KeyStatus, KeyVerdict, ParsedSecretKey, PublicKey, Reason, RequestId, TenantId,
         Violations,
-        api_key::{AddApiKey, AddedApiKey, CreateApiKey, KeyLookup, ListApiKeys, RotateApiKey, StoredApiKey},
+        api_key::{AddApiKey, AddedApiKey, CreateApiKey, ListApiKeys, RotateApiKey},
         caller::PresentedKey,
         idempotency::{Fingerprint, IdempotencyScope, NewIdempotencyRecord},
         key_format::PresentedSecretKey,
+        key_verdict::{KeyLookup, StoredApiKey},
         paging::Page,
         provisioning::NewApiKey,
     },

@@ -37,7 +37,7 @@ pub enum AdoptionOutcome {
     /// A tenant has its external id. Nothing was written.
     AlreadyAdopted,
     /// Another tenant has the value of this field. Nothing was written.
-    Taken(UniqueField),
+    FieldExists(UniqueField),
 }
 
 /// What distinguishes the tenants of a statement. The slug comes first, so that it determines their order.
@@ -55,8 +55,8 @@ pub(super) enum AdoptionKey {
 pub struct ExistingParts {
     /// The tenant with its external id, and the slug of that tenant.
     pub adopted: Option<(TenantId, String)>,
-    /// The fields that another tenant has.
-    pub taken: Vec<UniqueField>,
+    /// The fields whose values another tenant has.
+    pub fields: Vec<UniqueField>,
 }
 
 impl Store {
@@ -113,7 +113,7 @@ impl Store {
             let adopted = row.id.map(TenantId::from_uuid).zip(row.adopted_slug);
             ExistingParts {
                 adopted,
-                taken: fields.into_iter().filter_map(|(taken, field)| taken.then_some(field)).collect(),
+                fields: fields.into_iter().filter_map(|(exists, field)| exists.then_some(field)).collect(),
             }
         });
         Ok(existing.collect())
@@ -169,10 +169,10 @@ impl SharedStatement for AdoptionStatement {
 fn outcome_of_violation(error: &sqlx::Error) -> Option<AdoptionOutcome> {
     let outcomes = [
         ("tenants_external_id_key", AdoptionOutcome::AlreadyAdopted),
-        ("tenants_slug_key", AdoptionOutcome::Taken(UniqueField::Slug)),
-        ("owners_email_key", AdoptionOutcome::Taken(UniqueField::Email)),
-        ("api_keys_pkey", AdoptionOutcome::Taken(UniqueField::KeyId)),
-        ("api_keys_legacy_hash_key", AdoptionOutcome::Taken(UniqueField::KeyHash)),
+        ("tenants_slug_key", AdoptionOutcome::FieldExists(UniqueField::Slug)),
+        ("owners_email_key", AdoptionOutcome::FieldExists(UniqueField::Email)),
+        ("api_keys_pkey", AdoptionOutcome::FieldExists(UniqueField::KeyId)),
+        ("api_keys_legacy_hash_key", AdoptionOutcome::FieldExists(UniqueField::KeyHash)),
     ];
     outcomes.into_iter().find_map(|(constraint, outcome)| is_constraint_violation(error, constraint).then_some(outcome))
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         ApiKey, LegacyKeyHash, TenantId,
-        api_key::{KeyLookup, StoredApiKey},
+        key_verdict::{KeyLookup, StoredApiKey},
     },
     error::{Error, Result},
 };

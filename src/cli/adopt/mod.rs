@@ -194,16 +194,16 @@ impl Adopter {
             let entry = Entry { slug, tenant_id: Some(tenant_id), status: Status::AlreadyAdopted, repairs, ..entry };
             return Checked { entry, adoption: None };
         }
-        let in_old = |field| Problem::taken(field, "is that of another tenant of the old database, too");
-        let taken = self.duplicates.of(&unique).map(in_old).chain(existing.taken.into_iter().map(taken_in_new));
-        let taken: Vec<Problem> = taken.collect();
+        let in_old = |field| Problem::already_exists(field, "is that of another tenant of the old database, too");
+        let duplicates = self.duplicates.of(&unique).map(in_old).chain(existing.fields.into_iter().map(exists_in_new));
+        let duplicates: Vec<Problem> = duplicates.collect();
         match adoption {
-            Ok(adoption) if taken.is_empty() => {
+            Ok(adoption) if duplicates.is_empty() => {
                 let entry = Entry { status: Status::WouldAdopt, repairs, ..entry };
                 Checked { entry, adoption: Some(Arc::new(adoption)) }
             }
             adoption => {
-                let problems = adoption.err().into_iter().flatten().chain(taken).collect();
+                let problems = adoption.err().into_iter().flatten().chain(duplicates).collect();
                 Checked { entry: Entry { problems, ..entry }, adoption: None }
             }
         }
@@ -259,8 +259,8 @@ impl Adopter {
                 let status = if id == tenant.id { Status::Adopted } else { Status::AlreadyAdopted };
                 Ok(Entry { status, tenant_id: Some(id), slug, ..adopted })
             }
-            (None, AdoptionOutcome::Taken(field)) => {
-                let (status, problems) = (Status::Refused, vec![taken_in_new(field)]);
+            (None, AdoptionOutcome::FieldExists(field)) => {
+                let (status, problems) = (Status::Refused, vec![exists_in_new(field)]);
                 Ok(Entry { status, tenant_id: None, repairs: Vec::new(), problems, ..adopted })
             }
             (None, _) => Err("an adopted tenant was deleted meanwhile; run the same command again".into()),
@@ -272,6 +272,6 @@ fn into_entries(checked: Vec<Checked>) -> Vec<Entry> {
     checked.into_iter().map(|checked| checked.entry).collect()
 }
 
-fn taken_in_new(field: UniqueField) -> Problem {
-    Problem::taken(field, "is that of another tenant of the new database")
+fn exists_in_new(field: UniqueField) -> Problem {
+    Problem::already_exists(field, "is that of another tenant of the new database")
 }

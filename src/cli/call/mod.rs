@@ -95,12 +95,9 @@ async fn call(
             Ok(None) => return Ok(Ok(())),
             Err(error) => return Ok(Err(error)),
         };
-        let mut json = json::from_protobuf(&rpc.response, response)?.to_vec();
-        if !rpc.is_server_streaming {
-            json = indented(&json);
-        }
-        json.push(b'\n');
-        Stdout.write_all(&json)?;
+        let to_json = if rpc.is_server_streaming { json::from_protobuf } else { json::indented_from_protobuf };
+        Stdout.write_all(&to_json(&rpc.response, response)?)?;
+        Stdout.write_all(b"\n")?;
         Stdout.flush()?;
     }
 }
@@ -125,72 +122,5 @@ fn describe(error: error::Error) -> Error {
             violations.as_slice().iter().map(line).collect::<Vec<_>>().join("; ").into()
         }
         error => error.into(),
-    }
-}
-
-/// Breaks JSON without spaces into lines.
-fn indented(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len() * 2);
-    let (mut depth, mut is_in_text, mut is_escaped) = (0, false, false);
-    let new_line = |out: &mut Vec<u8>, depth: usize| {
-        out.push(b'\n');
-        out.extend(std::iter::repeat_n(b' ', 2 * depth));
-    };
-    for (position, &byte) in json.iter().enumerate() {
-        let is_closing = |byte: Option<&u8>| matches!(byte, Some(b'}' | b']'));
-        if is_in_text {
-            is_in_text = is_escaped || byte != b'"';
-            is_escaped = !is_escaped && byte == b'\\';
-            out.push(byte);
-            continue;
-        }
-        match byte {
-            b'{' | b'[' => {
-                out.push(byte);
-                if !is_closing(json.get(position + 1)) {
-                    depth += 1;
-                    new_line(&mut out, depth);
-                }
-            }
-            b'}' | b']' => {
-                if !matches!(json.get(position.wrapping_sub(1)), Some(b'{' | b'[')) {
-                    depth = depth.saturating_sub(1);
-                    new_line(&mut out, depth);
-                }
-                out.push(byte);
-            }
-            b',' => {
-                out.push(byte);
-                new_line(&mut out, depth);
-            }
-            b':' => out.extend(b": "),
-            _ => {
-                is_in_text = byte == b'"';
-                out.push(byte);
-            }
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_indented_and_text_in_it_is_unchanged() {
-        let json = br#"{"a":[],"b":{},"c":[1,{"d":"x, {y}: \"\\"}],"e":"\\"}"#;
-        let expected = r#"{
-  "a": [],
-  "b": {},
-  "c": [
-    1,
-    {
-      "d": "x, {y}: \"\\"
-    }
-  ],
-  "e": "\\"
-}"#;
-        assert_eq!(String::from_utf8(indented(json)).unwrap(), expected);
     }
 }

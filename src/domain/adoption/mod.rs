@@ -159,7 +159,7 @@ impl Problem {
     }
 
     /// Another tenant has the value, in the old database or in the new one.
-    pub fn taken(field: UniqueField, description: &str) -> Self {
+    pub fn already_exists(field: UniqueField, description: &str) -> Self {
         let (class, remedy) = match field {
             UniqueField::Slug => ("SLUG_TAKEN", Self::RENAME),
             UniqueField::Email => ("EMAIL_TAKEN", Self::CORRECT),

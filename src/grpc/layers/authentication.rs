@@ -15,7 +15,8 @@ use crate::{
     domain::Caller,
     error::{Error, Result},
     grpc::{
-        auth::{Authenticator, HeldCredential, WATCH_EVENTS, authorize},
+        auth::{WATCH_EVENTS, authorize},
+        authenticator::{Authenticator, HeldCredential},
         connection::Connection,
         status,
     },

@@ -1,7 +1,7 @@
 //! The tower layers around every call, from the outside in: `grpc_only`, `call_context` (with `call_metrics` and
 //! `refusal_log`), `authentication`, `rate_limit`, `admission` (with `request_message`, `transcoding` and
-//! `held_response`). They run before
-//! the request is decoded. `tenant_gate` does the same for requests that are not calls themselves.
+//! `held_response`). They run before the request is decoded. `tenant_gate` does the same for requests that are not
+//! calls themselves.
 
 pub mod admission;
 mod authentication;

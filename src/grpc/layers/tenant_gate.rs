@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    grpc::{auth::Authenticator, connection::Connection, fair_limit::FairLimit, status},
+    grpc::{authenticator::Authenticator, connection::Connection, fair_limit::FairLimit, status},
 };
 
 #[derive(Debug, Clone)]

@@ -1,3 +1,5 @@
+//! The limits of HTTP: sizes of heads and bodies, memory once parsed, times and connections.
+
 use std::{convert::Infallible, time::Duration};
 
 use http::{Request, StatusCode};

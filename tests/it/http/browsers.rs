@@ -1,3 +1,5 @@
+//! Pages in browsers: which origins may call, and the protection against rebound host names.
+
 use http::{Method, Request, StatusCode};
 use prost::bytes::Bytes;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! The Connect protocol, in JSON and in protobuf: calls, streams, errors and deadlines.
+
 use http::{Request, StatusCode};
 use prost::{Message as _, bytes::Bytes};
 use serde_json::{Value, json};

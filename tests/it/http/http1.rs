@@ -1,3 +1,5 @@
+//! Details of HTTP/1: pipelines, hosts, the ends of bodies, `Expect` and `Upgrade`.
+
 use http::StatusCode;
 use serde_json::json;
 use tokio::{

@@ -1,3 +1,5 @@
+//! The HTTP address of `serve`: health, versions of HTTP, TLS, shutdown and settings.
+
 use std::{
     fs,
     time::{Duration, Instant},

@@ -1,3 +1,5 @@
+//! The tools of agents, by the Model Context Protocol.
+
 use http::{Method, Request, StatusCode};
 use prost::bytes::Bytes;
 use serde_json::{Value, json};

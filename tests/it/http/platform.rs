@@ -1,3 +1,5 @@
+//! The two established calls of the platform.
+
 use http::StatusCode;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Requests that are refused before an RPC is called: their paths, methods and content types.
+
 use http::{Method, Request, StatusCode};
 use prost::bytes::Bytes;
 use serde_json::json;
