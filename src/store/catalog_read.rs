@@ -33,10 +33,13 @@ use crate::{
 /// It is a macro because sqlx checks only literals against the schema at compile time: the closure passes the statement
 /// to sqlx's checked macro and never runs.
 macro_rules! catalog_query {
-    ($store:expr, $operation:literal, $tenant_id:expr, $row:ty, $sql:literal, $($argument:expr),+ $(,)?) => {{
-        let _checked = || sqlx::query_as!($row, $sql, $tenant_id.as_uuid(), $($argument),+);
+    (
+        $store:expr, $operation:literal, $tenant_id:expr, $row:ty, $sql:literal $(+ $more:literal)*,
+        $($argument:expr),+ $(,)?
+    ) => {{
+        let _checked = || sqlx::query_as!($row, $sql $(+ $more)*, $tenant_id.as_uuid(), $($argument),+);
         let arguments = vec![$($crate::store::catalog_read::SqlLiteral::literal(&$argument)),+];
-        $store.run_catalog_query::<$row>($operation, $tenant_id, $sql, arguments)
+        $store.run_catalog_query::<$row>($operation, $tenant_id, concat!($sql $(, $more)*), arguments)
     }};
 }
 pub(super) use catalog_query;

@@ -17,6 +17,24 @@ use crate::{
     error::{Error, Precondition, Resource, Result},
 };
 
+/// A [`catalog_query!`] of the package that fulfils a condition on `$2`. Its row has no package if only the tenant exists.
+macro_rules! find_package {
+    ($store:expr, $operation:literal, $tenant_id:expr, $condition:literal, $argument:expr) => {
+        catalog_query!(
+            $store,
+            $operation,
+            $tenant_id,
+            PackageRow,
+            "
+            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
+                   created_at, updated_at, external_id, revision, NULL AS error
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN packages ON packages.tenant_id = $1 AND " + $condition,
+            $argument
+        )
+    };
+}
+
 impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the package.
@@ -24,54 +42,24 @@ impl Store {
         // A statement for each identifier: Postgres keeps one plan of a statement, which has to search one index.
         let rows = match identifier {
             CatalogIdentifier::Id(id) => {
-                catalog_query!(
-                    self,
-                    "get_package",
-                    tenant_id,
-                    PackageRow,
-                    "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL AS error
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.id = $2
-            ",
-                    id.as_uuid(),
-                )
-                .await
+                find_package!(self, "get_package", tenant_id, "packages.id = $2", id.as_uuid())
             }
             CatalogIdentifier::Slug(slug) => {
-                catalog_query!(
-                    self,
-                    "get_package_by_slug",
-                    tenant_id,
-                    PackageRow,
-                    "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL AS error
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.slug = convert_from($2, 'UTF8')
-            ",
-                    slug.as_str().as_bytes(),
-                )
-                .await
+                let slug = slug.as_str().as_bytes();
+                find_package!(self, "get_package_by_slug", tenant_id, "slug = convert_from($2, 'UTF8')", slug)
             }
             CatalogIdentifier::ExternalId(id) => {
-                catalog_query!(
+                let id = id.as_str().as_bytes();
+                find_package!(
                     self,
                     "get_package_by_external_id",
                     tenant_id,
-                    PackageRow,
-                    "
-            SELECT packages.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order, active,
-                   created_at, updated_at, external_id, revision, NULL AS error
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN packages ON packages.tenant_id = $1 AND packages.external_id = convert_from($2, 'UTF8')
-            ",
-                    id.as_str().as_bytes(),
+                    "external_id = convert_from($2, 'UTF8')",
+                    id
                 )
-                .await
             }
-        }?;
+        };
+        let rows = rows.await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         row.item.into_package(tenant_id).ok_or(Error::not_found(Resource::Package))
     }

@@ -18,6 +18,28 @@ use crate::{
     error::{Error, Precondition, Resource, Result},
 };
 
+/// A [`catalog_query!`] of the segment that fulfils a condition on `$2`. Its row has no segment if only the tenant exists.
+macro_rules! find_segment {
+    ($store:expr, $operation:literal, $tenant_id:expr, $condition:literal, $argument:expr) => {
+        catalog_query!(
+            $store,
+            $operation,
+            $tenant_id,
+            SegmentRow,
+            "
+            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
+                   external_id, revision,
+                   coalesce(package_count, (SELECT count(*) FROM packages
+                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
+                       AS package_count
+              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
+              LEFT JOIN segments ON segments.tenant_id = $1 AND "
+                + $condition,
+            $argument
+        )
+    };
+}
+
 impl Store {
     /// # Errors
     /// [`Error::NotFound`] for the tenant or the segment.
@@ -25,63 +47,24 @@ impl Store {
         // A statement for each identifier: Postgres keeps one plan of a statement, which has to search one index.
         let rows = match identifier {
             CatalogIdentifier::Id(id) => {
-                catalog_query!(
-                    self,
-                    "get_segment",
-                    tenant_id,
-                    SegmentRow,
-                    "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision,
-                   coalesce(package_count, (SELECT count(*) FROM packages
-                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
-                       AS package_count
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.id = $2
-            ",
-                    id.as_uuid(),
-                )
-                .await
+                find_segment!(self, "get_segment", tenant_id, "segments.id = $2", id.as_uuid())
             }
             CatalogIdentifier::Slug(slug) => {
-                catalog_query!(
-                    self,
-                    "get_segment_by_slug",
-                    tenant_id,
-                    SegmentRow,
-                    "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision,
-                   coalesce(package_count, (SELECT count(*) FROM packages
-                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
-                       AS package_count
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.slug = convert_from($2, 'UTF8')
-            ",
-                    slug.as_str().as_bytes(),
-                )
-                .await
+                let slug = slug.as_str().as_bytes();
+                find_segment!(self, "get_segment_by_slug", tenant_id, "slug = convert_from($2, 'UTF8')", slug)
             }
             CatalogIdentifier::ExternalId(id) => {
-                catalog_query!(
+                let id = id.as_str().as_bytes();
+                find_segment!(
                     self,
                     "get_segment_by_external_id",
                     tenant_id,
-                    SegmentRow,
-                    "
-            SELECT segments.id, slug, name, hero_title, description, sort_order, active, created_at, updated_at,
-                   external_id, revision,
-                   coalesce(package_count, (SELECT count(*) FROM packages
-                                             WHERE packages.tenant_id = $1 AND segment_id = segments.id))::int4
-                       AS package_count
-              FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
-              LEFT JOIN segments ON segments.tenant_id = $1 AND segments.external_id = convert_from($2, 'UTF8')
-            ",
-                    id.as_str().as_bytes(),
+                    "external_id = convert_from($2, 'UTF8')",
+                    id
                 )
-                .await
             }
-        }?;
+        };
+        let rows = rows.await?;
         let row = rows.into_iter().next().ok_or(Error::not_found(Resource::Tenant))?;
         row.item.into_segment(tenant_id).ok_or(Error::not_found(Resource::Segment))
     }
