@@ -4,7 +4,7 @@
 //! A client that does not read is not read from either: responses to what it sends would only pile up in memory.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -95,23 +95,13 @@ impl<Io: AsyncRead + Unpin> AsyncRead for ClientStream<Io> {
     }
 }
 
+/// Not vectored, so that h2 copies a message of up to 1 KiB behind its headers and writes both, its trailers and the
+/// responses of other streams at once. For a vectored stream it does so only up to 256 bytes, and a response with one byte
+/// more takes two system calls of its own.
 impl<Io: AsyncWrite + Unpin> AsyncWrite for ClientStream<Io> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(context, bytes);
         self.record_write(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(context, slices);
-        self.record_write(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
