@@ -318,6 +318,8 @@ pub fn row_files(data: &[u8]) {
     for (before, after) in [(keys, &keys_after), (journal, &journal_after)] {
         let complete = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         assert!(after.ends_with(b"\n") && after.starts_with(&before[..complete]));
+        let header = after.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        assert!(!header.strip_suffix(b"\r").unwrap_or(header).contains(&b'\r'), "the header is a line of its own");
     }
     assert!(open_row_files(&path), "an accepted file is accepted again");
     assert_eq!((read(&path), read(&journal_path)), (keys_after, journal_after));
