@@ -261,8 +261,7 @@ pub fn external_ids(data: &[u8]) {
 pub fn labels(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let labels = text.split('\n').map(|line| line.split_once('=').unwrap_or((line, "")));
-    let labels: BTreeMap<String, String> =
-        labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let labels: BTreeMap<String, String> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     match Labels::parse(labels.clone()) {
         Ok(parsed) => {
             // Postgres writes a space after each colon and comma.

@@ -20,7 +20,8 @@ async fn the_documented_publication_has_each_event_once_in_order_and_no_deletion
     assert!(include_str!("../../docs/events.md").contains(PUBLICATION));
     let root = temp_folder();
     let start = || {
-        let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
+        // Durable, because a slot has only what has been flushed.
+        let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: true, max_connections: 20 };
         EmbeddedPostgres::start(settings)
     };
     let postgres = start().await.unwrap();
