@@ -27,8 +27,9 @@ use turnkey::{
     },
     config::service_credentials,
     domain::{
-        CreateFullyProvisioned, ExternalId, Labels, LegacyKeyHash, ListTenants, LogIn, PackageId, ParsedSecretKey,
-        PublicKey, SegmentId, SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
+        BcryptHash, CreateFullyProvisioned, ExternalId, Labels, LegacyKeyHash, ListTenants, LogIn, PackageId,
+        ParsedSecretKey, PublicKey, SegmentId, SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, TenantSlug,
+        UpdateTenant, Violations,
         adoption::{AdoptionContext, OldPackage, OldSegment, OldTenant},
         api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{
@@ -291,7 +292,7 @@ pub fn renames_csv(data: &[u8]) {
         Ok(renames) => {
             let old_slugs = renames.old_slugs();
             let new_slugs: HashSet<&str> =
-                old_slugs.iter().filter_map(|old| renames.new_slug(old)).map(|new| new.as_str()).collect();
+                old_slugs.iter().filter_map(|old| renames.new_slug(old)).map(TenantSlug::as_str).collect();
             assert_eq!(new_slugs.len(), old_slugs.len());
         }
         Err(error) => assert!(error.to_string().contains("line"), "{error}"),
@@ -408,7 +409,7 @@ fn check_adoption(old: OldTenant) {
         Ok(adoption) => {
             assert_eq!(adoption.tenant.key.secret_hash, format!("sha256:{secret}"));
             let adopted_hash = adoption.tenant.owner.and_then(|owner| owner.password_hash);
-            assert_eq!(adopted_hash.as_ref().map(|hash| hash.as_str()), hash.as_deref().filter(|_| has_email));
+            assert_eq!(adopted_hash.as_ref().map(BcryptHash::as_str), hash.as_deref().filter(|_| has_email));
             if let Some(hash) = adopted_hash.as_ref().filter(|hash| hash.as_str().contains("$04$")) {
                 assert!(bcrypt::verify("tulips", hash.as_str()).is_ok(), "passwords can be compared with {hash:?}");
             }
