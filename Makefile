@@ -1,6 +1,6 @@
 # `make run` starts the service, `make test` runs the tests, and `make check` runs every check that CI runs.
 
-.PHONY: run test check check-all soak bench coverage format prepare reference
+.PHONY: run test check check-all soak bench fuzz coverage format prepare reference
 
 # Serves gRPC on 127.0.0.1:50051 and HTTP on 127.0.0.1:8080, on DATABASE_URL or on an embedded Postgres in ./.turnkey/.
 run:
@@ -47,6 +47,10 @@ soak:
 bench:
 	@scripts/install-postgres
 	cargo bench --locked --bench bench
+
+# Searches ten minutes for each target of fuzz/ for an input that violates a property.
+fuzz:
+	scripts/fuzz
 
 # Reports the lines that no test covers, with cargo-llvm-cov. The counters are kept in files, so that processes which
 # the tests kill are counted too.

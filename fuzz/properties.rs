@@ -2,10 +2,12 @@
 //! them for the cases in `cases/`.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     fmt::Debug,
+    fs,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::LazyLock,
 };
 
@@ -13,30 +15,46 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use prost::{Message, bytes::Bytes};
 use secrecy::SecretString;
+use time::OffsetDateTime;
 use tokio::{runtime::Runtime, sync::watch};
 use tonic::{Status, body::Body};
-use tower::{ServiceExt as _, service_fn};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 use turnkey::{
-    cli::import::rows,
+    cli::{
+        adopt::renames::Renames,
+        import::{journal::Journal, rows},
+        keys_file::KeysFile,
+    },
+    config::service_credentials,
     domain::{
-        CreateFullyProvisioned, ExternalId, LegacyKeyHash, ListTenants, LogIn, PackageId, ParsedSecretKey, PublicKey,
-        SegmentId, SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, UpdateTenant, Violations,
+        BcryptHash, CreateFullyProvisioned, ExternalId, Labels, LegacyKeyHash, ListTenants, LogIn, PackageId,
+        ParsedSecretKey, PublicKey, SegmentId, SignupForm, Slug, TenantChange, TenantId, TenantIdentifier, TenantSlug,
+        UpdateTenant, Violations,
+        adoption::{AdoptionContext, OldPackage, OldSegment, OldTenant},
         api_key::{CreateApiKey, KeyCursor, ListApiKeys, RotateApiKey},
         catalog::{
             CatalogIdentifier, Deletion, ListPackages, ListSegments, PackageUpsert, UpsertPackage, UpsertSegment,
         },
-        event::{ListEvents, WatchEvents},
+        etag::Etag,
+        event::{EventPosition, ListEvents, WatchEvents},
         integrity::CheckedTenants,
         owner::{ChangePassword, CreateOwnerToken, PasswordForm, ResetPassword, SetOwner},
         paging::{Cursor, PageCursor, PageTokenScope, SlugCursor},
     },
-    grpc::{LimitedRequest, layers::transcoding::Transcoding, pb, status},
+    grpc::{
+        LimitedRequest,
+        layers::{MiddlewareLayer, call_context::CallContextMiddleware, transcoding::Transcoding},
+        pb, status,
+    },
     http::{Browsers, HttpService, parse_message},
     telemetry::trace::TraceId,
 };
 
 /// Clients reject larger trailers. The details of a status travel in one, base64-encoded.
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
+
+/// In place of each `$` of an input whose errors must not show the input.
+const CANARY: &str = "svc_booking_canary";
 
 /// The first byte selects an RPC and the rest is its request, which is parsed or rejected with a status that any client can
 /// read.
@@ -104,10 +122,14 @@ where
     let Ok(request) = Request::decode(bytes) else { return };
     let _debug = format!("{request:?}");
     if let Err(violations) = parse(request) {
-        let status = status::from_error(violations.into(), TraceId::INVALID);
-        assert_ne!(status.code(), tonic::Code::Internal, "{status:?}");
-        assert!(status.details().len().div_ceil(3) * 4 <= MAX_TRAILER_BYTES, "{}", status.details().len());
+        check_status(violations);
     }
+}
+
+fn check_status(violations: Violations) {
+    let status = status::from_error(violations.into(), TraceId::INVALID);
+    assert_ne!(status.code(), tonic::Code::Internal, "{status:?}");
+    assert!(status.details().len().div_ceil(3) * 4 <= MAX_TRAILER_BYTES, "{}", status.details().len());
 }
 
 /// A text is accepted as a key exactly if it has the parts of one.
@@ -128,13 +150,17 @@ pub fn api_keys(data: &[u8]) {
 }
 
 /// A list, a line feed and a page token. The token is a cursor of that list or invalid. No two tokens of a list are the same
-/// cursor.
+/// cursor, and no two cursors of events the same position.
 pub fn page_tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
     check_page_token::<Cursor>(list, token);
     check_page_token::<SlugCursor>(list, token);
     check_page_token::<KeyCursor>(list, token);
+    check_page_token::<EventPosition>(list, token);
+    if let Ok(position) = text.parse::<EventPosition>() {
+        assert_eq!(position.to_string(), text);
+    }
     if let Some(bytes) = data.first_chunk::<24>() {
         let (order, id) = bytes.split_at(8);
         let order = i64::from_be_bytes(order.try_into().expect("8 bytes"));
@@ -173,7 +199,8 @@ pub fn http_requests(data: &[u8]) {
     let Some(request) = parse_http(data) else { return };
     let (_readiness, readiness) = watch::channel(true);
     let browsers = Browsers::new(Vec::new(), SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
-    let service = HttpService::new(service_fn(decode_only), browsers, readiness);
+    let calls = MiddlewareLayer(CallContextMiddleware::default()).layer(service_fn(decode_only));
+    let service = HttpService::new(calls, browsers, readiness);
     let (head, body) = RUNTIME.block_on(async {
         let response = service.oneshot(request).await.unwrap_or_else(|never| match never {});
         let (head, body) = response.into_parts();
@@ -197,7 +224,7 @@ fn parse_http(data: &[u8]) -> Option<Request<Body>> {
     request.body(Body::new(http_body_util::Full::new(Bytes::from(body.to_owned())))).ok()
 }
 
-/// In place of the layers of gRPC: converts the request, as `admission` does, and does nothing else.
+/// In place of the other layers of gRPC: converts the request, as `admission` does, and does nothing else.
 async fn decode_only(request: Request<Body>) -> Result<Response<Body>, Infallible> {
     let transcoding = request.extensions().get::<Transcoding>().cloned();
     let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -228,5 +255,172 @@ pub fn external_ids(data: &[u8]) {
     if let Ok(id) = ExternalId::parse(text) {
         assert_eq!(id.as_str(), text);
         assert!((1..=255).contains(&text.chars().count()) && !text.chars().any(char::is_control));
+    }
+}
+
+/// Each line is a label, `key=value`. Labels are accepted as they are, and their size as JSON is known.
+pub fn labels(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let labels = text.split('\n').map(|line| line.split_once('=').unwrap_or((line, "")));
+    let labels: BTreeMap<String, String> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    match Labels::parse(labels.clone()) {
+        Ok(parsed) => {
+            // Postgres writes a space after each colon and comma.
+            let spaces = (labels.len() * 2).saturating_sub(1);
+            let json = serde_json::to_string(&parsed).expect("labels are JSON").len() + spaces;
+            assert!((json..=json + 2).contains(&parsed.json_bytes()), "{json} {}", parsed.json_bytes());
+            assert_eq!(parsed.into_map(), labels);
+        }
+        Err(violations) => {
+            assert!(violations.as_slice().iter().all(|one| !one.field.contains(char::is_control)), "{violations:?}");
+            check_status(violations);
+        }
+    }
+}
+
+/// An etag that a resource can have is written as it was read. Every other text matches no resource.
+pub fn etags(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let etag = Etag::parse(text);
+    let matches_none = etag.revision.is_nil() && etag.owner_revision.is_none();
+    assert!(matches_none || etag.to_string() == text, "{etag:?}");
+}
+
+/// A file of new slugs gives each old slug one of its own, or has errors with their lines.
+pub fn renames_csv(data: &[u8]) {
+    match Renames::read_from(data) {
+        Ok(renames) => {
+            let old_slugs = renames.old_slugs();
+            let new_slugs: HashSet<&str> =
+                old_slugs.iter().filter_map(|old| renames.new_slug(old)).map(TenantSlug::as_str).collect();
+            assert_eq!(new_slugs.len(), old_slugs.len());
+        }
+        Err(error) => assert!(error.to_string().contains("line"), "{error}"),
+    }
+}
+
+/// A keys file, a NUL character and the journal beside it. A file that is refused keeps every byte. One that is accepted
+/// keeps every complete row and is then accepted again without a change.
+pub fn row_files(data: &[u8]) {
+    let nul = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    let (keys, journal) = (&data[..nul], data.get(nul + 1..).unwrap_or_default());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("keys.csv");
+    let journal_path = directory.path().join("keys.csv.journal");
+    fs::write(&path, keys).expect("written");
+    fs::write(&journal_path, journal).expect("written");
+    let once = open_row_files(&path);
+    let (keys_after, journal_after) = (read(&path), read(&journal_path));
+    if !once {
+        assert_eq!((&keys_after[..], &journal_after[..]), (keys, journal), "a refused file is not changed");
+        return;
+    }
+    for (before, after) in [(keys, &keys_after), (journal, &journal_after)] {
+        let complete = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        assert!(after.ends_with(b"\n") && after.starts_with(&before[..complete]));
+        let header = after.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        assert!(!header.strip_suffix(b"\r").unwrap_or(header).contains(&b'\r'), "the header is a line of its own");
+    }
+    assert!(open_row_files(&path), "an accepted file is accepted again");
+    assert_eq!((read(&path), read(&journal_path)), (keys_after, journal_after));
+}
+
+/// Opens both files, as `turnkey import` does, if both are recognized.
+fn open_row_files(keys: &Path) -> bool {
+    let Ok(keys) = KeysFile::recognize(keys) else { return false };
+    let Ok(journal) = Journal::recognize(&keys, "database") else { return false };
+    journal.open(&[]).expect("a recognized journal is opened");
+    keys.open().expect("a recognized file is opened");
+    true
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("the file exists")
+}
+
+/// A tokens file is read, or refused with a reason that does not show its content.
+pub fn tokens_files(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).replace('$', CANARY);
+    match service_credentials::parse_file(Path::new("tokens.toml"), text.as_bytes()) {
+        Ok(credentials) => drop(credentials.expired(OffsetDateTime::UNIX_EPOCH)),
+        Err(error) => assert!(!error.to_string().contains(CANARY), "{error}"),
+    }
+}
+
+/// The texts of a tenant of the old database with a segment and two packages, a NUL character after each. The tenant comes
+/// over whole and with the same key and password, or has problems that do not show its values.
+pub fn old_tenants(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).replace('$', CANARY);
+    // A password hash has that character, so here it is written `!`.
+    let mut texts = text.split('\0').map(|text| text.replace('!', "$"));
+    let mut next = || texts.next().unwrap_or_default();
+    let time = Some(OffsetDateTime::UNIX_EPOCH);
+    let old = OldTenant {
+        password_hash: Some(next()).filter(|hash| !hash.is_empty()),
+        api_key_public: next(),
+        api_key_secret: next(),
+        email: Some(next()).filter(|email| !email.is_empty()),
+        slug: next(),
+        name: next(),
+        commission_percent: next(),
+        branding: Some(next()),
+        id: "tenant".to_owned(),
+        email_verified: true,
+        is_active: true,
+        is_test: true,
+        created_at: time,
+        updated_at: time,
+        segments: vec![OldSegment {
+            id: "segment".to_owned(),
+            slug: next(),
+            name: next(),
+            hero_title: next(),
+            description: Some(next()),
+            sort_order: 0,
+            active: true,
+            created_at: time,
+            updated_at: time,
+        }],
+        packages: ["segment", "other"]
+            .map(|segment_id| OldPackage {
+                id: format!("package in {segment_id}"),
+                segment_id: Some(segment_id.to_owned()),
+                slug: next(),
+                name: next(),
+                description: Some(next()),
+                base_price: 1,
+                booking_type: next(),
+                grouping_order: None,
+                active: true,
+                created_at: time,
+                updated_at: time,
+            })
+            .into(),
+    };
+    check_adoption(old);
+}
+
+fn check_adoption(old: OldTenant) {
+    let mut ids = (1..).map(uuid::Uuid::from_u128);
+    let mut new_id = |_time| ids.next().expect("endless");
+    let (hash, secret, has_email) = (old.password_hash.clone(), old.api_key_secret.clone(), old.email.is_some());
+    let context = AdoptionContext { new_slug: None, now: OffsetDateTime::UNIX_EPOCH, new_id: &mut new_id };
+    match old.adopt(context).adoption {
+        Ok(adoption) => {
+            assert_eq!(adoption.tenant.key.secret_hash, format!("sha256:{secret}"));
+            let adopted_hash = adoption.tenant.owner.and_then(|owner| owner.password_hash);
+            assert_eq!(adopted_hash.as_ref().map(BcryptHash::as_str), hash.as_deref().filter(|_| has_email));
+            if let Some(hash) = adopted_hash.as_ref().filter(|hash| hash.as_str().contains("$04$")) {
+                assert!(bcrypt::verify("tulips", hash.as_str()).is_ok(), "passwords can be compared with {hash:?}");
+            }
+            let segments: HashSet<SegmentId> = adoption.segments.iter().map(|segment| segment.id).collect();
+            assert!(adoption.packages.iter().all(|package| segments.contains(&package.segment_id)));
+            let slugs: HashSet<&str> = adoption.packages.iter().map(|package| package.slug.as_str()).collect();
+            assert_eq!((adoption.packages.len(), slugs.len()), (2, 2));
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            assert!(problems.iter().all(|problem| !problem.to_string().contains(CANARY)), "{problems:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The command line. Each command has a file; its settings are in [`crate::config`].
 
-mod adopt;
+pub mod adopt;
 mod call;
 mod client;
 mod completions;
@@ -8,7 +8,7 @@ mod database;
 mod doctor;
 mod healthcheck;
 pub mod import;
-mod keys_file;
+pub mod keys_file;
 mod migrate;
 mod output;
 mod owned_file;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_has_matching_names_and_a_row_in_the_configuration_guide() {
+    fn every_setting_has_matching_names_and_a_row_with_its_default_in_the_configuration_guide() {
         let guide = include_str!("../../docs/configuration.md");
         let mut cli = Cli::command();
         cli.build();
@@ -243,7 +243,14 @@ mod tests {
             let (Some(flag), Some(variable)) = (argument.get_long(), argument.get_env()) else { continue };
             let variable = variable.to_str().unwrap();
             assert_eq!(variable.trim_start_matches("TURNKEY_"), flag.to_uppercase().replace('-', "_"));
-            assert!(guide.contains(&format!("| `{variable}` | `--{flag}` |")), "{variable}");
+            let names = format!("| `{variable}` | `--{flag}` |");
+            let row = guide.lines().find(|line| line.starts_with(&names)).expect(variable);
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let default = help.split_once("[default: ").and_then(|(_, rest)| Some(rest.split_once(']')?.0));
+            // A default of several words is described in other ones.
+            if let Some(default) = default.filter(|default| !default.contains(' ')) {
+                assert!(row.contains(default), "{row} {default}");
+            }
         }
     }
 }

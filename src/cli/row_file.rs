@@ -41,17 +41,23 @@ impl RecognizedRows {
             Self { path: path.to_owned(), header, existing: None, text: Zeroizing::default(), is_torn: false };
         let Some(mut existing) = ExistingFile::open(path)? else { return Ok(recognized) };
         let header = recognized.header.as_str();
+        let mismatch = || format!("{} {mismatch}: its first line is not {header:?}", path.display());
         // Not more than the header: another file can be of any size.
         let mut bytes = existing.read(header.len() as u64 + 1)?;
         if !bytes.is_empty() {
             if !(bytes.starts_with(header.as_bytes()) && matches!(bytes.get(header.len()), None | Some(b'\n' | b'\r')))
             {
-                return Err(format!("{} {mismatch}: its first line is not {header:?}", path.display()).into());
+                return Err(mismatch().into());
             }
             bytes.extend_from_slice(&existing.read(u64::MAX)?);
         }
         let text = String::from_utf8(std::mem::take(&mut *bytes));
-        recognized.text = Zeroizing::new(text.map_err(|_invalid| format!("{} is not UTF-8", path.display()))?);
+        let text = Zeroizing::new(text.map_err(|_invalid| format!("{} is not UTF-8", path.display()))?);
+        // Where lines end with CR alone, the whole file would be the header.
+        if text.lines().next().is_some_and(|first| first.strip_suffix('\r').unwrap_or(first) != header) {
+            return Err(mismatch().into());
+        }
+        recognized.text = text;
         recognized.check_rows(is_row)?;
         recognized.existing = Some(existing);
         Ok(recognized)
@@ -138,6 +144,7 @@ mod tests {
             ("no newline at all", "is not ours"),
             ("numbe", "is not ours"),
             ("numbers of others\n", "is not ours"),
+            ("numbers\ra=12\rb=34\r", "is not ours"),
             ("\n", "is not ours"),
             ("numbers\na=1\nb=12\n", "line 2"),
             ("numbers\na=12\nb=1\n", "line 3"),

@@ -37,7 +37,7 @@ struct TokensFile {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table [[token]]")]
 struct TokenEntry {
     name: String,
     roles: Vec<String>,
@@ -47,7 +47,7 @@ struct TokenEntry {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table [[certificate]]")]
 struct CertificateEntry {
     san: String,
     name: String,
@@ -60,7 +60,7 @@ struct CertificateEntry {
 pub enum TokensFileError {
     #[error("cannot read {path}")]
     Read { path: String, source: io::Error },
-    // Not the parser's error: it quotes lines of the file, which must not appear in a log.
+    // Not the parser's error: it quotes the file, which must not appear in a log.
     #[error("{path} is not a valid tokens file: {reason}")]
     Parse { path: String, reason: String },
 }
@@ -120,10 +120,21 @@ fn quoted(values: impl IntoIterator<Item = impl Display>) -> String {
 }
 
 fn parse(text: &str) -> Result<ServiceCredentials, String> {
-    let file: TokensFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let file: TokensFile = toml::from_str(text).map_err(|error| describe(&error, text))?;
     let tokens = parse_entries("token", file.token, TokenEntry::parse)?;
     let certificates = parse_entries("certificate", file.certificate, CertificateEntry::parse)?;
     Ok(ServiceCredentials::new(tokens, certificates))
+}
+
+/// Returns the line of an error and the parser's message without what was found there, which can be a token in a wrong place.
+fn describe(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message();
+    let message = message.rsplit_once(", expected ").map_or(message.to_owned(), |(found, expected)| {
+        let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+        format!("{kind}, expected {expected}")
+    });
+    let before = error.span().and_then(|span| text.get(..span.start));
+    before.map_or(message.clone(), |before| format!("line {}: {message}", before.matches('\n').count() + 1))
 }
 
 /// Errors name the entry by its position, as in `token 1: …`.
@@ -248,6 +259,10 @@ expires = \"1970-01-02T00:00:00Z\"
                 "certificate 1: tenants must have at least one id",
             ),
             ("[[tokens]]\n".to_owned(), "unknown field"),
+            (format!("token = \"x, expected {sha256}\"\n"), "line 1: invalid type: string, expected a sequence"),
+            (format!("\n{sha256} = 1\n"), "line 2: unknown field, expected `token` or `certificate`"),
+            (format!("token = ['{sha256}']\n"), "line 1: invalid type: string, expected a table [[token]]"),
+            (format!("[[certificate]]\nsan = 'x'\nroles = '{sha256}'\n"), "line 3: invalid type: string"),
             ("not toml".to_owned(), ""),
         ] {
             let reason = parse(&text).unwrap_err();

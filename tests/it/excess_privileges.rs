@@ -1,8 +1,12 @@
-//! The warning about what the role of the service may do beyond its needs.
+//! What the role of the service needs, and the warning about what it may do beyond that.
 
+use nix::sys::signal::Signal;
 use turnkey::store::Probe;
 
-use crate::support::database::{Cluster, TestDatabase};
+use crate::support::{
+    database::{Cluster, TestDatabase},
+    process::{Process, database_url, temp_folder, turnkey},
+};
 
 /// A new database, and a login role that can serve it and nothing else.
 async fn database_with_role(name: &str) -> TestDatabase {
@@ -93,4 +97,20 @@ async fn ownership_and_grants_are_reported_also_those_of_public() {
         database.execute(sql.replace("$role", &role).replace("$database", database.name())).await;
         assert_eq!(excess(&database).await, Some(expected), "{sql}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_lacks_its_grant_is_named_with_the_grant_and_serves_after_it() {
+    let database = Cluster::get().migrated().await;
+    database.execute("CREATE ROLE stranger LOGIN").await;
+    let folder = temp_folder();
+    let stranger = database.server.clone().username("stranger");
+    let mut process = Process::start(
+        turnkey(folder.path()).args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", database_url(&stranger)),
+    );
+    process.wait_for("Not serving: the role stranger cannot serve: run `GRANT turnkey_provisioner TO stranger`");
+    database.execute("GRANT turnkey_provisioner TO stranger").await;
+    process.wait_for(r#""Serving""#);
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success());
 }

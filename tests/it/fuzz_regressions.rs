@@ -50,3 +50,33 @@ fn arbitrary_messages_of_agents_become_a_request_or_are_rejected() {
 fn a_text_that_is_accepted_as_an_external_id_is_kept_as_it_is() {
     run("external_ids", properties::external_ids);
 }
+
+#[test]
+fn a_map_that_is_accepted_as_labels_is_kept_as_it_is() {
+    run("labels", properties::labels);
+}
+
+#[test]
+fn a_text_that_is_no_etag_of_a_resource_matches_none() {
+    run("etags", properties::etags);
+}
+
+#[test]
+fn arbitrary_files_of_renames_are_one_to_one_or_refused_with_a_line() {
+    run("renames_csv", properties::renames_csv);
+}
+
+#[test]
+fn a_refused_keys_file_or_journal_keeps_every_byte_and_an_accepted_one_every_row() {
+    run("row_files", properties::row_files);
+}
+
+#[test]
+fn a_refused_tokens_file_is_not_shown_in_the_reason() {
+    run("tokens_files", properties::tokens_files);
+}
+
+#[test]
+fn an_old_tenant_comes_over_whole_or_has_problems_that_do_not_show_its_values() {
+    run("old_tenants", properties::old_tenants);
+}

@@ -58,6 +58,7 @@ mod list_api_keys;
 mod list_packages;
 mod list_tenants;
 mod log_lines;
+mod logical_replication;
 mod lookups;
 mod lost_responses;
 mod migrate;

@@ -8,7 +8,7 @@
 
 mod duplicates;
 mod old_database;
-mod renames;
+pub mod renames;
 mod report;
 
 use std::{path::Path, process::ExitCode, sync::Arc};

@@ -26,7 +26,9 @@ impl Renames {
         Self::read_from(file).map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
-    fn read_from(file: impl Read) -> Result<Self, Error> {
+    /// # Errors
+    /// All invalid lines together.
+    pub fn read_from(file: impl Read) -> Result<Self, Error> {
         let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(file);
         if !reader.headers()?.iter().eq(HEADER) {
             return Err(format!("the first line must be {}", HEADER.join(",")).into());

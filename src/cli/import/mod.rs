@@ -7,7 +7,7 @@
 //!   its request id makes the server replay the tenant if it exists.
 //! - A key that can no longer be replayed is rotated ([`lost_keys`]).
 
-mod journal;
+pub mod journal;
 mod lost_keys;
 mod quotes;
 pub mod rows;
