@@ -1,6 +1,9 @@
 //! The checker itself: it accepts a history that an order explains, and refuses one with a lost change, a stale read, a
 //! duplicate, or events that do not agree.
 
+mod owners;
+mod purges;
+
 use super::{
     history::{Call, ItemView, Operation, Outcome, Response, TenantView},
     model::{Change, Origin},
@@ -13,11 +16,11 @@ fn origin() -> Origin {
 
 fn view(name: &str, etag: &str) -> TenantView {
     let (id, name, etag) = ("t".to_owned(), name.to_owned(), etag.to_owned());
-    TenantView { id, name, is_active: true, is_deleted: false, owner: None, etag }
+    TenantView { id, name, is_active: true, is_deleted: false, owner: None, is_owner_verified: false, etag }
 }
 
 fn operation(call: Call, outcome: Outcome, invoked: u64, returned: u64) -> Operation {
-    Operation { call, outcome, invoked, returned }
+    Operation { tenant_id: "t".to_owned(), call, outcome, invoked, returned }
 }
 
 fn ok(call: Call, response: Response, invoked: u64, returned: u64) -> Operation {
