@@ -36,16 +36,17 @@ impl Changes {
     pub async fn read(superuser: &PgConnectOptions, listed: &[Event]) -> Self {
         let mut changes = Self { by_tenant: BTreeMap::new(), tenants: Vec::new() };
         let mut connection = superuser.connect().await.unwrap();
-        let rows: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT type, tenant_id::text, data::text FROM purged_events ORDER BY history, xid, id",
-        )
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
+        let rows: Vec<(String, String, String)> =
+            sqlx::query_as("SELECT type, tenant_id::text, data::text FROM purged_events ORDER BY history, xid, id")
+                .fetch_all(&mut connection)
+                .await
+                .unwrap();
         for (r#type, tenant_id, data) in rows {
             changes.add(&Event { r#type, tenant_id, data: Some(parse(&data)), ..Event::default() });
         }
-        listed.iter().for_each(|event| changes.add(event));
+        for event in listed {
+            changes.add(event);
+        }
         changes
     }
 
@@ -76,9 +77,10 @@ impl Changes {
     /// Compares what a watcher saw with the list. It can have seen events before a purge deleted them: the first ones of
     /// that tenant.
     pub fn check_watched(&self, seen: &[Event], listed: &[Event]) {
-        let purges = listed.iter().filter(|event| event.r#type == "tenant.purged");
-        let purged: BTreeSet<&str> = purges.map(|event| event.tenant_id.as_str()).collect();
-        let is_deleted = |event: &&Event| purged.contains(&*event.tenant_id) && event.r#type != "tenant.purged";
+        let is_purge = |event: &Event| event.r#type == "tenant.purged";
+        let purged: BTreeSet<&str> =
+            listed.iter().filter(|event| is_purge(event)).map(|event| event.tenant_id.as_str()).collect();
+        let is_deleted = |event: &&Event| purged.contains(&*event.tenant_id) && !is_purge(event);
         let (deleted, left): (Vec<&Event>, Vec<&Event>) = seen.iter().partition(is_deleted);
         assert!(left.iter().copied().eq(listed), "a watcher saw {} events instead of {}", left.len(), listed.len());
         let mut seen_of_tenant: BTreeMap<&str, Vec<Change>> = BTreeMap::new();

@@ -38,7 +38,7 @@ use self::{
 const GROUPS: u64 = 4;
 const CLIENTS: u64 = 3;
 /// Calls of a client for one tenant.
-const CALLS: u32 = 10;
+const CALLS: u32 = 14;
 
 /// What was checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,7 +138,7 @@ async fn change_tenants(
     while !is_over.load(Ordering::Relaxed) {
         let number = subjects.len();
         let slug = format!("tenant-{group}-{number}");
-        let owner = (number % 3 == 2).then(|| format!("{slug}@example.com"));
+        let owner = (number % 2 == 1).then(|| format!("{slug}@example.com"));
         let origin = Origin { name: format!("Tenant {group} {number}"), slug, owner };
         let common = Common {
             servers: servers.clone(),

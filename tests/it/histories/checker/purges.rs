@@ -95,9 +95,9 @@ fn a_repair_that_leaves_a_tenant_without_packages_is_refused() {
     assert!(is_explained(&[&healed[..], &[repaired(Vec::new(), 10, 11)]].concat(), &changes), "repeated");
     assert!(!is_explained(&[&damaged[..], &[repaired(Vec::new(), 6, 7)]].concat(), &changes[..1]), "without a repair");
     assert!(!is_explained(&[&healed[..], &[repaired(packages(), 10, 11)]].concat(), &changes), "repaired twice");
-    let lost = operation(Call::Damage, Outcome::Unknown, 2, 3);
-    assert!(is_explained(&[created(false, 0, 1), lost.clone(), list(Vec::new(), 4, 5)], &changes[..1]));
-    assert!(is_explained(&[created(false, 0, 1), lost, list(packages(), 4, 5)], &changes[..1]));
+    let unknown = operation(Call::Damage, Outcome::Unknown, 2, 3);
+    assert!(is_explained(&[created(false, 0, 1), unknown.clone(), list(Vec::new(), 4, 5)], &changes[..1]));
+    assert!(is_explained(&[created(false, 0, 1), unknown, list(packages(), 4, 5)], &changes[..1]));
     assert!(!is_explained(&[created(false, 0, 1), list(Vec::new(), 4, 5)], &changes[..1]), "not damaged");
 }
 

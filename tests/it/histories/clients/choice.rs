@@ -27,37 +27,44 @@ impl Client {
     /// Every address with every password.
     pub(super) fn log_ins(&self) -> Vec<Call> {
         let addresses = addresses(&self.common.origin.slug);
-        let log_in = |email: &String, password: &str| {
-            Call::VerifyPassword { email: email.clone(), password: password.to_owned() }
+        let log_in = |email: &String, password: &str| Call::VerifyPassword {
+            email: email.clone(),
+            password: password.to_owned(),
         };
         addresses.iter().flat_map(|email| PASSWORDS.iter().map(move |password| log_in(email, password))).collect()
     }
 
     pub(super) fn random_call(&mut self) -> Call {
+        if self.known.is_deleted && self.random.random_bool(0.4) {
+            return if self.can_be_purged() && self.random.random() { Call::Purge } else { Call::Undelete };
+        }
         match self.random.random_range(0..40) {
-            0..12 => self.call_about_tenant(),
-            12..18 => self.call_about_key(),
-            18..27 => self.call_about_owner(),
-            27..37 => self.call_about_catalog(),
-            37 => Call::ListKeys,
+            0..10 => self.call_about_tenant(),
+            10..16 => self.call_about_key(),
+            16..28 => self.call_about_owner(),
+            28..38 => self.call_about_catalog(),
+            38 => Call::ListKeys,
             _ => Call::GetTenant,
         }
     }
 
+    fn can_be_purged(&self) -> bool {
+        !self.common.is_damaged_at_times
+    }
+
     fn call_about_tenant(&mut self) -> Call {
+        let can_be_purged = self.can_be_purged();
         let random = &mut self.random;
         let etag = self.known.etag.clone().filter(|_| random.random());
-        let can_be_purged = !self.common.is_damaged_at_times && self.known.is_deleted;
         match random.random_range(0..12) {
             0..3 => Call::Rename { name: format!("Name {}", fresh()), etag },
             3 => Call::SetActive(false),
-            4 => Call::SetActive(true),
-            5 => Call::Delete { etag },
-            6 if can_be_purged => Call::Purge,
-            6..8 => Call::Undelete,
+            4..6 => Call::SetActive(true),
+            6 => Call::Delete { etag },
+            7 => Call::Undelete,
             8 => Call::Create,
-            9 if self.common.is_damaged_at_times => Call::Damage,
-            9 => Call::Purge,
+            9 if can_be_purged => Call::Purge,
+            9 => Call::Damage,
             _ => Call::Repair,
         }
     }
@@ -84,16 +91,21 @@ impl Client {
             Some(known) if random.random_bool(0.8) => known,
             _ => addresses[random.random_range(0..addresses.len())].clone(),
         };
-        let current = if random.random_bool(0.7) { &self.known.password } else { one_of(random, &PASSWORDS) }.to_owned();
+        let current =
+            if random.random_bool(0.7) { &self.known.password } else { one_of(random, &PASSWORDS) }.to_owned();
         let new = one_of(random, &PASSWORDS).to_owned();
-        let token = |random: &mut StdRng| self.common.tokens.any(random).unwrap_or_else(|| "own_unknown".to_owned());
-        match random.random_range(0..12) {
-            0..2 => Call::SetOwner { email, password: Some(new).filter(|_| random.random()) },
-            2..4 => Call::CreateOwnerToken { email, purpose: OwnerTokenPurpose::ResetPassword },
-            4 => Call::CreateOwnerToken { email, purpose: OwnerTokenPurpose::VerifyEmail },
-            5..8 => Call::ResetPassword { token: token(random), new_password: new },
-            8 => Call::VerifyEmail { token: token(random) },
-            9 => Call::ChangePassword { email, current, new },
+        let purpose =
+            if random.random_bool(0.7) { OwnerTokenPurpose::ResetPassword } else { OwnerTokenPurpose::VerifyEmail };
+        if self.known.owner.is_none() && random.random() {
+            return Call::SetOwner { email, password: Some(new) };
+        }
+        match (random.random_range(0..12), self.common.tokens.any(random)) {
+            (0..2, _) => Call::SetOwner { email, password: Some(new).filter(|_| random.random()) },
+            (2..5, _) | (5..9, None) => Call::CreateOwnerToken { email, purpose },
+            (5..9, Some((OwnerTokenPurpose::ResetPassword, token))) => Call::ResetPassword { token, new_password: new },
+            // Now and then with the token of a reset.
+            (5..10, Some((_, token))) => Call::VerifyEmail { token },
+            (9..11, _) => Call::ChangePassword { email, current, new },
             _ => Call::VerifyPassword { email, password: current },
         }
     }

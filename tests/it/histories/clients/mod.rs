@@ -20,6 +20,7 @@ use rand::{Rng as _, RngExt as _, rngs::StdRng};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
+use turnkey::grpc::pb::OwnerTokenPurpose;
 use uuid::Builder;
 
 pub use self::servers::Servers;
@@ -90,24 +91,24 @@ impl Known {
             }
             _ => {}
         }
-        match (call, response) {
-            (Call::SetOwner { password: Some(password), .. }, _)
-            | (Call::ResetPassword { new_password: password, .. }, Response::Owner(Some(_)))
-            | (Call::ChangePassword { new: password, .. }, Response::Owner(Some(_))) => {
-                self.password.clone_from(password);
-            }
-            _ => {}
+        if let (Call::SetOwner { password: Some(password), .. }, _)
+        | (
+            Call::ResetPassword { new_password: password, .. } | Call::ChangePassword { new: password, .. },
+            Response::Owner(Some(_)),
+        ) = (call, response)
+        {
+            self.password.clone_from(password);
         }
     }
 }
 
 /// The tokens of owners, which all clients of a tenant know, so that two can use the same one.
 #[derive(Clone, Default)]
-pub struct Tokens(Arc<Mutex<Vec<String>>>);
+pub struct Tokens(Arc<Mutex<Vec<(OwnerTokenPurpose, String)>>>);
 
 impl Tokens {
     /// One of the last three.
-    fn any(&self, random: &mut StdRng) -> Option<String> {
+    fn any(&self, random: &mut StdRng) -> Option<(OwnerTokenPurpose, String)> {
         let tokens = self.0.lock().unwrap();
         tokens.iter().rev().nth(random.random_range(0..tokens.len().clamp(1, 3))).cloned()
     }
@@ -205,8 +206,8 @@ impl Client {
             .unwrap_or_else(|status| refusal(&status));
         if let Outcome::Ok(response) = &outcome {
             self.known.learn(&call, response);
-            if let Response::Token(Some(token)) = response {
-                self.common.tokens.0.lock().unwrap().push(token.clone());
+            if let (Call::CreateOwnerToken { purpose, .. }, Response::Token(Some(token))) = (&call, response) {
+                self.common.tokens.0.lock().unwrap().push((*purpose, token.clone()));
             }
         }
         self.common.history.record(tenant_id, call, outcome.clone(), invoked);
