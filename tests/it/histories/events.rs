@@ -59,8 +59,8 @@ impl Changes {
         changes.push(Change::of(event));
     }
 
-    /// The changes by the slug with which a tenant was created: of one tenant after the other, each of which was purged
-    /// before the next one was created.
+    /// The changes by the slug with which a tenant was created. Several tenants have a slug one after the other, if each was
+    /// purged before the next one was created.
     pub fn by_slug(&self) -> BTreeMap<String, Vec<Change>> {
         let mut by_slug: BTreeMap<String, Vec<Change>> = BTreeMap::new();
         for changes in self.tenants.iter().map(|id| &self.by_tenant[id]) {

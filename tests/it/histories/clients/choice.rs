@@ -35,6 +35,9 @@ impl Client {
     }
 
     pub(super) fn random_call(&mut self) -> Call {
+        if self.known.is_purged && self.random.random_bool(0.4) {
+            return Call::Create;
+        }
         if self.known.is_deleted && self.random.random_bool(0.4) {
             return if self.can_be_purged() && self.random.random() { Call::Purge } else { Call::Undelete };
         }
@@ -99,13 +102,13 @@ impl Client {
         if self.known.owner.is_none() && random.random() {
             return Call::SetOwner { email, password: Some(new) };
         }
-        match (random.random_range(0..12), self.common.tokens.any(random)) {
+        match (random.random_range(0..13), self.common.tokens.any(random)) {
             (0..2, _) => Call::SetOwner { email, password: Some(new).filter(|_| random.random()) },
-            (2..5, _) | (5..9, None) => Call::CreateOwnerToken { email, purpose },
+            (2..5, _) | (5..10, None) => Call::CreateOwnerToken { email, purpose },
             (5..9, Some((OwnerTokenPurpose::ResetPassword, token))) => Call::ResetPassword { token, new_password: new },
             // Now and then with the token of a reset.
             (5..10, Some((_, token))) => Call::VerifyEmail { token },
-            (9..11, _) => Call::ChangePassword { email, current, new },
+            (10..12, _) => Call::ChangePassword { email, current, new },
             _ => Call::VerifyPassword { email, password: current },
         }
     }

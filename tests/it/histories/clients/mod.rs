@@ -39,6 +39,7 @@ struct Known {
     tenant_id: String,
     etag: Option<String>,
     is_deleted: bool,
+    is_purged: bool,
     owner: Option<String>,
     /// The last one that was right.
     password: String,
@@ -53,6 +54,7 @@ impl Known {
             tenant_id: tenant_id.to_owned(),
             etag: None,
             is_deleted: false,
+            is_purged: false,
             owner: None,
             password: PASSWORD.to_owned(),
             keys: BTreeMap::new(),
@@ -77,6 +79,7 @@ impl Known {
                 self.is_deleted = tenant.is_deleted;
                 self.owner.clone_from(&tenant.owner);
             }
+            Response::Empty if *call == Call::Purge => self.is_purged = true,
             Response::Key { public_key, secret: Some(secret), .. } => {
                 self.keys.insert(public_key.clone(), secret.clone());
             }
