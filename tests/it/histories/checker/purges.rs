@@ -61,6 +61,17 @@ fn a_purged_tenant_that_comes_back_with_a_repeat_of_its_creation_is_refused() {
     assert!(!is_explained(&[&again(false)[..], &[of_the_first]].concat(), &changes), "by the id of the first one");
 }
 
+#[test]
+fn a_slug_that_is_taken_by_the_tenant_itself_is_refused_except_while_it_is_purged() {
+    let taken = |invoked, returned| refused(Call::Create, "SLUG_TAKEN", invoked, returned);
+    let changes = [tenant_created(), tenant_deleted(), tenant_purged()];
+    let during = [created(false, 0, 1), deleted(2, 3), purged(4, 7), taken(5, 6)];
+    assert!(is_explained(&during, &changes));
+    let after = [created(false, 0, 1), deleted(2, 3), purged(4, 5), taken(6, 7)];
+    assert!(!is_explained(&after, &changes));
+    assert!(!is_explained(&[created(false, 0, 1), deleted(2, 3), taken(4, 5)], &changes[..2]), "without a purge");
+}
+
 fn repaired(packages: Vec<ItemView>, invoked: u64, returned: u64) -> Operation {
     ok(Call::Repair, Response::Repaired { tenant: view("Bella", "1"), packages }, invoked, returned)
 }
