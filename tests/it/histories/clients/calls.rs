@@ -51,6 +51,9 @@ impl Client {
                 {
                     return Ok(Outcome::Unknown);
                 }
+                Some(BatchResult::Error(error)) if error.code == "ALREADY_EXISTS" => {
+                    return Ok(Outcome::Refused(error.reason));
+                }
                 other => panic!("unexpected: {other:?}"),
             }
         };
