@@ -133,7 +133,7 @@ impl Step<'_> {
     pub(super) fn repair(&mut self) -> Option<Result> {
         let tenant = self.tenant.as_mut()?;
         if !tenant.has_wrong_counts {
-            return Some(Ok(Expected::Repaired { is_changed: false, is_refilled: false }));
+            return Some(Ok(Expected::Repaired { is_refilled: false }));
         }
         let is_refilled = tenant.packages.is_empty();
         if is_refilled {
@@ -141,6 +141,6 @@ impl Step<'_> {
         }
         tenant.has_wrong_counts = false;
         self.take("tenant.repaired", &[("packages_created", if is_refilled { "3" } else { "0" })])?;
-        Some(Ok(Expected::Repaired { is_changed: true, is_refilled }))
+        Some(Ok(Expected::Repaired { is_refilled }))
     }
 }
