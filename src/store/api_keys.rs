@@ -283,11 +283,14 @@ impl Store {
             WITH locked AS MATERIALIZED (
                 -- Before the first write, which is a row lock, too: see the table of events.
                 SELECT pg_advisory_xact_lock(tenant_lock_key($4))
+            ), tenant AS MATERIALIZED (
+                -- Locked, and so read as it is once the lock is held: the snapshot of the statement is older.
+                SELECT id FROM tenants WHERE id = $4 AND (SELECT count(*) FROM locked) = 1 FOR KEY SHARE
             ), previous AS MATERIALIZED (
                 -- Empty if the tenant has no such key.
                 SELECT key_id, revoked_at IS NOT NULL AS is_revoked
                   FROM api_keys
-                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = $4 AND (SELECT count(*) FROM locked) = 1
+                 WHERE key_id = $2 AND public_key = $3 AND tenant_id = (SELECT id FROM tenant)
                    FOR NO KEY UPDATE
             ), revoked AS (
                 UPDATE api_keys
@@ -300,7 +303,7 @@ impl Store {
                   FROM previous
                  WHERE NOT is_revoked
             )
-            SELECT (SELECT key FROM revoked) AS "key: Json<ApiKey>" FROM tenants WHERE id = $4
+            SELECT (SELECT key FROM revoked) AS "key: Json<ApiKey>" FROM tenant
             "#,
             now,
             key.key_id(),

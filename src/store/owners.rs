@@ -111,6 +111,7 @@ impl Store {
                    AND (SELECT is_living FROM tenant)
                 RETURNING 1
             ), earlier AS MATERIALIZED (
+                -- Locked, because a token is created without the tenant's lock.
                 SELECT email,
                        email = $3 AND password_hash IS NOT DISTINCT FROM $5
                        AND reset_token_hash IS NULL AND verification_token_hash IS NULL AS is_same,
@@ -118,6 +119,7 @@ impl Store {
                        CASE WHEN email = $3 THEN email_verified_at END AS still_verified_at
                   FROM owners
                  WHERE tenant_id = $2 AND (SELECT is_living FROM tenant)
+                   FOR NO KEY UPDATE
             ), updated AS (
                 -- After the deletion, as the insertion below.
                 UPDATE owners

@@ -44,7 +44,7 @@ impl Store {
     /// Purges a deleted tenant that has this slug.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if transactions outside the service inserted rows of the tenant in each attempt.
+    /// [`Error::Conflict`] if transactions outside the service inserted rows of the tenant, or locked it, in each attempt.
     pub async fn purge_tenant(
         &self,
         tenant_id: TenantId,
@@ -72,6 +72,8 @@ impl Store {
             }
             match delete(transaction, &[tenant_id.as_uuid()], None, actor, now).await {
                 Err(error) if has_lost_race(&error) => {}
+                // A transaction outside the service has locked the tenant.
+                Ok(ids) if ids.is_empty() => {}
                 deleted => return deleted.map(|_ids| PurgeOutcome::Purged).map_err(Error::from),
             }
         }

@@ -72,3 +72,18 @@ async fn only_a_deleted_tenant_is_purged_and_only_with_its_slug() {
     fixture.undelete_tenant(&tenant.id).await.unwrap();
     assert!(fixture.get(Identifier::TenantId(tenant.id)).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_purge_does_not_succeed_while_another_transaction_keeps_the_tenant() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella").await;
+    fixture.delete_tenant(&tenant.id).await.unwrap();
+    let pool = fixture.superuser_pool().await;
+    let mut outside = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM tenants FOR KEY SHARE").execute(&mut *outside).await.unwrap();
+    let error = purge(&fixture, &tenant.id, "bella").await.unwrap_err();
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::Aborted, "CONFLICT"));
+    outside.rollback().await.unwrap();
+    purge(&fixture, &tenant.id, "bella").await.unwrap();
+    assert_eq!(types(&fixture.events().await), ["tenant.purged"]);
+}

@@ -1,5 +1,6 @@
 //! `RevokeApiKey`: immediate and permanent.
 
+use sqlx::AssertSqlSafe;
 use time::Duration;
 use tonic::Code;
 use turnkey::grpc::pb::Verdict;
@@ -29,6 +30,30 @@ async fn a_tenant_whose_last_key_was_revoked_gets_access_again_by_a_rotation() {
     let rotated = fixture.rotate(&tenant, None).await;
     assert_eq!(fixture.verify(&rotated.secret_key).await.verdict(), Verdict::Valid);
     assert!(fixture.keys(&tenant.id).await[1].expires_at.is_none(), "a revoked key gets no expiry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_waits_for_a_purge_finds_no_tenant() {
+    let fixture = Fixture::start().await;
+    let tenant = fixture.tenant("bella-weddings").await;
+    let pool = fixture.superuser_pool().await;
+    let mut purge = pool.begin().await.unwrap();
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock(tenant_lock_key('{id}'));
+         DELETE FROM packages WHERE tenant_id = '{id}';
+         DELETE FROM segments WHERE tenant_id = '{id}';
+         DELETE FROM api_keys WHERE tenant_id = '{id}';
+         DELETE FROM tenants WHERE id = '{id}'",
+        id = tenant.id
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *purge).await.unwrap();
+    let commit = async {
+        let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
+        while fixture.count(waiting).await < 1 {}
+        purge.commit().await.unwrap();
+    };
+    let (revoked, ()) = tokio::join!(fixture.revoke(&tenant.id, &tenant.public_key), commit);
+    assert_eq!(reason(&revoked.unwrap_err()), "TENANT_NOT_FOUND");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use turnkey::grpc::pb::{Finding, FindingKind, Tenant, Verdict, get_tenant_reques
 use uuid::Uuid;
 
 use crate::support::{
+    events::types,
     fixture::Fixture,
     owners::{BELLA, NEW_PASSWORD, invalid},
     requests::{PASSWORD, signup},
@@ -93,6 +94,26 @@ async fn a_repeat_leaves_the_same_owner() {
     let at_once = join_all((0..8).map(|_| fixture.set_owner(&id, OMER, None))).await;
     assert!(at_once.iter().all(|response| response.as_ref().unwrap() == at_once[0].as_ref().unwrap()));
     assert_eq!(fixture.count("owners").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_voids_a_token_of_the_same_moment_leaves_an_event() {
+    let fixture = Fixture::start().await;
+    let id = fixture.tenant("bella").await.id;
+    fixture.set_owner(&id, BELLA, None).await.unwrap();
+    let pool = fixture.superuser_pool().await;
+    let mut token = pool.begin().await.unwrap();
+    let sql = "UPDATE owners SET reset_token_hash = sha256('own'), reset_token_expires_at = 'infinity'";
+    sqlx::query(sql).execute(&mut *token).await.unwrap();
+    let commit = async {
+        let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'";
+        while fixture.count(waiting).await < 1 {}
+        token.commit().await.unwrap();
+    };
+    let (repeated, ()) = tokio::join!(fixture.set_owner(&id, BELLA, None), commit);
+    repeated.unwrap();
+    assert_eq!(fixture.count("owners WHERE reset_token_hash IS NOT NULL").await, 0);
+    assert_eq!(types(&fixture.events().await), ["tenant.created", "owner.set", "owner.set"]);
 }
 
 #[tokio::test]

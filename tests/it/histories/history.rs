@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use turnkey::grpc::pb::OwnerTokenPurpose;
+
 /// A call for one tenant. Names, addresses and prices are used once, so that a read shows which change it saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
@@ -19,15 +21,38 @@ pub enum Call {
         etag: Option<String>,
     },
     Undelete,
+    /// Erases the tenant, which must be deleted. `Create` then creates another one.
+    Purge,
+    /// A superuser deletes all packages without triggers, which leaves wrong counts.
+    Damage,
+    Repair,
     SetOwner {
         email: String,
+        password: Option<String>,
+    },
+    CreateOwnerToken {
+        email: String,
+        purpose: OwnerTokenPurpose,
+    },
+    ResetPassword {
+        token: String,
+        new_password: String,
+    },
+    VerifyEmail {
+        token: String,
+    },
+    ChangePassword {
+        email: String,
+        current: String,
+        new: String,
     },
     CreateKey {
         request_id: String,
     },
-    /// The keys before it end at once, or after 24 hours.
+    /// The replaced key, or all keys, end at once or after 24 hours.
     Rotate {
         request_id: String,
+        replaced: Option<String>,
         at_once: bool,
     },
     Revoke {
@@ -53,8 +78,12 @@ pub enum Call {
     },
     GetTenant,
     ListKeys,
-    Verify {
+    VerifyKey {
         public_key: String,
+    },
+    VerifyPassword {
+        email: String,
+        password: String,
     },
     ListPackages,
     ListSegments,
@@ -68,6 +97,7 @@ pub struct TenantView {
     pub is_active: bool,
     pub is_deleted: bool,
     pub owner: Option<String>,
+    pub is_owner_verified: bool,
     pub etag: String,
 }
 
@@ -103,8 +133,17 @@ pub enum Response {
     Revoked(KeyView),
     /// Newest first.
     Keys(Vec<KeyView>),
-    /// The name of the verdict.
+    /// The name of a key's verdict.
     Verdict(&'static str),
+    /// The tenant of an owner whose password or token is valid.
+    Owner(Option<String>),
+    /// A token, if the address has an owner.
+    Token(Option<String>),
+    /// The tenant as it was read after the repair, and the packages that the repair created.
+    Repaired {
+        tenant: TenantView,
+        packages: Vec<ItemView>,
+    },
     /// Of each item: whether it was created, and how it is now.
     Upserted(Vec<(bool, ItemView)>),
     Items(Vec<ItemView>),
@@ -123,6 +162,8 @@ pub enum Outcome {
 /// A call with its outcome. The numbers are those of a clock that counts invocations and responses.
 #[derive(Debug, Clone)]
 pub struct Operation {
+    /// Of the tenant that the client knows, for the calls that name one. `Create` after a purge creates another one.
+    pub tenant_id: String,
     pub call: Call,
     pub outcome: Outcome,
     pub invoked: u64,
@@ -142,9 +183,9 @@ pub fn tick() -> u64 {
 
 impl History {
     /// Records a call that was made at `invoked` and has just returned. A read without a response shows nothing.
-    pub fn record(&self, call: Call, outcome: Outcome, invoked: u64) {
+    pub fn record(&self, tenant_id: String, call: Call, outcome: Outcome, invoked: u64) {
         if outcome != Outcome::Unknown || !call.is_read() {
-            self.0.lock().unwrap().push(Operation { call, outcome, invoked, returned: tick() });
+            self.0.lock().unwrap().push(Operation { tenant_id, call, outcome, invoked, returned: tick() });
         }
     }
 
@@ -155,6 +196,33 @@ impl History {
 
 impl Call {
     pub fn is_read(&self) -> bool {
-        matches!(self, Self::GetTenant | Self::ListKeys | Self::Verify { .. } | Self::ListPackages | Self::ListSegments)
+        matches!(
+            self,
+            Self::GetTenant
+                | Self::ListKeys
+                | Self::VerifyKey { .. }
+                | Self::VerifyPassword { .. }
+                | Self::ListPackages
+                | Self::ListSegments
+        )
+    }
+
+    /// Whether it changes something and leaves no event.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::CreateOwnerToken { .. } | Self::Damage)
+    }
+
+    /// Whether it names the tenant. The others are for whichever tenant has the key, the address or the token.
+    pub fn names_tenant(&self) -> bool {
+        !matches!(
+            self,
+            Self::Create
+                | Self::CreateOwnerToken { .. }
+                | Self::ResetPassword { .. }
+                | Self::VerifyEmail { .. }
+                | Self::ChangePassword { .. }
+                | Self::VerifyKey { .. }
+                | Self::VerifyPassword { .. }
+        )
     }
 }

@@ -5,13 +5,14 @@
 
 mod checker;
 mod clients;
+mod events;
 mod history;
 mod model;
 mod search;
 mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ops::Add,
     sync::{
         Arc,
@@ -22,12 +23,13 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
-use turnkey::grpc::pb::{Event, ListEventsRequest};
+use turnkey::grpc::pb::ListEventsRequest;
 
 use self::{
-    clients::{Client, Servers, new_request_id},
+    clients::{Client, Common, Servers, Tokens, new_request_id},
+    events::Changes,
     history::{History, Outcome},
-    model::{Change, Origin},
+    model::Origin,
     search::check,
     world::{Fault, Progress, Watcher, World},
 };
@@ -36,7 +38,7 @@ use self::{
 const GROUPS: u64 = 4;
 const CLIENTS: u64 = 3;
 /// Calls of a client for one tenant.
-const CALLS: u32 = 10;
+const CALLS: u32 = 14;
 
 /// What was checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,8 +67,8 @@ impl Add for Report {
 struct Subject {
     origin: Origin,
     history: History,
-    /// One of its clients, which knows its keys.
-    client: Client,
+    /// One client for each tenant that was created, which knows its keys. There are several if a purge was in between.
+    clients: Vec<Client>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -136,41 +138,55 @@ async fn change_tenants(
     while !is_over.load(Ordering::Relaxed) {
         let number = subjects.len();
         let slug = format!("tenant-{group}-{number}");
-        let owner = (number % 3 == 2).then(|| format!("{slug}@example.com"));
+        let owner = (number % 2 == 1).then(|| format!("{slug}@example.com"));
         let origin = Origin { name: format!("Tenant {group} {number}"), slug, owner };
-        let (history, request_id) = (History::default(), new_request_id(&mut random));
+        let common = Common {
+            servers: servers.clone(),
+            origin: origin.clone(),
+            request_id: new_request_id(&mut random),
+            history: History::default(),
+            tokens: Tokens::default(),
+            is_damaged_at_times: group == 0,
+        };
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            let random = StdRng::seed_from_u64(random.random());
-            let mut client = Client::new(random, servers.clone(), origin.clone(), request_id.clone(), history.clone());
+            let mut client = Client::new(StdRng::seed_from_u64(random.random()), common.clone());
             let on_call = on_call.clone();
             clients.spawn(async move {
                 client.run(CALLS, || on_call.send_modify(|count| *count += 1)).await;
                 client
             });
         }
-        let mut clients = clients.join_all().await;
-        let mut client = clients.pop().unwrap();
-        for other in &clients {
-            client.learn_from(other);
-        }
-        subjects.push(Subject { origin, history, client });
+        let clients = one_for_each_tenant(clients.join_all().await);
+        subjects.push(Subject { origin, history: common.history, clients });
     }
     subjects
+}
+
+fn one_for_each_tenant(clients: Vec<Client>) -> Vec<Client> {
+    let mut chosen: Vec<Client> = Vec::new();
+    for client in clients {
+        match chosen.iter_mut().find(|chosen| chosen.tenant_id() == client.tenant_id()) {
+            Some(chosen) => chosen.learn_from(&client),
+            None if client.tenant_id().is_empty() => {}
+            None => chosen.push(client),
+        }
+    }
+    chosen
 }
 
 /// Reads everything from a server that sees the same database, and checks all histories.
 async fn check_all(world: &mut World, mut subjects: Vec<Subject>, watchers: [Watcher; 2]) -> Report {
     let fixture = world.replace_servers().await;
     fixture.wait_for_older_transactions().await;
-    let reads = stream::iter(subjects.iter_mut().map(|subject| subject.client.read_all()));
-    reads.for_each_concurrent(8, |read| read).await;
+    let clients = subjects.iter_mut().flat_map(|subject| &mut subject.clients);
+    stream::iter(clients.map(Client::read_all)).for_each_concurrent(8, |read| read).await;
     let events = fixture.all_events(ListEventsRequest { page_size: 500, ..ListEventsRequest::default() }).await;
+    let changes = Changes::read(&fixture.database.superuser, &events).await;
     for watcher in watchers {
-        let seen = watcher.seen_up_to(&events.last().unwrap().id).await;
-        assert!(seen == events, "a watcher saw other events: {} instead of {}", seen.len(), events.len());
+        changes.check_watched(&watcher.seen_up_to(&events.last().unwrap().id).await, &events);
     }
-    let changes = changes_by_slug(&events);
+    let changes = changes.by_slug();
     let slugs: BTreeSet<&str> = subjects.iter().map(|subject| subject.origin.slug.as_str()).collect();
     assert!(changes.keys().map(String::as_str).eq(slugs), "other tenants were created");
     let mut report = Report { tenants: subjects.len(), events: events.len(), ..Report::default() };
@@ -183,20 +199,4 @@ async fn check_all(world: &mut World, mut subjects: Vec<Subject>, watchers: [Wat
     }
     println!("{report:?}");
     report
-}
-
-/// The changes of each tenant, in their order, by the slug with which it was created.
-fn changes_by_slug(events: &[Event]) -> BTreeMap<String, Vec<Change>> {
-    let mut slugs = BTreeMap::new();
-    let mut changes: BTreeMap<String, Vec<Change>> = BTreeMap::new();
-    for event in events {
-        let change = Change::of(event);
-        if change.kind == "tenant.created" {
-            let slug = change.get("slug").unwrap().to_owned();
-            assert!(!changes.contains_key(&slug), "{slug} was created twice");
-            slugs.insert(event.tenant_id.clone(), slug);
-        }
-        changes.entry(slugs[&event.tenant_id].clone()).or_default().push(change);
-    }
-    changes
 }

@@ -4,7 +4,8 @@
 //!
 //! The events of the tenant bound the search: a call that changes the tenant can be next only if the next event is its
 //! own. So an order that is found also has one event for each change, in that order, and no other. A call without a
-//! response took effect if it has an event, and otherwise not.
+//! response took effect if it has an event, and otherwise not. The few that leave no event may take effect at any time, or
+//! never.
 
 use std::{collections::HashSet, fmt};
 
@@ -63,7 +64,7 @@ impl Search<'_> {
         if (changes, order.len()) > (self.longest.1, self.longest.0.len()) {
             self.longest = (order.clone(), changes);
         }
-        // A call that changes nothing and learns nothing can be next in every order.
+        // A read or a refusal that is explained, and from which nothing is learned, can be next in every order.
         let (mut changes, before) = (changes, order.len());
         while let Some(index) =
             self.candidates(is_used).into_iter().find(|&index| self.is_plain_read(index, state, changes))
@@ -96,15 +97,18 @@ impl Search<'_> {
         if !self.seen.insert((used, *changes, state.clone())) {
             return false;
         }
-        for index in self.candidates(is_used) {
+        let (lost, mut candidates): (Vec<_>, Vec<_>) =
+            self.candidates(is_used).into_iter().partition(|&index| self.is_lost_and_silent(index));
+        // Few of them matter, and any may be next.
+        candidates.extend(lost);
+        for index in candidates {
             let operation = &self.operations[index];
             let may_change = self.changes.get(*changes).is_some_and(|change| operation.call.may_leave(change));
-            if operation.outcome == Outcome::Unknown && !may_change {
+            if operation.outcome == Outcome::Unknown && !may_change && !operation.call.is_silent() {
                 continue;
             }
-            let applied = state.apply(self.origin, &operation.call, &operation.outcome, &self.changes[*changes..]);
-            let Some((next, count)) = applied else { continue };
-            if operation.outcome == Outcome::Unknown && count == 0 {
+            let Some((next, count)) = state.apply(self.origin, operation, &self.changes[*changes..]) else { continue };
+            if operation.outcome == Outcome::Unknown && count == 0 && next == *state {
                 continue;
             }
             order.push(index);
@@ -130,11 +134,18 @@ impl Search<'_> {
         left().filter(|&index| self.operations[index].invoked < first_return).collect()
     }
 
-    fn is_plain_read(&self, index: usize, state: &State, changes: usize) -> bool {
+    fn is_lost_and_silent(&self, index: usize) -> bool {
         let Operation { call, outcome, .. } = &self.operations[index];
-        *outcome != Outcome::Unknown
+        *outcome == Outcome::Unknown && call.is_silent()
+    }
+
+    /// Not a change that has no effect in this state: it may have one in a later state, with an event of its own.
+    fn is_plain_read(&self, index: usize, state: &State, changes: usize) -> bool {
+        let operation = &self.operations[index];
+        let is_read = operation.call.is_read() && operation.outcome != Outcome::Unknown;
+        (is_read || matches!(operation.outcome, Outcome::Refused(_)))
             && state
-                .apply(self.origin, call, outcome, &self.changes[changes..])
+                .apply(self.origin, operation, &self.changes[changes..])
                 .is_some_and(|next| next == (state.clone(), 0))
     }
 
@@ -148,7 +159,7 @@ impl Search<'_> {
 impl fmt::Debug for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |f: &mut fmt::Formatter<'_>, operations: &[Operation]| {
-            operations.iter().try_for_each(|Operation { call, outcome, invoked, returned }| {
+            operations.iter().try_for_each(|Operation { call, outcome, invoked, returned, .. }| {
                 writeln!(f, "  {invoked}–{returned} {call:?} → {outcome:?}")
             })
         };

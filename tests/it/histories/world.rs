@@ -8,16 +8,20 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::Endpoint;
-use turnkey::grpc::pb::{
-    Event, WatchEventsRequest, tenant_provisioning_client::TenantProvisioningClient, watch_events_response::Update,
+use turnkey::{
+    config::ServerSettings,
+    domain::Argon2Params,
+    grpc::pb::{
+        Event, WatchEventsRequest, tenant_provisioning_client::TenantProvisioningClient, watch_events_response::Update,
+    },
 };
 
-use super::clients::Servers;
+use super::{clients::Servers, events::create_archive};
 use crate::support::{
     connect::{over_connect, over_grpc},
     database::{SERVER, TestDatabase, execute, pg_bin, postmaster_pid},
     events::Watch,
-    fixture::Fixture,
+    fixture::{Fixture, settings},
     http1::Http,
     process::{Process, serve, temp_folder},
     proxy::{Cut, Proxy},
@@ -79,8 +83,9 @@ impl World {
     }
 
     async fn start(postgres: Postgres, database: TestDatabase, folder: TempDir) -> Self {
+        create_archive(&database.superuser).await;
         let proxy = Proxy::start(&database.server).await;
-        let (servers, processes) = (Servers::default(), Vec::new());
+        let (servers, processes) = (Servers::of_database(&database.superuser), Vec::new());
         let mut world = Self { servers, postgres, database, proxy, folder, processes };
         for number in 0..SERVERS {
             world.start_server(number);
@@ -93,6 +98,8 @@ impl World {
         let options = self.proxy.options(&self.database.server);
         let (role, database) = (options.get_username(), options.get_database().unwrap());
         let url = format!("postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable", options.get_port());
+        // `Argon2Params::KEY`.
+        command.env("TURNKEY_PASSWORD_ARGON2", "m=64,t=1,p=1");
         command.env("DATABASE_URL", url).env("TURNKEY_HTTP_LISTEN", "127.0.0.1:0");
         let mut process = Process::start(&mut command);
         let http = process.http();
@@ -132,6 +139,7 @@ impl World {
                 cluster.stop_primary();
                 cluster.promote_standby();
                 self.database = database_of(cluster, 1);
+                self.servers.set_superuser(&self.database.superuser);
                 self.proxy.redirect_to(&self.database.server);
             }
             (Fault::CloseConnections, _) => {
@@ -148,7 +156,8 @@ impl World {
             process.signal(Signal::SIGKILL);
             process.wait();
         }
-        let fixture = Fixture::start_on(self.database.clone()).await;
+        let settings = ServerSettings { password_argon2: Argon2Params::KEY, ..settings() };
+        let fixture = Fixture::start_with(self.database.clone(), settings).await;
         self.servers.clear();
         let address: Http = Http { address: fixture.server.address };
         let channel = Endpoint::from_shared(format!("http://{}", address.address)).unwrap().connect_lazy();

@@ -1,6 +1,13 @@
 //! The checker itself: it accepts a history that an order explains, and refuses one with a lost change, a stale read, a
 //! duplicate, or events that do not agree.
 
+mod owners;
+mod purges;
+
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto, method_options::IdempotencyLevel};
+use turnkey::grpc::pb::DESCRIPTORS;
+
 use super::{
     history::{Call, ItemView, Operation, Outcome, Response, TenantView},
     model::{Change, Origin},
@@ -13,11 +20,11 @@ fn origin() -> Origin {
 
 fn view(name: &str, etag: &str) -> TenantView {
     let (id, name, etag) = ("t".to_owned(), name.to_owned(), etag.to_owned());
-    TenantView { id, name, is_active: true, is_deleted: false, owner: None, etag }
+    TenantView { id, name, is_active: true, is_deleted: false, owner: None, is_owner_verified: false, etag }
 }
 
 fn operation(call: Call, outcome: Outcome, invoked: u64, returned: u64) -> Operation {
-    Operation { call, outcome, invoked, returned }
+    Operation { tenant_id: "t".to_owned(), call, outcome, invoked, returned }
 }
 
 fn ok(call: Call, response: Response, invoked: u64, returned: u64) -> Operation {
@@ -51,6 +58,29 @@ fn renamed(name: &str) -> Change {
 
 fn is_explained(operations: &[Operation], changes: &[Change]) -> bool {
     check(&origin(), operations, changes).is_ok()
+}
+
+#[test]
+fn the_clients_call_every_rpc_that_changes_something() {
+    let calls = [
+        include_str!("../clients/calls.rs"),
+        include_str!("../clients/catalog.rs"),
+        include_str!("../clients/owners.rs"),
+    ];
+    let is_read = |method: &MethodDescriptorProto| {
+        let options = method.options.as_ref();
+        options.is_some_and(|options| options.idempotency_level() == IdempotencyLevel::NoSideEffects)
+    };
+    let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file.into_iter();
+    let services = files.filter(|file| file.package() == "turnkey.v1").flat_map(|file| file.service);
+    let methods = services.flat_map(|service| service.method).filter(|method| !is_read(method));
+    for method in methods {
+        let function = method.name().char_indices().fold(String::new(), |name, (index, letter)| {
+            let is_next_word = letter.is_uppercase() && index > 0;
+            name + if is_next_word { "_" } else { "" } + &letter.to_lowercase().to_string()
+        });
+        assert!(calls.iter().any(|calls| calls.contains(&format!("client.{function}("))), "{function}");
+    }
 }
 
 #[test]
