@@ -45,7 +45,7 @@ impl BenchEnv {
         let pg_bin = std::env::var_os("PG_BIN").map(Into::into);
         let settings = Settings { root, pg_bin, durable: true, max_connections: 200 };
         let postgres = EmbeddedPostgres::start(settings).await.unwrap();
-        store::migrate(&postgres.owner_options()).await.unwrap();
+        store::migrate(&postgres.owner_options().into()).await.unwrap();
         store::grant_provisioner(&postgres.owner_options(), postgres.server_options().get_username()).await.unwrap();
         let superuser = PgPool::connect_with(postgres.owner_options()).await.unwrap();
         let postgres_bin_dir: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")

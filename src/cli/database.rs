@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "embedded")]
 use embedded_postgres::{EmbeddedPostgres, Settings};
-use sqlx::postgres::PgConnectOptions;
 
 use super::Error;
-use crate::{config::Database, store};
+use crate::{
+    config::Database,
+    store::{self, DatabaseHosts},
+};
 #[cfg(not(feature = "embedded"))]
 use embedded_disabled::{EmbeddedPostgres, Settings};
 
@@ -18,25 +20,26 @@ const EMBEDDED_MAX_CONNECTIONS: u16 = 100;
 
 pub struct OpenDatabase {
     /// Connects as the role that owns the schema.
-    owner: PgConnectOptions,
+    owner: DatabaseHosts,
     /// Connects as the serving role.
-    pub server: PgConnectOptions,
+    pub server: DatabaseHosts,
     embedded: Option<EmbeddedPostgres>,
 }
 
 impl OpenDatabase {
     pub async fn open(database: Database) -> Result<Self, Error> {
         match database {
-            Database::Url(options) => {
-                Ok(Self { owner: PgConnectOptions::clone(&options), server: *options, embedded: None })
+            Database::Url(hosts) => {
+                let hosts = DatabaseHosts::from(hosts);
+                Ok(Self { owner: hosts.clone(), server: hosts, embedded: None })
             }
             Database::Embedded { pg_bin } => {
                 let root = PathBuf::from(EMBEDDED_DIR);
                 let settings = Settings { root, pg_bin, durable: true, max_connections: EMBEDDED_MAX_CONNECTIONS };
                 let embedded = EmbeddedPostgres::start(settings).await?;
                 Ok(Self {
-                    owner: embedded.owner_options(),
-                    server: embedded.server_options(),
+                    owner: embedded.owner_options().into(),
+                    server: embedded.server_options().into(),
                     embedded: Some(embedded),
                 })
             }
@@ -65,8 +68,8 @@ impl OpenDatabase {
 
     pub async fn migrate(&self) -> Result<(), Error> {
         store::migrate(&self.owner).await?;
-        if self.is_embedded() {
-            store::grant_provisioner(&self.owner, self.server.get_username()).await?;
+        if let Some(embedded) = &self.embedded {
+            store::grant_provisioner(&embedded.owner_options(), embedded.server_options().get_username()).await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use super::{
-    ConfigErrors, Database, DatabaseArgs, FlagsFirst, parse_postgres_url, precedence::Alternatives, read_url,
+    ConfigErrors, Database, DatabaseArgs, FlagsFirst, database_url, precedence::Alternatives, read_url,
     setting::Setting,
 };
 
@@ -46,7 +46,8 @@ struct OldDatabaseArgs {
 
 /// It has no `Debug`, because the URLs contain passwords.
 pub struct AdoptSettings {
-    pub from: PgConnectOptions,
+    /// The options of each host.
+    pub from: Vec<PgConnectOptions>,
     pub out: PathBuf,
     pub dry_run: bool,
     pub renames: Option<PathBuf>,
@@ -59,15 +60,16 @@ impl Alternatives for OldDatabaseArgs {
 }
 
 impl OldDatabaseArgs {
-    fn check(&self, errors: &mut ConfigErrors) -> Option<PgConnectOptions> {
+    fn check(&self, errors: &mut ConfigErrors) -> Option<Vec<PgConnectOptions>> {
         match (self.from.as_deref().filter(|url| !url.is_empty()), &self.from_file) {
             (Some(_), Some(_)) => {
                 errors.add(FROM_FILE, "set only one of TURNKEY_FROM and TURNKEY_FROM_FILE");
                 None
             }
-            (Some(url), None) => parse_postgres_url(FROM, url, errors),
+            (Some(url), None) => errors.check(FROM, database_url::parse(url)),
             (None, Some(path)) => {
-                parse_postgres_url(FROM_FILE, errors.check(FROM_FILE, read_url(path))?.trim(), errors)
+                let text = errors.check(FROM_FILE, read_url(path))?;
+                errors.check(FROM_FILE, database_url::parse(text.trim()))
             }
             (None, None) => {
                 errors.add(FROM, "must be the URL of the platform's old database");

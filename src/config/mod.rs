@@ -9,6 +9,7 @@ mod bounds;
 mod call;
 mod client;
 mod commands;
+mod database_url;
 mod exporters;
 mod healthcheck;
 mod otel;
@@ -23,7 +24,6 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use clap::{
@@ -88,7 +88,7 @@ pub struct LogArgs {
 /// Settings of the database.
 #[derive(Clone, Args)]
 pub struct DatabaseArgs {
-    /// URL of a Postgres 15 to 18 [default: the embedded Postgres, with its data in ./.turnkey/]
+    /// URL of a Postgres 15 to 18, with one host or several [default: the embedded Postgres, with its data in ./.turnkey/]
     #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
     /// File with the URL, such as a mounted secret, instead of the URL itself
@@ -126,8 +126,11 @@ pub struct LogSettings {
 
 /// The database of a command. It has no `Debug`, because the URL contains a password.
 pub enum Database {
-    Url(Box<PgConnectOptions>),
-    Embedded { pg_bin: Option<PathBuf> },
+    /// The options of each host.
+    Url(Vec<PgConnectOptions>),
+    Embedded {
+        pg_bin: Option<PathBuf>,
+    },
 }
 
 impl LogArgs {
@@ -208,17 +211,7 @@ fn read_url(path: &Path) -> Result<String, String> {
 }
 
 fn parse_database_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<Database> {
-    parse_postgres_url(setting, url, errors).map(|options| Database::Url(Box::new(options)))
-}
-
-fn parse_postgres_url(setting: Setting, url: &str, errors: &mut ConfigErrors) -> Option<PgConnectOptions> {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    if !matches!(scheme.as_deref(), Some("postgres" | "postgresql")) {
-        errors.add(setting, "must begin with postgres://");
-        return None;
-    }
-    // The parser's messages name the invalid part, not its text, so that they reveal no password.
-    errors.check(setting, PgConnectOptions::from_str(url))
+    errors.check(setting, database_url::parse(url)).map(Database::Url)
 }
 
 impl KeyArgs {

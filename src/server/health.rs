@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
@@ -12,7 +11,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::{
     error::ErrorChain,
     grpc::HealthService,
-    store::{Probe, Store},
+    store::{DatabaseHosts, Probe, Store},
 };
 
 /// The pause after a probe, which itself takes up to 1 s, or 5 s if it has to connect. Half of the time that a call waits
@@ -27,7 +26,7 @@ pub(super) struct Health {
 
 impl Health {
     /// `stop` ends the streams of watchers.
-    pub fn start(database: PgConnectOptions, store: Store, stop: CancellationToken) -> Self {
+    pub fn start(database: DatabaseHosts, store: Store, stop: CancellationToken) -> Self {
         let ready = watch::Sender::new(false);
         store.expect_probe();
         let probe_task = tokio::spawn(run_probe(Probe::new(database), store, ready.clone()));

@@ -15,7 +15,6 @@ mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -47,7 +46,7 @@ use crate::{
     http::{Browsers, HttpService},
     secrets::{Hasher, HashingSettings},
     service::{CatalogService, Clock, TenantService},
-    store::Store,
+    store::{DatabaseHosts, Store},
     telemetry::metrics,
 };
 
@@ -107,7 +106,7 @@ pub struct Server {
 /// UNAVAILABLE. It must be called within a runtime.
 pub fn start(
     bound: BoundListener,
-    database: PgConnectOptions,
+    database: DatabaseHosts,
     settings: &ServerSettings,
     clock: Clock,
 ) -> Result<Server, StartError> {

@@ -4,15 +4,13 @@
 //! role can do by itself and what it can do as any role that it is a member of, whether it inherits that role's privileges
 //! or would have to run SET ROLE.
 
-use sqlx::ConnectOptions as _;
-
 use super::Probe;
 
 impl Probe {
     /// Returns the privileges of the serving role that the service does not need, as the end of a sentence ("is a
     /// superuser, may create roles"); `None` if there are none.
     pub async fn excess_privilege(&self) -> Result<Option<String>, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+        let mut connection = self.hosts.connect().await?;
         sqlx::query_scalar!(
             r#"
               WITH reachable AS (

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 
-use super::probe::{NotReady, check_prepared_statements};
+use super::{
+    DatabaseHosts,
+    probe::{NotReady, check_prepared_statements},
+};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -42,11 +45,11 @@ pub enum MigrateError {
 ///
 /// # Errors
 /// [`MigrateError::RolesMissing`] has the SQL for an administrator if the owner may not create roles.
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
-    let mut connection = options.connect().await.map_err(MigrateError::Connect)?;
-    check_prepared_statements(options, &mut connection).await.map_err(MigrateError::Pooler)?;
+pub async fn migrate(hosts: &DatabaseHosts) -> Result<(), MigrateError> {
+    let mut connection = hosts.connect().await.map_err(MigrateError::Connect)?;
+    check_prepared_statements(hosts, &mut connection).await.map_err(MigrateError::Pooler)?;
     require_utf8(&mut connection).await?;
-    let lock = lock(options).await?;
+    let lock = lock(hosts).await?;
     ensure_roles(&mut connection).await?;
     // sqlx's own lock waits inside a query. CREATE INDEX CONCURRENTLY would wait for that query to end: a deadlock. A
     // process that polls instead runs no query between two attempts.
@@ -89,8 +92,8 @@ pub async fn grant_provisioner(owner: &PgConnectOptions, login: &str) -> Result<
 /// Waits for the lock and returns the connection that holds it. The lock is that of an open transaction, because behind a
 /// pooler in transaction mode a session does not stay with its connection. At READ COMMITTED an idle transaction has no
 /// snapshot that CREATE INDEX CONCURRENTLY would wait for.
-async fn lock(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connection = options.connect().await?;
+async fn lock(hosts: &DatabaseHosts) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = hosts.connect().await?;
     loop {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0";
         sqlx::raw_sql(begin).execute(&mut connection).await?;

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod excess_privileges;
 mod executor;
+mod hosts;
 mod idempotency;
 mod integrity;
 mod migrate;
@@ -36,9 +37,8 @@ mod tenants;
 
 use std::sync::Arc;
 
-use sqlx::postgres::PgConnectOptions;
-
 pub use adoption::{AdoptionOutcome, ExistingParts};
+pub use hosts::DatabaseHosts;
 pub use migrate::{MigrateError, grant_provisioner, migrate};
 pub use owner_tokens::{ResetResult, ResetToken};
 pub use owners::Owner;
@@ -75,25 +75,22 @@ pub struct Store {
 
 impl Store {
     /// Creates a store. It connects when it is first used, so that the service can start before the database.
-    pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
-        let options = with_session_settings(options);
-        Self::with_pool(ConnectionPool::new(options, max_connections, Some(STATEMENT_RESPONSE_TIMEOUT)))
+    pub fn new(hosts: DatabaseHosts, max_connections: u32) -> Self {
+        let hosts = with_session_settings(hosts);
+        Self::with_pool(ConnectionPool::new(hosts, max_connections, Some(STATEMENT_RESPONSE_TIMEOUT)))
     }
 
     /// Creates a store for commands that no caller waits for: one connection, without a statement timeout.
-    pub fn for_batch_jobs(options: PgConnectOptions) -> Self {
-        let options = with_session_settings(options).options([
-            ("statement_timeout", "0"),
-            ("enable_seqscan", "on"),
-            ("plan_cache_mode", "auto"),
-        ]);
-        Self::with_pool(ConnectionPool::new(options, 1, None))
+    pub fn for_batch_jobs(hosts: DatabaseHosts) -> Self {
+        let settings = [("statement_timeout", "0"), ("enable_seqscan", "on"), ("plan_cache_mode", "auto")];
+        let hosts = with_session_settings(hosts).map(|host| host.options(settings));
+        Self::with_pool(ConnectionPool::new(hosts, 1, None))
     }
 
     /// Creates a store for an adoption, whose statements insert large tenants: without a statement timeout.
-    pub fn for_adoption(options: PgConnectOptions, max_connections: u32) -> Self {
-        let options = with_session_settings(options).options([("statement_timeout", "0")]);
-        Self::with_pool(ConnectionPool::new(options, max_connections, None))
+    pub fn for_adoption(hosts: DatabaseHosts, max_connections: u32) -> Self {
+        let hosts = with_session_settings(hosts).map(|host| host.options([("statement_timeout", "0")]));
+        Self::with_pool(ConnectionPool::new(hosts, max_connections, None))
     }
 
     fn with_pool(pool: ConnectionPool) -> Self {
@@ -173,8 +170,8 @@ const SESSION_SETTINGS: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "5000"),
 ];
 
-fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
-    options.application_name("turnkey").options(SESSION_SETTINGS).options([
+fn with_session_settings(hosts: DatabaseHosts) -> DatabaseHosts {
+    let for_speed = [
         // Compiling a statement would take longer than running it.
         ("jit", "off"),
         // Every query uses an index. Otherwise plans that were cached while the tables were small, triggers' plans
@@ -183,5 +180,6 @@ fn with_session_settings(options: PgConnectOptions) -> PgConnectOptions {
         // A statement is planned once in a session. Otherwise Postgres would plan some, such as lists, for each
         // execution, because their cost seems to depend on the arguments: 0.3 ms more for a page of 100,000 tenants.
         ("plan_cache_mode", "force_generic_plan"),
-    ])
+    ];
+    hosts.map(|host| host.application_name("turnkey").options(SESSION_SETTINGS).options(for_speed))
 }

@@ -12,12 +12,12 @@ use std::{
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection,
-    postgres::{PgConnectOptions, PgDatabaseError, PgSeverity},
+    Connection as _, PgConnection,
+    postgres::{PgDatabaseError, PgSeverity},
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{NotReady, tenant_queue::TenantTurn};
+use super::{DatabaseHosts, NotReady, tenant_queue::TenantTurn};
 use crate::{
     error::{Error, Result},
     telemetry::metrics::PoolStats,
@@ -60,7 +60,7 @@ pub(super) enum Probed {
 
 #[derive(Debug)]
 struct Connector {
-    options: PgConnectOptions,
+    hosts: DatabaseHosts,
     /// When a ping last timed out. Connections that were last used before that are presumed dead, too.
     last_ping_timeout: Mutex<Option<Instant>>,
 }
@@ -71,7 +71,7 @@ impl Manager for Connector {
 
     async fn create(&self) -> sqlx::Result<PgConnection> {
         // Boxed: otherwise the future of every call would contain the large future that connects.
-        Box::pin(self.options.connect()).await
+        Box::pin(self.hosts.connect()).await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -101,8 +101,8 @@ impl Connector {
 
 impl ConnectionPool {
     /// Creates an empty pool of at most `max` connections.
-    pub fn new(options: PgConnectOptions, max: u32, response_timeout: Option<Duration>) -> Self {
-        let pool = Pool::builder(Connector { options, last_ping_timeout: Mutex::default() })
+    pub fn new(hosts: DatabaseHosts, max: u32, response_timeout: Option<Duration>) -> Self {
+        let pool = Pool::builder(Connector { hosts, last_ping_timeout: Mutex::default() })
             .max_size(usize::try_from(max).unwrap_or(usize::MAX))
             // Prefer the most recently used connection; the others become idle and are closed.
             .queue_mode(QueueMode::Lifo)
@@ -253,11 +253,13 @@ impl Drop for PooledConnection {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgConnectOptions;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_exhausted_pool_is_overload_only_while_the_database_is_reachable() {
-        let pool = ConnectionPool::new(PgConnectOptions::new_without_pgpass(), 0, None);
+        let pool = ConnectionPool::new(PgConnectOptions::new_without_pgpass().into(), 0, None);
         pool.set_probed(Probed::Reachable);
         let began = tokio::time::Instant::now();
         assert!(matches!(pool.acquire("test").await, Err(Error::Overloaded)));

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection as _, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
+use sqlx::{Connection as _, PgConnection, error::DatabaseError};
 use tokio::time::timeout;
 
-use super::{SESSION_SETTINGS, error::is_foreign_session, migrate::MIGRATIONS, with_session_settings};
+use super::{DatabaseHosts, SESSION_SETTINGS, error::is_foreign_session, migrate::MIGRATIONS, with_session_settings};
 
 /// How long to wait for a check over an open connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,13 +59,13 @@ impl From<sqlx::Error> for NotReady {
 
 /// Checks the database over one connection, and reconnects after each failure.
 pub struct Probe {
-    pub(super) options: PgConnectOptions,
+    pub(super) hosts: DatabaseHosts,
     connection: Option<PgConnection>,
 }
 
 impl Probe {
-    pub fn new(options: PgConnectOptions) -> Self {
-        Self { options: with_session_settings(options), connection: None }
+    pub fn new(hosts: DatabaseHosts) -> Self {
+        Self { hosts: with_session_settings(hosts), connection: None }
     }
 
     /// Checks whether the database can serve now. A new connection is also checked for the schema's version, the role
@@ -83,9 +83,9 @@ impl Probe {
         let mut connection = if let Some(connection) = open {
             connection
         } else {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.hosts.connect().await?;
             check_schema_and_role(&mut connection).await?;
-            check_prepared_statements(&self.options, &mut connection).await?;
+            check_prepared_statements(&self.hosts, &mut connection).await?;
             check_session_settings(&mut connection).await?;
             connection
         };
@@ -102,11 +102,11 @@ impl Probe {
 /// `PgBouncer` does with transaction pooling unless it tracks them. sqlx numbers its statements, so in such a session an
 /// unknown statement is the smaller danger: another one of the same number would run instead.
 pub(super) async fn check_prepared_statements(
-    options: &PgConnectOptions,
+    hosts: &DatabaseHosts,
     connection: &mut PgConnection,
 ) -> Result<(), NotReady> {
     let session = session_pid(connection).await?;
-    let mut other = options.connect().await?;
+    let mut other = hosts.connect().await?;
     // A pooler usually gives this connection the session that it has just used for the first one.
     if session_pid(&mut other).await? != session {
         // The session of an open transaction is occupied, so the first connection gets another one.
@@ -157,11 +157,11 @@ async fn missing_settings(
 ///
 /// # Errors
 /// [`NotReady`], with what to do.
-pub async fn check_migrated(options: &PgConnectOptions) -> Result<(), NotReady> {
+pub async fn check_migrated(hosts: &DatabaseHosts) -> Result<(), NotReady> {
     let check = async {
-        let mut connection = options.connect().await?;
+        let mut connection = hosts.connect().await?;
         check_schema_and_role(&mut connection).await?;
-        check_prepared_statements(options, &mut connection).await?;
+        check_prepared_statements(hosts, &mut connection).await?;
         Ok(connection.close().await?)
     };
     timeout(CONNECT_TIMEOUT, check).await.map_err(|_elapsed| NotReady::Unresponsive)?

@@ -70,7 +70,7 @@ async fn open_transaction(fixture: &Fixture) -> PgConnection {
 /// Runs the server's periodic maintenance.
 async fn delete_expired_events(fixture: &Fixture) {
     let hashing = HashingSettings { key: Argon2Params::KEY, password: Argon2Params::KEY, workers: 1, queue_length: 1 };
-    let store = Store::new(fixture.database.server.clone(), 1);
+    let store = Store::new(fixture.database.server.clone().into(), 1);
     let hasher = Hasher::new(hashing).unwrap();
     let service = TenantService::new(store, hasher, KeyMode::Live, Clock::system(), Quotas::DEFAULT);
     service.delete_expired_events().await.unwrap();

@@ -17,7 +17,7 @@ async fn database_with_role(name: &str) -> TestDatabase {
 }
 
 async fn excess(database: &TestDatabase) -> Option<String> {
-    Probe::new(database.server.clone()).excess_privilege().await.unwrap()
+    Probe::new(database.server.clone().into()).excess_privilege().await.unwrap()
 }
 
 #[tokio::test]

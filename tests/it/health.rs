@@ -176,7 +176,7 @@ async fn the_service_is_not_ready_until_the_database_is_migrated() {
     let error = fixture.create(bella()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
 
-    store::migrate(&owner).await.unwrap();
+    store::migrate(&owner.into()).await.unwrap();
     wait_for_status(&mut changes, ServingStatus::Serving).await;
     fixture.create(bella()).await.unwrap();
 }

@@ -18,7 +18,7 @@ use crate::support::{
 async fn delete_expired_records(fixture: &Fixture, after: Duration) {
     let hashing = HashingSettings { key: Argon2Params::KEY, password: Argon2Params::KEY, workers: 1, queue_length: 1 };
     let clock = Clock::new(move || Clock::system().now() + after);
-    let store = Store::new(fixture.database.server.clone(), 1);
+    let store = Store::new(fixture.database.server.clone().into(), 1);
     let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock, Quotas::DEFAULT);
     service.delete_expired_idempotency_records().await.unwrap();
 }
@@ -80,7 +80,7 @@ async fn purging_a_tenant_deletes_its_idempotency_records() {
     let fixture = Fixture::start().await;
     let tenant_id = fixture.create(bella_with_request_id()).await.unwrap().tenant.unwrap().id;
     fixture.delete_tenant(&tenant_id).await.unwrap();
-    let store = Store::new(fixture.database.server.clone(), 1);
+    let store = Store::new(fixture.database.server.clone().into(), 1);
     assert_eq!(
         store
             .purge_tenants(

@@ -33,7 +33,7 @@ impl Replica {
         let clock = Clock::new(move || Clock::system().now() + Duration::seconds(offset.load(Ordering::Relaxed)));
         let hashing =
             HashingSettings { key: Argon2Params::KEY, password: Argon2Params::KEY, workers: 1, queue_length: 1 };
-        let (store, hasher) = (Store::new(fixture.database.server.clone(), 1), Hasher::new(hashing).unwrap());
+        let (store, hasher) = (Store::new(fixture.database.server.clone().into(), 1), Hasher::new(hashing).unwrap());
         let service = TenantService::new(store, hasher, KeyMode::Live, clock, Quotas::DEFAULT);
         Self { service, clock_offset_s }
     }

@@ -84,13 +84,13 @@ async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_ru
     execute(&administrator, "CREATE DATABASE limited OWNER limited").await;
     let limited = administrator.clone().username("limited").database("limited");
 
-    let error = store::migrate(&limited).await.unwrap_err();
+    let error = store::migrate(&limited.clone().into()).await.unwrap_err();
     assert!(matches!(error, MigrateError::RolesMissing(_)), "{error}");
     let message = error.to_string();
     let statements: String = message.lines().filter(|line| line.trim_end().ends_with(';')).collect();
     execute(&administrator, statements).await;
-    store::migrate(&limited).await.unwrap();
-    store::migrate(&limited).await.unwrap();
+    store::migrate(&limited.clone().into()).await.unwrap();
+    store::migrate(&limited.clone().into()).await.unwrap();
     postgres.stop().await.unwrap();
 }
 
@@ -108,7 +108,7 @@ async fn several_databases_of_one_cluster_can_be_migrated_concurrently() {
     let migrations = databases.iter().cloned().map(|database| {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(store::migrate(&database))
+            runtime.block_on(store::migrate(&database.into()))
         })
     });
     for migration in migrations.collect::<Vec<_>>() {

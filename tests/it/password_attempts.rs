@@ -286,7 +286,7 @@ async fn pairs_whose_window_is_over_are_deleted_by_one_replica_at_a_time() {
         let key = Argon2Params::KEY;
         let hashing = HashingSettings { key, password: key, workers: 1, queue_length: 1 };
         let clock = Clock::new(move || Clock::system().now() + after);
-        let store = Store::new(fixture.database.server.clone(), 1);
+        let store = Store::new(fixture.database.server.clone().into(), 1);
         let service = TenantService::new(store, Hasher::new(hashing).unwrap(), KeyMode::Live, clock, Quotas::DEFAULT);
         service.delete_expired_password_attempts().await.unwrap();
         fixture.attempts_where("true").await

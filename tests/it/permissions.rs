@@ -79,7 +79,8 @@ impl Target {
         };
         let settings = ServerSettings { tls: Some(tls), ..with_http(tokens.settings()) };
         let bound = server::bind(settings.listen).unwrap();
-        let server = server::start(bound, TestDatabase::unreachable().server, &settings, Clock::system()).unwrap();
+        let server =
+            server::start(bound, TestDatabase::unreachable().server.into(), &settings, Clock::system()).unwrap();
         Self { server, certificate }
     }
 

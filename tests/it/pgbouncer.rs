@@ -119,7 +119,7 @@ async fn pgbouncer_that_drops_prepared_statements_is_refused_and_no_call_reaches
             let error = fixture.create(named(&format!("tenant-{number}"))).await.unwrap_err();
             assert_eq!(error.code(), Code::Unavailable, "{error:?}");
         }
-        let migrated = store::migrate(&pgbouncer.options(&database.owner)).await;
+        let migrated = store::migrate(&pgbouncer.options(&database.owner).into()).await;
         assert!(migrated.is_err());
         let doctor = turnkey(folder.path()).arg("doctor").env("DATABASE_URL", database_url(&behind.server)).output();
         let stderr = String::from_utf8(doctor.unwrap().stderr).unwrap();

@@ -51,7 +51,7 @@ pub async fn run(settings: AdoptSettings) -> Result<ExitCode, Error> {
     let renames = settings.renames.as_deref().map(Renames::read).transpose()?.unwrap_or_default();
     // Nothing is written until the file is recognized and both databases are open.
     let report = RecognizedReport::read(&settings.out)?;
-    let mut old = OldDatabase::open(&settings.from).await?;
+    let mut old = OldDatabase::open(settings.from.into()).await?;
     let database = OpenDatabase::open_migrated(settings.database).await?;
     let store = Store::for_adoption(database.server.clone(), CONNECTIONS);
     let adopted = async {

@@ -2,14 +2,14 @@
 
 use futures_util::{Stream, TryStreamExt as _};
 use sqlx::{
-    Connection as _, FromRow, PgConnection,
-    postgres::PgConnectOptions,
+    FromRow, PgConnection,
     types::time::{OffsetDateTime, PrimitiveDateTime},
 };
 
 use crate::{
     cli::Error,
     domain::adoption::{OldPackage, OldSegment, OldTenant},
+    store::DatabaseHosts,
 };
 
 /// Tenants per chunk.
@@ -79,9 +79,9 @@ struct PackageRow {
 
 impl OldDatabase {
     /// Connects, and begins the transaction.
-    pub async fn open(options: &PgConnectOptions) -> Result<Self, Error> {
-        let options = options.clone().application_name("turnkey adopt");
-        let mut connection = PgConnection::connect_with(&options).await.map_err(|error| in_old_database(&error))?;
+    pub async fn open(hosts: DatabaseHosts) -> Result<Self, Error> {
+        let hosts = hosts.map(|host| host.application_name("turnkey adopt"));
+        let mut connection = hosts.connect().await.map_err(|error| in_old_database(&error))?;
         // The snapshot is open for as long as the adoption takes, and idle while tenants are written.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
                      SET LOCAL statement_timeout = 0;

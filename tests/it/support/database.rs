@@ -98,7 +98,7 @@ impl TestDatabase {
 
     /// Creates the schema and grants the server role what it needs.
     pub async fn migrate(&self) {
-        store::migrate(&self.owner).await.unwrap();
+        store::migrate(&self.owner.clone().into()).await.unwrap();
         store::grant_provisioner(&self.owner, self.server.get_username()).await.unwrap();
     }
 

@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use turnkey::grpc::pb::{VerifyApiKeyRequest, tenant_provisioning_client::TenantProvisioningClient};
 
 use super::{
-    database::{Cluster, SERVER, TestDatabase, execute, pg_bin, postmaster_pid},
+    database::{Cluster, TestDatabase, pg_bin, postmaster_pid},
     fixture::{Fixture, one_connection, settings},
     http2::reset_streams,
     load::{CallerBehavior, Client, Load, Outcome},
@@ -121,11 +121,7 @@ pub async fn drop_packets_under_load(times: u32, seed: u64) -> Outcome {
 pub async fn promote_standby_under_load(seed: u64) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     let cluster = ReplicatedCluster::start().await;
-    let superuser = cluster.superuser(0);
-    execute(&superuser, format!("CREATE ROLE {SERVER} LOGIN")).await;
-    let server = superuser.clone().username(SERVER);
-    let database = TestDatabase { owner: superuser.clone(), server, superuser };
-    database.migrate().await;
+    let database = cluster.database().await;
     // The proxy takes the place of a host name that moves.
     let proxy = Proxy::start(&database.server).await;
     let server = proxy.options(&database.server);

@@ -128,7 +128,7 @@ impl Fixture {
         let offset = Arc::clone(&clock_offset_us);
         let system = Clock::system();
         let clock = Clock::new(move || system.now() + SignedDuration::microseconds(offset.load(Ordering::Relaxed)));
-        let server = server::start(listener, database.server.clone(), &settings, clock).unwrap();
+        let server = server::start(listener, database.server.clone().into(), &settings, clock).unwrap();
         let channel = channel(&server.address.to_string()).await;
         let provisioning = TenantProvisioningClient::new(channel.clone());
         Self { database, server, provisioning, catalog: PackageCatalogClient::new(channel), clock_offset_us }

@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::{TempDir, tempdir_in};
 
-use super::database::{Cluster, execute, postgres_bin_dir};
+use super::database::{Cluster, SERVER, TestDatabase, execute, postgres_bin_dir};
 
 const SUPERUSER: &str = "postgres";
 /// They only name the Unix sockets; neither server listens on the network.
@@ -53,6 +53,23 @@ impl ReplicatedCluster {
             .port(PORTS[number])
             .username(SUPERUSER)
             .database("postgres")
+    }
+
+    /// Creates the schema on the primary.
+    pub async fn database(&self) -> TestDatabase {
+        let superuser = self.superuser(0);
+        execute(&superuser, format!("CREATE ROLE {SERVER} LOGIN")).await;
+        let server = superuser.clone().username(SERVER);
+        let database = TestDatabase { owner: superuser.clone(), server, superuser };
+        database.migrate().await;
+        database
+    }
+
+    /// The URL of both hosts, the standby first.
+    pub fn url(&self, role: &str) -> String {
+        let host = self.folder.path().to_str().unwrap().replace('/', "%2F");
+        let [primary, standby] = PORTS;
+        format!("postgres://{role}@{host}:{standby},{host}:{primary}/postgres?target_session_attrs=read-write")
     }
 
     /// Stops the primary immediately.
