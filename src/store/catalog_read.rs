@@ -156,11 +156,8 @@ where
     Row: for<'row> FromRow<'row, PgRow>,
 {
     let mut page = Page { rows: Ok(Vec::new()), bytes: 0 };
-    connection
-        .run_statement(sqlx::raw_sql(AssertSqlSafe(query)), |step| {
-            step.right().into_iter().for_each(|row| page.push(&row))
-        })
-        .await?;
+    let query = sqlx::raw_sql(AssertSqlSafe(query));
+    connection.run_statement(query, |step| step.right().iter().for_each(|row| page.push(row))).await?;
     page.rows
 }
 

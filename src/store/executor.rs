@@ -51,7 +51,10 @@ impl PooledConnection {
             db.operation.name = operation,
             error.type = Empty,
         );
-        let statement = self.begin_use()?.fetch_many(query).try_for_each(|step| future::ready(Ok(receive(step))));
+        let statement = self.begin_use()?.fetch_many(query).try_for_each(|step| {
+            receive(step);
+            future::ready(Ok(()))
+        });
         let result = with_response_timeout(statement, &pool).instrument(span.clone()).await;
         // An unknown prepared statement is not a failure: the caller prepares it and retries.
         let error_type = result.as_ref().err().filter(|error| !is_unknown_prepared_statement(error)).map(error_type);
