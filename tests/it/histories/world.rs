@@ -158,10 +158,9 @@ impl World {
         }
         let settings = ServerSettings { password_argon2: Argon2Params::KEY, ..settings() };
         let fixture = Fixture::start_with(self.database.clone(), settings).await;
-        self.servers.clear();
         let address: Http = Http { address: fixture.server.address };
         let channel = Endpoint::from_shared(format!("http://{}", address.address)).unwrap().connect_lazy();
-        self.servers.replace(0, vec![over_grpc(channel)]);
+        self.servers.replace_all(vec![over_grpc(channel)]);
         fixture
     }
 

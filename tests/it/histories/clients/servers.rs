@@ -35,8 +35,9 @@ impl Servers {
         servers[number] = transports;
     }
 
-    pub fn clear(&self) {
-        self.transports.write().unwrap().clear();
+    /// Replaces all servers by one. In one step: a watcher may pick a server at any time.
+    pub fn replace_all(&self, transports: Vec<Transport>) {
+        *self.transports.write().unwrap() = vec![transports];
     }
 
     /// Any transport of any server.
