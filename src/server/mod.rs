@@ -177,7 +177,7 @@ fn layered(
         .layer(MiddlewareLayer(CallContextMiddleware::default()))
         .layer(MiddlewareLayer(authenticator))
         .layer(MiddlewareLayer(rate_limiter))
-        .layer(MiddlewareLayer(admission))
+        .layer(MiddlewareLayer(Arc::new(admission)))
         .service(routes.prepare())
 }
 

@@ -45,8 +45,10 @@ pub fn init(settings: LogSettings) -> Result<Telemetry, ExportError> {
             .with(export::layer(tracer))
             .try_init(),
     };
-    if installed.is_err() {
-        tracing::debug!("Another log subscriber is installed already");
+    match installed {
+        Ok(()) if providers.tracer.is_some() => trace::set_spans_exported(),
+        Ok(()) => {}
+        Err(_) => tracing::debug!("Another log subscriber is installed already"),
     }
     if !unsupported.is_empty() {
         tracing::warn!("These variables are not supported and have no effect: {}", unsupported.join(", "));

@@ -7,7 +7,7 @@
 //! and the next event of an `always` callsite is lost. If the filter reports `sometimes` instead, tracing evaluates it
 //! for every event.
 
-use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter, span, subscriber::Interest};
+use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest};
 use tracing_subscriber::{
     layer::{Context, Filter},
     registry::LookupSpan,
@@ -36,25 +36,5 @@ where
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
         self.0.max_level_hint()
-    }
-
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
-        self.0.on_new_span(attributes, id, context);
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
-        self.0.on_record(id, values, context);
-    }
-
-    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
-        self.0.on_enter(id, context);
-    }
-
-    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
-        self.0.on_exit(id, context);
-    }
-
-    fn on_close(&self, id: span::Id, context: Context<'_, S>) {
-        self.0.on_close(id, context);
     }
 }

@@ -167,9 +167,9 @@ fn is_read(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|rpc| rpc.starts_with("Get") || rpc.starts_with("List"))
 }
 
-impl Middleware for Admission {
+impl Middleware for Arc<Admission> {
     fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
-        let admission = self.clone();
+        let admission = Self::clone(self);
         let mut inner = take_ready(inner);
         Either::Right(Box::pin(async move {
             let trace_id = trace_id(&request);

@@ -26,7 +26,7 @@ use crate::{
         auth::{is_public, rpc_method},
         status,
     },
-    telemetry::trace::{TraceId, set_remote_parent},
+    telemetry::trace::{self, SpanIds, TraceId},
 };
 
 /// In the log of refused calls, the calls without a span.
@@ -79,9 +79,10 @@ impl Middleware for CallContextMiddleware {
         let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or(UNKNOWN_RPC));
         let transcoding = request.extensions().get::<Transcoding>();
         let system = transcoding.map_or(GRPC, |Transcoding(transcoder)| transcoder.rpc_system());
-        let span = rpc.map_or_else(Span::none, |rpc| rpc_span(system, rpc));
-        let trace_id = attach_trace(&span, request.headers());
-        let metrics = rpc.map(|rpc| CallMetrics::new(system, rpc, span.clone()));
+        let (span, trace_id) = trace::call_span(request.headers(), |ids| {
+            rpc.map_or_else(Span::none, |rpc| rpc_span(system, rpc, ids))
+        });
+        let metrics = rpc.map(|rpc| CallMetrics::new(system, rpc, trace::exported(&span)));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });
         // tonic has a timer for `grpc-timeout` too, but returns CANCELLED where the specification requires
@@ -113,7 +114,7 @@ impl Middleware for CallContextMiddleware {
 }
 
 /// At error level, so that error logs have trace ids even if nothing else is logged.
-fn rpc_span(system: &'static str, rpc: &'static str) -> Span {
+fn rpc_span(system: &'static str, rpc: &'static str, ids: Option<SpanIds>) -> Span {
     use tracing::field::Empty;
     tracing::error_span!(
         "rpc",
@@ -126,16 +127,9 @@ fn rpc_span(system: &'static str, rpc: &'static str) -> Span {
         rpc.response.status_code = Empty,
         error.type = Empty,
         turnkey.caller = Empty,
-        trace_id = Empty,
-        span_id = Empty,
+        trace_id = ids.map(|ids| display(ids.trace_id)),
+        span_id = ids.map(|ids| display(ids.span_id)),
     )
-}
-
-/// Records the ids of the trace and the span in the span, and so in each log line of the call.
-fn attach_trace(span: &Span, headers: &HeaderMap) -> TraceId {
-    let (trace_id, span_id) = set_remote_parent(span, headers);
-    tracing::record_all!(span, trace_id = %trace_id, span_id = %span_id);
-    trace_id
 }
 
 /// Returns the message of a panic.

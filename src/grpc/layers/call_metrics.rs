@@ -21,7 +21,7 @@ pub struct CallMetrics {
 }
 
 impl CallMetrics {
-    /// `system` is the protocol. `method` has no leading slash.
+    /// `system` is the protocol. `method` has no leading slash. The status of the call is recorded in `span`.
     pub fn new(system: &'static str, method: &'static str, span: Span) -> Self {
         Self { system, method, span, started: Instant::now(), has_ended: false }
     }

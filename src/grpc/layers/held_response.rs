@@ -61,11 +61,14 @@ impl ResponseHolder {
     fn hold_first(&mut self, data: Bytes, may_refuse: bool) -> Result<Bytes> {
         let mut bytes = self.bytes.take();
         if let Some(share) = &mut bytes {
+            // A smaller response keeps what is reserved: it holds the permit for as long.
             let more = data.len().saturating_sub(share.amount());
-            if may_refuse && !share.try_grow(more) {
-                return Err(Error::Overloaded);
+            if !share.try_grow(more) {
+                if may_refuse {
+                    return Err(Error::Overloaded);
+                }
+                share.set(data.len());
             }
-            share.set(data.len());
         }
         Ok(self.hold_data(data, bytes))
     }
