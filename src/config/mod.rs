@@ -154,7 +154,8 @@ fn parse_log_filter(directives: &str) -> Result<Targets, String> {
     if directives.contains('[') {
         return Err("filters of spans are not supported".to_owned());
     }
-    directives.parse().map_err(|invalid: ParseError| invalid.to_string())
+    let directives: Vec<_> = directives.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    directives.join(",").parse().map_err(|invalid: ParseError| invalid.to_string())
 }
 
 /// An empty variable counts as unset.
@@ -230,5 +231,18 @@ impl KeyArgs {
         let mode = errors.parse(KEY_MODE, self.key_mode.as_deref(), KeyMode::default(), "live or test");
         let argon2 = errors.parse(KEY_ARGON2, self.key_argon2.as_deref(), Argon2Params::KEY, ARGON2_FORMAT);
         (mode, argon2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_filter_has_levels_and_levels_of_targets() {
+        let filter = parse_log_filter("warn, turnkey::store=debug,").unwrap();
+        let of_target = filter.would_enable("turnkey::store::pool", &tracing::Level::DEBUG);
+        assert!(of_target && !filter.would_enable("hyper", &tracing::Level::INFO));
+        assert!(parse_log_filter("turnkey[rpc]=debug").is_err() && parse_log_filter("turnkey=loud").is_err());
     }
 }

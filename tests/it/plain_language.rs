@@ -84,7 +84,7 @@ const FORBIDDEN: [(&str, &str); 39] = [
 ];
 
 /// Folders of `clients` that builds write.
-const GENERATED: [&str; 3] = ["dist", "gen", "node_modules"];
+const GENERATED: [&str; 5] = ["artifacts", "corpus", "dist", "gen", "node_modules"];
 
 /// Legitimate uses: file, phrase, reason.
 const EXEMPT: [(&str, &str, &str); 7] = [

@@ -93,6 +93,7 @@ fn all_invalid_settings_are_reported_together() {
         .env("TURNKEY_MAX_SEGMENTS_PER_TENANT", "many")
         .env("TURNKEY_KEY_MODE", "prod")
         .env("TURNKEY_LOG_FORMAT", "xml")
+        .env("RUST_LOG", "turnkey[rpc]=debug")
         .env("DATABASE_URL", "mysql://root:hunter2@localhost/x")
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/xml")
         .env("OTEL_EXPORTER_PROMETHEUS_PORT", "metrics")
@@ -111,6 +112,7 @@ fn all_invalid_settings_are_reported_together() {
         "TURNKEY_MAX_SEGMENTS_PER_TENANT",
         "TURNKEY_KEY_MODE",
         "TURNKEY_LOG_FORMAT",
+        "RUST_LOG: filters of spans are not supported",
         "TURNKEY_RATE_LIMIT_PER_CALLER",
         "TURNKEY_MAX_CONNECTION_AGE",
         "TURNKEY_HASHING_WORKERS",
