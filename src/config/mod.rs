@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn a_log_filter_has_levels_and_levels_of_targets() {
-        let filter = parse_log_filter("warn, turnkey::store=debug,").unwrap();
-        let of_target = filter.would_enable("turnkey::store::pool", &tracing::Level::DEBUG);
+        let filter = parse_log_filter("warn, sqlx::query=debug,").unwrap();
+        let of_target = filter.would_enable("sqlx::query", &tracing::Level::DEBUG);
         assert!(of_target && !filter.would_enable("hyper", &tracing::Level::INFO));
         assert!(parse_log_filter("turnkey[rpc]=debug").is_err() && parse_log_filter("turnkey=loud").is_err());
     }

@@ -83,7 +83,7 @@ const FORBIDDEN: [(&str, &str); 39] = [
     ("lets in", "admits, accepts"),
 ];
 
-/// Folders of `clients` that builds write.
+/// Folders of `clients` and `fuzz` that builds and runs write.
 const GENERATED: [&str; 5] = ["artifacts", "corpus", "dist", "gen", "node_modules"];
 
 /// Legitimate uses: file, phrase, reason.
