@@ -199,6 +199,11 @@ BEGIN
         deletion_times timestamptz[];
     BEGIN
         IF TG_OP = 'UPDATE' THEN
+            IF NEW.id <> OLD.id THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'feature_not_supported',
+                    MESSAGE = 'the id of a tenant cannot change: its catalog is distributed by it';
+            END IF;
             ids := ARRAY[NEW.id];
             deletion_times := ARRAY[NEW.deleted_at];
         ELSE
@@ -213,8 +218,9 @@ BEGIN
     -- After all CTEs of the statement.
     CREATE TRIGGER copy_inserted AFTER INSERT ON public.tenants REFERENCING NEW TABLE AS written
         FOR EACH STATEMENT EXECUTE FUNCTION public.copy_tenants();
-    CREATE TRIGGER copy_updated AFTER UPDATE OF deleted_at ON public.tenants
-        FOR EACH ROW WHEN (OLD.deleted_at IS DISTINCT FROM NEW.deleted_at) EXECUTE FUNCTION public.copy_tenants();
+    CREATE TRIGGER copy_updated AFTER UPDATE OF id, deleted_at ON public.tenants
+        FOR EACH ROW WHEN ((OLD.id, OLD.deleted_at) IS DISTINCT FROM (NEW.id, NEW.deleted_at))
+        EXECUTE FUNCTION public.copy_tenants();
     CREATE TRIGGER copy_deleted AFTER DELETE ON public.tenants REFERENCING OLD TABLE AS written
         FOR EACH STATEMENT EXECUTE FUNCTION public.copy_tenants();
 
@@ -247,8 +253,8 @@ BEGIN
     $body$;
 
     -- On the worker, it checks the General segment and the packages of a new tenant, or after one of them was deleted. It runs
-    -- on a shard, and reads only the shards of the same tenants, which are on the same worker. Two transactions that each
-    -- delete one of the last two packages serialize on the lock.
+    -- on a shard, and reads only the shards of the same tenants, which are on the same worker. As in the migration, two
+    -- transactions that each delete one of the last two packages serialize by updating the tenant's row.
     CREATE FUNCTION public.refuse_orphaned_catalog() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $body$
@@ -257,20 +263,22 @@ BEGIN
         -- Identifies the shards with the same tenants.
         first_hash  text := (SELECT shardminvalue FROM pg_dist_shard
                               WHERE shardid = substring(TG_TABLE_NAME FROM '_([0-9]+)$')::bigint);
+        tenants     text := (SELECT format('catalog.tenants_%s', shardid) FROM pg_dist_shard
+                              WHERE logicalrelid = 'catalog.tenants'::regclass AND shardminvalue = first_hash);
+        segments    text := (SELECT format('public.segments_%s', shardid) FROM pg_dist_shard
+                              WHERE logicalrelid = 'public.segments'::regclass AND shardminvalue = first_hash);
+        packages    text := (SELECT format('public.packages_%s', shardid) FROM pg_dist_shard
+                              WHERE logicalrelid = 'public.packages'::regclass AND shardminvalue = first_hash);
         has_tenant  boolean;
         has_general boolean;
         has_package boolean;
     BEGIN
-        PERFORM pg_advisory_xact_lock(hashtextextended(checked_id::text, 0));
-        EXECUTE format('SELECT EXISTS (SELECT FROM catalog.tenants_%s WHERE id = $1),
-                               EXISTS (SELECT FROM public.segments_%s WHERE tenant_id = $1 AND slug = ''general''),
-                               EXISTS (SELECT FROM public.packages_%s WHERE tenant_id = $1)',
-                       (SELECT shardid FROM pg_dist_shard
-                         WHERE logicalrelid = 'catalog.tenants'::regclass AND shardminvalue = first_hash),
-                       (SELECT shardid FROM pg_dist_shard
-                         WHERE logicalrelid = 'public.segments'::regclass AND shardminvalue = first_hash),
-                       (SELECT shardid FROM pg_dist_shard
-                         WHERE logicalrelid = 'public.packages'::regclass AND shardminvalue = first_hash))
+        IF TG_OP <> 'INSERT' THEN
+            EXECUTE format('UPDATE %s SET deleted_at = deleted_at WHERE id = $1', tenants) USING checked_id;
+        END IF;
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE id = $1),
+                               EXISTS (SELECT FROM %s WHERE tenant_id = $1 AND slug = ''general''),
+                               EXISTS (SELECT FROM %s WHERE tenant_id = $1)', tenants, segments, packages)
            INTO has_tenant, has_general, has_package
           USING checked_id;
         IF has_tenant AND NOT (has_general AND has_package) THEN
@@ -286,7 +294,27 @@ BEGIN
         RETURN NULL;
     END
     $body$;
-    REVOKE EXECUTE ON FUNCTION public.refuse_orphaned_catalog(), public.copy_tenants() FROM PUBLIC;
+    -- TRUNCATE fires no row triggers. On a shard, it is a part of one that was checked before. The check uses the connections
+    -- of the TRUNCATE, which Citus requires: one for each worker, as the same role. No row may be hidden from it.
+    CREATE FUNCTION public.refuse_truncated_catalog() RETURNS trigger
+        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
+        SET citus.multi_shard_modify_mode = 'sequential'
+    AS $body$
+    BEGIN
+        IF TG_TABLE_NAME ~ '_[0-9]+$' OR NOT EXISTS (SELECT 1 FROM catalog.tenants) THEN
+            RETURN NULL;
+        END IF;
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation',
+            SCHEMA = 'public',
+            TABLE = 'tenants',
+            CONSTRAINT = 'tenant_fully_provisioned',
+            MESSAGE = format('cannot truncate %I while there are tenants', TG_TABLE_NAME),
+            HINT = 'Delete the tenants instead.';
+    END
+    $body$;
+    REVOKE EXECUTE ON FUNCTION public.refuse_orphaned_catalog(), public.refuse_truncated_catalog(), public.copy_tenants()
+        FROM PUBLIC;
     CREATE CONSTRAINT TRIGGER tenant_fully_provisioned
         AFTER INSERT ON catalog.tenants
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.refuse_orphaned_catalog();
@@ -297,5 +325,14 @@ BEGIN
     CREATE CONSTRAINT TRIGGER tenant_fully_provisioned
         AFTER DELETE OR UPDATE OF tenant_id ON public.packages
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.refuse_orphaned_catalog();
+    -- Before any of the tables is truncated.
+    CREATE TRIGGER tenant_fully_provisioned_truncate BEFORE TRUNCATE ON public.tenants
+        FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_truncated_catalog();
+    CREATE TRIGGER tenant_fully_provisioned_truncate BEFORE TRUNCATE ON catalog.tenants
+        FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_truncated_catalog();
+    CREATE TRIGGER tenant_fully_provisioned_truncate BEFORE TRUNCATE ON public.segments
+        FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_truncated_catalog();
+    CREATE TRIGGER tenant_fully_provisioned_truncate BEFORE TRUNCATE ON public.packages
+        FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_truncated_catalog();
 END
 $citus$;

@@ -11,7 +11,7 @@ use turnkey::{
 };
 
 use crate::support::{
-    citus::is_skipped_without_citus,
+    citus::{is_skipped_without_citus, violated_constraint},
     database::{Cluster, TestDatabase},
     fixture::{Fixture, settings},
     process::{database_url, temp_folder, turnkey},
@@ -42,6 +42,12 @@ fn refusal(database: &PgConnectOptions) -> String {
 /// The number of rows of a table, as an administrator counts them.
 async fn count(database: &TestDatabase, table: &str) -> String {
     text(&database.superuser, &format!("SELECT count(*)::text FROM {table}")).await
+}
+
+/// Returns the constraint that SQL of a superuser violates, or else the error.
+async fn rejection(database: &TestDatabase, sql: &str) -> String {
+    let mut connection = database.superuser.connect().await.unwrap();
+    violated_constraint(&sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap_err())
 }
 
 #[tokio::test]
@@ -124,6 +130,36 @@ async fn an_incomplete_tenant_is_refused_at_commit() {
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);
     assert_eq!(count(&fixture.database, "catalog.tenants").await, "1");
     assert_eq!(count(&fixture.database, "packages").await, "3");
+}
+
+#[tokio::test]
+async fn no_node_truncates_a_catalog_while_there_are_tenants() {
+    if is_skipped_without_citus() {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    fixture.tenant("bella").await;
+    let workers = Cluster::get().on_workers(&fixture.database);
+    for node in workers.iter().chain([&fixture.database]) {
+        for table in ["packages", "segments", "catalog.tenants"] {
+            assert_eq!(rejection(node, &format!("TRUNCATE {table} CASCADE")).await, "tenant_fully_provisioned");
+        }
+    }
+    assert_eq!(rejection(&fixture.database, "TRUNCATE tenants CASCADE").await, "tenant_fully_provisioned");
+}
+
+#[tokio::test]
+async fn the_id_of_a_tenant_cannot_change_without_its_catalog() {
+    if is_skipped_without_citus() {
+        return;
+    }
+    let fixture = Fixture::start().await;
+    fixture.tenant("bella").await;
+    let change = "DELETE FROM api_keys; UPDATE tenants SET id = gen_random_uuid()";
+    assert_eq!(
+        rejection(&fixture.database, change).await,
+        "the id of a tenant cannot change: its catalog is distributed by it"
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod rpcs;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool};
 
 use crate::support::{
-    citus::{citus_bin, is_skipped_on_citus},
+    citus::{PROPAGATE_SETTINGS, citus_bin, is_skipped_on_citus},
     database::SERVER,
     fixture::{Fixture, NewTenant},
 };
@@ -47,8 +47,7 @@ async fn begin(connection: &mut PgConnection, tenant: &NewTenant) {
 
 async fn begin_without_tenant(connection: &mut PgConnection) {
     run(connection, "BEGIN").await.unwrap();
-    // Without effect on plain Postgres. On Citus, the workers then have the settings, too.
-    run(connection, "SET LOCAL citus.propagate_set_commands = 'local'").await.unwrap();
+    run(connection, PROPAGATE_SETTINGS).await.unwrap();
     run(connection, "SET LOCAL ROLE turnkey_catalog").await.unwrap();
 }
 

@@ -11,6 +11,10 @@ use super::database::execute;
 /// The names that the sockets of an embedded Postgres have.
 const PORT: u16 = 5432;
 
+/// Passes the settings of a transaction on to the workers; without effect on plain Postgres. A query of its own, as each of
+/// these settings: Citus passes on the whole text of a query.
+pub const PROPAGATE_SETTINGS: &str = "SET LOCAL citus.propagate_set_commands = 'local'";
+
 /// The Postgres with Citus that the developer chose.
 pub fn citus_bin() -> Option<PathBuf> {
     std::env::var_os("CITUS_BIN").filter(|directory| !directory.is_empty()).map(PathBuf::from)
@@ -32,6 +36,18 @@ pub fn is_skipped_on_citus(reason: &str) -> bool {
         eprintln!("skipped on Citus: {reason}");
     }
     is_skipped
+}
+
+/// Returns the name of the constraint that a statement violated. Of an error on a worker, Citus keeps the text only, in which
+/// the name can have the number of a shard.
+pub fn violated_constraint(error: &sqlx::Error) -> String {
+    let error = error.as_database_error().unwrap();
+    if let Some(constraint) = error.constraint() {
+        return constraint.to_owned();
+    }
+    let message = error.message();
+    let name = message.rsplit('"').nth(1).filter(|_| citus_bin().is_some()).unwrap_or(message);
+    name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_').to_owned()
 }
 
 pub struct Node {

@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConn
 use turnkey::store;
 
 use super::{
-    citus::{self, Node, citus_bin},
+    citus::{self, Node, PROPAGATE_SETTINGS, citus_bin},
     pgbouncer::{SharedPooler, set_on_role},
     process::database_url,
 };
@@ -124,14 +124,7 @@ impl TestDatabase {
     /// Runs SQL as the superuser without triggers and foreign keys, as a restored dump or a superuser in psql can do.
     pub async fn execute_without_triggers(&self, sql: &str) {
         let mut connection = self.superuser.connect().await.unwrap();
-        for statement in [
-            "BEGIN",
-            // Without effect on plain Postgres. On Citus, the workers then have the setting, too.
-            "SET LOCAL citus.propagate_set_commands = 'local'",
-            "SET LOCAL session_replication_role = replica",
-            sql,
-            "COMMIT",
-        ] {
+        for statement in ["BEGIN", PROPAGATE_SETTINGS, "SET LOCAL session_replication_role = replica", sql, "COMMIT"] {
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         }
         connection.close().await.unwrap();
