@@ -9,6 +9,7 @@ mod bounds;
 mod call;
 mod client;
 mod commands;
+mod database_address;
 mod database_url;
 mod exporters;
 mod healthcheck;
@@ -42,6 +43,7 @@ pub use commands::{
     DoctorArgs, DoctorSettings, ImportArgs, ImportInput, ImportSettings, ImportTarget, PurgeArgs, PurgeSettings,
     TokenArgs, TokenSettings,
 };
+pub use database_address::DatabaseAddress;
 pub use exporters::{ExporterSettings, OtlpProtocol, OtlpSettings};
 pub use healthcheck::{HealthcheckArgs, HealthcheckSettings};
 pub use otel::OpenTelemetrySettings;

@@ -11,8 +11,8 @@ use std::{
 use clap::Args;
 
 use super::{
-    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseArgs, FlagsFirst, HEALTH_LISTEN,
-    HTTP_ALLOWED_ORIGINS, HTTP_LISTEN, KeyArgs, LISTEN, TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE,
+    ARGON2_FORMAT, Bounds, ConfigErrors, DEFAULT_LISTEN, Database, DatabaseAddress, DatabaseArgs, FlagsFirst,
+    HEALTH_LISTEN, HTTP_ALLOWED_ORIGINS, HTTP_LISTEN, KeyArgs, LISTEN, TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS_FILE,
     service_credentials,
     setting::{BOOL_FORMAT, POSITIVE_FORMAT, Setting, resolve},
     tls::TlsSettings,
@@ -28,6 +28,7 @@ const MIGRATE: Setting = Setting::new("migrate", "TURNKEY_MIGRATE");
 const ALLOW_UNAUTHENTICATED: Setting = Setting::new("allow-unauthenticated", "TURNKEY_ALLOW_UNAUTHENTICATED");
 const REFLECTION: Setting = Setting::new("reflection", "TURNKEY_REFLECTION");
 const DATABASE_MAX_CONNECTIONS: Setting = Setting::new("database-max-connections", "TURNKEY_DATABASE_MAX_CONNECTIONS");
+const CATALOG_READS: Setting = Setting::new("catalog-reads", "TURNKEY_CATALOG_READS");
 const MAX_CONCURRENT_CALLS: Setting = Setting::new("max-concurrent-calls", "TURNKEY_MAX_CONCURRENT_CALLS");
 const MAX_CONCURRENT_CALLS_PER_CALLER: Setting =
     Setting::new("max-concurrent-calls-per-caller", "TURNKEY_MAX_CONCURRENT_CALLS_PER_CALLER");
@@ -109,6 +110,10 @@ pub struct ServeArgs {
     /// Maximum number of database connections; the health probe uses one more [default: 16]
     #[arg(long = DATABASE_MAX_CONNECTIONS.flag, env = DATABASE_MAX_CONNECTIONS.variable, value_name = "COUNT")]
     database_max_connections: Option<String>,
+    /// Hosts that reads of the catalog go to in turn, separated by commas: workers of Citus, such as
+    /// `worker-1:5432,worker-2:5432`; all else as in `DATABASE_URL` [default: reads go to the database]
+    #[arg(long = CATALOG_READS.flag, env = CATALOG_READS.variable, value_name = "HOSTS")]
+    catalog_reads: Option<String>,
     /// Maximum number of concurrent calls, excluding health checks; further calls are rejected [default: 1024]
     #[arg(long = MAX_CONCURRENT_CALLS.flag, env = MAX_CONCURRENT_CALLS.variable, value_name = "COUNT")]
     max_concurrent_calls: Option<String>,
@@ -181,6 +186,7 @@ pub struct ServerSettings {
     pub tokens_file: Option<PathBuf>,
     pub reflection: bool,
     pub database_max_connections: u32,
+    pub catalog_reads: Vec<DatabaseAddress>,
     pub max_concurrent_calls: usize,
     /// `None` for a quarter of all.
     pub max_concurrent_calls_per_caller: Option<usize>,
@@ -237,6 +243,7 @@ impl ServeArgs {
             DEFAULT_DATABASE_MAX_CONNECTIONS,
             POSITIVE_FORMAT,
         );
+        let catalog_reads = self.catalog_reads(errors);
         let max_concurrent_calls = self.max_concurrent_calls.as_deref();
         let max_concurrent_calls =
             errors.parse(MAX_CONCURRENT_CALLS, max_concurrent_calls, DEFAULT_MAX_CONCURRENT_CALLS, COUNT_FORMAT);
@@ -266,6 +273,7 @@ impl ServeArgs {
             tls,
             tokens_file: self.tokens_file.clone(),
             reflection: reflection?,
+            catalog_reads: catalog_reads?,
             database_max_connections: database_max_connections?.get(),
             max_concurrent_calls: max_concurrent_calls?.get().into(),
             max_concurrent_calls_per_caller: per_caller,
@@ -314,6 +322,14 @@ impl ServeArgs {
                 .filter(|origin| !origin.is_empty())
                 .map(|origin| origin.parse().ok())
                 .collect()
+        })
+    }
+
+    fn catalog_reads(&self, errors: &mut ConfigErrors) -> Option<Vec<DatabaseAddress>> {
+        let (text, expected) =
+            (self.catalog_reads.as_deref(), "hosts with or without a port, separated by commas, such as worker-1:5432");
+        errors.parse_with(CATALOG_READS, text, Vec::new(), expected, |text| {
+            text.split(',').map(str::trim).filter(|host| !host.is_empty()).map(|host| host.parse().ok()).collect()
         })
     }
 

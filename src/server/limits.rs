@@ -60,7 +60,8 @@ fn fair_share(max: usize, share: Option<usize>) -> usize {
 
 /// The limit on the connections of all addresses together.
 pub(super) fn connections(settings: &ServerSettings) -> FairLimit<PeerAddress> {
-    let database = usize::try_from(settings.database_max_connections).unwrap_or(usize::MAX);
+    let per_server = usize::try_from(settings.database_max_connections).unwrap_or(usize::MAX);
+    let database = per_server.saturating_mul(1 + settings.catalog_reads.len());
     let max = raise_file_limit().max_connections(settings.max_connections, database);
     FairLimit::new(max, settings.max_connections_per_address.unwrap_or(max.div_ceil(2)).min(max))
 }

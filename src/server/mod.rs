@@ -33,7 +33,7 @@ pub use self::{listener::BoundListener, metrics_listener::MetricsListener};
 #[cfg(feature = "mcp")]
 use crate::grpc::layers::tenant_gate::TenantGate;
 use crate::{
-    config::{ServerSettings, service_credentials},
+    config::{DatabaseAddress, ServerSettings, service_credentials},
     grpc::{
         Authenticator, CallTasks, Handler,
         layers::{
@@ -113,7 +113,9 @@ pub fn start(
     let health_bound = settings.health_listen.map(BoundListener::bind).transpose()?;
     let http_bound = settings.http_listen.map(BoundListener::bind).transpose()?;
     let tls = settings.tls.as_ref().map(tls::watch).transpose()?;
-    let store = Store::new(database.clone(), settings.database_max_connections);
+    let reader = |address: &DatabaseAddress| database.clone().first().map(|host| address.replace_in(host));
+    let store = Store::new(database.clone(), settings.database_max_connections)
+        .with_catalog_readers(settings.catalog_reads.iter().map(reader), settings.database_max_connections);
     let tenants = Arc::new(tenant_service(&store, settings, clock.clone())?);
     let catalog = Arc::new(CatalogService::new(store.clone(), clock.clone(), settings.quotas));
     let tasks = CallTasks::default();

@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::{
-    ConnectionPool, Store, column,
+    ConnectionPool, Store, citus, column,
     error::{is_constraint_violation, is_rolled_back},
     pool::PooledConnection,
     shared_statements::{Lane, SharedStatement, StatementFailure},
@@ -185,7 +185,8 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
     let packages: Vec<_> = adoptions.iter().flat_map(|adoption| &adoption.packages).collect();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let uuid = TenantId::as_uuid;
-    sqlx::query!(
+    citus::begin_creation(connection).await?;
+    let result = sqlx::query!(
         r#"
         WITH input AS MATERIALIZED (
             -- One row per tenant. The subquery hides the array's length from the planner, as in `provisioning.rs`.
@@ -297,7 +298,8 @@ async fn insert(connection: &mut PooledConnection, items: &[&AdoptionItem]) -> s
         &column(&tenants, |tenant| Json(&tenant.labels)) as _,
         &column(&segments, |segment| segment.package_count),
     )
-    .execute(connection)
-    .await?;
-    Ok(())
+    .execute(&mut *connection)
+    .await;
+    citus::end_creation(connection).await;
+    result.map(drop)
 }

@@ -17,9 +17,7 @@ use sqlx::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{
-    Store, error::is_unknown_prepared_statement, pool::PooledConnection, tenant_transaction::set_catalog_role_sql,
-};
+use super::{Store, error::is_unknown_prepared_statement, pool::PooledConnection};
 use crate::{
     domain::{
         TenantId,
@@ -124,7 +122,7 @@ impl Store {
     where
         Row: for<'row> FromRow<'row, PgRow> + Send + Unpin,
     {
-        let mut connection = self.acquire_for(tenant_id, operation).await?;
+        let mut connection = self.acquire_for_read(tenant_id, operation).await?;
         Ok(fetch(&mut connection, operation, tenant_id, sql, &arguments).await?)
     }
 }
@@ -141,14 +139,15 @@ where
 {
     // The checksum distinguishes releases that share a pooler's sessions and whose statements differ.
     let name = format!("{operation}_{:08x}", crc32fast::hash(sql.as_bytes()));
-    let query =
-        format!("{}; EXECUTE {name} ('{tenant_id}', {})", set_catalog_role_sql(tenant_id), arguments.join(", "));
-    let page = fetch_page(connection, &query).await;
+    let role = connection.pool.engine().set_catalog_role_sql(tenant_id);
+    let execute = format!("EXECUTE {name} ('{tenant_id}', {})", arguments.join(", "));
+    let page = fetch_page(connection, &format!("{role}; {execute}")).await;
     if !page.as_ref().is_err_and(is_unknown_prepared_statement) {
         return page;
     }
     // First use in that session.
-    fetch_page(connection, &format!("{}; {query}", prepare_unless_known(&name, sql))).await
+    let prepare = prepare_unless_known(&name, sql);
+    fetch_page(connection, &format!("{role}; {prepare}; {execute}")).await
 }
 
 async fn fetch_page<Row>(connection: &mut PooledConnection, query: &str) -> sqlx::Result<Vec<ListRow<Row>>>

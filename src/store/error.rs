@@ -11,6 +11,7 @@ use sqlx::{
     postgres::{PgDatabaseError, PgSeverity},
 };
 
+use super::citus;
 use crate::error::Error;
 
 const INVALID_SQL_STATEMENT_NAME: &str = "26000";
@@ -62,7 +63,10 @@ fn is_unavailable_sqlstate(code: &str) -> bool {
 
 /// Whether the error is a violation of this constraint.
 pub(super) fn is_constraint_violation(error: &sqlx::Error, constraint: &str) -> bool {
-    error.as_database_error().is_some_and(|error| error.constraint() == Some(constraint))
+    let is_violation = |error: &dyn DatabaseError| {
+        error.constraint() == Some(constraint) || citus::is_violation_on_shard(error, constraint)
+    };
+    error.as_database_error().is_some_and(is_violation)
 }
 
 /// Whether the statement that failed has changed nothing for certain: Postgres refused it and the session continues. If

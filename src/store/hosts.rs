@@ -40,6 +40,13 @@ impl DatabaseHosts {
         Self(self.0.into_iter().map(change).collect())
     }
 
+    /// Returns the first host alone.
+    #[must_use]
+    pub fn first(mut self) -> Self {
+        self.0.truncate(1);
+        self
+    }
+
     /// Connects. Of several hosts, returns the first session that can write.
     ///
     /// All hosts are tried at once: a call waits for a connection for only a second, and a host whose machine is lost does

@@ -8,7 +8,12 @@ use std::ops::RangeInclusive;
 use futures_util::{Stream, stream};
 use uuid::Uuid;
 
-use super::{Store, pool::PooledConnection};
+use super::{
+    Store,
+    citus::{self, Engine},
+    column,
+    pool::PooledConnection,
+};
 use crate::{
     domain::{
         Email, TenantId, defaults,
@@ -82,16 +87,25 @@ async fn check_chunk(
     ids: RangeInclusive<Uuid>,
 ) -> Result<(IntegrityChunk, Option<Uuid>)> {
     let first = *ids.start();
-    let rows = find_damage(connection, ids).await?;
+    let rows = find_damage(connection, ids.clone()).await?;
     let last_id = rows.first().and_then(|row| row.last_id_of_chunk);
     let tenants = rows.first().map_or(0, |row| row.tenants_in_chunk.unsigned_abs());
-    let mut findings: Vec<Finding> =
-        rows.into_iter().filter_map(|row| row.into_finding().transpose()).collect::<Result<_>>()?;
+    let mut findings = into_findings(rows)?;
+    if connection.pool.engine() == Engine::Citus && !findings.is_empty() {
+        // Some may be of tenants that are being created or purged, whose parts do not commit at the same moment.
+        citus::wait_for_tenants(connection, &column(&findings, |finding| finding.tenant_id.as_uuid())).await?;
+        let found_again = into_findings(find_damage(connection, ids).await?)?;
+        findings.retain(|finding| found_again.contains(finding));
+    }
     if let Some(last_id) = last_id {
         findings.extend(find_wrong_emails(connection, first..=last_id).await?);
         findings.sort_by_key(|finding| finding.tenant_id.as_uuid());
     }
     Ok((IntegrityChunk { tenants, findings }, last_id))
+}
+
+fn into_findings(rows: Vec<FindingRow>) -> Result<Vec<Finding>> {
+    rows.into_iter().filter_map(|row| row.into_finding().transpose()).collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
@@ -120,38 +134,38 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
                FROM segments
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
             UNION ALL
             (SELECT DISTINCT tenant_id, 'PACKAGE_WITHOUT_TENANT', NULL
                FROM packages
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
             UNION ALL
             (SELECT DISTINCT tenant_id, 'API_KEY_WITHOUT_TENANT', NULL
                FROM api_keys
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
             UNION ALL
             (SELECT tenant_id, 'OWNER_WITHOUT_TENANT', NULL
                FROM owners
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
             UNION ALL
             (SELECT tenant_id, 'USAGE_COUNT_WITHOUT_TENANT', NULL
                FROM tenant_usage
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
             UNION ALL
             (SELECT tenant_id, 'DANGLING_IDEMPOTENCY_RECORD', min(rpc)
                FROM idempotency_records
               WHERE tenant_id BETWEEN (SELECT first FROM range) AND (SELECT last FROM range)
                 AND NOT EXISTS (SELECT FROM next_tenant WHERE id = tenant_id)
               GROUP BY tenant_id
-              ORDER BY tenant_id LIMIT (SELECT chunk_size FROM argument))
+              ORDER BY tenant_id LIMIT $3)
         ), chunk AS MATERIALIZED (
             -- The first ids of both. Each table has its own first ones, so none in between is missing.
             SELECT id
@@ -163,13 +177,15 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
         ), package_without_own_segment AS MATERIALIZED (
             -- The first packages of each tenant whose segment does not exist or belongs to another tenant.
             SELECT *
-              FROM (SELECT tenant.id, tenant.slug AS tenant_slug, packages.slug, packages.segment_id,
-                           row_number() OVER (PARTITION BY tenant.id ORDER BY packages.slug) AS number
-                      FROM tenant
-                      JOIN packages ON packages.tenant_id = tenant.id
-                      LEFT JOIN segments ON segments.tenant_id = tenant.id AND segments.id = packages.segment_id
-                     WHERE segments.id IS NULL) AS package
+              FROM (SELECT packages.tenant_id, packages.slug, packages.segment_id,
+                           row_number() OVER (PARTITION BY packages.tenant_id ORDER BY packages.slug) AS number
+                      FROM packages
+                      LEFT JOIN segments
+                        ON segments.tenant_id = packages.tenant_id AND segments.id = packages.segment_id
+                     WHERE packages.tenant_id IN (SELECT id FROM tenant) AND segments.id IS NULL) AS package
              WHERE number <= $5
+        ), foreign_segment AS MATERIALIZED (
+            SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
         ), dangling_record AS MATERIALIZED (
             -- The first records of each tenant whose key does not exist or belongs to another tenant. The key of a
             -- record with deleted_key was deleted by the service.
@@ -181,21 +197,38 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
                        AND NOT EXISTS (SELECT FROM api_keys
                                         WHERE key_id = record.key_id AND api_keys.tenant_id = tenant.id)) AS record
              WHERE number <= $5
+        ), packages_of_segment AS MATERIALIZED (
+            SELECT tenant_id, segment_id, count(*)
+              FROM packages
+             WHERE tenant_id IN (SELECT id FROM tenant)
+             GROUP BY tenant_id, segment_id
+        ), packages_of_tenant AS (
+            SELECT tenant_id, sum(count) AS count FROM packages_of_segment GROUP BY tenant_id
+        ), wrongly_counted AS MATERIALIZED (
+            -- The tenants that have a segment with a wrong number of packages.
+            SELECT DISTINCT segments.tenant_id
+              FROM segments
+              LEFT JOIN packages_of_segment AS actual
+                ON actual.tenant_id = segments.tenant_id AND actual.segment_id = segments.id
+             WHERE segments.tenant_id IN (SELECT id FROM tenant) AND package_count <> coalesce(actual.count, 0)
+        ), segments_of_tenant AS MATERIALIZED (
+            SELECT tenant_id, count(*), bool_or(slug = $4) AS has_general
+              FROM segments
+             WHERE tenant_id IN (SELECT id FROM tenant)
+             GROUP BY tenant_id
         ), actual AS MATERIALIZED (
-            -- The numbers of rows of the tenants that have counters.
+            -- What the tenants have. The counters are NULL if a tenant has none.
             SELECT id, slug, package_count, segment_count,
-                   (SELECT count(*) FROM packages WHERE tenant_id = tenant.id) AS packages,
-                   (SELECT count(*) FROM segments WHERE tenant_id = tenant.id) AS segments
+                   coalesce(packages_of_tenant.count, 0) AS packages, coalesce(segments_of_tenant.count, 0) AS segments,
+                   coalesce(has_general, false) AS has_general
               FROM tenant
-              JOIN tenant_usage ON tenant_usage.tenant_id = tenant.id
+              LEFT JOIN tenant_usage ON tenant_usage.tenant_id = tenant.id
+              LEFT JOIN packages_of_tenant ON packages_of_tenant.tenant_id = tenant.id
+              LEFT JOIN segments_of_tenant ON segments_of_tenant.tenant_id = tenant.id
         ), finding AS (
-            SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS affected
-              FROM tenant
-             WHERE NOT EXISTS (SELECT FROM segments WHERE tenant_id = tenant.id AND segments.slug = $4)
+            SELECT id, slug, 'NO_GENERAL_SEGMENT' AS kind, NULL AS affected FROM actual WHERE NOT has_general
             UNION ALL
-            SELECT id, slug, 'NO_PACKAGE', NULL
-              FROM tenant
-             WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = tenant.id)
+            SELECT id, slug, 'NO_PACKAGE', NULL FROM actual WHERE packages = 0
             UNION ALL
             SELECT id, slug, 'NO_API_KEY', NULL
               FROM tenant
@@ -205,11 +238,12 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
               FROM tenant
              WHERE is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = tenant.id)
             UNION ALL
-            SELECT id, tenant_slug,
-                   CASE WHEN EXISTS (SELECT FROM segments WHERE segments.id = segment_id) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
+            SELECT tenant.id, tenant.slug,
+                   CASE WHEN segment_id IN (SELECT id FROM foreign_segment) THEN 'PACKAGE_IN_FOREIGN_SEGMENT'
                         ELSE 'PACKAGE_WITHOUT_SEGMENT' END,
-                   slug
+                   package_without_own_segment.slug
               FROM package_without_own_segment
+              JOIN tenant ON tenant.id = tenant_id
             UNION ALL
             SELECT id, slug, 'DANGLING_IDEMPOTENCY_RECORD', rpc FROM dangling_record
             UNION ALL
@@ -221,14 +255,11 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
             UNION ALL
             -- So does the repair of a tenant whose packages are counted wrongly in all, or are misplaced.
             SELECT id, slug, 'WRONG_USAGE_COUNT', 'packages in a segment'
-              FROM tenant
-             WHERE EXISTS (SELECT FROM segments
-                            WHERE tenant_id = tenant.id
-                              AND package_count <> (SELECT count(*) FROM packages
-                                                     WHERE packages.tenant_id = tenant.id AND segment_id = segments.id))
-               AND EXISTS (SELECT FROM packages WHERE tenant_id = tenant.id)
-               AND NOT EXISTS (SELECT FROM actual WHERE actual.id = tenant.id AND package_count <> packages)
-               AND NOT EXISTS (SELECT FROM package_without_own_segment AS misplaced WHERE misplaced.id = tenant.id)
+              FROM actual
+             WHERE id IN (SELECT tenant_id FROM wrongly_counted)
+               AND packages > 0
+               AND coalesce(package_count, packages) = packages
+               AND id NOT IN (SELECT tenant_id FROM package_without_own_segment)
             UNION ALL
             SELECT stray.id, NULL, kind, affected FROM stray JOIN chunk ON chunk.id = stray.id
         )

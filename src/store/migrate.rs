@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 
 use super::{
-    DatabaseHosts,
+    DatabaseHosts, citus,
     probe::{NotReady, check_prepared_statements},
 };
 
@@ -35,6 +35,10 @@ pub enum MigrateError {
     Encoding(String),
     #[error("cannot create the roles of the service")]
     Roles(#[source] sqlx::Error),
+    #[error("this database is on a worker of Citus: migrate that of the coordinator")]
+    CitusWorker,
+    #[error("cannot distribute the catalog with Citus")]
+    Distribute(#[source] sqlx::Error),
     #[error("cannot migrate the schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("cannot migrate the schema")]
@@ -49,6 +53,9 @@ pub async fn migrate(hosts: &DatabaseHosts) -> Result<(), MigrateError> {
     let mut connection = hosts.connect().await.map_err(MigrateError::Connect)?;
     check_prepared_statements(hosts, &mut connection).await.map_err(MigrateError::Pooler)?;
     require_utf8(&mut connection).await?;
+    if citus::is_worker(&mut connection).await? {
+        return Err(MigrateError::CitusWorker);
+    }
     let lock = lock(hosts).await?;
     ensure_roles(&mut connection).await?;
     // sqlx's own lock waits inside a query. CREATE INDEX CONCURRENTLY would wait for that query to end: a deadlock. A
@@ -58,6 +65,7 @@ pub async fn migrate(hosts: &DatabaseHosts) -> Result<(), MigrateError> {
     // The readiness probe reads the schema's version as the serving role.
     sqlx::raw_sql("GRANT SELECT ON _sqlx_migrations TO turnkey_provisioner").execute(&mut connection).await?;
     sqlx::raw_sql(include_str!("event_history.sql")).execute(&mut connection).await?;
+    citus::distribute(&mut connection).await.map_err(MigrateError::Distribute)?;
     connection.close().await?;
     // Ends its transaction.
     Ok(lock.close().await?)

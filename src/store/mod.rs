@@ -8,6 +8,8 @@ mod adoption;
 mod api_key_lookups;
 mod api_keys;
 mod catalog_read;
+mod catalog_readers;
+mod citus;
 mod error;
 mod events;
 mod excess_privileges;
@@ -53,6 +55,7 @@ pub use shared_statements::Lane;
 use self::{
     adoption::AdoptionStatement,
     api_key_lookups::KeyLookups,
+    catalog_readers::CatalogReaders,
     executor::STATEMENT_RESPONSE_TIMEOUT,
     pool::{ConnectionPool, PooledConnection, Probed},
     provisioning::Provisioning,
@@ -71,6 +74,7 @@ pub struct Store {
     provisioning: SharedStatements<Provisioning>,
     adoption: SharedStatements<AdoptionStatement>,
     tenant_queues: Arc<TenantQueues>,
+    catalog_readers: Arc<CatalogReaders>,
 }
 
 impl Store {
@@ -99,6 +103,7 @@ impl Store {
             provisioning: SharedStatements::new(Provisioning(pool.clone())),
             adoption: SharedStatements::new(AdoptionStatement(pool.clone())),
             tenant_queues: Arc::default(),
+            catalog_readers: Arc::default(),
             pool,
         }
     }
@@ -121,6 +126,7 @@ impl Store {
     /// Closes connections that have been idle for 10 minutes. Called periodically.
     pub fn close_idle_connections(&self) {
         self.pool.close_idle();
+        self.catalog_readers.close_idle();
     }
 
     pub fn pool_stats(&self) -> PoolStats {
@@ -132,6 +138,7 @@ impl Store {
         self.lookups.close().await;
         self.provisioning.close().await;
         self.adoption.close().await;
+        self.catalog_readers.close().await;
         self.pool.close().await;
     }
 

@@ -112,7 +112,7 @@ async fn upsert(
             -- prefer a custom plan for each execution, and planning costs more than the statement.
             SELECT *
               FROM unnest((SELECT $2::uuid[]), $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                          $8::int8[], $9::text[], $10::bool[], $11::int4[], $12::uuid[], $23::uuid[], $24::text[])
+                          $8::int8[], $9::text[]::booking_type[], $10::bool[], $11::int4[], $12::uuid[], $23::uuid[], $24::text[])
                    WITH ORDINALITY AS item (new_id, package_id, slug, generated_slug, name, description,
                                             base_price, booking_type, active, grouping_order, segment_id, etag,
                                             external_id, number)
@@ -129,7 +129,7 @@ async fn upsert(
                    (SELECT id FROM segments WHERE segments.tenant_id = $1 AND segments.id = item.segment_id)
                        AS found_segment_id
               FROM item
-             WHERE EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+             WHERE EXISTS (SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL)
         ), target AS (
             -- The existing package of each item, if there is one. The first occurrence of a package is valid.
             SELECT *, row_number() OVER (PARTITION BY target_id ORDER BY number) AS occurrence
@@ -146,7 +146,7 @@ async fn upsert(
                    CASE
                        WHEN package_id IS NOT NULL AND by_id IS NULL THEN 'NOT_FOUND'
                        WHEN etag IS NOT NULL
-                            AND NOT EXISTS (SELECT FROM packages
+                            AND NOT EXISTS (SELECT 1 FROM packages
                                              WHERE packages.tenant_id = $1 AND packages.id = target_id
                                                AND coalesce(packages.revision, packages.id) = etag)
                            THEN 'ETAG_MISMATCH'
@@ -183,7 +183,7 @@ async fn upsert(
               FROM (SELECT count(*) AS packages FROM validated_item
                      WHERE error IS NULL AND target_id IS NULL AND segment_id IS NULL) AS new
              WHERE packages > 0
-               AND NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND slug = $14)
+               AND NOT EXISTS (SELECT 1 FROM segments WHERE tenant_id = $1 AND slug = $14)
             RETURNING id
         ), inserted AS (
             -- The new packages. One without a grouping order follows all packages and items that have one.
@@ -194,7 +194,7 @@ async fn upsert(
                             (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $14),
                             (SELECT id FROM new_general)),
                    coalesce(slug, generated_slug), name, coalesce(description, ''), base_price,
-                   coalesce(booking_type, $20)::booking_type,
+                   coalesce(booking_type, $20::text::booking_type),
                    coalesce(grouping_order,
                             least(2147483647,
                                   coalesce(greatest((SELECT grouping_order FROM packages
@@ -213,11 +213,11 @@ async fn upsert(
             INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
             SELECT $1, package_count + (SELECT count(*) FROM inserted), segment_count + (SELECT count(*) FROM new_general)
               FROM usage
-             WHERE EXISTS (SELECT FROM inserted)
+             WHERE EXISTS (SELECT 1 FROM inserted)
             ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
                SET package_count = excluded.package_count, segment_count = excluded.segment_count
-        ), previous AS (
-            -- The existing packages of the items. The table still shows its old state here.
+        ), previous AS MATERIALIZED (
+            -- The existing packages of the items, before the update: on Citus, what follows it sees its result.
             SELECT existing.*
               FROM validated_item
              CROSS JOIN LATERAL (SELECT * FROM packages WHERE tenant_id = $1 AND id = target_id OFFSET 0) AS existing
@@ -229,7 +229,7 @@ async fn upsert(
                    name = coalesce(item.name, packages.name),
                    description = coalesce(item.description, packages.description),
                    base_price = coalesce(item.base_price, packages.base_price),
-                   booking_type = coalesce(item.booking_type::booking_type, packages.booking_type),
+                   booking_type = coalesce(item.booking_type, packages.booking_type),
                    active = coalesce(item.active, packages.active),
                    grouping_order = coalesce(item.grouping_order, packages.grouping_order),
                    segment_id = coalesce(item.segment_id, packages.segment_id),
@@ -240,7 +240,7 @@ async fn upsert(
                AND (coalesce(item.slug, packages.slug), coalesce(item.name, packages.name),
                     coalesce(item.description, packages.description),
                     coalesce(item.base_price, packages.base_price),
-                    coalesce(item.booking_type::booking_type, packages.booking_type),
+                    coalesce(item.booking_type, packages.booking_type),
                     coalesce(item.active, packages.active),
                     coalesce(item.grouping_order, packages.grouping_order),
                     coalesce(item.segment_id, packages.segment_id),
@@ -263,10 +263,10 @@ async fn upsert(
              GROUP BY segment_id
             HAVING abs(sum(change)) > 0
         ), counted_segment AS (
-            -- A new General segment is not in the table yet.
+            -- Not a new General segment, whose packages are counted. Only on Citus is it in the table here.
             UPDATE segments SET package_count = package_count + change::int4
               FROM segment_change
-             WHERE tenant_id = $1 AND id = segment_id
+             WHERE tenant_id = $1 AND id = segment_id AND id NOT IN (SELECT id FROM new_general)
         ), new_event AS (
             -- One for each item that changes something, in their order.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
@@ -295,7 +295,7 @@ async fn upsert(
              UNION ALL
             SELECT false, * FROM updated
              UNION ALL
-            SELECT false, * FROM previous WHERE NOT EXISTS (SELECT FROM updated WHERE updated.id = previous.id)
+            SELECT false, * FROM previous WHERE NOT EXISTS (SELECT 1 FROM updated WHERE updated.id = previous.id)
              UNION ALL
             SELECT true, * FROM previous WHERE $22
         )

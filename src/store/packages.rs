@@ -146,7 +146,7 @@ impl Store {
             SELECT package.id, segment_id, slug, name, description, base_price, booking_type::text, grouping_order,
                    active, created_at, updated_at, external_id, revision,
                    CASE
-                       WHEN NOT EXISTS (SELECT FROM segments WHERE tenant_id = $1 AND id = $2)
+                       WHEN NOT EXISTS (SELECT 1 FROM segments WHERE tenant_id = $1 AND id = $2)
                            THEN 'SEGMENT_NOT_FOUND'
                    END AS error
               FROM (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS tenant
@@ -191,12 +191,12 @@ impl Store {
             WITH deleted AS (
                 DELETE FROM packages
                  WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) = coalesce($3, revision, id)
-                   AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
-                   AND EXISTS (SELECT FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
+                   AND EXISTS (SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+                   AND EXISTS (SELECT 1 FROM packages AS other WHERE other.tenant_id = $1 AND other.id <> $2)
                 RETURNING id, segment_id
             ), new_usage AS (
                 UPDATE tenant_usage SET package_count = package_count - 1
-                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
+                 WHERE tenant_id = $1 AND EXISTS (SELECT 1 FROM deleted)
             ), counted_segment AS (
                 UPDATE segments SET package_count = package_count - 1
                  WHERE tenant_id = $1 AND id = (SELECT segment_id FROM deleted)
@@ -204,11 +204,11 @@ impl Store {
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
                 SELECT 'package.deleted', $4, $1, $5, $6, jsonb_build_object('package_id', id) FROM deleted
             )
-            SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
-                   EXISTS (SELECT FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
-                   EXISTS (SELECT FROM packages
+            SELECT EXISTS (SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
+                   EXISTS (SELECT 1 FROM packages WHERE tenant_id = $1 AND id = $2) AS "existed!",
+                   EXISTS (SELECT 1 FROM packages
                             WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) <> $3::uuid) AS "has_changed!",
-                   EXISTS (SELECT FROM deleted) AS "is_deleted!"
+                   EXISTS (SELECT 1 FROM deleted) AS "is_deleted!"
             "#,
             tenant_id.as_uuid(),
             deletion.id.as_uuid(),
@@ -226,12 +226,13 @@ impl Store {
             }
             result => result?,
         }
-        match (row.has_tenant, row.existed, row.is_deleted) {
-            (false, ..) => Err(Error::not_found(Resource::Tenant)),
-            (true, false, _) => Err(Error::not_found(Resource::Package)),
-            (true, true, false) if row.has_changed => Err(Error::EtagMismatch(Resource::Package)),
-            (true, true, false) => Err(Precondition::LastPackage.into()),
-            (true, true, true) => Ok(()),
+        match (row.is_deleted, row.has_tenant, row.existed) {
+            // What else the row says of a deleted package depends on the engine: on Citus, later steps see the deletion.
+            (true, ..) => Ok(()),
+            (false, false, _) => Err(Error::not_found(Resource::Tenant)),
+            (false, true, false) => Err(Error::not_found(Resource::Package)),
+            (false, true, true) if row.has_changed => Err(Error::EtagMismatch(Resource::Package)),
+            (false, true, true) => Err(Precondition::LastPackage.into()),
         }
     }
 }

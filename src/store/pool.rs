@@ -15,9 +15,16 @@ use sqlx::{
     Connection as _, PgConnection,
     postgres::{PgDatabaseError, PgSeverity},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::timeout,
+};
 
-use super::{DatabaseHosts, NotReady, tenant_queue::TenantTurn};
+use super::{
+    DatabaseHosts, NotReady,
+    citus::{self, Engine},
+    tenant_queue::TenantTurn,
+};
 use crate::{
     error::{Error, Result},
     telemetry::metrics::PoolStats,
@@ -61,6 +68,8 @@ pub(super) enum Probed {
 #[derive(Debug)]
 struct Connector {
     hosts: DatabaseHosts,
+    /// Found by the first connection.
+    engine: OnceCell<Engine>,
     /// When a ping last timed out. Connections that were last used before that are presumed dead, too.
     last_ping_timeout: Mutex<Option<Instant>>,
 }
@@ -71,7 +80,14 @@ impl Manager for Connector {
 
     async fn create(&self) -> sqlx::Result<PgConnection> {
         // Boxed: otherwise the future of every call would contain the large future that connects.
-        Box::pin(self.hosts.connect()).await
+        Box::pin(async {
+            let mut connection = self.hosts.connect().await?;
+            if *self.engine.get_or_try_init(|| Engine::detect(&mut connection)).await? == Engine::Citus {
+                citus::set_up_session(&mut connection).await?;
+            }
+            Ok(connection)
+        })
+        .await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -102,7 +118,7 @@ impl Connector {
 impl ConnectionPool {
     /// Creates an empty pool of at most `max` connections.
     pub fn new(hosts: DatabaseHosts, max: u32, response_timeout: Option<Duration>) -> Self {
-        let pool = Pool::builder(Connector { hosts, last_ping_timeout: Mutex::default() })
+        let pool = Pool::builder(Connector { hosts, engine: OnceCell::new(), last_ping_timeout: Mutex::default() })
             .max_size(usize::try_from(max).unwrap_or(usize::MAX))
             // Prefer the most recently used connection; the others become idle and are closed.
             .queue_mode(QueueMode::Lifo)
@@ -110,6 +126,11 @@ impl ConnectionPool {
         // `build` fails only if a timeout is set without a runtime; no timeout is set.
         let pool = pool.unwrap_or_else(|error| unreachable!("{error}"));
         Self { pool, probed: Arc::default(), response_timeout }
+    }
+
+    /// The engine of the connections; plain Postgres before the first.
+    pub fn engine(&self) -> Engine {
+        self.pool.manager().engine.get().copied().unwrap_or(Engine::Postgres)
     }
 
     pub fn is_reachable(&self) -> bool {
@@ -207,6 +228,10 @@ impl PooledConnection {
 
     pub fn set_operation(&mut self, operation: &'static str) {
         self.operation = operation;
+    }
+
+    pub fn is_reusable(&self) -> bool {
+        self.is_reusable
     }
 
     /// Marks the connection non-reusable: it is closed when it is dropped.

@@ -8,7 +8,7 @@ use strum::{EnumString, ParseError};
 use uuid::Uuid;
 
 use super::{
-    ConnectionPool, Store, column,
+    ConnectionPool, Store, citus, column,
     error::{is_constraint_violation, is_rolled_back},
     pool::PooledConnection,
     shared_statements::{Lane, SharedStatement, StatementFailure},
@@ -181,7 +181,8 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
     // The ids of the first tenant's packages, then those of the second, and so on.
     let package_ids = tenants.iter().flat_map(|item| &item.tenant.package_ids).map(|id| id.as_uuid());
     let package_ids: Vec<Uuid> = package_ids.collect();
-    sqlx::query_as!(
+    citus::begin_creation(connection).await?;
+    let rows = sqlx::query_as!(
         Row,
         r#"
         WITH input AS (
@@ -337,6 +338,8 @@ async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) 
         &column(scopes, |scope| scope.actor.trace_id()) as _,
         &column(tenants, |item| Json(&item.tenant.labels)) as _,
     )
-    .fetch_all(connection)
-    .await
+    .fetch_all(&mut *connection)
+    .await;
+    citus::end_creation(connection).await;
+    rows
 }

@@ -160,11 +160,12 @@ async fn delete(
             DELETE FROM api_keys USING purged WHERE api_keys.tenant_id = purged.id
         ), deleted_owners AS (
             DELETE FROM owners USING purged WHERE owners.tenant_id = purged.id RETURNING canonical_email
-        ), deleted_attempts AS (
+        ), deleted_email AS MATERIALIZED (
             -- As `email_hash` in domain/log_in.rs.
-            DELETE FROM password_attempts
-             USING deleted_owners
-             WHERE email_hash = sha256('email'::bytea || '\\x00'::bytea || convert_to(canonical_email, 'UTF8'))
+            SELECT sha256('email'::bytea || '\\x00'::bytea || convert_to(canonical_email, 'UTF8')) AS hash
+              FROM deleted_owners
+        ), deleted_attempts AS (
+            DELETE FROM password_attempts USING deleted_email WHERE email_hash = deleted_email.hash
         ), deleted_events AS (
             DELETE FROM events USING purged WHERE events.tenant_id = purged.id
         ), deleted_tenants AS (

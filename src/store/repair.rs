@@ -4,7 +4,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, error::is_constraint_violation};
+use super::{Store, citus, error::is_constraint_violation};
 use crate::{
     domain::{Actor, Email, TenantId, defaults, provisioning::NewApiKey},
     error::{Error, Result},
@@ -64,6 +64,7 @@ impl Store {
         let (segment, packages, key) = (&defaults::SEGMENT, &defaults::PACKAGES, plan.key.as_ref());
         let owner_email = plan.owner_email.as_ref();
         let mut transaction = self.begin_as_provisioner("repair_tenant", tenant_id).await?;
+        citus::restore_tenant(transaction.connection(), tenant_id).await?;
         let result = sqlx::query_as!(
             RepairResult,
             r#"
@@ -74,14 +75,22 @@ impl Store {
                 -- A missing owner cannot be created again: from now on the tenant counts as created by an
                 -- administrator.
                 UPDATE tenants SET is_signup = false
-                 WHERE id = $1 AND is_signup AND NOT EXISTS (SELECT FROM owners WHERE tenant_id = $1)
+                 WHERE id = $1 AND is_signup AND NOT EXISTS (SELECT 1 FROM owners WHERE tenant_id = $1)
                 RETURNING 1
             ), corrected_email AS (
                 -- Unless another owner has this address.
                 UPDATE owners SET canonical_email = $20
                  WHERE tenant_id = $1 AND email = $19 AND canonical_email <> $20
-                   AND NOT EXISTS (SELECT FROM owners AS other WHERE other.canonical_email = $20)
+                   AND NOT EXISTS (SELECT 1 FROM owners AS other WHERE other.canonical_email = $20)
                 RETURNING 1
+            ), found AS MATERIALIZED (
+                -- Before the insertions, which later steps see on Citus.
+                SELECT (SELECT count(*) FROM packages WHERE tenant_id = $1) AS packages,
+                       (SELECT count(*) FROM segments WHERE tenant_id = $1) AS segments
+            ), found_segment AS MATERIALIZED (
+                SELECT id, slug, (SELECT count(*) FROM packages WHERE tenant_id = $1 AND segment_id = segments.id) AS packages
+                  FROM segments
+                 WHERE tenant_id = $1
             ), general AS (
                 SELECT segments.id FROM segments JOIN tenant ON tenant_id = tenant.id WHERE slug = $2
             ), misplaced AS MATERIALIZED (
@@ -89,17 +98,17 @@ impl Store {
                 SELECT id
                   FROM packages
                  WHERE tenant_id = $1
-                   AND NOT EXISTS (SELECT FROM segments
+                   AND NOT EXISTS (SELECT 1 FROM segments
                                     WHERE segments.tenant_id = $1 AND segments.id = packages.segment_id)
             ), new_segment AS (
                 INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active,
                                       created_at, updated_at, package_count)
                 SELECT id, $3, $2, $4, $5, $6, $7, true, $8, $8,
                        -- The packages that are moved to it or created in it.
-                       CASE WHEN EXISTS (SELECT FROM packages WHERE tenant_id = $1)
+                       CASE WHEN EXISTS (SELECT 1 FROM packages WHERE tenant_id = $1)
                             THEN (SELECT count(*) FROM misplaced) ELSE cardinality($10::uuid[]) END
                   FROM tenant
-                 WHERE NOT EXISTS (SELECT FROM general)
+                 WHERE NOT EXISTS (SELECT 1 FROM general)
                 RETURNING id
             ), target_segment AS MATERIALIZED (
                 -- The General segment; no row if the tenant does not exist.
@@ -119,30 +128,27 @@ impl Store {
                   FROM target_segment
                  CROSS JOIN unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int4[])
                        AS new (id, slug, name, description, base_price, grouping_order)
-                 WHERE NOT EXISTS (SELECT FROM packages WHERE tenant_id = $1)
+                 WHERE NOT EXISTS (SELECT 1 FROM packages WHERE tenant_id = $1)
                 RETURNING 1
             ), corrected_usage AS (
-                -- Wrong counters, and those of the rows created above, which a subquery on the table does not see.
+                -- Wrong counters, and those of the rows created above.
                 UPDATE tenant_usage
                    SET package_count = actual.package_count, segment_count = actual.segment_count
-                  FROM (SELECT (SELECT count(*) FROM packages WHERE tenant_id = $1) + (SELECT count(*) FROM new_package),
-                               (SELECT count(*) FROM segments WHERE tenant_id = $1) + (SELECT count(*) FROM new_segment)
-                       ) AS actual (package_count, segment_count)
+                  FROM (SELECT packages + (SELECT count(*) FROM new_package), segments + (SELECT count(*) FROM new_segment)
+                          FROM found) AS actual (package_count, segment_count)
                  WHERE tenant_id = $1
                    AND (tenant_usage.package_count, tenant_usage.segment_count)
                        IS DISTINCT FROM (actual.package_count, actual.segment_count)
                 RETURNING 1
             ), corrected_segment AS (
-                -- As above, for each segment. A new one is not in the table yet.
+                -- As above, for each segment that was found.
                 UPDATE segments
                    SET package_count = actual.package_count
                   FROM (SELECT id,
-                               (SELECT count(*) FROM packages WHERE tenant_id = $1 AND segment_id = segments.id)
-                               + CASE WHEN slug = $2 THEN (SELECT count(*) FROM moved_package)
-                                                          + (SELECT count(*) FROM new_package)
-                                      ELSE 0 END AS package_count
-                          FROM segments
-                         WHERE tenant_id = $1) AS actual
+                               packages + CASE WHEN slug = $2 THEN (SELECT count(*) FROM moved_package)
+                                                                   + (SELECT count(*) FROM new_package)
+                                               ELSE 0 END AS package_count
+                          FROM found_segment) AS actual
                  WHERE tenant_id = $1 AND segments.id = actual.id AND segments.package_count <> actual.package_count
                 RETURNING 1
             ), new_key AS (
@@ -150,19 +156,19 @@ impl Store {
                 INSERT INTO api_keys (key_id, tenant_id, public_key, secret_hash, created_at)
                 SELECT $16, id, $17, $18, $8
                   FROM tenant
-                 WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT FROM api_keys WHERE tenant_id = $1)
+                 WHERE $16::text IS NOT NULL AND NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id = $1)
                 RETURNING 1
             ), deleted_record AS (
                 -- Idempotency records of keys that the tenant does not have: they cannot be replayed.
                 DELETE FROM idempotency_records AS record USING tenant
                  WHERE record.tenant_id = tenant.id AND deleted_key IS NULL
-                   AND NOT EXISTS (SELECT FROM api_keys
+                   AND NOT EXISTS (SELECT 1 FROM api_keys
                                     WHERE api_keys.key_id = record.key_id AND api_keys.tenant_id = tenant.id)
                 RETURNING 1
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
                 SELECT 'tenant.repaired', $8, $1, $21, $22,
-                       data || CASE WHEN EXISTS (SELECT FROM new_key) THEN jsonb_build_object('public_key', $17)
+                       data || CASE WHEN EXISTS (SELECT 1 FROM new_key) THEN jsonb_build_object('public_key', $17)
                                     ELSE '{}' END
                   FROM (SELECT jsonb_build_object(
                                    'segments_created', (SELECT count(*) FROM new_segment),
@@ -175,7 +181,7 @@ impl Store {
                                    'signups_cleared', (SELECT count(*) FROM cleared_signup),
                                    'idempotency_records_deleted', (SELECT count(*) FROM deleted_record)) AS data
                           FROM target_segment) AS repair
-                 WHERE EXISTS (SELECT FROM jsonb_each_text(data) WHERE value <> '0')
+                 WHERE EXISTS (SELECT 1 FROM jsonb_each_text(data) WHERE value <> '0')
             )
             SELECT target_segment.id AS "general_id!",
                    (SELECT count(*) FROM new_segment) AS "segments_created!",
@@ -222,13 +228,14 @@ impl Store {
         Ok(result)
     }
 
-    /// Deletes all rows that refer to a tenant that does not exist, in one statement, and returns their number. If the
+    /// Deletes all rows that refer to a tenant that does not exist, in one transaction, and returns their number. If the
     /// tenant exists, deletes nothing.
     pub async fn delete_stray_rows(&self, tenant_id: TenantId, actor: &Actor, now: OffsetDateTime) -> Result<i64> {
+        let mut transaction = self.begin_as_provisioner("delete_stray_rows", tenant_id).await?;
         let deleted = sqlx::query_scalar!(
             r#"
             WITH missing_tenant AS (
-                SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT FROM tenants WHERE id = $1)
+                SELECT $1::uuid AS id WHERE NOT EXISTS (SELECT 1 FROM tenants WHERE id = $1)
             ), deleted_package AS (
                 DELETE FROM packages USING missing_tenant WHERE tenant_id = missing_tenant.id RETURNING 1
             ), deleted_segment AS (
@@ -258,6 +265,9 @@ impl Store {
             &*actor.event_caller(),
             actor.trace_id(),
         );
-        Ok(deleted.fetch_one(&mut self.acquire_for(tenant_id, "delete_stray_rows").await?).await?)
+        let deleted = deleted.fetch_one(transaction.connection()).await?;
+        citus::restore_tenant(transaction.connection(), tenant_id).await?;
+        transaction.commit().await?;
+        Ok(deleted)
     }
 }

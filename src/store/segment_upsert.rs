@@ -107,18 +107,18 @@ async fn upsert_row(
             -- The target and the error; no row if the tenant does not exist.
             SELECT (SELECT id FROM target) AS target_id,
                    CASE
-                       WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT FROM target) THEN 'NOT_FOUND'
+                       WHEN $2 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM target) THEN 'NOT_FOUND'
                        WHEN $14::uuid IS NOT NULL
-                            AND NOT EXISTS (SELECT FROM target WHERE coalesce(revision, id) = $14) THEN 'ETAG_MISMATCH'
-                       WHEN NOT EXISTS (SELECT FROM target) AND ($4::text IS NULL OR coalesce($3, $7::text) IS NULL)
+                            AND NOT EXISTS (SELECT 1 FROM target WHERE coalesce(revision, id) = $14) THEN 'ETAG_MISMATCH'
+                       WHEN NOT EXISTS (SELECT 1 FROM target) AND ($4::text IS NULL OR coalesce($3, $7::text) IS NULL)
                            THEN 'INCOMPLETE'
-                       WHEN EXISTS (SELECT FROM target WHERE slug = $5 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
+                       WHEN EXISTS (SELECT 1 FROM target WHERE slug = $5 AND slug <> $3) THEN 'DEFAULT_SEGMENT'
                        WHEN (SELECT external_id FROM target) <> $15 THEN 'EXTERNAL_ID_SET'
                        WHEN (SELECT id FROM segments WHERE tenant_id = $1 AND external_id = $15)
                             <> (SELECT id FROM target) THEN 'EXTERNAL_ID_TAKEN'
                        WHEN (SELECT id FROM segments WHERE tenant_id = $1 AND slug = $3) <> (SELECT id FROM target)
                            THEN CASE WHEN $2 IS NULL THEN 'EXTERNAL_ID_TAKEN' ELSE 'SLUG_TAKEN' END
-                       WHEN NOT EXISTS (SELECT FROM target) AND (SELECT segment_count FROM usage) >= $13
+                       WHEN NOT EXISTS (SELECT 1 FROM target) AND (SELECT segment_count FROM usage) >= $13
                            THEN 'QUOTA_EXCEEDED'
                    END AS error
               FROM tenants
@@ -139,9 +139,12 @@ async fn upsert_row(
             RETURNING *
         ), new_usage AS (
             INSERT INTO tenant_usage (tenant_id, package_count, segment_count)
-            SELECT $1, package_count, segment_count + 1 FROM usage WHERE EXISTS (SELECT FROM inserted)
+            SELECT $1, package_count, segment_count + 1 FROM usage WHERE EXISTS (SELECT 1 FROM inserted)
             ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE
                SET package_count = excluded.package_count, segment_count = excluded.segment_count
+        ), previous AS MATERIALIZED (
+            -- The target as it was. Before the update, whose result later steps see on Citus.
+            SELECT segments.* FROM validated_item JOIN segments ON tenant_id = $1 AND id = target_id WHERE error IS NULL
         ), updated AS (
             -- The changed segment. An update that changes nothing does not touch updated_at.
             UPDATE segments
@@ -155,7 +158,6 @@ async fn upsert_row(
                    IS DISTINCT FROM (slug, name, hero_title, description, sort_order, active, external_id)
             RETURNING segments.*
         ), new_event AS (
-            -- The table itself still shows its old state here.
             INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
             SELECT 'segment.created', $12, $1, $16::text, $17::text,
                    jsonb_build_object('segment_id', id, 'slug', slug, 'name', name)
@@ -165,17 +167,14 @@ async fn upsert_row(
                    jsonb_build_object('segment_id', updated.id)
                    || changed_columns(to_jsonb(previous), to_jsonb(updated))
               FROM updated
-              JOIN segments AS previous ON previous.tenant_id = $1 AND previous.id = updated.id
+              JOIN previous ON previous.id = updated.id
         ), segment AS (
-            -- The segment as it is now. The table itself still shows its old state here.
+            -- The segment as it is now.
             SELECT * FROM inserted
              UNION ALL
             SELECT * FROM updated
              UNION ALL
-            SELECT segments.*
-              FROM validated_item
-              JOIN segments ON tenant_id = $1 AND id = target_id
-             WHERE error IS NULL AND NOT EXISTS (SELECT FROM updated)
+            SELECT * FROM previous WHERE NOT EXISTS (SELECT 1 FROM updated)
         )
         SELECT error,
                to_jsonb(segment)

@@ -129,21 +129,21 @@ impl Store {
                 DELETE FROM segments
                  WHERE tenant_id = $1 AND id = $2 AND slug <> $3
                    AND coalesce(revision, id) = coalesce($4, revision, id)
-                   AND EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
-                   AND NOT EXISTS (SELECT FROM packages WHERE packages.tenant_id = $1 AND segment_id = $2)
+                   AND EXISTS (SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL)
+                   AND NOT EXISTS (SELECT 1 FROM packages WHERE packages.tenant_id = $1 AND segment_id = $2)
                 RETURNING id
             ), new_usage AS (
                 UPDATE tenant_usage SET segment_count = segment_count - 1
-                 WHERE tenant_id = $1 AND EXISTS (SELECT FROM deleted)
+                 WHERE tenant_id = $1 AND EXISTS (SELECT 1 FROM deleted)
             ), new_event AS (
                 INSERT INTO events (type, time, tenant_id, caller, trace_id, data)
                 SELECT 'segment.deleted', $5, $1, $6, $7, jsonb_build_object('segment_id', id) FROM deleted
             )
-            SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
+            SELECT EXISTS (SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL) AS "has_tenant!",
                    (SELECT slug FROM segments WHERE tenant_id = $1 AND id = $2) AS slug,
-                   EXISTS (SELECT FROM segments
+                   EXISTS (SELECT 1 FROM segments
                             WHERE tenant_id = $1 AND id = $2 AND coalesce(revision, id) <> $4::uuid) AS "has_changed!",
-                   EXISTS (SELECT FROM deleted) AS "is_deleted!"
+                   EXISTS (SELECT 1 FROM deleted) AS "is_deleted!"
             "#,
             tenant_id.as_uuid(),
             deletion.id.as_uuid(),
@@ -163,13 +163,14 @@ impl Store {
             row => row?,
         };
         transaction.commit().await?;
-        match (row.has_tenant, row.slug.as_deref(), row.is_deleted) {
-            (false, ..) => Err(Error::not_found(Resource::Tenant)),
-            (true, None, _) => Err(Error::not_found(Resource::Segment)),
-            (true, Some(_), false) if row.has_changed => Err(Error::EtagMismatch(Resource::Segment)),
-            (true, Some(slug), false) if slug == defaults::SEGMENT.slug => Err(Precondition::DefaultSegment.into()),
-            (true, Some(_), false) => Err(Precondition::SegmentNotEmpty.into()),
-            (true, Some(_), true) => Ok(()),
+        match (row.is_deleted, row.has_tenant, row.slug.as_deref()) {
+            // What else the row says of a deleted segment depends on the engine, as in `delete_package`.
+            (true, ..) => Ok(()),
+            (false, false, _) => Err(Error::not_found(Resource::Tenant)),
+            (false, true, None) => Err(Error::not_found(Resource::Segment)),
+            (false, true, Some(_)) if row.has_changed => Err(Error::EtagMismatch(Resource::Segment)),
+            (false, true, Some(slug)) if slug == defaults::SEGMENT.slug => Err(Precondition::DefaultSegment.into()),
+            (false, true, Some(_)) => Err(Precondition::SegmentNotEmpty.into()),
         }
     }
 }

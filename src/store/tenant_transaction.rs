@@ -16,10 +16,13 @@ pub(super) struct TenantTransaction {
     has_ended: bool,
 }
 
-/// Returns the SQL that sets the catalog role until the end of the transaction. Row-level security then shows only this
-/// tenant's rows.
-pub(super) fn set_catalog_role_sql(tenant_id: TenantId) -> String {
-    format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'")
+/// As which role a transaction runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Sees one tenant's catalog and nothing else.
+    Catalog,
+    /// Has all privileges of the service.
+    Provisioner,
 }
 
 impl Store {
@@ -27,7 +30,8 @@ impl Store {
     pub(super) async fn begin_for_several(&self, operation: &'static str) -> Result<TenantTransaction> {
         let connection = self.acquire("BEGIN").await?;
         let mut transaction = TenantTransaction { connection, has_ended: false };
-        sqlx::raw_sql("BEGIN").execute(transaction.connection()).await?;
+        let begin = transaction.connection.pool.engine().begin_sql();
+        sqlx::raw_sql(begin).execute(transaction.connection()).await?;
         transaction.connection.set_operation(operation);
         Ok(transaction)
     }
@@ -38,7 +42,7 @@ impl Store {
         operation: &'static str,
         tenant_id: TenantId,
     ) -> Result<TenantTransaction> {
-        self.begin(operation, &format!("{}; ", set_catalog_role_sql(tenant_id)), tenant_id).await
+        self.begin(operation, Role::Catalog, tenant_id).await
     }
 
     /// Begins a transaction with all privileges of the service.
@@ -47,18 +51,23 @@ impl Store {
         operation: &'static str,
         tenant_id: TenantId,
     ) -> Result<TenantTransaction> {
-        self.begin(operation, "", tenant_id).await
+        self.begin(operation, Role::Provisioner, tenant_id).await
     }
 
     /// Begins a transaction and takes the tenant's lock, in one round trip. Preconditions over several rows (the last
     /// package, generated slugs, order) hold only if transactions read and write one after the other. The lock precedes
     /// the statement that reads: inside that statement it would be taken after the snapshot.
-    async fn begin(&self, operation: &'static str, role: &str, tenant_id: TenantId) -> Result<TenantTransaction> {
+    async fn begin(&self, operation: &'static str, role: Role, tenant_id: TenantId) -> Result<TenantTransaction> {
         let connection = self.acquire_for(tenant_id, "BEGIN").await?;
         let mut transaction = TenantTransaction { connection, has_ended: false };
-        let lock = lock_key(tenant_id);
+        let (engine, lock) = (transaction.connection.pool.engine(), lock_key(tenant_id));
+        let begin = engine.begin_sql();
+        let role = match role {
+            Role::Catalog => engine.set_catalog_role_sql(tenant_id) + "; ",
+            Role::Provisioner => String::new(),
+        };
         // A query of several statements cannot have parameters. A UUID and a number need no escaping.
-        let opening = AssertSqlSafe(format!("BEGIN; {role}SELECT pg_advisory_xact_lock({lock})"));
+        let opening = AssertSqlSafe(format!("{begin}; {role}SELECT pg_advisory_xact_lock({lock})"));
         sqlx::raw_sql(opening).execute(transaction.connection()).await?;
         transaction.connection.set_operation(operation);
         Ok(transaction)

@@ -199,6 +199,8 @@ async fn an_event_that_commits_late_is_neither_skipped_nor_overtaken() {
 async fn the_events_of_a_tenant_are_in_the_order_of_its_concurrent_changes() {
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("bella").await;
+    // Else the stream may begin with the event of the creation.
+    fixture.wait_for_older_transactions().await;
     let mut watch = fixture.watch_from_now().await;
     let mut callers = JoinSet::new();
     for caller in 0..8 {

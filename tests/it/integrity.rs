@@ -60,7 +60,7 @@ async fn of_one_tenant_at_most_20_damaged_packages_and_20_dangling_records_are_l
         "INSERT INTO packages
          SELECT tenant_id, gen_random_uuid(), gen_random_uuid(), 'lost-' || n, 'P', '', 0, 'DATE', n, true, now(), now()
            FROM packages, generate_series(1, 100) AS n WHERE slug = 'basic-package' AND tenant_id = '{0}';
-         UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = '{1}';
+         UPDATE packages SET segment_id = '99999999-9999-7999-8999-999999999999' WHERE slug = 'basic-package' AND tenant_id = '{1}';
          INSERT INTO idempotency_records (caller, rpc, request_hash, fingerprint, tenant_id, key_id, created_at)
          SELECT 'anonymous', 'CreateFullyProvisioned', sha256(n::text::bytea), sha256('y'), '{0}', 'x', now()
            FROM generate_series(1, 100) AS n",

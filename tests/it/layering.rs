@@ -223,7 +223,9 @@ fn only_one_file_contains_the_defaults() {
         .collect();
     for source in sources.iter().filter(|source| !is_defaults(source)) {
         for literal in &forbidden {
-            let is_found = source.code_without_tests().contains(literal.as_str());
+            // It replaces the trigger of the schema, which repeats the slug, too.
+            let is_trigger = source.path == Path::new("store/citus.sql") && literal == "'general'";
+            let is_found = source.code_without_tests().contains(literal.as_str()) && !is_trigger;
             assert!(!is_found, "src/{} contains the default {literal}", source.path.display());
         }
     }

@@ -18,6 +18,7 @@ mod cancellation;
 mod catalog_model;
 mod change_log;
 mod change_password;
+mod citus;
 mod client;
 mod command_line;
 mod crash_recovery;

@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{
+    citus::{PROPAGATE_SETTINGS, violated_constraint},
     fixture::{Fixture, ONE_TENANT},
     requests::{bella, named},
 };
@@ -18,13 +19,18 @@ const PACKAGE: &str = "INSERT INTO packages VALUES
 const KEY: &str = "INSERT INTO api_keys VALUES
     ('AAAAAAAAAAAAAAAA', '11111111-1111-7111-8111-111111111111', 'pk_live_by_AAAAAAAAAAAAAAAA', '$argon2id$', now());";
 
-/// Runs the statements in one transaction. The error is the name of the violated constraint.
+/// Runs the statements in one transaction, each as a query of its own, as psql does. The error is the name of the violated
+/// constraint.
 async fn commit(superuser: &PgPool, statements: &str) -> Result<(), String> {
-    let sql = format!("BEGIN; {statements} COMMIT;");
     let mut connection = superuser.acquire().await.unwrap();
-    let result = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await;
+    let mut result = Ok(());
+    for statement in ["BEGIN", PROPAGATE_SETTINGS].into_iter().chain(statements.split(';')).chain(["COMMIT"]) {
+        if result.is_ok() {
+            result = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await.map(drop);
+        }
+    }
     sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
-    result.map(drop).map_err(|error| error.as_database_error().unwrap().constraint().unwrap_or("none").to_owned())
+    result.map_err(|error| violated_constraint(&error))
 }
 
 fn rejection() -> Result<(), String> {
@@ -116,13 +122,15 @@ async fn a_complete_tenant_can_be_deleted_table_by_table_in_one_transaction() {
 async fn two_concurrent_transactions_cannot_delete_the_last_two_packages() {
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         let fixture = Fixture::start().await;
-        fixture.create(bella()).await.unwrap();
+        let tenant = fixture.create(bella()).await.unwrap().tenant.unwrap().id;
         let superuser = fixture.superuser_pool().await;
         assert_eq!(commit(&superuser, "DELETE FROM packages WHERE slug = 'basic-package';").await, Ok(()));
 
         let (mut one, mut two) = (superuser.acquire().await.unwrap(), superuser.acquire().await.unwrap());
         for (session, slug) in [(&mut one, "standard-package"), (&mut two, "premium-package")] {
-            let sql = format!("BEGIN ISOLATION LEVEL {isolation}; DELETE FROM packages WHERE slug = '{slug}'");
+            // With the tenant: Citus runs deletes of all tenants one after the other.
+            let delete = format!("DELETE FROM packages WHERE tenant_id = '{tenant}' AND slug = '{slug}'");
+            let sql = format!("BEGIN ISOLATION LEVEL {isolation}; {delete}");
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **session).await.unwrap();
         }
         let (one, two) =

@@ -166,7 +166,7 @@ async fn a_repair_creates_general_with_the_count_of_the_packages_that_it_creates
     fixture.database.execute_without_triggers("DELETE FROM segments; DELETE FROM packages").await;
     assert_eq!(repair(&fixture, &tenant).await.created_segment.unwrap().package_count, 3);
     assert_eq!(counts(&fixture, &tenant).await, [("general".to_owned(), 3)]);
-    let moved = "UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package'";
+    let moved = "UPDATE packages SET segment_id = '99999999-9999-7999-8999-999999999999' WHERE slug = 'basic-package'";
     fixture.database.execute_without_triggers(moved).await;
     assert_eq!(repair(&fixture, &tenant).await.created_segment, None);
     assert_eq!(counts(&fixture, &tenant).await, [("general".to_owned(), 3)]);

@@ -9,6 +9,7 @@ use turnkey::grpc::pb::{
 };
 
 use crate::support::{
+    citus::is_skipped_on_citus,
     fixture::{Fixture, NewTenant, ONE_TENANT},
     requests::{REQUEST_ID, bella_with_request_id, gold, named, rotation, signup_with_request_id},
     responses::reason,
@@ -103,7 +104,7 @@ async fn of_fifty_concurrent_repeats_after_the_tenant_was_lost_one_creates_it_ag
         calls.spawn(async move { client.create_fully_provisioned(request).await });
     }
     let (created, refused): (Vec<_>, Vec<_>) = calls.join_all().await.into_iter().partition(Result::is_ok);
-    assert_eq!((created.len(), refused.len()), (25, 25));
+    assert_eq!((created.len(), refused.len()), (25, 25), "{refused:?}");
     assert!(refused.into_iter().all(|error| reason(&error.unwrap_err()) == "REQUEST_ID_REUSED"));
     let created: Vec<_> = created.into_iter().map(|response| response.unwrap().into_inner()).collect();
     assert_eq!(created.iter().filter(|response| !response.replayed).count(), 1);
@@ -142,6 +143,9 @@ async fn a_replay_never_shows_the_key_of_another_tenant() {
 
 #[tokio::test]
 async fn the_catalog_of_a_lost_tenant_is_not_found() {
+    if is_skipped_on_citus("the worker has the tenant until its repair") {
+        return;
+    }
     let fixture = Fixture::start().await;
     let tenant = fixture.tenant("gone").await;
     fixture.delete_tenant_row("gone").await;

@@ -53,12 +53,12 @@ pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
         ("no-key", "DELETE FROM api_keys WHERE tenant_id = $", Kind::NoApiKey),
         (
             "no-segment",
-            "UPDATE packages SET segment_id = gen_random_uuid() WHERE slug = 'basic-package' AND tenant_id = $",
+            "UPDATE packages SET segment_id = '99999999-9999-7999-8999-999999999999' WHERE slug = 'basic-package' AND tenant_id = $",
             Kind::PackageWithoutSegment,
         ),
         (
             "foreign-segment",
-            "UPDATE packages SET segment_id = (SELECT id FROM segments WHERE tenant_id = ~)
+            "UPDATE packages SET segment_id = ^
               WHERE slug = 'basic-package' AND tenant_id = $",
             Kind::PackageInForeignSegment,
         ),
@@ -71,6 +71,7 @@ pub async fn damage_of_every_kind(fixture: &Fixture) -> Findings {
     ] {
         let tenant = create_with_record(fixture, slug).await;
         let sql = sql.replace('$', &format!("'{}'", tenant.id)).replace('~', &format!("'{}'", sound.id));
+        let sql = sql.replace('^', &format!("'{}'", sound.general_id));
         fixture.database.execute_without_triggers(&sql).await;
         expected.push((slug.to_owned(), kind));
     }

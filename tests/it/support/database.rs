@@ -19,6 +19,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConn
 use turnkey::store;
 
 use super::{
+    citus::{self, Node, PROPAGATE_SETTINGS, citus_bin},
     pgbouncer::{SharedPooler, set_on_role},
     process::database_url,
 };
@@ -27,9 +28,10 @@ const TEMPLATE: &str = "turnkey_template";
 pub const OWNER: &str = "test_owner";
 pub const SERVER: &str = "turnkey_server";
 
-/// The Postgres of this test run.
+/// The Postgres of this test run, or the coordinator of Citus and its workers.
 pub struct Cluster {
     superuser: PgConnectOptions,
+    workers: Vec<PgConnectOptions>,
     pooler: Option<SharedPooler>,
 }
 
@@ -67,12 +69,24 @@ impl Cluster {
     async fn create_database(&self, options: &str) -> TestDatabase {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        execute(&self.superuser, format!("CREATE DATABASE {name} {options}")).await;
+        for node in self.workers.iter().chain([&self.superuser]) {
+            execute(node, format!("CREATE DATABASE {name} {options}")).await;
+        }
         let database = TestDatabase::new(&self.superuser, &name);
         match &self.pooler {
             None => database,
             Some(pooler) => TestDatabase { server: pooler.options(&database.server), ..database },
         }
+    }
+
+    /// Makes an empty database one of Citus.
+    pub async fn connect_workers(&self, database: &TestDatabase) {
+        citus::connect(&self.superuser, &self.workers, database.name()).await;
+    }
+
+    /// The database as the workers of Citus have it.
+    pub fn on_workers(&self, database: &TestDatabase) -> Vec<TestDatabase> {
+        self.workers.iter().map(|worker| TestDatabase::new(worker, database.name())).collect()
     }
 }
 
@@ -109,7 +123,11 @@ impl TestDatabase {
 
     /// Runs SQL as the superuser without triggers and foreign keys, as a restored dump or a superuser in psql can do.
     pub async fn execute_without_triggers(&self, sql: &str) {
-        self.execute(format!("SET session_replication_role = replica; {sql}")).await;
+        let mut connection = self.superuser.connect().await.unwrap();
+        for statement in ["BEGIN", PROPAGATE_SETTINGS, "SET LOCAL session_replication_role = replica", sql, "COMMIT"] {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        }
+        connection.close().await.unwrap();
     }
 
     pub fn name(&self) -> &str {
@@ -155,20 +173,69 @@ pub fn postmaster_pid(root: &Path) -> Option<u32> {
 /// Starts the cluster on its own thread, because the runtime of the test that comes first ends with that test. The thread
 /// ends with the process, and Postgres stops when the process has ended.
 fn start() -> Cluster {
-    let (started, superuser) = mpsc::channel();
+    let (started, cluster) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let settings = Settings { root: new_root(), pg_bin: pg_bin(), durable: false, max_connections: 500 };
-            let postgres = EmbeddedPostgres::start(settings).await.unwrap();
-            create_template(&postgres.owner_options()).await;
-            started.send(postgres.owner_options()).unwrap();
+            let postgres = if let Some(bin) = citus_bin() { start_citus(&bin).await } else { start_postgres().await };
+            let (superuser, workers) = postgres.superusers();
+            started.send((superuser, workers)).unwrap();
             std::future::pending::<()>().await;
             drop(postgres);
         });
     });
-    let superuser = superuser.recv().expect("the cluster must start");
-    Cluster { pooler: SharedPooler::start(&superuser), superuser }
+    let (superuser, workers) = cluster.recv().expect("the cluster must start");
+    Cluster { pooler: SharedPooler::start(&superuser), superuser, workers }
+}
+
+/// What runs as long as the process.
+enum Running {
+    Postgres(Box<EmbeddedPostgres>),
+    Citus(Vec<Node>),
+}
+
+impl Running {
+    fn superusers(&self) -> (PgConnectOptions, Vec<PgConnectOptions>) {
+        match self {
+            Self::Postgres(postgres) => (postgres.owner_options(), Vec::new()),
+            Self::Citus(nodes) => (nodes[0].superuser(), nodes[1..].iter().map(Node::superuser).collect()),
+        }
+    }
+}
+
+async fn start_postgres() -> Running {
+    let settings = Settings { root: new_root(), pg_bin: pg_bin(), durable: false, max_connections: 500 };
+    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+    create_template(&postgres.owner_options()).await;
+    Running::Postgres(Box::new(postgres))
+}
+
+async fn start_citus(bin: &Path) -> Running {
+    let root = new_root();
+    let mut nodes = Vec::new();
+    for suffix in ["", "-worker-1", "-worker-2"] {
+        let mut name = root.clone().into_os_string();
+        name.push(suffix);
+        nodes.push(Node::start(name.into(), bin).await);
+    }
+    for node in &nodes {
+        create_empty_template(&node.superuser()).await;
+    }
+    let running = Running::Citus(nodes);
+    let (coordinator, workers) = running.superusers();
+    citus::connect(&coordinator, &workers, TEMPLATE).await;
+    TestDatabase::new(&coordinator, TEMPLATE).migrate().await;
+    for worker in &workers {
+        // Citus repeats grants only for roles that it has created.
+        execute(worker, format!("GRANT turnkey_provisioner TO {SERVER}")).await;
+    }
+    for node in workers.iter().chain([&coordinator]) {
+        // The maintenance of Citus stays connected to a database, and a template must not have connections.
+        execute(node, format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false")).await;
+        let terminate = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity";
+        execute(node, format!("{terminate} WHERE datname = '{TEMPLATE}'")).await;
+    }
+    running
 }
 
 /// The folder of this process. Removes those of processes that have ended.
@@ -186,11 +253,15 @@ fn new_root() -> PathBuf {
 }
 
 async fn create_template(superuser: &PgConnectOptions) {
-    execute(superuser, format!("CREATE ROLE {OWNER} LOGIN CREATEROLE")).await;
-    execute(superuser, format!("CREATE DATABASE {TEMPLATE} OWNER {OWNER}")).await;
+    create_empty_template(superuser).await;
     let template = TestDatabase::new(superuser, TEMPLATE);
     template.migrate().await;
     if SharedPooler::is_requested() {
         set_on_role(&template, SERVER).await;
     }
+}
+
+async fn create_empty_template(superuser: &PgConnectOptions) {
+    execute(superuser, format!("CREATE ROLE {OWNER} LOGIN CREATEROLE")).await;
+    execute(superuser, format!("CREATE DATABASE {TEMPLATE} OWNER {OWNER}")).await;
 }

@@ -69,6 +69,7 @@ pub fn settings() -> ServerSettings {
         tokens_file: None,
         reflection: true,
         database_max_connections: 16,
+        catalog_reads: Vec::new(),
         max_concurrent_calls: 1_024,
         max_concurrent_calls_per_caller: None,
         max_connections: 4_096,

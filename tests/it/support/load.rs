@@ -194,11 +194,15 @@ fn id_and_key(response: &CreateFullyProvisionedResponse) -> (String, String) {
 async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>, usize) {
     let superuser = PgPool::connect_with(superuser.clone()).await.unwrap();
     let tenants: Vec<(Uuid, String, Option<String>, bool)> = sqlx::query_as(
-        "SELECT id, slug, (SELECT min(public_key) FROM api_keys WHERE tenant_id = tenants.id),
-                (SELECT count(*) FROM segments WHERE tenant_id = tenants.id) = 1
-                AND (SELECT count(*) FROM packages WHERE tenant_id = tenants.id) = 3
+        // CTEs, because Citus does not join these tables.
+        "WITH segment AS MATERIALIZED (SELECT tenant_id, count(*) FROM segments GROUP BY tenant_id),
+              package AS MATERIALIZED (SELECT tenant_id, count(*) FROM packages GROUP BY tenant_id)
+         SELECT id, slug, (SELECT min(public_key) FROM api_keys WHERE tenant_id = tenants.id),
+                segment.count IS NOT DISTINCT FROM 1 AND package.count IS NOT DISTINCT FROM 3
                 AND (SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id) = 1
-           FROM tenants",
+           FROM tenants
+           LEFT JOIN segment ON segment.tenant_id = id
+           LEFT JOIN package ON package.tenant_id = id",
     )
     .fetch_all(&superuser)
     .await

@@ -3,6 +3,7 @@
 
 pub mod adoption;
 pub mod certificate;
+pub mod citus;
 pub mod connect;
 pub mod damage;
 pub mod database;
