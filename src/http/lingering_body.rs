@@ -143,7 +143,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_keeps_its_size_and_its_end() {
-        let mut body = wrap(Request::new(Body::new(http_body_util::Full::new(Bytes::from_static(b"body")).map_err(|never| match never {})))).into_body();
+        let mut body = wrap(Request::new(Body::new(
+            http_body_util::Full::new(Bytes::from_static(b"body")).map_err(|never| match never {}),
+        )))
+        .into_body();
         assert_eq!(body.size_hint().exact(), Some(4));
         assert!(!body.is_end_stream());
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "body");
