@@ -213,6 +213,9 @@ mod tests {
         // `xn--…` is longer than the label.
         let in_unicode = format!("{}@{}.{}.ü{}", "a".repeat(64), "b".repeat(63), "c".repeat(63), "d".repeat(55));
         assert_eq!((in_unicode.chars().count(), Email::parse(&in_unicode).unwrap_err().reason), (249, Reason::TooLong));
+        // 255 and 254 characters in ASCII.
+        assert_eq!(Email::parse(&in_unicode[1..]).unwrap_err().reason, Reason::TooLong);
+        assert!(Email::parse(&in_unicode[2..]).is_ok());
     }
 
     #[test]

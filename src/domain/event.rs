@@ -172,6 +172,48 @@ mod tests {
             .prop_map(|(history, tag, xid, id)| EventPosition { history, tag, xid, id })
     }
 
+    #[test]
+    fn a_cursor_has_44_lowercase_hex_digits_and_numbers_that_postgres_has() {
+        let position = EventPosition { history: 0xa, tag: u32::MAX, xid: 1, id: 2 };
+        let (text, tag) = (position.to_string(), position.tag);
+        let longer = format!("{text}0");
+        for invalid in ["", &text[1..], &longer, &text.to_uppercase(), &text.replace("000a", "+00a")] {
+            assert!(invalid.parse::<EventPosition>().is_err(), "{invalid}");
+        }
+        for too_large in [
+            EventPosition { history: 1 << 15, tag, xid: 1, id: 2 },
+            EventPosition { history: 1, tag, xid: 1 << 63, id: 2 },
+            EventPosition { history: 1, tag, xid: 1, id: 1 << 63 },
+        ] {
+            assert!(too_large.to_string().parse::<EventPosition>().is_err(), "{too_large}");
+        }
+    }
+
+    #[test]
+    fn a_filter_matches_events_of_its_tenants_and_of_its_types() {
+        let tenant_id = |number| TenantId::from_uuid(uuid::Uuid::from_u128(number));
+        let filter = |tenants: &[u128], types: &[&'static str]| EventFilter {
+            tenants: TenantLimit::new(tenants.iter().map(|number| tenant_id(*number))).ok(),
+            types: types.to_vec(),
+        };
+        let event = Event {
+            position: EventPosition::default(),
+            event_type: "tenant.created".to_owned(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            tenant_id: tenant_id(1),
+            caller: String::new(),
+            trace_id: None,
+            data: String::new(),
+        };
+        let (created, deleted) = ("tenant.created", "tenant.deleted");
+        for (tenants, types) in [(&[][..], &[][..]), (&[1, 2], &[]), (&[], &[deleted, created]), (&[1], &[created])] {
+            assert!(filter(tenants, types).matches(&event), "{tenants:?} {types:?}");
+        }
+        for (tenants, types) in [(&[2][..], &[][..]), (&[], &[deleted]), (&[2], &[created]), (&[1], &[deleted])] {
+            assert!(!filter(tenants, types).matches(&event), "{tenants:?} {types:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_cursor_is_parsed_as_it_was_written_and_texts_are_in_the_order_of_events(

@@ -41,3 +41,19 @@ pub fn new_tenant_text_bytes(name: &DisplayName, external_id: Option<&ExternalId
 pub fn response_too_large() -> InvalidValue {
     InvalidValue::new(Reason::TooLong, "must be split into several calls: the response would exceed 4 MiB")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_of_a_new_tenant_are_its_name_external_id_and_labels_and_the_defaults() {
+        let name = DisplayName::parse("Bella").unwrap();
+        let external_id = ExternalId::parse("crm-4711").unwrap();
+        let none = Labels::default();
+        assert_eq!(new_tenant_text_bytes(&name, None, &none), DEFAULT_TEXTS + 5 + 2);
+        let labels = Labels::parse([("a".to_owned(), "é".to_owned())].into()).unwrap();
+        assert_eq!(labels.json_bytes(), 2 + 1 + 2 + 8);
+        assert_eq!(new_tenant_text_bytes(&name, Some(&external_id), &labels), DEFAULT_TEXTS + 5 + 8 + 13);
+    }
+}

@@ -84,6 +84,11 @@ mod tests {
             "https://example.com:080",
             "https://bücher.example",
             "://example.com",
+            "3d://example.com",
+            "chrome_extension://abcdef",
+            "http://[::1",
+            "http://a[b",
+            "http://[a b]",
         ] {
             assert_eq!(invalid.parse::<WebOrigin>(), Err(InvalidWebOrigin), "{invalid}");
         }

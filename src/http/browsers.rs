@@ -170,4 +170,17 @@ mod tests {
         let twice = [(header::ORIGIN, "https://admin.example.com"), (header::ORIGIN, "https://evil.example")];
         assert_eq!(check("0.0.0.0:8080", "/", &twice), StatusCode::FORBIDDEN);
     }
+
+    #[test]
+    fn a_preflight_is_an_options_request_of_a_page_that_names_the_method_it_will_use() {
+        let is_preflight = |method: Method, headers: &[header::HeaderName]| {
+            let mut request = Request::builder().method(method).body(Body::empty()).unwrap();
+            request.headers_mut().extend(headers.iter().map(|name| (name.clone(), HeaderValue::from_static("x"))));
+            Browsers::preflight(&request).is_some()
+        };
+        let both = [header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD];
+        assert!(is_preflight(Method::OPTIONS, &both));
+        assert!(!is_preflight(Method::POST, &both));
+        assert!(!is_preflight(Method::OPTIONS, &both[..1]) && !is_preflight(Method::OPTIONS, &both[1..]));
+    }
 }

@@ -110,3 +110,21 @@ impl http_body::Body for MessageBody {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_message_of_a_response_has_no_trailers() {
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+        let frames = [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers)];
+        let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Status>))));
+        let message = unary_message(Response::new(body)).await.unwrap().collect().await.unwrap();
+        assert!(message.trailers().is_none());
+        assert_eq!(message.to_bytes(), "message");
+    }
+}

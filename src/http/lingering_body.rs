@@ -78,3 +78,79 @@ async fn discard(mut body: Body) {
         discarded += frame.data_ref().map_or(0, Bytes::len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    const FRAME_BYTES: usize = 64 * 1024;
+
+    /// A request with a body of this many frames, and the number of frames that were read.
+    fn request(version: Version, frames: usize) -> (Request<Body>, Arc<AtomicUsize>) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&read);
+        let frames = stream::iter((0..frames).map(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; FRAME_BYTES])))
+        }));
+        let request = Request::builder().version(version).body(Body::new(StreamBody::new(frames))).unwrap();
+        (request, read)
+    }
+
+    /// Drops the request and returns how many frames of its body were read at the end.
+    async fn read_after_drop(request: Request<Body>, read: Arc<AtomicUsize>) -> usize {
+        drop(request);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        read.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_body_is_read_for_a_client_of_http_1_only() {
+        for (version, expected) in [(Version::HTTP_10, 5), (Version::HTTP_11, 5), (Version::HTTP_2, 0)] {
+            let (request, read) = request(version, 5);
+            assert_eq!(read_after_drop(wrap(request), read).await, expected, "{version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn at_most_8_mib_of_a_body_are_read() {
+        let (request, read) = request(Version::HTTP_11, 1_000);
+        assert_eq!(read_after_drop(wrap(request), read).await, MAX_DISCARDED_BYTES / FRAME_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn the_body_of_a_client_that_waits_for_permission_is_read_only_if_it_has_begun() {
+        for has_begun in [false, true] {
+            let (mut request, read) = request(Version::HTTP_11, 5);
+            request.headers_mut().insert(header::EXPECT, "100-continue".parse().unwrap());
+            let mut request = wrap(request);
+            if has_begun {
+                request.body_mut().frame().await.unwrap().unwrap();
+            }
+            assert_eq!(read_after_drop(request, read).await, if has_begun { 5 } else { 0 });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_keeps_its_size_and_its_end() {
+        let mut body = wrap(Request::new(Body::new(
+            http_body_util::Full::new(Bytes::from_static(b"body")).map_err(|never| match never {}),
+        )))
+        .into_body();
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert!(!body.is_end_stream());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "body");
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+        assert!(wrap(Request::new(Body::empty())).body().is_end_stream());
+    }
+}

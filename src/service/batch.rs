@@ -56,12 +56,16 @@ impl TenantService {
             Ok(_valid) => created.next().unwrap_or_else(|| Err(Error::internal("an item of the batch has no outcome"))),
             Err(violations) => Err(violations.into()),
         };
-        let outcomes: Vec<_> = items.into_iter().map(outcome).collect();
-        let failure = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| is_failure(error));
-        match failure {
-            Some(error) if !outcomes.iter().any(Result::is_ok) => Err(error.clone()),
-            _ => Ok(outcomes),
-        }
+        fail_if_none_succeeded(items.into_iter().map(outcome).collect())
+    }
+}
+
+/// Fails if no item has succeeded and one of them failed without its own fault.
+fn fail_if_none_succeeded<T>(outcomes: Vec<Result<T>>) -> Result<Vec<Result<T>>> {
+    let failure = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| is_failure(error));
+    match failure {
+        Some(error) if !outcomes.iter().any(Result::is_ok) => Err(error.clone()),
+        _ => Ok(outcomes),
     }
 }
 
@@ -98,4 +102,21 @@ pub(super) fn response_too_large(field: &str) -> Error {
     let mut violations = Violations::default();
     violations.add(field, response_size::response_too_large());
     violations.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_fails_only_if_no_item_has_succeeded_and_one_failed_without_its_own_fault() {
+        let (failure, own_fault) = (|| Err(Error::Overloaded), || Err(Error::PermissionDenied));
+        for outcomes in [vec![failure()], vec![own_fault(), failure()]] {
+            assert!(matches!(fail_if_none_succeeded::<()>(outcomes), Err(Error::Overloaded)));
+        }
+        for outcomes in [vec![], vec![own_fault()], vec![Ok(())], vec![failure(), Ok(()), own_fault()]] {
+            let count = outcomes.len();
+            assert_eq!(fail_if_none_succeeded(outcomes).unwrap().len(), count);
+        }
+    }
 }

@@ -31,3 +31,15 @@ impl fmt::Debug for Clock {
         f.write_str("Clock")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_in_whole_microseconds() {
+        let time = |nanos| OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap();
+        let clock = Clock::new(move || time(1_767_323_045_123_456_789));
+        assert_eq!(clock.now(), time(1_767_323_045_123_456_000));
+    }
+}

@@ -56,6 +56,18 @@ struct Tail {
     events: Vec<Arc<Event>>,
 }
 
+impl Tail {
+    /// Adds the events up to `end`, and drops the oldest events if they are too many.
+    fn append(&mut self, events: Vec<Event>, end: EventPosition) {
+        self.events.extend(events.into_iter().map(Arc::new));
+        self.end = end;
+        if let Some(surplus @ 1..) = self.events.len().checked_sub(SHARED_EVENTS) {
+            self.start = self.events[surplus - 1].position;
+            self.events.drain(..surplus);
+        }
+    }
+}
+
 /// `None` until the first read. An error is the last value.
 type SharedTail = Option<Result<Arc<Tail>>>;
 
@@ -121,19 +133,14 @@ fn may_retry(error: &Error, has_begun: bool, last_success: Instant) -> bool {
     has_begun && last_success.elapsed() < MAX_OUTAGE && !matches!(error, Error::CursorExpired)
 }
 
-/// Adds what follows the tail, and drops its oldest events if they are too many.
+/// Adds what follows the tail. Without a tail, begins one at the last event.
 async fn read_on(store: &Store, tail: Option<Tail>) -> Result<Tail> {
     let Some(mut tail) = tail else {
         let position = store.last_event_position().await?;
         return Ok(Tail { start: position, end: position, events: Vec::new() });
     };
     let read = store.read_events(tail.end, READ_LIMIT).await?;
-    tail.events.extend(read.events.into_iter().map(Arc::new));
-    tail.end = read.end;
-    if let Some(surplus @ 1..) = tail.events.len().checked_sub(SHARED_EVENTS) {
-        tail.start = tail.events[surplus - 1].position;
-        tail.events.drain(..surplus);
-    }
+    tail.append(read.events, read.end);
     Ok(tail)
 }
 
@@ -270,4 +277,64 @@ impl WatchReader {
 
 fn is_same_history(one: EventPosition, other: EventPosition) -> bool {
     (one.history, one.tag) == (other.history, other.tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::TenantId;
+
+    fn position(id: u64) -> EventPosition {
+        EventPosition { id, ..EventPosition::default() }
+    }
+
+    fn event(id: u64) -> Event {
+        Event {
+            position: position(id),
+            event_type: "tenant.created".to_owned(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            tenant_id: TenantId::from_uuid(Uuid::nil()),
+            caller: String::new(),
+            trace_id: None,
+            data: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_tail_keeps_the_latest_events_and_begins_after_the_last_one_that_it_dropped() {
+        let mut tail = Tail { start: position(10), end: position(10), events: Vec::new() };
+        let full = 10 + SHARED_EVENTS as u64;
+        tail.append((11..=full).map(event).collect(), position(full));
+        assert_eq!((tail.start, tail.end, tail.events.len()), (position(10), position(full), SHARED_EVENTS));
+        tail.append((full + 1..=full + 3).map(event).collect(), position(full + 3));
+        assert_eq!((tail.start, tail.end, tail.events.len()), (position(13), position(full + 3), SHARED_EVENTS));
+        assert_eq!(tail.events[0].position, position(14));
+        // The end may be after the last event.
+        tail.append(Vec::new(), position(full + 9));
+        assert_eq!((tail.start, tail.end, tail.events.len()), (position(13), position(full + 9), SHARED_EVENTS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_fails_is_tried_again_for_some_time_after_the_last_success() {
+        let unavailable = Error::DeadlineExceeded;
+        let last_success = Instant::now();
+        assert!(may_retry(&unavailable, true, last_success));
+        assert!(!may_retry(&unavailable, false, last_success), "the stream has not begun");
+        assert!(!may_retry(&Error::CursorExpired, true, last_success));
+        tokio::time::advance(MAX_OUTAGE - Duration::from_millis(1)).await;
+        assert!(may_retry(&unavailable, true, last_success));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!may_retry(&unavailable, true, last_success));
+    }
+
+    #[test]
+    fn positions_are_of_the_same_history_if_its_number_and_its_tag_are_the_same() {
+        let one = EventPosition { history: 1, tag: 2, xid: 3, id: 4 };
+        assert!(is_same_history(one, EventPosition { xid: 5, id: 6, ..one }));
+        assert!(!is_same_history(one, EventPosition { history: 2, ..one }));
+        assert!(!is_same_history(one, EventPosition { tag: 3, ..one }));
+    }
 }

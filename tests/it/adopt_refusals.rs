@@ -46,9 +46,10 @@ async fn what_an_orphan_lacks_is_created_and_what_is_open_has_one_meaning() {
     let catalog = async |number: u32| {
         let sql = format!(
             "SELECT concat_ws(' ', segments.slug, packages.slug, base_price, grouping_order)
-               FROM tenants JOIN packages ON packages.tenant_id = tenants.id
-               JOIN segments ON segments.id = segment_id
-              WHERE tenants.slug = 'tenant-{number}' ORDER BY grouping_order, packages.id"
+               FROM packages
+               JOIN segments ON segments.tenant_id = packages.tenant_id AND segments.id = segment_id
+              WHERE packages.tenant_id IN (SELECT id FROM tenants WHERE slug = 'tenant-{number}')
+              ORDER BY grouping_order, packages.id"
         );
         texts(&fixture.database.superuser, &sql).await
     };
@@ -66,8 +67,8 @@ async fn what_an_orphan_lacks_is_created_and_what_is_open_has_one_meaning() {
     assert_eq!(catalog(8).await, of_old(["general", "general", "general", "extras"]), "by their age");
     assert_eq!(catalog(10).await, of_old(["general", "general", "general", "extras"]));
     let general = "SELECT concat_ws(', ', segments.name, hero_title, description, sort_order)
-                     FROM segments JOIN tenants ON tenants.id = tenant_id
-                    WHERE segments.slug = 'general' AND tenants.slug = 'tenant-3'";
+                     FROM segments
+                    WHERE slug = 'general' AND tenant_id IN (SELECT id FROM tenants WHERE slug = 'tenant-3')";
     let expected = "General, Our Services, Your main service offerings, 0";
     assert_eq!(texts(&fixture.database.superuser, general).await, [expected]);
     assert_eq!(fixture.check_integrity(None).await.unwrap(), []);

@@ -1,5 +1,7 @@
 //! `BatchCreateFullyProvisioned`: many tenants in one call, each of them atomic on its own.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -229,6 +231,24 @@ async fn a_batch_whose_replays_would_exceed_the_message_limit_is_refused_and_cre
     let half = [vec![named("new")], requests[..20].to_vec()].concat();
     let results = batch_create(&fixture, half).await.unwrap();
     assert!(results[1..].iter().all(|result| created(result).replayed));
+}
+
+#[tokio::test]
+async fn a_batch_whose_labels_would_exceed_the_message_limit_is_refused_and_creates_nothing() {
+    let fixture = Fixture::start().await;
+    let labels: BTreeMap<_, _> = (0..50).map(|number| (format!("label-{number}"), "𝄞".repeat(255))).collect();
+    let labelled = |number: u32| CreateFullyProvisionedRequest {
+        labels: labels.clone(),
+        ..with_request_id(&format!("tenant-{number}"), number)
+    };
+    let error = batch_create(&fixture, (0..50).map(labelled).collect()).await.unwrap_err();
+    assert_eq!(violations(&error), [("requests".to_owned(), "TOO_LONG".to_owned())]);
+    assert_eq!(fixture.row_counts().await[0], 0);
+    // A repeat counts once, as a replay.
+    for replayed in [false, true] {
+        let results = batch_create(&fixture, (0..30).map(labelled).collect()).await.unwrap();
+        assert!(results.iter().all(|result| created(result).replayed == replayed));
+    }
 }
 
 #[tokio::test]

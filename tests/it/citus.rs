@@ -155,7 +155,7 @@ async fn the_id_of_a_tenant_cannot_change_without_its_catalog() {
     }
     let fixture = Fixture::start().await;
     fixture.tenant("bella").await;
-    let change = "DELETE FROM api_keys; UPDATE tenants SET id = gen_random_uuid()";
+    let change = "DELETE FROM api_keys; DELETE FROM tenant_usage; UPDATE tenants SET id = gen_random_uuid()";
     assert_eq!(
         rejection(&fixture.database, change).await,
         "the id of a tenant cannot change: its catalog is distributed by it"

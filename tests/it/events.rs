@@ -22,10 +22,11 @@ use turnkey::{
 
 use crate::support::{
     connect::over_connect,
-    database::Cluster,
+    database::{Cluster, TestDatabase},
     events::{Watch, ids, types},
     fixture::{Fixture, NewTenant, channel, settings, with_http},
     process::{Process, serve, temp_folder},
+    proxy::Cut,
     requests::{gold, named, with_bearer},
     responses::{reason, violations},
     tokens::Tokens,
@@ -250,6 +251,21 @@ async fn a_watcher_continues_at_any_cursor_and_at_the_id_of_any_event() {
     let request = WatchEventsRequest { cursor: "x".to_owned(), ..WatchEventsRequest::default() };
     let error = fixture.provisioning.clone().watch_events(request).await.unwrap_err();
     assert_eq!(violations(&error), [("cursor".to_owned(), "BAD_FORMAT".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_survives_a_lost_connection_and_none_begins_without_a_database() {
+    let (fixture, proxy) = Fixture::behind_proxy(settings()).await;
+    let mut watch = fixture.watch_from_now().await;
+    // A part of the statement that reads events.
+    proxy.inject("is_expired", Cut::BeforeStatement);
+    fixture.tenant("bella").await;
+    assert_eq!(watch.next_event().await.unwrap().r#type, "tenant.created");
+    assert!(proxy.was_triggered());
+
+    let without_database = Fixture::start_with(TestDatabase::unreachable(), settings()).await;
+    let error = without_database.watch_error("").await;
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

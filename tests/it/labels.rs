@@ -13,6 +13,7 @@ use turnkey::grpc::pb::{
 use uuid::Uuid;
 
 use crate::support::{
+    citus::citus_bin,
     connect::over_connect,
     fixture::{Fixture, settings, with_http},
     requests::{named, request_id, with_bearer},
@@ -309,8 +310,11 @@ async fn tenants_that_are_labeled_in_psql_are_listed_and_purged_ones_leave_no_la
         fixture.provisioning.clone().purge_tenant(purge).await.unwrap();
     }
     assert_eq!(fixture.count("tenant_labels").await, 1);
-    fixture.database.execute("TRUNCATE tenants CASCADE").await;
-    assert_eq!(fixture.count("tenant_labels").await, 0);
+    // On Citus, it is refused while there are tenants.
+    if citus_bin().is_none() {
+        fixture.database.execute("TRUNCATE tenants CASCADE").await;
+        assert_eq!(fixture.count("tenant_labels").await, 0);
+    }
 }
 
 #[tokio::test]

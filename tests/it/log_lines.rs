@@ -95,7 +95,7 @@ async fn a_repair_logs_what_it_changed_and_one_that_changed_nothing_is_not_logge
     for (damage, field, count) in [
         ("DELETE FROM segments", "segments_created", 1),
         ("DELETE FROM packages", "packages_created", 3),
-        ("UPDATE packages SET segment_id = gen_random_uuid()", "packages_moved", 3),
+        ("UPDATE packages SET segment_id = '99999999-9999-7999-8999-999999999999'", "packages_moved", 3),
         ("UPDATE tenant_usage SET package_count = 9", "usage_counts_corrected", 1),
         ("UPDATE owners SET email = 'ömer@example.com'", "emails_corrected", 1),
         ("DELETE FROM owners", "signups_cleared", 1),

@@ -90,17 +90,13 @@ async fn purge_with_yes_removes_only_the_listed_tenants_and_frees_their_slugs_an
 async fn two_concurrent_purges_remove_hundreds_of_tenants() {
     let fixture = Fixture::start().await;
     let template = fixture.create(named("template")).await.unwrap().tenant.unwrap();
-    // 450 complete deleted tenants. Their keys are copies under other key ids.
+    // 450 complete deleted tenants. Their keys are copies under other key ids, and General has the id of its tenant.
     let many = format!(
         "CREATE TEMP TABLE copy AS SELECT gen_random_uuid() AS id, number FROM generate_series(1, 450) AS number;
          INSERT INTO tenants SELECT id, 'tenant-' || number, 'x', 10, '{{}}', true, now(), now(), '2020-01-01' FROM copy;
-         INSERT INTO segments SELECT copy.id, gen_random_uuid(), slug, name, hero_title, description, sort_order, active,
-                                     created_at, updated_at FROM copy, segments WHERE tenant_id = '{0}';
-         INSERT INTO packages SELECT copy.id, gen_random_uuid(), segments.id, packages.slug, packages.name,
-                                     packages.description, base_price, booking_type, grouping_order, packages.active,
-                                     packages.created_at, packages.updated_at
-                                FROM copy JOIN segments ON segments.tenant_id = copy.id, packages
-                               WHERE packages.tenant_id = '{0}';
+         INSERT INTO segments SELECT id, id, 'general', 'x', 'x', '', 0, true, now(), now() FROM copy;
+         INSERT INTO packages SELECT id, gen_random_uuid(), id, 'package-' || n, 'x', '', 0, 'DATE', n, true, now(), now()
+                                FROM copy, generate_series(1, 3) AS n;
          INSERT INTO api_keys SELECT lpad(number::text, 16, '0'), copy.id, 'pk_live_x_' || lpad(number::text, 16, '0'),
                                      secret_hash, created_at FROM copy, api_keys WHERE tenant_id = '{0}'",
         template.id

@@ -15,6 +15,7 @@ use turnkey::{
 };
 
 use crate::support::{
+    citus::fewer_on_citus,
     damage::summarize,
     fixture::{Fixture, NewTenant, settings},
     requests::{
@@ -76,21 +77,21 @@ fn assert_quota_exceeded(error: &Status, tenant: &NewTenant, limit: &str) {
 async fn of_fifty_concurrent_creates_exactly_as_many_succeed_as_the_quota_permits() {
     let fixture = Fixture::with_settings(with_quotas(10, 5)).await;
     let tenant = fixture.tenant("bella").await;
-    let mut packages = JoinSet::new();
-    for _ in 0..50 {
+    let (mut packages, calls) = (JoinSet::new(), fewer_on_citus(50));
+    for _ in 0..calls {
         let (mut client, package) = (fixture.catalog.clone(), gold(&tenant));
         packages.spawn(async move { client.upsert_package(package).await.map(drop) });
     }
     let packages = packages.join_all().await;
     let mut segments = JoinSet::new();
-    for number in 0..50 {
+    for number in 0..calls {
         let (mut client, segment) = (fixture.catalog.clone(), segment(&tenant, &format!("Segment {number}")));
         segments.spawn(async move { client.upsert_segment(segment).await.map(drop) });
     }
     let segments = segments.join_all().await;
     for (responses, created, limit) in [(packages, 7, "10 packages"), (segments, 4, "5 segments")] {
         let errors: Vec<Status> = responses.into_iter().filter_map(Result::err).collect();
-        assert_eq!(errors.len(), 50 - created, "{limit}");
+        assert_eq!(errors.len(), calls - created, "{limit}");
         for error in &errors {
             assert_quota_exceeded(error, &tenant, limit);
         }

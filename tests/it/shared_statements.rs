@@ -19,6 +19,7 @@ use turnkey::{
 };
 
 use crate::support::{
+    citus::{can_have_triggers, fewer_on_citus},
     faults::PROVISIONING_SQL,
     fixture::{Fixture, one_connection, settings},
     proxy::{Cut, Proxy},
@@ -376,7 +377,8 @@ fn doomed() -> CreateFromSignupRequest {
 
 #[tokio::test]
 async fn a_failed_insert_into_any_table_leaves_nothing_of_its_tenant_and_all_of_the_others() {
-    for table in ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records", "tenant_usage"] {
+    let tables = ["tenants", "segments", "packages", "api_keys", "owners", "idempotency_records", "tenant_usage"];
+    for table in tables.into_iter().filter(|table| can_have_triggers(table)) {
         let server = ProxiedServer::start().await;
         fail_doomed_tenant(&server, table, "XX000", u32::MAX).await;
         let blocked = server.block(None).await;
@@ -483,9 +485,9 @@ async fn replicas_that_create_the_same_tenants_at_once_create_each_of_them_once(
 #[tokio::test]
 async fn single_creates_are_served_while_large_batches_wait_also_with_one_connection() {
     let server = ProxiedServer::with_settings(one_connection()).await;
-    let mut batches = JoinSet::new();
+    let (mut batches, size) = (JoinSet::new(), fewer_on_citus(250));
     for batch in 0..4 {
-        let requests = (0..250).map(|number| named(&format!("batch-{batch}-{number}"))).collect();
+        let requests = (0..size).map(|number| named(&format!("batch-{batch}-{number}"))).collect();
         server.create_batch(&mut batches, requests, None);
     }
     while server.server.waiting_creations() == 0 {
@@ -495,5 +497,5 @@ async fn single_creates_are_served_while_large_batches_wait_also_with_one_connec
     assert!(server.server.waiting_creations() > 0, "the batches still wait");
     assert_eq!(server.verify(&single.secret_key).await.verdict(), Verdict::Valid);
     let (created, reasons) = join(batches).await;
-    assert_eq!((created.len(), reasons), (1_000, vec![]));
+    assert_eq!((created.len(), reasons), (4 * size, vec![]));
 }

@@ -165,3 +165,22 @@ impl<Calls: InnerService> ServerHandler for ToolServer<Calls> {
         Ok(tools::call(self.calls.clone(), head, tool, request.arguments.unwrap_or_default()).await.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_call_of_a_tool_becomes_a_request_for_the_tenant_and_another_message_does_not() {
+        let tenant_id = TenantId::from_uuid(Uuid::from_u128(1));
+        let parse = |method: &str, params: &str| {
+            let message = format!(r#"{{"jsonrpc": "2.0", "id": 1, "method": "{method}", "params": {params}}}"#);
+            parse_message(message.as_bytes(), tenant_id).unwrap()
+        };
+        let request = parse("tools/call", r#"{"name": "get_packages", "arguments": {}}"#).unwrap();
+        assert!(request.starts_with(format!("\n${tenant_id}").as_bytes()), "{request:?}");
+        assert_eq!(parse("tools/list", "{}"), None);
+    }
+}

@@ -15,6 +15,7 @@ struct Recorder {
     /// Statements whose end is allowed.
     ends: Option<Arc<Semaphore>>,
     running: Mutex<Running>,
+    connections: Mutex<usize>,
 }
 
 #[derive(Default)]
@@ -67,6 +68,7 @@ impl SharedStatement for Recorder {
     }
 
     async fn connect(&self) -> Result<()> {
+        *self.connections.lock().unwrap() += 1;
         tokio::task::yield_now().await;
         Ok(())
     }
@@ -162,6 +164,16 @@ async fn a_lone_item_is_sent_at_once_and_later_ones_share_the_next_statement_in_
     ends.add_permits(3);
     assert_eq!(join(calls).await, (vec![], 15));
     assert_eq!(begun(&statements)[3], ["e"]);
+}
+
+#[tokio::test]
+async fn a_lone_item_needs_one_connection() {
+    let statements = SharedStatements::new(Recorder::default());
+    for number in 1..=3 {
+        statements.run(Lane::Single, ("a", 0)).await.unwrap();
+        settle().await;
+        assert_eq!(*statements.0.statement.connections.lock().unwrap(), number);
+    }
 }
 
 #[tokio::test]

@@ -295,6 +295,14 @@ async fn a_compressed_message_and_another_protocol_version_are_refused_as_the_pr
     );
     assert_eq!(with_header("connect-protocol-version", "1").await.status, StatusCode::OK);
     assert_eq!(with_header("connect-protocol-version", "2").await.status, StatusCode::BAD_REQUEST);
+    // A stream ends with the error.
+    let stream = Request::post(CHECK).header("content-type", "application/connect+json");
+    let stream = stream.header("connect-content-encoding", "gzip").body(envelope(0, "{}")).unwrap();
+    let refused = http.send(stream).await;
+    assert_eq!(refused.status, StatusCode::OK);
+    let ended = envelopes(&refused.body);
+    let [(2, end)] = ended.as_slice() else { panic!("{ended:?}") };
+    assert_eq!(end["error"]["code"], "unimplemented");
     // Headers of gRPC have no meaning here.
     for (name, value) in [("grpc-timeout", "1n"), ("grpc-encoding", "gzip")] {
         assert_eq!(with_header(name, value).await.status, StatusCode::OK, "{name}");

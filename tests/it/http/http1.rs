@@ -152,3 +152,16 @@ async fn a_client_that_waits_before_its_body_sends_it_only_if_the_request_is_acc
     assert_eq!(first_status(&expecting(100).replace("/json", "/xml")).await, "HTTP/1.1 415");
     assert_eq!(first_status(&expecting(100).replace("localhost", "evil.example")).await, "HTTP/1.1 403");
 }
+
+#[tokio::test]
+async fn a_client_that_reads_only_after_it_has_sent_its_body_sees_why_it_is_refused() {
+    let (_fixture, http) = start().await;
+    // Far more than the buffers of both sockets.
+    let body = vec![b' '; 6 * 1024 * 1024];
+    let mut socket = TcpStream::connect(http.address).await.unwrap();
+    socket.write_all(create_head(&format!("content-length: {}\r\n", body.len())).as_bytes()).await.unwrap();
+    socket.write_all(&body).await.unwrap();
+    let mut received = [0; 12];
+    socket.read_exact(&mut received).await.unwrap();
+    assert_eq!(str::from_utf8(&received).unwrap(), "HTTP/1.1 413");
+}

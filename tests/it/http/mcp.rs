@@ -320,6 +320,11 @@ async fn requests_outside_the_protocol_are_refused() {
     }
     let text = Request::post(PATH).header("content-type", "text/plain").body("{}".into()).unwrap();
     assert_eq!(agent.http.send(text).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for (encoding, status) in [("identity", StatusCode::UNAUTHORIZED), ("gzip", StatusCode::UNSUPPORTED_MEDIA_TYPE)] {
+        let encoded = Request::post(PATH).header("content-type", "application/json");
+        let encoded = encoded.header("content-encoding", encoding).body("{}".into()).unwrap();
+        assert_eq!(agent.http.send(encoded).await.status, status, "{encoding}");
+    }
     for (body, code) in [
         ("", -32700),
         ("{", -32700),

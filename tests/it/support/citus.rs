@@ -38,6 +38,17 @@ pub fn is_skipped_on_citus(reason: &str) -> bool {
     is_skipped
 }
 
+/// Whether a test can put a trigger on the table. Citus has none on distributed tables.
+pub fn can_have_triggers(table: &str) -> bool {
+    citus_bin().is_none() || !["segments", "packages"].contains(&table)
+}
+
+/// The number of calls, or a fifth of it on Citus, where they take so long that some of many at once wait for more than the
+/// second after which they are rejected.
+pub fn fewer_on_citus(calls: usize) -> usize {
+    if citus_bin().is_some() { calls / 5 } else { calls }
+}
+
 /// Returns the name of the constraint that a statement violated. Of an error on a worker, Citus keeps the text only, in which
 /// the name can have the number of a shard.
 pub fn violated_constraint(error: &sqlx::Error) -> String {
