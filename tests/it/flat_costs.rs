@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{ConnectOptions as _, postgres::PgConnection};
 use turnkey::{
     config::ServerSettings,
@@ -19,7 +18,7 @@ use turnkey::{
 use uuid::Uuid;
 
 use crate::support::{
-    database::{Cluster, TestDatabase, pg_bin},
+    database::{Cluster, TestDatabase, start_own_postgres},
     fixture::{Fixture, NewTenant, one_connection},
     owners::BELLA,
     process::temp_folder,
@@ -40,8 +39,7 @@ fn settings() -> ServerSettings {
 /// one, a transaction that writes in another database keeps dead rows here, and calls would read them too.
 async fn with_own_postgres<T>(work: impl AsyncFnOnce(TestDatabase) -> T) -> T {
     let root = temp_folder();
-    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
-    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+    let postgres = start_own_postgres(root.path()).await;
     let database = TestDatabase::migrated_on(&postgres).await;
     database.execute("ALTER SYSTEM SET autovacuum = off").await;
     database.execute("SELECT pg_reload_conf()").await;

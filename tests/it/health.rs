@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use embedded_postgres::{EmbeddedPostgres, Settings};
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 use tonic::{Code, Request, Streaming, transport::Channel};
@@ -15,7 +14,7 @@ use turnkey::{
 };
 
 use crate::support::{
-    database::{Cluster, TestDatabase, pg_bin},
+    database::{Cluster, TestDatabase, start_own_postgres},
     fixture::{Fixture, channel, settings},
     process::{Process, database_url, temp_folder, turnkey},
     requests::{bella, named},
@@ -67,11 +66,7 @@ async fn a_watch_of_an_unknown_name_reports_it_and_stays_open_until_the_server_s
 #[tokio::test]
 async fn readiness_follows_a_database_that_stops_and_starts_again() {
     let root = temp_folder();
-    let start = || {
-        let root = root.path().join("cluster");
-        EmbeddedPostgres::start(Settings { root, pg_bin: pg_bin(), durable: false, max_connections: 20 })
-    };
-    let postgres = start().await.unwrap();
+    let postgres = start_own_postgres(root.path()).await;
     let fixture = Fixture::start_on(TestDatabase::migrated_on(&postgres).await).await;
     let mut client = fixture.health().await;
     let mut changes = watch(&mut client).await;
@@ -87,7 +82,7 @@ async fn readiness_follows_a_database_that_stops_and_starts_again() {
     let error = fixture.create(named("meanwhile")).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
 
-    let postgres = start().await.unwrap();
+    let postgres = start_own_postgres(root.path()).await;
     wait_for_status(&mut changes, ServingStatus::Serving).await;
     fixture.create(named("afterwards")).await.unwrap();
     assert_eq!(fixture.row_counts().await, [2, 2, 6, 2]);

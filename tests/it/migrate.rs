@@ -2,12 +2,11 @@
 
 use std::{process::Output, thread};
 
-use embedded_postgres::{EmbeddedPostgres, Settings};
 use sqlx::{ConnectOptions as _, PgPool};
 use turnkey::store::{self, MigrateError};
 
 use crate::support::{
-    database::{Cluster, execute, pg_bin},
+    database::{Cluster, execute, start_own_postgres},
     process::{Process, database_url, temp_folder, turnkey},
 };
 
@@ -77,8 +76,7 @@ async fn a_database_that_is_not_in_utf8_is_refused() {
 #[tokio::test]
 async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_run() {
     let root = temp_folder();
-    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
-    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+    let postgres = start_own_postgres(root.path()).await;
     let administrator = postgres.owner_options();
     execute(&administrator, "CREATE ROLE limited LOGIN").await;
     execute(&administrator, "CREATE DATABASE limited OWNER limited").await;
@@ -98,8 +96,7 @@ async fn the_error_for_an_owner_without_createrole_contains_the_statements_to_ru
 #[tokio::test]
 async fn several_databases_of_one_cluster_can_be_migrated_concurrently() {
     let root = temp_folder();
-    let settings = Settings { root: root.path().join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
-    let postgres = EmbeddedPostgres::start(settings).await.unwrap();
+    let postgres = start_own_postgres(root.path()).await;
     let administrator = postgres.owner_options();
     let databases: Vec<_> = (0..5).map(|number| administrator.clone().database(&format!("d{number}"))).collect();
     for number in 0..5 {

@@ -79,9 +79,8 @@ impl Middleware for CallContextMiddleware {
         let rpc = (!is_public(path)).then(|| rpc_method(path).unwrap_or(UNKNOWN_RPC));
         let transcoding = request.extensions().get::<Transcoding>();
         let system = transcoding.map_or(GRPC, |Transcoding(transcoder)| transcoder.rpc_system());
-        let (span, trace_id) = trace::call_span(request.headers(), |ids| {
-            rpc.map_or_else(Span::none, |rpc| rpc_span(system, rpc, ids))
-        });
+        let (span, trace_id) =
+            trace::call_span(request.headers(), |ids| rpc.map_or_else(Span::none, |rpc| rpc_span(system, rpc, ids)));
         let metrics = rpc.map(|rpc| CallMetrics::new(system, rpc, trace::exported(&span)));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         request.extensions_mut().insert(CallContext { trace_id, deadline, ..CallContext::default() });

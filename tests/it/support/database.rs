@@ -203,6 +203,12 @@ impl Running {
     }
 }
 
+/// Starts a Postgres of a test's own in this folder, for tests that stop it or change what all its databases share.
+pub async fn start_own_postgres(folder: &Path) -> EmbeddedPostgres {
+    let settings = Settings { root: folder.join("c"), pg_bin: pg_bin(), durable: false, max_connections: 20 };
+    EmbeddedPostgres::start(settings).await.unwrap()
+}
+
 async fn start_postgres() -> Running {
     let settings = Settings { root: new_root(), pg_bin: pg_bin(), durable: false, max_connections: 500 };
     let postgres = EmbeddedPostgres::start(settings).await.unwrap();
