@@ -241,6 +241,9 @@ async fn a_watcher_continues_at_any_cursor_and_at_the_id_of_any_event() {
     assert!(ids(&events).is_sorted());
     assert_eq!(fixture.watch_from(&start).await.next_events(601).await, events);
     assert_eq!(fixture.watch_from(&events[299].id).await.next_events(301).await, events[300..]);
+    // Another server shares none of them with its watchers, and reads them in pages.
+    let replica = Fixture::start_on(fixture.database.clone()).await;
+    assert_eq!(replica.watch_from(&start).await.next_events(601).await, events);
     let only = WatchEventsRequest { cursor: start, types: vec!["tenant.created".to_owned()], ..Default::default() };
     let mut created = fixture.watch(only).await;
     assert_eq!(created.next_event().await.unwrap(), events[0]);
