@@ -97,9 +97,10 @@ mod tests {
     fn request(version: Version, frames: usize) -> (Request<Body>, Arc<AtomicUsize>) {
         let read = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&read);
+        let frame = Bytes::from(vec![0; FRAME_BYTES]);
         let frames = stream::iter((0..frames).map(move |_| {
             counter.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; FRAME_BYTES])))
+            Ok::<_, Status>(Frame::data(frame.clone()))
         }));
         let request = Request::builder().version(version).body(Body::new(StreamBody::new(frames))).unwrap();
         (request, read)

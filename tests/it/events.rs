@@ -24,6 +24,7 @@ use crate::support::{
     connect::over_connect,
     database::{Cluster, TestDatabase},
     events::{Watch, ids, types},
+    faults::start_ready_behind_proxy,
     fixture::{Fixture, NewTenant, channel, settings, with_http},
     process::{Process, serve, temp_folder},
     proxy::Cut,
@@ -240,6 +241,9 @@ async fn a_watcher_continues_at_any_cursor_and_at_the_id_of_any_event() {
     assert!(ids(&events).is_sorted());
     assert_eq!(fixture.watch_from(&start).await.next_events(601).await, events);
     assert_eq!(fixture.watch_from(&events[299].id).await.next_events(301).await, events[300..]);
+    // Another server shares none of them with its watchers, and reads them in pages.
+    let replica = Fixture::start_on(fixture.database.clone()).await;
+    assert_eq!(replica.watch_from(&start).await.next_events(601).await, events);
     let only = WatchEventsRequest { cursor: start, types: vec!["tenant.created".to_owned()], ..Default::default() };
     let mut created = fixture.watch(only).await;
     assert_eq!(created.next_event().await.unwrap(), events[0]);
@@ -255,7 +259,7 @@ async fn a_watcher_continues_at_any_cursor_and_at_the_id_of_any_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_survives_a_lost_connection_and_none_begins_without_a_database() {
-    let (fixture, proxy) = Fixture::behind_proxy(settings()).await;
+    let (fixture, proxy) = start_ready_behind_proxy().await;
     let mut watch = fixture.watch_from_now().await;
     // A part of the statement that reads events.
     proxy.inject("is_expired", Cut::BeforeStatement);
@@ -276,6 +280,7 @@ async fn tenants_that_are_listed_and_then_watched_miss_no_change() {
     fixture.tenant("omer").await;
     let first = ListTenantsRequest { page_size: 1, ..ListTenantsRequest::default() };
     let first = fixture.provisioning.clone().list_tenants(first).await.unwrap().into_inner();
+    assert_ne!(first.cursor, "");
     let next = ListTenantsRequest { page_size: 1, page_token: first.next_page_token, ..Default::default() };
     let next = fixture.provisioning.clone().list_tenants(next).await.unwrap().into_inner();
     assert_eq!(next.cursor, "", "only the first page has a cursor");

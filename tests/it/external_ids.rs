@@ -180,8 +180,11 @@ async fn an_upsert_with_an_external_id_that_exists_updates_its_package_and_other
     let nameless = UpsertPackageRequest { name: Some("🎉".to_owned()), base_price: Some(1), ..incomplete };
     let error = fixture.upsert_package(nameless.clone()).await.unwrap_err();
     assert_eq!(violations(&error), [("name".to_owned(), "BAD_FORMAT".to_owned())], "no slug can be derived");
-    let with_slug = UpsertPackageRequest { slug: Some("party".to_owned()), ..nameless };
-    assert_eq!(fixture.upsert_package(with_slug).await.unwrap().action(), UpsertAction::Created);
+    let with_slug = UpsertPackageRequest { slug: Some("party".to_owned()), base_price: None, ..nameless };
+    let error = fixture.upsert_package(with_slug.clone()).await.unwrap_err();
+    assert_eq!(violations(&error), [missing("base_price")], "none need be derived");
+    let complete = UpsertPackageRequest { base_price: Some(1), ..with_slug };
+    assert_eq!(fixture.upsert_package(complete).await.unwrap().action(), UpsertAction::Created);
 }
 
 #[tokio::test]
