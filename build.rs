@@ -14,8 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the commit for `turnkey --version`: that in the variable, which image builds set, or else that of the checkout.
-/// Only optimized builds look at the checkout: others would compile the crate again after each commit.
+/// Returns the commit for `turnkey --version`: that in the variable, which image builds set, or else that of the
+/// checkout. Only optimized builds look at the checkout: others would compile the crate again after each commit.
 fn commit() -> String {
     const VARIABLE: &str = "TURNKEY_COMMIT";
     println!("cargo::rerun-if-env-changed={VARIABLE}");

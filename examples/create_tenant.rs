@@ -2,9 +2,10 @@
 //!
 //!     cargo run --example create_tenant -- http://127.0.0.1:50051 bella-weddings "Bella Weddings"
 //!
-//! The client repeats the call with the same `request_id` until it succeeds. A real caller stores the `request_id` before the
-//! first attempt (for example, next to the order that the tenant belongs to), so that it can retry even after its own crash.
-//! The `request_id` is a secret for 24 hours. This example reads it from `REQUEST_ID`, or generates one.
+//! The client repeats the call with the same `request_id` until it succeeds. A real caller stores the `request_id`
+//! before the first attempt (for example, next to the order that the tenant belongs to), so that it can retry even
+//! after its own crash. The `request_id` is a secret for 24 hours. This example reads it from `REQUEST_ID`, or
+//! generates one.
 
 use std::error::Error;
 

@@ -2,9 +2,9 @@
 //!
 //!     cargo run --example reset_password -- http://127.0.0.1:50051 bella@example.com "tulips under a lamp"
 //!
-//! With `TENANT_ID`, first gives that tenant this owner, who has no password yet. A real application does the first half
-//! when someone fills in the form "forgot password", and the second half when the owner follows the link. It needs the
-//! roles `owner_manager` and `verifier`.
+//! With `TENANT_ID`, first gives that tenant this owner, who has no password yet. A real application does the first
+//! half when someone fills in the form "forgot password", and the second half when the owner follows the link. It needs
+//! the roles `owner_manager` and `verifier`.
 
 use std::error::Error;
 

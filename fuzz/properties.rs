@@ -1,5 +1,5 @@
-//! Properties that hold for any input bytes. Fuzzing searches for a counterexample; `tests/it/fuzz_regressions.rs` checks
-//! them for the cases in `cases/`.
+//! Properties that hold for any input bytes. Fuzzing searches for a counterexample; `tests/it/fuzz_regressions.rs`
+//! checks them for the cases in `cases/`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -56,8 +56,8 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// In place of each `$` of an input whose errors must not show the input.
 const CANARY: &str = "svc_booking_canary";
 
-/// The first byte selects an RPC and the rest is its request, which is parsed or rejected with a status that any client can
-/// read.
+/// The first byte selects an RPC and the rest is its request, which is parsed or rejected with a status that any client
+/// can read.
 pub fn requests(data: &[u8]) {
     let Some((rpc, message)) = data.split_first() else { return };
     match rpc % 35 {
@@ -149,8 +149,8 @@ pub fn api_keys(data: &[u8]) {
     }
 }
 
-/// A list, a line feed and a page token. The token is a cursor of that list or invalid. No two tokens of a list are the same
-/// cursor, and no two cursors of events the same position.
+/// A list, a line feed and a page token. The token is a cursor of that list or invalid. No two tokens of a list are the
+/// same cursor, and no two cursors of events the same position.
 pub fn page_tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (list, token) = text.split_once('\n').unwrap_or(("", text));
@@ -189,8 +189,8 @@ pub fn tenants_csv(data: &[u8]) {
     assert!(rows.errors.iter().all(|error| error.contains("line")), "{:?}", rows.errors);
 }
 
-/// The head of an HTTP request, an empty line and its body. Whatever they are, the response is no `500`, and an error in
-/// JSON can be read.
+/// The head of an HTTP request, an empty line and its body. Whatever they are, the response is no `500`, and an error
+/// in JSON can be read.
 ///
 /// The first line of the head is the method and the path, and each further one is a header.
 pub fn http_requests(data: &[u8]) {
@@ -299,8 +299,8 @@ pub fn renames_csv(data: &[u8]) {
     }
 }
 
-/// A keys file, a NUL character and the journal beside it. A file that is refused keeps every byte. One that is accepted
-/// keeps every complete row and is then accepted again without a change.
+/// A keys file, a NUL character and the journal beside it. A file that is refused keeps every byte. One that is
+/// accepted keeps every complete row and is then accepted again without a change.
 pub fn row_files(data: &[u8]) {
     let nul = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
     let (keys, journal) = (&data[..nul], data.get(nul + 1..).unwrap_or_default());
@@ -347,8 +347,8 @@ pub fn tokens_files(data: &[u8]) {
     }
 }
 
-/// The texts of a tenant of the old database with a segment and two packages, a NUL character after each. The tenant comes
-/// over whole and with the same key and password, or has problems that do not show its values.
+/// The texts of a tenant of the old database with a segment and two packages, a NUL character after each. The tenant
+/// comes over whole and with the same key and password, or has problems that do not show its values.
 pub fn old_tenants(data: &[u8]) {
     let text = String::from_utf8_lossy(data).replace('$', CANARY);
     // A password hash has that character, so here it is written `!`.

@@ -1,14 +1,14 @@
--- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; attempts to enter a
--- password; events; the triggers that reject an incomplete tenant at COMMIT; the grants and row-level security of the service's roles. The roles themselves
--- are created before the migrations run (src/store/roles.sql).
+-- The initial schema: tenants and their segments, packages, API keys and owners; idempotency records; attempts to enter
+-- a password; events; the triggers that reject an incomplete tenant at COMMIT; the grants and row-level security of the
+-- service's roles. The roles themselves are created before the migrations run (src/store/roles.sql).
 --
 -- Deletes do not cascade, except to idempotency records and usage counters: a transaction that deletes a tenant has to
--- name every other table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so byte order is
--- alphabetical order, and a search by prefix can use the index. No column has a business default, except the scope of a
--- key; the defaults of a new tenant are in src/domain/defaults.rs.
+-- name every other table, so no tenant is deleted by accident. Slugs and key ids use COLLATE "C": they are ASCII, so
+-- byte order is alphabetical order, and a search by prefix can use the index. No column has a business default, except
+-- the scope of a key; the defaults of a new tenant are in src/domain/defaults.rs.
 
--- An enum is four bytes wide. On an empty table, Postgres assumes 32 for a text, and for a wider row of packages it would
--- plan a slug's lookup by any index that begins with the tenant.
+-- An enum is four bytes wide. On an empty table, Postgres assumes 32 for a text, and for a wider row of packages it
+-- would plan a slug's lookup by any index that begins with the tenant.
 CREATE TYPE booking_type AS ENUM ('DATE', 'TIMESLOT');
 
 CREATE TABLE tenants (
@@ -21,8 +21,9 @@ CREATE TABLE tenants (
     created_at         timestamptz   NOT NULL,
     updated_at         timestamptz   NOT NULL,
     deleted_at         timestamptz,
-    -- True for tenants created by CreateFromSignup or adopted with an owner: for these, a missing owner is damage. A repair that finds the owner
-    -- lost clears it, because the address is lost too. SetOwner can give the tenant an owner again.
+    -- True for tenants created by CreateFromSignup or adopted with an owner: for these, a missing owner is damage. A
+    -- repair that finds the owner lost clears it, because the address is lost too. SetOwner can give the tenant an
+    -- owner again.
     is_signup          boolean       NOT NULL DEFAULT false,
     -- A trigger renews it whenever a column of the resource changes. NULL until then.
     revision           uuid,
@@ -40,8 +41,8 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_branding_object CHECK (jsonb_typeof(branding) = 'object'),
     -- The service stores at most 64 KiB, to which jsonb adds spaces. This bounds what others can store.
     CONSTRAINT tenants_branding_length CHECK (octet_length(branding::text) <= 131072),
-    -- An object of at most 50 texts, as the service stores it (src/domain/labels.rs). The length of the whole bounds those
-    -- of keys and values, which others can store longer.
+    -- An object of at most 50 texts, as the service stores it (src/domain/labels.rs). The length of the whole bounds
+    -- those of keys and values, which others can store longer.
     CONSTRAINT tenants_labels_valid CHECK (labels = '{}' OR (
         jsonb_typeof(labels) = 'object'
         AND NOT jsonb_path_exists(labels, '$.* ? (@.type() <> "string")')
@@ -56,15 +57,15 @@ CREATE INDEX tenants_live_created_at_idx ON tenants (is_active, created_at, id) 
 CREATE INDEX tenants_deleted_created_at_idx ON tenants (is_active, created_at, id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX tenants_live_slug_idx ON tenants (is_active, slug) WHERE deleted_at IS NULL;
 CREATE INDEX tenants_deleted_slug_idx ON tenants (is_active, slug) WHERE deleted_at IS NOT NULL;
--- A deleted tenant leaves dead entries, which lists step over until VACUUM removes them. By default it runs when a fifth
--- of the rows have changed.
+-- A deleted tenant leaves dead entries, which lists step over until VACUUM removes them. By default it runs when a
+-- fifth of the rows have changed.
 ALTER TABLE tenants SET (autovacuum_vacuum_scale_factor = 0.02);
 -- Purge selects tenants by deletion time.
 CREATE INDEX tenants_deleted_at_idx ON tenants (deleted_at) WHERE deleted_at IS NOT NULL;
 
--- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state, as it
--- does without labels. Triggers on tenants write and delete them, and nothing else does, so there is no foreign key. The columns
--- besides key and value are the tenant's.
+-- The labels of tenants as rows: ListTenants reads the tenants with a label as ranges of an index, one for each state,
+-- as it does without labels. Triggers on tenants write and delete them, and nothing else does, so there is no foreign
+-- key. The columns besides key and value are the tenant's.
 CREATE TABLE tenant_labels (
     tenant_id  uuid        NOT NULL,
     key        text COLLATE "C" NOT NULL,
@@ -91,8 +92,8 @@ CREATE TABLE segments (
     updated_at  timestamptz NOT NULL,
     revision    uuid, -- as that of tenants
     external_id text COLLATE "C",
-    -- The number of its packages, as in tenant_usage. NULL in a segment that was inserted in psql: its packages are counted
-    -- whenever it is read.
+    -- The number of its packages, as in tenant_usage. NULL in a segment that was inserted in psql: its packages are
+    -- counted whenever it is read.
     package_count integer,
     CONSTRAINT segments_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT segments_slug_key UNIQUE (tenant_id, slug),
@@ -140,8 +141,9 @@ CREATE UNIQUE INDEX packages_external_id_key ON packages (tenant_id, external_id
 CREATE INDEX packages_grouping_order_idx ON packages (tenant_id, active, grouping_order, id);
 CREATE INDEX packages_segment_idx ON packages (tenant_id, segment_id, active, grouping_order, id);
 
--- The planner expects many rows of each tenant. By the true statistics a tenant has one segment and three packages, and a
--- scan of all of them in any index would seem as cheap as one row by its primary key, also in a tenant that has thousands.
+-- The planner expects many rows of each tenant. By the true statistics a tenant has one segment and three packages, and
+-- a scan of all of them in any index would seem as cheap as one row by its primary key, also in a tenant that has
+-- thousands.
 ALTER TABLE segments ALTER tenant_id SET (n_distinct = -0.001);
 ALTER TABLE packages ALTER tenant_id SET (n_distinct = -0.001);
 
@@ -160,8 +162,8 @@ CREATE TABLE api_keys (
     scope        text        NOT NULL DEFAULT 'CATALOG',
     -- Not exact: it is written at most once an hour (src/service/key_usage.rs).
     last_used_at timestamptz,
-    -- When a rotation replaced the key. Such a key verifies until expires_at, but can have no further successor and does
-    -- not count towards the quota of usable keys.
+    -- When a rotation replaced the key. Such a key verifies until expires_at, but can have no further successor and
+    -- does not count towards the quota of usable keys.
     rotated_at   timestamptz,
     CONSTRAINT api_keys_key_id_format CHECK (key_id ~ '^[0-9A-Za-z]{16}$'),
     CONSTRAINT api_keys_public_key_format
@@ -176,8 +178,8 @@ CREATE TABLE api_keys (
 );
 -- An old key is found by its hash: its secret half does not contain the key id.
 CREATE UNIQUE INDEX api_keys_legacy_hash_key ON api_keys (secret_hash) WHERE starts_with(secret_hash, 'sha256:');
--- ListApiKeys, newest first. The service keeps few keys of a tenant (src/store/api_keys.rs), so the other queries by tenant
--- read all of them.
+-- ListApiKeys, newest first. The service keeps few keys of a tenant (src/store/api_keys.rs), so the other queries by
+-- tenant read all of them.
 CREATE INDEX api_keys_created_at_idx ON api_keys (tenant_id, created_at, key_id);
 
 -- The login of a tenant, from CreateFromSignup or SetOwner.
@@ -217,9 +219,9 @@ CREATE UNIQUE INDEX owners_reset_token_hash_idx ON owners (reset_token_hash) WHE
 CREATE UNIQUE INDEX owners_verification_token_hash_idx ON owners (verification_token_hash)
     WHERE verification_token_hash IS NOT NULL;
 
--- Attempts to enter a password, for each pair of e-mail address and client address (src/domain/log_in.rs), whether or not
--- an owner has the address. Both are stored as SHA-256 only. An attempt is pending until its password has been compared,
--- so that concurrent attempts cannot exceed the limit. The cleanup deletes rows whose window is over.
+-- Attempts to enter a password, for each pair of e-mail address and client address (src/domain/log_in.rs), whether or
+-- not an owner has the address. Both are stored as SHA-256 only. An attempt is pending until its password has been
+-- compared, so that concurrent attempts cannot exceed the limit. The cleanup deletes rows whose window is over.
 CREATE TABLE password_attempts (
     email_hash bytea       NOT NULL,
     pair_hash  bytea       NOT NULL,
@@ -239,9 +241,9 @@ CREATE INDEX password_attempts_started_at_idx ON password_attempts (started_at);
 --
 -- The request_id itself is not stored, only its SHA-256 (request_hash). A new key's secret is derived from the
 -- request_id and the salt, and is not stored either. The salt is deleted after 24 hours; from then on the secret cannot
--- be derived from this database, not even with the request_id. It can be derived from an earlier dump that still contains
--- the salt, together with the request_id. The fingerprint is a SHA-256 of the request's fields without the password:
--- a repeated request_id with another fingerprint is an error.
+-- be derived from this database, not even with the request_id. It can be derived from an earlier dump that still
+-- contains the salt, together with the request_id. The fingerprint is a SHA-256 of the request's fields without the
+-- password: a repeated request_id with another fingerprint is an error.
 CREATE TABLE idempotency_records (
     caller       text        NOT NULL,
     rpc          text        NOT NULL,
@@ -270,8 +272,9 @@ CREATE INDEX idempotency_records_salted_idx ON idempotency_records (created_at) 
 CREATE INDEX idempotency_records_unsalted_idx ON idempotency_records (created_at) WHERE salt IS NULL;
 
 -- How many packages and segments a tenant has, so that a quota is checked without counting rows. Each statement of the
--- service that inserts or deletes packages or segments also updates the counters, and those of the packages in a segment;
--- changes in psql do not, so a counter can be wrong (a finding of `turnkey doctor`). A tenant that was inserted in psql has no row until its catalog changes.
+-- service that inserts or deletes packages or segments also updates the counters, and those of the packages in a
+-- segment; changes in psql do not, so a counter can be wrong (a finding of `turnkey doctor`). A tenant that was
+-- inserted in psql has no row until its catalog changes.
 CREATE TABLE tenant_usage (
     tenant_id     uuid    NOT NULL CONSTRAINT tenant_usage_pkey PRIMARY KEY
                           CONSTRAINT tenant_usage_tenant_id_fkey REFERENCES tenants (id) ON DELETE CASCADE,
@@ -279,16 +282,16 @@ CREATE TABLE tenant_usage (
     segment_count integer NOT NULL
 );
 
--- Events: one for each change, written by the statement or transaction that makes the change (docs/events.md). Tenants are
--- not referenced, because the event of a purge outlives its tenant.
+-- Events: one for each change, written by the statement or transaction that makes the change (docs/events.md). Tenants
+-- are not referenced, because the event of a purge outlives its tenant.
 --
 -- The order is (history, xid, id). Ids are assigned before COMMIT, so a reader of ids alone would skip an event that
--- commits late. A reader therefore reads only the events of transactions before which no other is open:
--- xid < pg_snapshot_xmin(pg_current_snapshot()). Transactions of one tenant take its advisory lock before their first write,
+-- commits late. A reader therefore reads only the events of transactions before which no other is open: xid <
+-- pg_snapshot_xmin(pg_current_snapshot()). Transactions of one tenant take its advisory lock before their first write,
 -- which assigns the xid, so the events of a tenant are in the order of its changes.
 --
--- A dump that is restored in another cluster contains xids from the future. `turnkey migrate` then begins a new history,
--- whose events follow all others, by another default of the column.
+-- A dump that is restored in another cluster contains xids from the future. `turnkey migrate` then begins a new
+-- history, whose events follow all others, by another default of the column.
 CREATE TABLE event_histories (
     number smallint NOT NULL CONSTRAINT event_histories_pkey PRIMARY KEY,
     -- Random, so that the cursors of two clusters differ that were restored from the same dump.
@@ -321,8 +324,8 @@ CREATE INDEX events_time_idx ON events (time);
 CREATE FUNCTION tenant_lock_key(tenant_id uuid) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ('x' || right(replace(tenant_id::text, '-', ''), 16))::bit(64)::bigint;
 
--- Returns the data of an event from a row before and after its change: the names of the columns that differ, and the new
--- values of those that are short and not the text of a person.
+-- Returns the data of an event from a row before and after its change: the names of the columns that differ, and the
+-- new values of those that are short and not the text of a person.
 CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (SELECT jsonb_build_object('fields', coalesce(jsonb_agg(key ORDER BY key), '[]'))
                    || coalesce(jsonb_object_agg(key, value)
@@ -331,8 +334,8 @@ CREATE FUNCTION changed_columns(before jsonb, after jsonb) RETURNS jsonb LANGUAG
              WHERE value IS DISTINCT FROM before -> key
                AND key NOT IN ('updated_at', 'branding_bytes', 'is_signup', 'package_count', 'revision'));
 
--- Return the owner and the keys of a tenant as they are now. VOLATILE: each call has a snapshot of its own. The snapshot of
--- a statement that waited for the tenant's lock is older than what the holder of the lock has committed.
+-- Return the owner and the keys of a tenant as they are now. VOLATILE: each call has a snapshot of its own. The
+-- snapshot of a statement that waited for the tenant's lock is older than what the holder of the lock has committed.
 CREATE FUNCTION current_owner(of_tenant uuid) RETURNS SETOF owners LANGUAGE sql VOLATILE ROWS 1
 BEGIN ATOMIC
     SELECT * FROM owners WHERE tenant_id = of_tenant;
@@ -428,7 +431,8 @@ CREATE TRIGGER tenant_fully_provisioned_truncate AFTER TRUNCATE ON api_keys
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate_with_tenants();
 
 -- Renews the revision of a row that changes, regardless of the role. Etags are made of revisions
--- (docs/adr/0020-etags-are-revisions.md). A condition cannot compare whole rows of tenants, which have a generated column.
+-- (docs/adr/0020-etags-are-revisions.md). A condition cannot compare whole rows of tenants, which have a generated
+-- column.
 CREATE FUNCTION renew_revision() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -459,8 +463,8 @@ CREATE TRIGGER renew_revision BEFORE UPDATE ON owners FOR EACH ROW
           IS DISTINCT FROM (NEW.tenant_id, NEW.email, NEW.email_verified_at))
     EXECUTE FUNCTION renew_revision();
 
--- Writes the labels of a tenant as rows, and deletes them with it, regardless of the role: SECURITY DEFINER, because no role
--- of the service has a right to write them.
+-- Writes the labels of a tenant as rows, and deletes them with it, regardless of the role: SECURITY DEFINER, because no
+-- role of the service has a right to write them.
 CREATE FUNCTION write_tenant_labels() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

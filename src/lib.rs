@@ -1,5 +1,5 @@
-//! Turnkey provisions the tenants of a booking platform atomically: a tenant, its General segment, three packages and an
-//! API key are created in one transaction or not at all.
+//! Turnkey provisions the tenants of a booking platform atomically: a tenant, its General segment, three packages and
+//! an API key are created in one transaction or not at all.
 //!
 //! A request passes through five stages, and its result returns through them:
 //!
@@ -17,7 +17,8 @@
 //! - [`config`]: every setting, typed; reports all invalid settings together.
 //! - [`domain`]: the types of the business, which cannot hold an invalid value, and the defaults of a new tenant.
 //! - [`error`]: the one error type that crosses layers.
-//! - [`grpc`]: layers, handlers, conversions, the roles that each RPC requires, and the only place that creates a status.
+//! - [`grpc`]: layers, handlers, conversions, the roles that each RPC requires, and the only place that creates a
+//!   status.
 //! - [`http`]: the same calls by HTTP and JSON: the Connect protocol, the established calls of the platform, tools for
 //!   agents, health.
 //! - [`secrets`]: minting, derivation and hashing of keys, tokens and passwords.

@@ -35,8 +35,8 @@ impl CpuTime {
     }
 }
 
-/// Returns the sum of the first of these fields of `/proc/<pid>/stat`: utime, stime, and those of ended children, cutime
-/// and cstime.
+/// Returns the sum of the first of these fields of `/proc/<pid>/stat`: utime, stime, and those of ended children,
+/// cutime and cstime.
 fn cpu_us(pid: u32, fields: usize) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name of the program in parentheses, which can contain spaces. utime is the 14th field.

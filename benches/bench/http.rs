@@ -1,6 +1,6 @@
-//! The same calls by HTTP and JSON, compared with gRPC. The callers speak the Connect protocol over HTTP/2 in plaintext and
-//! share a connection on each thread, as those of gRPC do, so that the ratio shows what the translation costs. They do not
-//! parse the responses.
+//! The same calls by HTTP and JSON, compared with gRPC. The callers speak the Connect protocol over HTTP/2 in plaintext
+//! and share a connection on each thread, as those of gRPC do, so that the ratio shows what the translation costs. They
+//! do not parse the responses.
 
 use std::{net::SocketAddr, time::Duration};
 

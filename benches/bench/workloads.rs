@@ -233,8 +233,8 @@ pub async fn create_sample_tenant(env: &BenchEnv) -> SampleTenant {
     SampleTenant { id: tenant.id, package_id: package.id.clone(), secret_key: response.secret_key }
 }
 
-/// Creates a tenant for each caller. A tenant can use two database connections at a time, so callers of one tenant would
-/// measure its queue.
+/// Creates a tenant for each caller. A tenant can use two database connections at a time, so callers of one tenant
+/// would measure its queue.
 async fn create_sample_tenants(env: &BenchEnv) -> Vec<SampleTenant> {
     let mut tenants = Vec::new();
     for _ in 0..CALLERS {

@@ -6,8 +6,8 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use protox::prost_reflect::{Kind, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
-/// RPCs that can be repeated and have no idempotency level, because HTTP clients may put requests without side effects into
-/// URLs, and those of these RPCs contain secrets.
+/// RPCs that can be repeated and have no idempotency level, because HTTP clients may put requests without side effects
+/// into URLs, and those of these RPCs contain secrets.
 const VERIFICATIONS: [&str; 2] = ["VerifyApiKey", "VerifyPassword"];
 
 /// Of `google.protobuf.MethodOptions.IdempotencyLevel`.

@@ -1,7 +1,8 @@
-//! Generates Rust from the protobuf API with protox, so that a build does not need protoc. The build scripts of this crate
-//! and of the server share it.
+//! Generates Rust from the protobuf API with protox, so that a build does not need protoc. The build scripts of this
+//! crate and of the server share it.
 //!
-//! A message with a `debug_redact` field gets a `Debug` that shows no field, because the derived one would print the secret.
+//! A message with a `debug_redact` field gets a `Debug` that shows no field, because the derived one would print the
+//! secret.
 
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 

@@ -1,7 +1,7 @@
 //! `turnkey doctor`: finds damaged tenants, and repairs them with `--repair`.
 //!
-//! A repair creates what is missing, corrects what is wrong, moves packages without a segment of their tenant to General,
-//! and deletes rows that refer to nothing. It cannot restore lost data; a backup can.
+//! A repair creates what is missing, corrects what is wrong, moves packages without a segment of their tenant to
+//! General, and deletes rows that refer to nothing. It cannot restore lost data; a backup can.
 //!
 //! Exit code 0: there are no findings, or all are repaired. 1: findings remain. 2: the check did not finish.
 

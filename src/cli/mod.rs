@@ -112,8 +112,8 @@ impl Command {
     }
 }
 
-/// Runs the command of the process. Exit code 0: it succeeded; 1: it failed; 2: the command line or a setting is invalid.
-/// `doctor` and `adopt` have codes of their own.
+/// Runs the command of the process. Exit code 0: it succeeded; 1: it failed; 2: the command line or a setting is
+/// invalid. `doctor` and `adopt` have codes of their own.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));

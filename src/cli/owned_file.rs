@@ -98,8 +98,8 @@ impl AppendableFile {
         Ok(created)
     }
 
-    /// Appends in one write without a buffer, so that a kill cannot lose it. A write that fails, for example because the
-    /// disk is full, leaves nothing behind.
+    /// Appends in one write without a buffer, so that a kill cannot lose it. A write that fails, for example because
+    /// the disk is full, leaves nothing behind.
     pub fn append(&mut self, content: &[u8]) -> Result<(), Error> {
         if let Err(error) = self.file.write_all(content) {
             // Otherwise the rest is a torn row, which the next run removes.

@@ -1,4 +1,5 @@
-//! The progress of a command with many items: a bar on a terminal, and a line for every fiftieth of the items elsewhere.
+//! The progress of a command with many items: a bar on a terminal, and a line for every fiftieth of the items
+//! elsewhere.
 
 use std::io::IsTerminal as _;
 

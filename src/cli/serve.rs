@@ -16,7 +16,8 @@ pub async fn run(settings: ServeSettings) -> Result<(), Error> {
     let ready_file = settings.ready_file.map(ReadyFile::new).transpose()?;
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
-    // Bind first, so that the first log line is the address, and a port in use is reported before a database is started.
+    // Bind first, so that the first log line is the address, and a port in use is reported before a database is
+    // started.
     let bound = server::bind(settings.server.listen)?;
     let metrics = telemetry::scrape().map(MetricsListener::start).transpose()?;
     let database = tokio::select! {

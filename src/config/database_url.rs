@@ -1,5 +1,5 @@
-//! The URL of a Postgres, of one host or, as in libpq, of several. The driver parses URLs of one host, so a URL of several
-//! is parsed as one for each.
+//! The URL of a Postgres, of one host or, as in libpq, of several. The driver parses URLs of one host, so a URL of
+//! several is parsed as one for each.
 
 use std::str::FromStr as _;
 

@@ -25,7 +25,8 @@ pub struct ExporterSettings {
     pub prometheus: Option<SocketAddr>,
 }
 
-/// How one signal is pushed. The exporter reads the collector's address, the headers and the compression from the variables.
+/// How one signal is pushed. The exporter reads the collector's address, the headers and the compression from the
+/// variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtlpSettings {
     pub protocol: OtlpProtocol,

@@ -23,12 +23,12 @@ pub struct HealthcheckArgs {
     /// Address of the server, as `host:port`, `http://host:port` or `https://host:port` [default: 127.0.0.1:50051]
     #[arg(long = LISTEN.flag, env = LISTEN.variable, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// CA of the server's certificate, PEM; a `--listen` address without a scheme is then checked over TLS [default: the
-    /// system's CAs]
+    /// CA of the server's certificate, PEM; a `--listen` address without a scheme is then checked over TLS [default:
+    /// the system's CAs]
     #[arg(long = TLS_CA.flag, env = TLS_CA.variable, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// Name in the server's certificate; a `--listen` address without a scheme is then checked over TLS [default: the host
-    /// of the address]
+    /// Name in the server's certificate; a `--listen` address without a scheme is then checked over TLS [default: the
+    /// host of the address]
     #[arg(long = TLS_SERVER_NAME.flag, env = TLS_SERVER_NAME.variable, value_name = "NAME")]
     tls_server_name: Option<String>,
 }

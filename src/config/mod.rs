@@ -1,8 +1,8 @@
-//! Every setting, typed. A flag and an environment variable name the same setting, and all invalid settings are reported
-//! together.
+//! Every setting, typed. A flag and an environment variable name the same setting, and all invalid settings are
+//! reported together.
 //!
-//! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that several
-//! commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
+//! clap only collects the texts, because it would stop at the first invalid one. This file has the settings that
+//! several commands share; `serve.rs` has those of `serve`, and `commands.rs` those of the other commands.
 
 mod adopt;
 mod bounds;
@@ -93,7 +93,8 @@ pub struct LogArgs {
 /// Settings of the database.
 #[derive(Clone, Args)]
 pub struct DatabaseArgs {
-    /// URL of a Postgres 15 to 18, with one host or several [default: the embedded Postgres, with its data in ./.turnkey/]
+    /// URL of a Postgres 15 to 18, with one host or several [default: the embedded Postgres, with its data in
+    /// ./.turnkey/]
     #[arg(long = DATABASE_URL.flag, env = DATABASE_URL.variable, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
     /// File with the URL, such as a mounted secret, instead of the URL itself
@@ -150,8 +151,8 @@ impl LogArgs {
     }
 }
 
-/// Parses levels, and levels of targets. `tracing_subscriber::EnvFilter` also accepts filters of spans, for which it looks
-/// up each span whenever it is entered: 1 % of the CPU time of a short call.
+/// Parses levels, and levels of targets. `tracing_subscriber::EnvFilter` also accepts filters of spans, for which it
+/// looks up each span whenever it is entered: 1 % of the CPU time of a short call.
 fn parse_log_filter(directives: &str) -> Result<Targets, String> {
     if directives.contains('[') {
         return Err("filters of spans are not supported".to_owned());

@@ -1,6 +1,6 @@
 //! The standard `OTEL_*` variables. The OpenTelemetry libraries read them too, but ignore what is invalid or not
-//! supported. This file therefore checks every value, and lists the variables that have no effect. `exporters.rs` derives
-//! from them what is exported.
+//! supported. This file therefore checks every value, and lists the variables that have no effect. `exporters.rs`
+//! derives from them what is exported.
 //!
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>,
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>

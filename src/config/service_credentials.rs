@@ -126,7 +126,8 @@ fn parse(text: &str) -> Result<ServiceCredentials, String> {
     Ok(ServiceCredentials::new(tokens, certificates))
 }
 
-/// Returns the line of an error and the parser's message without what was found there, which can be a token in a wrong place.
+/// Returns the line of an error and the parser's message without what was found there, which can be a token in a wrong
+/// place.
 fn describe(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     let message = message.rsplit_once(", expected ").map_or(message.to_owned(), |(found, expected)| {

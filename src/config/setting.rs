@@ -10,8 +10,8 @@ const ADDRESS_FORMAT: &str = "must be an address and a port, such as 127.0.0.1:5
 pub(super) const BOOL_FORMAT: &str = "true or false";
 pub(super) const POSITIVE_FORMAT: &str = "a positive integer";
 
-/// The flag of a setting, without its dashes, and its environment variable, if it has one. Both the arguments and the error
-/// messages take the names from here.
+/// The flag of a setting, without its dashes, and its environment variable, if it has one. Both the arguments and the
+/// error messages take the names from here.
 #[derive(Clone, Copy)]
 pub(super) struct Setting {
     pub flag: &'static str,

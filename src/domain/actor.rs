@@ -18,8 +18,8 @@ impl Actor {
         Self { caller, trace_id: None }
     }
 
-    /// Returns the name of the caller in events: that of a service, `tenant:` and the public key, `anonymous`, or `cli` for
-    /// every command.
+    /// Returns the name of the caller in events: that of a service, `tenant:` and the public key, `anonymous`, or `cli`
+    /// for every command.
     pub fn event_caller(&self) -> Cow<'_, str> {
         match self.caller.presented_key() {
             Some(key) => Cow::Owned(format!("tenant:{}", key.public_key.as_str())),

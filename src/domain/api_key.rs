@@ -1,5 +1,5 @@
-//! API keys as they are shown, and the requests that create and list them. Their format is in [`super::key_format`], the
-//! verdict on a presented key in [`super::key_verdict`].
+//! API keys as they are shown, and the requests that create and list them. Their format is in [`super::key_format`],
+//! the verdict on a presented key in [`super::key_verdict`].
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -92,8 +92,8 @@ pub struct CreateApiKey {
 #[derive(Debug, Clone)]
 pub struct RotateApiKey {
     pub tenant_id: TenantId,
-    /// The key to replace, whose name, scope and expiry the new key gets. `None` replaces all keys of the tenant by one as a
-    /// tenant's first key.
+    /// The key to replace, whose name, scope and expiry the new key gets. `None` replaces all keys of the tenant by one
+    /// as a tenant's first key.
     pub public_key: Option<PublicKey>,
     /// How long the replaced keys stay valid.
     pub overlap: Duration,

@@ -4,7 +4,8 @@ use bcrypt::HashParts;
 
 use super::validation::{InvalidValue, Reason};
 
-/// A bcrypt hash, `$2b$<cost>$<salt and hash>`. `$2a$` and `$2y$` are the same function in the implementations of today.
+/// A bcrypt hash, `$2b$<cost>$<salt and hash>`. `$2a$` and `$2y$` are the same function in the implementations of
+/// today.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BcryptHash(String);
 

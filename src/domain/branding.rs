@@ -27,8 +27,8 @@ impl Branding {
     /// Checks the text of a JSON object against the limits, without building the object.
     ///
     /// # Errors
-    /// `TOO_LONG` above 64 KiB or 2,000 values, `OUT_OF_RANGE` above 16 levels, `BAD_FORMAT` for a NUL character and for
-    /// text that is not a JSON object.
+    /// `TOO_LONG` above 64 KiB or 2,000 values, `OUT_OF_RANGE` above 16 levels, `BAD_FORMAT` for a NUL character and
+    /// for text that is not a JSON object.
     pub fn parse(json: String) -> Result<Self, InvalidValue> {
         let mut checks = Checks::default();
         let mut deserializer = serde_json::Deserializer::from_str(&json);

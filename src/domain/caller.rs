@@ -115,8 +115,8 @@ impl Caller {
         }
     }
 
-    /// Returns the tenants that the caller is limited to, `None` if it may access any. This does not replace the check of
-    /// its roles.
+    /// Returns the tenants that the caller is limited to, `None` if it may access any. This does not replace the check
+    /// of its roles.
     pub fn tenant_limit(&self) -> Option<TenantLimit> {
         match &self.authority {
             Authority::All => None,

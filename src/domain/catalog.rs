@@ -24,8 +24,8 @@ pub enum UpsertTarget<Id> {
     ById(Id, Option<Slug>),
     /// The resource with the external id of the upsert, or else with this slug; it is created if it does not exist.
     BySlug(Slug),
-    /// The resource with the external id of the upsert; it is created if it does not exist, with a slug derived from its
-    /// name. `None` if it has no name, or one that gives no slug, and so can only be updated.
+    /// The resource with the external id of the upsert; it is created if it does not exist, with a slug derived from
+    /// its name. `None` if it has no name, or one that gives no slug, and so can only be updated.
     ByExternalId(Option<SlugStem>),
     /// A new resource, whose slug is derived from its name.
     New(SlugStem),

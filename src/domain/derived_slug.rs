@@ -1,8 +1,8 @@
 //! Derives slugs from names.
 //!
 //! [`SlugStem::from_name`] converts a name to a stem. [`SlugStem::numbered`] appends a number, to make it unique among
-//! the packages or segments of a tenant ([`super::slug_chooser`]); [`SlugStem::with_suffix`] appends the caller's suffix,
-//! to make it unique among tenants.
+//! the packages or segments of a tenant ([`super::slug_chooser`]); [`SlugStem::with_suffix`] appends the caller's
+//! suffix, to make it unique among tenants.
 
 use std::mem;
 
@@ -54,8 +54,8 @@ impl SlugStem {
         TenantSlug::parse(&format!("{stem}-{suffix}")).ok()
     }
 
-    /// Returns the slug with this number: the stem itself for 1, if it is a valid slug; otherwise the stem with `-2`, `-3`
-    /// and so on. If the slug would exceed 63 characters, the stem is truncated, if possible at a word boundary.
+    /// Returns the slug with this number: the stem itself for 1, if it is a valid slug; otherwise the stem with `-2`,
+    /// `-3` and so on. If the slug would exceed 63 characters, the stem is truncated, if possible at a word boundary.
     pub fn numbered(&self, number: u64) -> Option<Slug> {
         let slug = match number {
             0 | 1 => self.0.clone(),

@@ -1,5 +1,5 @@
-//! Events: what changed, when and by whom. The statement of a change writes its events; this file has what readers need:
-//! positions in the order of events, filters and requests.
+//! Events: what changed, when and by whom. The statement of a change writes its events; this file has what readers
+//! need: positions in the order of events, filters and requests.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -52,8 +52,8 @@ pub struct Event {
     pub data: String,
 }
 
-/// The position of an event in the order of all events. Its text is the id of the event and a cursor after it; the order of
-/// texts is that of events.
+/// The position of an event in the order of all events. Its text is the id of the event and a cursor after it; the
+/// order of texts is that of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct EventPosition {
     /// A history begins when a dump is restored in another cluster, whose transaction ids are unrelated.

@@ -1,8 +1,8 @@
 //! The format of API keys: `pk_live_<stem>_<keyid>` is public, `sk_live_<stem>_<keyid>_<random>` is secret.
 //!
 //! `<random>` is 256 bits as 43 base62 digits, followed by the CRC-32 of everything before it as 6 more, so that a
-//! scanner or a client can detect a mistyped key without a call. Keys are created in `secrets`. Keys that the platform created
-//! before Turnkey have another format ([`super::legacy_key`]).
+//! scanner or a client can detect a mistyped key without a call. Keys are created in `secrets`. Keys that the platform
+//! created before Turnkey have another format ([`super::legacy_key`]).
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -31,8 +31,8 @@ pub enum KeyMode {
     Test,
 }
 
-/// The public half of a key, `pk_live_<stem>_<keyid>`, or that of an old one. Both end with the 16 characters by which the
-/// key is found.
+/// The public half of a key, `pk_live_<stem>_<keyid>`, or that of an old one. Both end with the 16 characters by which
+/// the key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(String);
 

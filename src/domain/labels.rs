@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::validation::{InvalidValue, Reason, Violations};
 
-/// At most 50 labels. A key has 1 to 63 characters of `a-z`, `0-9`, `.`, `_` and `-`, a value at most 255 characters, none
-/// of them a control character.
+/// At most 50 labels. A key has 1 to 63 characters of `a-z`, `0-9`, `.`, `_` and `-`, a value at most 255 characters,
+/// none of them a control character.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Labels(BTreeMap<String, String>);

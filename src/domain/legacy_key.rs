@@ -1,6 +1,6 @@
 //! API keys in the old form of the platform, which only `turnkey adopt` brings in: `pk_live_<slug>_<16 hex digits>` is
-//! public, `sk_live_<slug>_<32 hex digits>` is secret (docs/adr/0021-legacy-keys.md). The digits of the two halves differ,
-//! so a secret key does not contain the id by which its public half is found. It is found by its SHA-256.
+//! public, `sk_live_<slug>_<32 hex digits>` is secret (docs/adr/0021-legacy-keys.md). The digits of the two halves
+//! differ, so a secret key does not contain the id by which its public half is found. It is found by its SHA-256.
 
 use std::sync::Arc;
 

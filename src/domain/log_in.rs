@@ -18,8 +18,8 @@ pub const MAX_WRONG_ATTEMPTS: i32 = 10;
 /// How long wrong attempts count, from the first.
 pub const ATTEMPT_WINDOW: Duration = Duration::minutes(15);
 
-/// How long an attempt counts as pending. Comparing a password takes a fraction of this, its time in the queue included; a
-/// longer one has lost its replica or its connection.
+/// How long an attempt counts as pending. Comparing a password takes a fraction of this, its time in the queue
+/// included; a longer one has lost its replica or its connection.
 pub const PENDING_LIFETIME: Duration = Duration::minutes(1);
 
 /// An e-mail address and a password to compare.
@@ -41,8 +41,8 @@ pub struct AttemptPair {
 
 /// The network address of an end user, as the caller sees it: 1–128 visible ASCII characters.
 ///
-/// An IP address is counted in one form, and IPv6 by /64 network: one user has all addresses of such a network. Any other
-/// text, such as a pseudonym that the caller computes, is counted as it is.
+/// An IP address is counted in one form, and IPv6 by /64 network: one user has all addresses of such a network. Any
+/// other text, such as a pseudonym that the caller computes, is counted as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientAddress(String);
 

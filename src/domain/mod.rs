@@ -1,7 +1,7 @@
 //! The types of the business, which cannot hold an invalid value, and the rules that are pure functions of them.
 //!
-//! A value is parsed once, where it enters, and not checked again. This module has no I/O, no clock and no randomness, and
-//! does not know the wire format or the database: the layers above convert to and from these types.
+//! A value is parsed once, where it enters, and not checked again. This module has no I/O, no clock and no randomness,
+//! and does not know the wire format or the database: the layers above convert to and from these types.
 
 pub mod actor;
 pub mod adoption;

@@ -65,8 +65,9 @@ pub struct SetOwner {
     pub password: Option<Password>,
 }
 
-/// A parsed request with a password whose strength has not been checked yet. The check is expensive and runs on a hashing
-/// pool. The form keeps the other violations until the result is available, so that one response reports all of them.
+/// A parsed request with a password whose strength has not been checked yet. The check is expensive and runs on a
+/// hashing pool. The form keeps the other violations until the result is available, so that one response reports all of
+/// them.
 #[derive(Debug)]
 pub struct PasswordForm<T> {
     pub violations: Violations,

@@ -147,9 +147,9 @@ impl PageTokenScope {
     }
 }
 
-/// A page ends with the row that reaches this many bytes. Half of the 4 MiB that gRPC clients accept by default, and little
-/// enough for many pages in memory at once. The store measures the rows in the statement or while they arrive, so that no
-/// more are ever in memory.
+/// A page ends with the row that reaches this many bytes. Half of the 4 MiB that gRPC clients accept by default, and
+/// little enough for many pages in memory at once. The store measures the rows in the statement or while they arrive,
+/// so that no more are ever in memory.
 pub const MAX_PAGE_BYTES: i64 = 2 * 1024 * 1024;
 
 /// A row of a list, as the database returns it.
@@ -166,8 +166,8 @@ impl<T> ListRow<T> {
     }
 }
 
-/// A row of a list that reads more rows than it selects. The last row that was read may be one that is not selected: only
-/// the position for the next page.
+/// A row of a list that reads more rows than it selects. The last row that was read may be one that is not selected:
+/// only the position for the next page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScannedRow<T> {
     pub row: ListRow<T>,

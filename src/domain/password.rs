@@ -15,13 +15,14 @@ use super::validation::{InvalidValue, Reason};
 #[derive(Debug, Clone)]
 pub struct Password(SecretString);
 
-/// A password that a caller enters, to be compared with the stored hash. Its length does not matter: an owner whose password
-/// comes from the old platform may have a shorter one than is permitted now.
+/// A password that a caller enters, to be compared with the stored hash. Its length does not matter: an owner whose
+/// password comes from the old platform may have a shorter one than is permitted now.
 ///
 /// `Debug` shows nothing, and the memory is wiped on drop.
 #[derive(Clone)]
 pub struct PresentedPassword {
-    /// In NFKC, the text that Argon2id compares. `None` for an empty or overlong text: no stored hash is that of such a text.
+    /// In NFKC, the text that Argon2id compares. `None` for an empty or overlong text: no stored hash is that of such a
+    /// text.
     normalized: Option<SecretString>,
     /// The bytes that bcrypt compares: as they were sent.
     first_bytes: SecretSlice<u8>,

@@ -11,9 +11,9 @@ use super::{
     validation::{InvalidValue, Reason},
 };
 
-/// A UUIDv4 chosen by the caller. For 24 hours, and from a dump of the database from within them at any time, a
-/// key's secret can be derived with it. So it is a secret itself: it has no `Display`, its `Debug` does not show it, and
-/// its memory is zeroed on drop.
+/// A UUIDv4 chosen by the caller. For 24 hours, and from a dump of the database from within them at any time, a key's
+/// secret can be derived with it. So it is a secret itself: it has no `Display`, its `Debug` does not show it, and its
+/// memory is zeroed on drop.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct RequestId([u8; 16]);
 

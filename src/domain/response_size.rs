@@ -24,8 +24,9 @@ pub fn packages_response_bytes<'a>(packages: impl Iterator<Item = &'a Package>) 
     packages.map(|package| PACKAGE_OVERHEAD + texts(package)).sum()
 }
 
-/// A batch whose new tenants and replays have as many bytes of texts is refused: with the other fields, its response could
-/// exceed 4 MiB. The database measures replays up to the same bound, so that a batch that was accepted can be repeated.
+/// A batch whose new tenants and replays have as many bytes of texts is refused: with the other fields, its response
+/// could exceed 4 MiB. The database measures replays up to the same bound, so that a batch that was accepted can be
+/// repeated.
 pub const MAX_BATCH_TEXT_BYTES: usize = MAX_RESPONSE_BYTES / 2;
 
 /// Upper bound of the bytes of the default texts of a tenant, and of its empty branding as the database counts it.

@@ -18,8 +18,8 @@ use super::{
 
 pub const TOKEN_PREFIX: &str = "svc_";
 
-/// The name of a service, as it appears in its tokens and in spans: 1–63 characters of `a-z`, `0-9` and `-`, and not one
-/// of [`Caller::RESERVED_NAMES`].
+/// The name of a service, as it appears in its tokens and in spans: 1–63 characters of `a-z`, `0-9` and `-`, and not
+/// one of [`Caller::RESERVED_NAMES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceName(String);
 
@@ -74,8 +74,8 @@ pub struct ServiceToken {
     pub sha256: [u8; 32],
 }
 
-/// A subject alternative name of a certificate. Names of different kinds are never equal, whatever their text: a CA that
-/// lets a client choose its DNS names does not thereby let it choose a URI.
+/// A subject alternative name of a certificate. Names of different kinds are never equal, whatever their text: a CA
+/// that lets a client choose its DNS names does not thereby let it choose a URI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum San {
     /// In lower case; [`San::dns`] creates it.

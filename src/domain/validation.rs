@@ -1,8 +1,8 @@
 //! Validation errors of a value and of a whole request.
 //!
-//! A parser returns [`InvalidValue`], which knows neither its field nor the other fields. The caller adds the field's path
-//! and continues parsing, so that a client gets all violations of its request in one response. How they are encoded is in
-//! `grpc::status`.
+//! A parser returns [`InvalidValue`], which knows neither its field nor the other fields. The caller adds the field's
+//! path and continues parsing, so that a client gets all violations of its request in one response. How they are
+//! encoded is in `grpc::status`.
 
 use std::{borrow::Cow, fmt};
 

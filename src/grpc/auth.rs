@@ -1,5 +1,5 @@
-//! Authorization: which caller may call which RPC. Access is denied by default. `authenticator.rs` identifies the caller.
-//! Both are applied by `layers::authentication`.
+//! Authorization: which caller may call which RPC. Access is denied by default. `authenticator.rs` identifies the
+//! caller. Both are applied by `layers::authentication`.
 
 use crate::{
     domain::{
@@ -96,8 +96,8 @@ pub fn permitted_scopes(path: &str) -> &'static [ApiKeyScope] {
     TENANT_KEY_RPCS.into_iter().find(|(rpc, _)| *rpc == path).map_or(&[], |(_, scopes)| scopes)
 }
 
-/// Checks whether the caller may call the RPC. That some callers are limited to tenants is checked later, when the request
-/// has been decoded, in `tenant_access`.
+/// Checks whether the caller may call the RPC. That some callers are limited to tenants is checked later, when the
+/// request has been decoded, in `tenant_access`.
 ///
 /// # Errors
 /// [`Error::PermissionDenied`], [`Error::Unimplemented`].

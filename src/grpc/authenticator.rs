@@ -1,4 +1,5 @@
-//! Authentication: who the caller is, by a token, a client certificate or a tenant's key. `auth.rs` says what it may call.
+//! Authentication: who the caller is, by a token, a client certificate or a tenant's key. `auth.rs` says what it may
+//! call.
 
 use std::sync::Arc;
 
@@ -154,8 +155,8 @@ impl HeldCredential {
 /// Returns the bearer token, or `None` without an `authorization` header.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`] for a header of another scheme or format, and for more than one header: the choice would be
-/// ambiguous.
+/// [`Error::Unauthenticated`] for a header of another scheme or format, and for more than one header: the choice would
+/// be ambiguous.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<SecretString>> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };

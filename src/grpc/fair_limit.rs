@@ -1,7 +1,7 @@
 //! A limit on a resource, in all and for each key. One key can exhaust only its own share, so the others are served.
 //!
-//! It bounds calls and bytes per caller, and connections per peer address. It never waits: a request beyond the limit is
-//! refused.
+//! It bounds calls and bytes per caller, and connections per peer address. It never waits: a request beyond the limit
+//! is refused.
 
 use std::{
     hash::Hash,

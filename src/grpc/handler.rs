@@ -1,5 +1,5 @@
-//! What every handler does: check which tenants the request concerns, convert it, run one service method in a task, convert
-//! its output. The handlers of the two services are in `tenant_provisioning` and `package_catalog`.
+//! What every handler does: check which tenants the request concerns, convert it, run one service method in a task,
+//! convert its output. The handlers of the two services are in `tenant_provisioning` and `package_catalog`.
 
 use std::{
     num::NonZeroU128,
@@ -61,8 +61,8 @@ impl<Service> Handler<Service> {
 
     /// As [`Handler::unary`], for work that changes something, and so needs to know its caller.
     ///
-    /// Unlike an `async fn`, this starts the work when it is called. The returned future holds only a join handle, which
-    /// keeps the future of each call small.
+    /// Unlike an `async fn`, this starts the work when it is called. The returned future holds only a join handle,
+    /// which keeps the future of each call small.
     pub fn unary_by_actor<Message, Input, Output, Reply, Work>(
         &self,
         request: Request<Message>,
@@ -108,8 +108,8 @@ impl<Service> Handler<Service> {
         let trace_id = context.trace_id;
         let to_status = move |error| status::from_error(error, trace_id);
         let (_caller, input) = input.map_err(to_status)?;
-        // Without `catch_unwind`, a panic would end the stream with OK, and the client would take a truncated stream for a
-        // complete one. Unwind-safe: the stream is not polled again after a panic.
+        // Without `catch_unwind`, a panic would end the stream with OK, and the client would take a truncated stream
+        // for a complete one. Unwind-safe: the stream is not polled again after a panic.
         let results = AssertUnwindSafe(work(Arc::clone(&self.service), input)).catch_unwind();
         let outputs = results.map(|output| output.unwrap_or_else(|panic| Err(Error::internal(panic_message(&*panic)))));
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
@@ -129,8 +129,8 @@ impl<Service> Handler<Service> {
     }
 }
 
-/// Returns the context of a call, and its caller and input unless the deadline has passed, the caller may not access what
-/// the request names, or the request is invalid.
+/// Returns the context of a call, and its caller and input unless the deadline has passed, the caller may not access
+/// what the request names, or the request is invalid.
 fn parse<Message, Input>(mut request: Request<Message>) -> (CallContext, Result<(Caller, Input)>)
 where
     Message: TenantRequest,

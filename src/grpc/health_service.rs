@@ -1,5 +1,5 @@
-//! The service `grpc.health.v1.Health` (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>). `health` has
-//! its client, and `server::health` decides the readiness.
+//! The service `grpc.health.v1.Health` (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>). `health`
+//! has its client, and `server::health` decides the readiness.
 //!
 //! tonic-health's service is not used: it ends a watch of an unknown name with an error, where the protocol requires
 //! `SERVICE_UNKNOWN` and an open stream.

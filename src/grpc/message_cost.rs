@@ -1,7 +1,7 @@
 //! Bounds the memory that a request message takes once it is decoded, before it is decoded.
 //!
-//! A nested message takes two bytes on the wire and hundreds in memory: 4 MiB of empty items would become half a GiB. Each
-//! other field takes at most a small multiple of its bytes, so the size limit of messages bounds them.
+//! A nested message takes two bytes on the wire and hundreds in memory: 4 MiB of empty items would become half a GiB.
+//! Each other field takes at most a small multiple of its bytes, so the size limit of messages bounds them.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -23,8 +23,9 @@ const MAX_DEPTH: usize = 256;
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyNestedMessages;
 
-/// Counts the nested messages of an encoded request. Malformed messages are left to the decoder, and so are those of other
-/// RPCs than Turnkey's, which count as 0. `rpc_path` is the path of the HTTP/2 request, as in `/turnkey.v1.PackageCatalog/GetPackage`.
+/// Counts the nested messages of an encoded request. Malformed messages are left to the decoder, and so are those of
+/// other RPCs than Turnkey's, which count as 0. `rpc_path` is the path of the HTTP/2 request, as in
+/// `/turnkey.v1.PackageCatalog/GetPackage`.
 ///
 /// # Errors
 /// [`TooManyNestedMessages`].

@@ -1,7 +1,7 @@
 //! The gRPC layer: handlers, conversions, authorization, error mapping and tower layers.
 //!
-//! A handler converts the request, calls one service method and converts its output; it decides nothing. Only this module,
-//! `http` and `server` use tonic and prost.
+//! A handler converts the request, calls one service method and converts its output; it decides nothing. Only this
+//! module, `http` and `server` use tonic and prost.
 
 mod auth;
 mod authenticator;

@@ -1,7 +1,7 @@
 //! Maps [`Error`] to what a client sees. No other file creates a `Status`.
 //!
-//! Every status carries `google.rpc.ErrorInfo` with a stable reason, and the detail message of its kind (AIP-193). Causes
-//! do not reach a client: they are logged here, once.
+//! Every status carries `google.rpc.ErrorInfo` with a stable reason, and the detail message of its kind (AIP-193).
+//! Causes do not reach a client: they are logged here, once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -42,7 +42,8 @@ impl RpcError {
 
 /// Logs the cause of an error and returns its status. That of an internal error contains the trace id.
 pub fn from_error(error: Error, trace_id: TraceId) -> Status {
-    // The window of wrong passwords is long, and a client that retries by itself would only extend the wait of its user.
+    // The window of wrong passwords is long, and a client that retries by itself would only extend the wait of its
+    // user.
     let client_may_retry = !matches!(error, Error::TooManyAttempts { .. });
     let mut failure = report(error);
     if failure.code == Code::Internal {

@@ -1,8 +1,8 @@
 //! Which requests a caller may make that is limited to tenants: one with a tenant's key, or with a token or certificate
 //! that the tokens file limits. `handler` checks each request before it is converted and before anything is read.
 //!
-//! Such a caller may make calls that name one of its tenants in `tenant_id`, and list what its tenants have. Every other
-//! call is denied, so a request that is new in the API is denied until this file says what it names.
+//! Such a caller may make calls that name one of its tenants in `tenant_id`, and list what its tenants have. Every
+//! other call is denied, so a request that is new in the API is denied until this file says what it names.
 
 use tonic::Request;
 

@@ -1,9 +1,9 @@
-//! Bounds how many presented tenant keys are verified at a time. Each verification costs a lookup and a hash, so a flood
-//! of made-up keys would otherwise delay all callers.
+//! Bounds how many presented tenant keys are verified at a time. Each verification costs a lookup and a hash, so a
+//! flood of made-up keys would otherwise delay all callers.
 //!
-//! A key that was valid recently has slots of its own, up to a share for each tenant. Every other key waits in one bounded
-//! queue, up to a share for each address. This decides only about the order: each verification queries the database, so a
-//! revoked key is refused at once.
+//! A key that was valid recently has slots of its own, up to a share for each tenant. Every other key waits in one
+//! bounded queue, up to a share for each address. This decides only about the order: each verification queries the
+//! database, so a revoked key is refused at once.
 
 use std::{
     collections::HashMap,

@@ -1,9 +1,9 @@
 //! Which web pages may call. A browser lets any page send requests to any address that it can reach, so a page on the
 //! internet could call a server that listens on the loopback address or in a private network.
 //!
-//! A request with an `Origin` comes from a page and is refused unless the setting names that origin. A page can hide where
-//! it comes from if its host name is made to resolve to 127.0.0.1 (DNS rebinding): it is then of the same origin as the
-//! server. Its `Host` shows it, so a server on a loopback address refuses every other host.
+//! A request with an `Origin` comes from a page and is refused unless the setting names that origin. A page can hide
+//! where it comes from if its host name is made to resolve to 127.0.0.1 (DNS rebinding): it is then of the same origin
+//! as the server. Its `Host` shows it, so a server on a loopback address refuses every other host.
 
 use std::net::{IpAddr, SocketAddr};
 

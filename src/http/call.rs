@@ -1,5 +1,5 @@
-//! Makes a call: builds the gRPC request, sends it through the layers, and separates the message of the response from its
-//! status.
+//! Makes a call: builds the gRPC request, sends it through the layers, and separates the message of the response from
+//! its status.
 
 use std::{
     pin::Pin,

@@ -1,7 +1,7 @@
 //! Every RPC by the Connect protocol (<https://connectrpc.com/docs/protocol/>): unary calls, and streams of responses.
 //!
-//! Messages are not compressed, which the protocol permits. GET is not supported: it puts the request, which can contain
-//! secrets, into the URL.
+//! Messages are not compressed, which the protocol permits. GET is not supported: it puts the request, which can
+//! contain secrets, into the URL.
 
 use std::{
     collections::BTreeMap,

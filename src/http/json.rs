@@ -1,5 +1,5 @@
-//! The RPCs and their messages in JSON, by the descriptors that reflection serves too: there is no second set of message
-//! types. `turnkey call` uses them, too.
+//! The RPCs and their messages in JSON, by the descriptors that reflection serves too: there is no second set of
+//! message types. `turnkey call` uses them, too.
 //!
 //! The JSON form is that of protobuf (<https://protobuf.dev/programming-guides/json/>). Responses contain fields with
 //! their zero values, so that a client needs no defaults of its own.
@@ -27,7 +27,8 @@ use crate::{
 
 /// The package of the RPCs that are served. Health has paths of its own, and reflection describes gRPC.
 const PACKAGE: &str = "turnkey.v1";
-/// How deep the JSON of a request may be nested. A level of a JSON object is three in protobuf, whose decoder permits 100.
+/// How deep the JSON of a request may be nested. A level of a JSON object is three in protobuf, whose decoder permits
+/// 100.
 const MAX_DEPTH: usize = 32;
 
 /// An RPC and its messages.
@@ -117,8 +118,8 @@ macro_rules! delegate_to_layout {
     )+};
 }
 
-/// Writes a double without a fraction as `10`, as JavaScript and other implementations of protobuf do, and not as `10.0`,
-/// which some clients read as another type. The inner formatter determines the lines and spaces.
+/// Writes a double without a fraction as `10`, as JavaScript and other implementations of protobuf do, and not as
+/// `10.0`, which some clients read as another type. The inner formatter determines the lines and spaces.
 struct WholeNumbers<Layout>(Layout);
 
 impl<Layout: Formatter> Formatter for WholeNumbers<Layout> {

@@ -1,7 +1,7 @@
 //! Reads the rest of a request body after the request was refused, for clients of HTTP/1.
 //!
-//! Such a client sends the whole body before it reads the response. A server that closes the connection meanwhile resets
-//! it, and the client never sees the response that says why (RFC 9112, section 9.6). HTTP/2 has no such problem.
+//! Such a client sends the whole body before it reads the response. A server that closes the connection meanwhile
+//! resets it, and the client never sees the response that says why (RFC 9112, section 9.6). HTTP/2 has no such problem.
 
 use std::{
     pin::Pin,

@@ -3,7 +3,8 @@
 //! deadlines, validation.
 //!
 //! [`connect`] serves every RPC by the Connect protocol, [`platform`] the two calls that the platform made before there
-//! was a gRPC API. `mcp` has tools for agents. [`browsers`] refuses the requests of web pages that are not allowed to call.
+//! was a gRPC API. `mcp` has tools for agents. [`browsers`] refuses the requests of web pages that are not allowed to
+//! call.
 
 mod browsers;
 mod call;

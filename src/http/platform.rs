@@ -1,5 +1,5 @@
-//! The two calls of the platform's earlier API, for callers that cannot change: the same paths, field names and responses.
-//! Each is one RPC.
+//! The two calls of the platform's earlier API, for callers that cannot change: the same paths, field names and
+//! responses. Each is one RPC.
 
 use std::sync::{
     Arc,

@@ -1,8 +1,8 @@
 //! Hashes and verifies keys and passwords on bounded pools, off the async runtime.
 //!
 //! Keys and passwords have separate parameters and separate workers, so that a sign-up never delays a key. Sign-ups,
-//! log-ins and resets share their workers, which bounds the memory, but each have a queue, so that a flood of one does not
-//! reject the others. Salts come from the generator that the caller passes.
+//! log-ins and resets share their workers, which bounds the memory, but each have a queue, so that a flood of one does
+//! not reject the others. Salts come from the generator that the caller passes.
 
 use std::sync::Arc;
 
@@ -156,7 +156,8 @@ impl Hasher {
         self.passwords(purpose).hash_one(SaltedSecret::new(password.into_secret(), rng)).await
     }
 
-    /// Hashes a password that matches an outdated hash. Returns `None` if it is too long, so that the outdated hash stays.
+    /// Hashes a password that matches an outdated hash. Returns `None` if it is too long, so that the outdated hash
+    /// stays.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.
@@ -170,8 +171,8 @@ impl Hasher {
         self.passwords(purpose).hash_one(SaltedSecret::new(normalized, rng)).await.map(Some)
     }
 
-    /// Compares the password with the stored hash, of Argon2id or of bcrypt. Without a stored hash it does the work of an
-    /// Argon2id hash and finds no match; so it does for an empty password.
+    /// Compares the password with the stored hash, of Argon2id or of bcrypt. Without a stored hash it does the work of
+    /// an Argon2id hash and finds no match; so it does for an empty password.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the queue is full.

@@ -1,9 +1,9 @@
 //! A bounded pool for hashing.
 //!
 //! A fixed number of jobs runs at a time, a bounded queue waits, and further jobs are rejected. Memory and latency are
-//! therefore bounded under any load. Pools can share their workers: each has its own queue, and the queues take turns, so
-//! that a full one delays the others by one job at most. The workers reuse the memory that Argon2 fills, because touching
-//! fresh pages costs more than the hashing itself. A pool does not know what its jobs compute.
+//! therefore bounded under any load. Pools can share their workers: each has its own queue, and the queues take turns,
+//! so that a full one delays the others by one job at most. The workers reuse the memory that Argon2 fills, because
+//! touching fresh pages costs more than the hashing itself. A pool does not know what its jobs compute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

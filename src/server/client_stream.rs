@@ -1,5 +1,5 @@
-//! The byte stream of a client whose first bytes have been read, which tell the version of HTTP. hyper has no timeout for
-//! them, so an idle socket would stay open forever.
+//! The byte stream of a client whose first bytes have been read, which tell the version of HTTP. hyper has no timeout
+//! for them, so an idle socket would stay open forever.
 //!
 //! A client that does not read is not read from either: responses to what it sends would only pile up in memory.
 
@@ -96,8 +96,8 @@ impl<Io: AsyncRead + Unpin> AsyncRead for ClientStream<Io> {
 }
 
 /// Not vectored, so that h2 copies a message of up to 1 KiB behind its headers and writes both, its trailers and the
-/// responses of other streams at once. For a vectored stream it does so only up to 256 bytes, and a response with one byte
-/// more takes two system calls of its own.
+/// responses of other streams at once. For a vectored stream it does so only up to 256 bytes, and a response with one
+/// byte more takes two system calls of its own.
 impl<Io: AsyncWrite + Unpin> AsyncWrite for ClientStream<Io> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(context, bytes);

@@ -1,6 +1,7 @@
 //! Health follows the database: one probe decides the readiness that `grpc/health_service.rs` reports.
 //!
-//! During a shutdown readiness becomes NOT_SERVING at once. After the shutdown delay the streams of health watchers end.
+//! During a shutdown readiness becomes NOT_SERVING at once. After the shutdown delay the streams of health watchers
+//! end.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::{
     store::{DatabaseHosts, Probe, Store},
 };
 
-/// The pause after a probe, which itself takes up to 1 s, or 5 s if it has to connect. Half of the time that a call waits
-/// for a connection, so that a probe has usually noticed an unreachable database by then.
+/// The pause after a probe, which itself takes up to 1 s, or 5 s if it has to connect. Half of the time that a call
+/// waits for a connection, so that a probe has usually noticed an unreachable database by then.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) struct Health {

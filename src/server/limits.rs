@@ -1,7 +1,7 @@
 //! Builds the limits on calls and connections from the settings.
 //!
-//! Each connection is an open file. The limit of open files is raised to what the system permits, and some descriptors are
-//! reserved, so that clients cannot take those of the database and of files that are read again.
+//! Each connection is an open file. The limit of open files is raised to what the system permits, and some descriptors
+//! are reserved, so that clients cannot take those of the database and of files that are read again.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

@@ -1,5 +1,5 @@
-//! Accepts connections, within limits in all and for each address, and serves each in its own task, so that a slow client
-//! does not delay others.
+//! Accepts connections, within limits in all and for each address, and serves each in its own task, so that a slow
+//! client does not delay others.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

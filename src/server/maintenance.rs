@@ -8,8 +8,8 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(1);
 /// How long the use of a key waits to be stored, with those of others.
 const KEY_USE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Deletes expired idempotency records, events and password attempts, forgets idle callers and closes idle connections, every
-/// minute.
+/// Deletes expired idempotency records, events and password attempts, forgets idle callers and closes idle connections,
+/// every minute.
 pub async fn run(tenants: Arc<TenantService>, rate_limiter: Option<CallerRateLimiter>) {
     loop {
         tokio::time::sleep(MAINTENANCE_INTERVAL).await;

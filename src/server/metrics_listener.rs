@@ -1,7 +1,8 @@
-//! Serves `GET /metrics` for Prometheus, in plaintext and without credentials: the metrics name no tenant and no caller.
+//! Serves `GET /metrics` for Prometheus, in plaintext and without credentials: the metrics name no tenant and no
+//! caller.
 //!
-//! A scraper sends a request every few seconds. Everything is bounded accordingly: few connections, one request on each,
-//! one scrape at a time.
+//! A scraper sends a request every few seconds. Everything is bounded accordingly: few connections, one request on
+//! each, one scrape at a time.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

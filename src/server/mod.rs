@@ -102,8 +102,8 @@ pub struct Server {
     serve_tasks: JoinSet<()>,
 }
 
-/// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls return
-/// UNAVAILABLE. It must be called within a runtime.
+/// Serves until [`Server::stop`]. The database need not be reachable: until it is, health is NOT_SERVING and calls
+/// return UNAVAILABLE. It must be called within a runtime.
 pub fn start(
     bound: BoundListener,
     database: DatabaseHosts,
@@ -275,8 +275,8 @@ impl Server {
         self.store.waiting_creations()
     }
 
-    /// Shuts down gracefully: sets NOT_SERVING, waits until load balancers have noticed, accepts no new calls, and waits
-    /// for those in flight, each phase up to its timeout.
+    /// Shuts down gracefully: sets NOT_SERVING, waits until load balancers have noticed, accepts no new calls, and
+    /// waits for those in flight, each phase up to its timeout.
     pub async fn stop(mut self) {
         self.health.stop().await;
         tokio::time::sleep(self.shutdown_delay).await;

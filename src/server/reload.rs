@@ -11,8 +11,8 @@ use crate::error::ErrorChain;
 /// Half of the 2 s within which a change has to take effect.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Loads a value from the files, and again whenever one of them changes, until every receiver is dropped. If loading fails
-/// after a change, the previous value stays in force and the error is logged once.
+/// Loads a value from the files, and again whenever one of them changes, until every receiver is dropped. If loading
+/// fails after a change, the previous value stays in force and the error is logged once.
 pub(super) fn watch_files<T, E>(
     paths: Vec<PathBuf>,
     subject: &'static str,

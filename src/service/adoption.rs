@@ -30,8 +30,8 @@ impl TenantService {
         self.store.find_adopted(tenants).await
     }
 
-    /// Inserts each tenant completely or not at all. An item that fails does not affect the others. The outcomes are in the
-    /// order of the items.
+    /// Inserts each tenant completely or not at all. An item that fails does not affect the others. The outcomes are in
+    /// the order of the items.
     pub async fn batch_adopt_tenants(
         &self,
         actor: &Actor,

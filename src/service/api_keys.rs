@@ -25,8 +25,8 @@ impl TenantService {
     /// Creates a key that is valid at once, and changes no other.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] for an expiry that is not in the future; [`Error::NotFound`], also for a deleted tenant;
-    /// [`Error::QuotaExceeded`]; [`Error::FailedPrecondition`] for a reused request id.
+    /// [`Error::InvalidRequest`] for an expiry that is not in the future; [`Error::NotFound`], also for a deleted
+    /// tenant; [`Error::QuotaExceeded`]; [`Error::FailedPrecondition`] for a reused request id.
     pub async fn create_api_key(&self, actor: Actor, creation: CreateApiKey) -> Result<AddedApiKey> {
         let has_past_expiry = creation.expires_at.is_some_and(|end| end <= self.clock.now());
         let request = AddApiKey::Create(creation);
@@ -37,13 +37,13 @@ impl TenantService {
         self.add_api_key(actor, &request).await
     }
 
-    /// Creates a key that is valid at once, and lets those that it replaces expire after the overlap. A tenant key can only
-    /// replace itself.
+    /// Creates a key that is valid at once, and lets those that it replaces expire after the overlap. A tenant key can
+    /// only replace itself.
     ///
     /// # Errors
-    /// [`Error::PermissionDenied`] and [`Error::InvalidRequest`] for what a tenant key cannot do; [`Error::NotFound`] for the
-    /// tenant, also for a deleted one, or the key; [`Error::FailedPrecondition`] for a key that has ended or was replaced, and
-    /// for a reused request id.
+    /// [`Error::PermissionDenied`] and [`Error::InvalidRequest`] for what a tenant key cannot do; [`Error::NotFound`]
+    /// for the tenant, also for a deleted one, or the key; [`Error::FailedPrecondition`] for a key that has ended or
+    /// was replaced, and for a reused request id.
     pub async fn rotate_api_key(&self, actor: Actor, rotation: RotateApiKey) -> Result<AddedApiKey> {
         let rotation = match actor.caller.presented_key() {
             Some(presented) => rotation_of(presented, rotation)?,
@@ -75,8 +75,8 @@ impl TenantService {
         self.replay_or(scope.actor, request, error).await
     }
 
-    /// Returns what an earlier call with this request id returned, or the error if there was none: a repeated call succeeds
-    /// whatever has changed since.
+    /// Returns what an earlier call with this request id returned, or the error if there was none: a repeated call
+    /// succeeds whatever has changed since.
     async fn replay_or(&self, actor: Actor, request: &AddApiKey, error: Error) -> Result<AddedApiKey> {
         let (scope, now) = (IdempotencyScope { actor, rpc: request.rpc() }, self.clock.now());
         let Some(request_id) = request.request_id() else { return Err(error) };
@@ -125,13 +125,14 @@ impl TenantService {
         Ok(key)
     }
 
-    /// Whether the text has the format of a secret key, and its checksum if that format has one. Does not query the database.
+    /// Whether the text has the format of a secret key, and its checksum if that format has one. Does not query the
+    /// database.
     pub fn has_key_format(&self, secret_key: &SecretString) -> bool {
         PresentedSecretKey::parse(secret_key).is_some()
     }
 
-    /// Verifies a secret key. A malformed key is rejected at once. Every other one costs one lookup, and one hash if it is in
-    /// the current format, whether or not the key exists.
+    /// Verifies a secret key. A malformed key is rejected at once. Every other one costs one lookup, and one hash if it
+    /// is in the current format, whether or not the key exists.
     pub async fn verify_api_key(&self, secret_key: SecretString) -> Result<KeyVerdict> {
         let stored = match PresentedSecretKey::parse(&secret_key) {
             None => None,
@@ -167,8 +168,8 @@ const MIN_OWN_OVERLAP: Duration = Duration::minutes(5);
 /// Returns the rotation with the presented key as the one to replace.
 ///
 /// # Errors
-/// [`Error::PermissionDenied`] if it is for another tenant or names another key; [`Error::InvalidRequest`] if the overlap is
-/// too short.
+/// [`Error::PermissionDenied`] if it is for another tenant or names another key; [`Error::InvalidRequest`] if the
+/// overlap is too short.
 fn rotation_of(presented: &PresentedKey, rotation: RotateApiKey) -> Result<RotateApiKey> {
     let is_own_key = rotation.public_key.as_ref().is_none_or(|named| *named == presented.public_key);
     if rotation.tenant_id != presented.tenant_id || !is_own_key {

@@ -1,4 +1,5 @@
-//! Creates many tenants, each independently of the others. `provisioning.rs` creates them. Also has what all batches share.
+//! Creates many tenants, each independently of the others. `provisioning.rs` creates them. Also has what all batches
+//! share.
 
 use std::sync::OnceLock;
 
@@ -29,8 +30,9 @@ impl TenantService {
     /// already exists, or it is a replay.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] if the response would be too large, and the error of an item that is not its own fault if
-    /// no item has succeeded. Otherwise the error of an item is its outcome: the keys of the others must not be lost.
+    /// [`Error::InvalidRequest`] if the response would be too large, and the error of an item that is not its own fault
+    /// if no item has succeeded. Otherwise the error of an item is its outcome: the keys of the others must not be
+    /// lost.
     pub async fn batch_create_fully_provisioned(
         &self,
         actor: Actor,
@@ -69,8 +71,8 @@ fn fail_if_none_succeeded<T>(outcomes: Vec<Result<T>>) -> Result<Vec<Result<T>>>
     }
 }
 
-/// Does the work of each item, a bounded number of them at a time, and returns its result. Once the database is unavailable
-/// or overloaded, the remaining items have this error, too.
+/// Does the work of each item, a bounded number of them at a time, and returns its result. Once the database is
+/// unavailable or overloaded, the remaining items have this error, too.
 pub(super) async fn run_each<'a, Item, T, Work>(items: &'a [Item], work: impl Fn(&'a Item) -> Work) -> Vec<Result<T>>
 where
     Work: Future<Output = Result<T>>,

@@ -38,9 +38,9 @@ impl CatalogService {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its name
-    /// or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug, [`Error::EtagMismatch`],
-    /// [`Error::QuotaExceeded`].
+    /// [`Error::NotFound`] for the tenant, package or segment, [`Error::InvalidRequest`] if a new package lacks its
+    /// name or price, [`Error::AlreadyExists`] if another package of the tenant has the new slug,
+    /// [`Error::EtagMismatch`], [`Error::QuotaExceeded`].
     pub async fn upsert_package(
         &self,
         tenant_id: TenantId,
@@ -254,8 +254,8 @@ fn package_upsert_error(
     }
 }
 
-/// Returns what is wrong with the name of a new resource: it is missing, or the resource needs a slug and the name gives
-/// none.
+/// Returns what is wrong with the name of a new resource: it is missing, or the resource needs a slug and the name
+/// gives none.
 fn incomplete_name<Id: Copy>(name: Option<&DisplayName>, target: &UpsertTarget<Id>) -> Option<InvalidValue> {
     let Some(name) = name else { return Some(InvalidValue::missing()) };
     if target.slug().is_some() || target.stem().is_some() {

@@ -1,9 +1,9 @@
 //! Lists and watches events.
 //!
-//! Each replica has one reader while it has watchers. It reads what follows its position at most four times a second, and
-//! shares the latest events with all watchers: as long as a watcher keeps up, it makes no query of its own. A watcher that
-//! begins earlier, or is slow, reads pages until it has caught up, one watcher at a time. Nothing waits in a queue for a
-//! watcher, so its memory is bounded whatever its client does.
+//! Each replica has one reader while it has watchers. It reads what follows its position at most four times a second,
+//! and shares the latest events with all watchers: as long as a watcher keeps up, it makes no query of its own. A
+//! watcher that begins earlier, or is slow, reads pages until it has caught up, one watcher at a time. Nothing waits in
+//! a queue for a watcher, so its memory is bounded whatever its client does.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -150,12 +150,12 @@ impl TenantService {
         self.store.list_events(&list).await
     }
 
-    /// Streams the matching events after the cursor, each once and in order, with a checkpoint at least every 10 s, until
-    /// `end`. The last message before its error is a checkpoint.
+    /// Streams the matching events after the cursor, each once and in order, with a checkpoint at least every 10 s,
+    /// until `end`. The last message before its error is a checkpoint.
     ///
     /// # Errors
-    /// [`Error::CursorExpired`], at once or when the events after a slow watcher's position have been deleted; the error of
-    /// the reader if the database is unavailable for some time; that of `end`.
+    /// [`Error::CursorExpired`], at once or when the events after a slow watcher's position have been deleted; the
+    /// error of the reader if the database is unavailable for some time; that of `end`.
     pub fn watch_events(
         self: Arc<Self>,
         watch: WatchEvents,
@@ -230,8 +230,8 @@ impl WatchReader {
         checkpoint.into_iter().chain([Err(error)]).collect()
     }
 
-    /// Returns the matching events of the next range, after waiting for one if there is none. Returns none if it contained
-    /// no matching event or a checkpoint is due. Cancel-safe: the position changes with the return.
+    /// Returns the matching events of the next range, after waiting for one if there is none. Returns none if it
+    /// contained no matching event or a checkpoint is due. Cancel-safe: the position changes with the return.
     async fn read(&mut self) -> Result<Vec<Arc<Event>>> {
         if let (Some(cursor), false) = (self.position, self.is_checked) {
             return self.catch_up(cursor).await;

@@ -26,8 +26,8 @@ impl TenantService {
     /// number of rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for [`CheckedTenants::One`] that does not exist and to which no rows refer. An error ends the
-    /// stream.
+    /// [`Error::NotFound`] for [`CheckedTenants::One`] that does not exist and to which no rows refer. An error ends
+    /// the stream.
     pub fn check_integrity(
         self: Arc<Self>,
         tenants: CheckedTenants,

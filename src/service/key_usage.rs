@@ -1,5 +1,5 @@
-//! When API keys were last used, for `last_used_at`. Verifications only note a use here; a background task stores the notes
-//! ([`TenantService::store_key_uses`]), so that no verification waits for a write.
+//! When API keys were last used, for `last_used_at`. Verifications only note a use here; a background task stores the
+//! notes ([`TenantService::store_key_uses`]), so that no verification waits for a write.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,10 +11,11 @@ use time::{Duration, OffsetDateTime};
 use super::TenantService;
 use crate::error::Result;
 
-/// How old the stored time of a key becomes before the next use is stored. With several replicas, a key in constant use is
-/// still written once in this time: each reads the stored time with the key, and the statement compares it again.
+/// How old the stored time of a key becomes before the next use is stored. With several replicas, a key in constant use
+/// is still written once in this time: each reads the stored time with the key, and the statement compares it again.
 const STORE_INTERVAL: Duration = Duration::hours(1);
-/// Keys whose use waits to be stored: about 1 MiB. Further uses are not noted until some are stored; the keys' next uses are.
+/// Keys whose use waits to be stored: about 1 MiB. Further uses are not noted until some are stored; the keys' next
+/// uses are.
 const MAX_NOTED: usize = 10_000;
 /// Keys per statement. Few, so that no other statement waits long for their locks.
 const STORE_BATCH_SIZE: usize = 1_000;

@@ -17,8 +17,8 @@ use crate::{
 const MAX_RESET_ATTEMPTS: usize = 3;
 
 impl TenantService {
-    /// Creates a token for the owner with this address. The work is the same if there is none, but the token is then stored
-    /// nowhere.
+    /// Creates a token for the owner with this address. The work is the same if there is none, but the token is then
+    /// stored nowhere.
     pub async fn create_owner_token(&self, request: CreateOwnerToken) -> Result<NewOwnerToken> {
         let CreateOwnerToken { email, purpose, ttl } = request;
         let (token, expires_at) = (mint_owner_token(&mut system_rng()), self.clock.now() + ttl);

@@ -29,8 +29,8 @@ struct Verified {
 }
 
 impl TenantService {
-    /// Returns the tenant whose owner has this address and password. The statements and the hashing work are the same in
-    /// every other case.
+    /// Returns the tenant whose owner has this address and password. The statements and the hashing work are the same
+    /// in every other case.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`], whether or not an owner has the address.
@@ -45,8 +45,8 @@ impl TenantService {
     /// Replaces the password if the current one is right, and returns the tenant.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] if the new password is guessable, whatever the current one is worth: it is checked first.
-    /// [`Error::TooManyAttempts`]; [`Error::Conflict`].
+    /// [`Error::InvalidRequest`] if the new password is guessable, whatever the current one is worth: it is checked
+    /// first. [`Error::TooManyAttempts`]; [`Error::Conflict`].
     pub async fn change_password(&self, form: PasswordForm<ChangePassword>, actor: Actor) -> Result<Option<TenantId>> {
         let ChangePassword { log_in, new_password } = self.check_strength(PasswordUse::LogIn, form).await?;
         for _ in 0..MAX_CHANGE_ATTEMPTS {

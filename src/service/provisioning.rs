@@ -245,8 +245,8 @@ impl TenantService {
         records.ok_or_else(|| response_too_large("requests"))
     }
 
-    /// Returns the outcome of a tenant that was not created: a replay if there is a record of its request id, otherwise the
-    /// error that its slug, its external id or the e-mail address of its owner already exists.
+    /// Returns the outcome of a tenant that was not created: a replay if there is a record of its request id, otherwise
+    /// the error that its slug, its external id or the e-mail address of its owner already exists.
     fn replay(
         &self,
         scope: &IdempotencyScope,

@@ -57,8 +57,8 @@ impl TenantService {
 
     /// Changes the present fields of the tenant and returns it.
     ///
-    /// A patch is applied to the branding that was read, and stored if the tenant has not changed since. Without an etag
-    /// of the caller, this is tried again a few times.
+    /// A patch is applied to the branding that was read, and stored if the tenant has not changed since. Without an
+    /// etag of the caller, this is tried again a few times.
     ///
     /// # Errors
     /// As [`Self::change_tenant`], and [`Error::InvalidRequest`] if the patched branding exceeds its limits.

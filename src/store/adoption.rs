@@ -74,8 +74,8 @@ impl Store {
         self.adoption.run(Lane::Batch, item).await
     }
 
-    /// Returns what the database has of each of these old tenants, in their order. Owners whose own tenant does not exist do
-    /// not count.
+    /// Returns what the database has of each of these old tenants, in their order. Owners whose own tenant does not
+    /// exist do not count.
     pub async fn find_adopted(&self, tenants: &[(ExternalId, UniqueFields)]) -> Result<Vec<ExistingParts>> {
         let rows = sqlx::query!(
             r#"

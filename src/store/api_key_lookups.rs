@@ -1,5 +1,5 @@
-//! Finds presented API keys. Every call to the platform begins with a lookup, so concurrent ones share a statement: each
-//! costs less the more there are. Nothing is cached (docs/adr/0012-shared-statements.md).
+//! Finds presented API keys. Every call to the platform begins with a lookup, so concurrent ones share a statement:
+//! each costs less the more there are. Nothing is cached (docs/adr/0012-shared-statements.md).
 
 use std::convert::Infallible;
 
@@ -23,8 +23,8 @@ impl Store {
     /// Finds a key, with everything that the verdict on it depends on.
     pub async fn find_api_key(&self, lookup: KeyLookup) -> Result<Option<StoredApiKey>> {
         // The callers bound the waiting lookups: those that present a key as their credential by
-        // `grpc::verification_slots` (272 lookups, at most 16 of them for keys that were not valid recently), the calls of
-        // `VerifyApiKey` by the limit on concurrent calls.
+        // `grpc::verification_slots` (272 lookups, at most 16 of them for keys that were not valid recently), the calls
+        // of `VerifyApiKey` by the limit on concurrent calls.
         self.lookups.run(Lane::Single, lookup).await
     }
 }

@@ -64,13 +64,13 @@ impl Store {
             .ok_or(Error::not_found(Resource::Tenant))
     }
 
-    /// Adds a key to the tenant, unless it then has more usable keys than `max_usable`. A rotation also lets the keys that it
-    /// replaces expire after the overlap, or earlier if they already do. Deletes the oldest of the ended keys, if there are
-    /// more than [`MAX_ENDED_KEYS`]; their idempotency records keep them as they were.
+    /// Adds a key to the tenant, unless it then has more usable keys than `max_usable`. A rotation also lets the keys
+    /// that it replaces expire after the overlap, or earlier if they already do. Deletes the oldest of the ended keys,
+    /// if there are more than [`MAX_ENDED_KEYS`]; their idempotency records keep them as they were.
     ///
     /// The tenant's lock serializes the calls. Two rotations that did not see each other's key would both leave theirs
-    /// without an expiry, and two creations would exceed the quota. The keys are counted, not their number maintained as
-    /// those of packages and segments: a key also ends by the clock, and there are few to count.
+    /// without an expiry, and two creations would exceed the quota. The keys are counted, not their number maintained
+    /// as those of packages and segments: a key also ends by the clock, and there are few to count.
     ///
     /// Returns `None` if the request id already has an idempotency record.
     ///
@@ -318,8 +318,8 @@ impl Store {
         key.map(|key| key.0).ok_or(Error::not_found(Resource::ApiKey))
     }
 
-    /// Stores when these keys were used, except where the stored time is within `interval` before that. Skips a key that
-    /// another transaction is changing, so that the statement never waits for a lock.
+    /// Stores when these keys were used, except where the stored time is within `interval` before that. Skips a key
+    /// that another transaction is changing, so that the statement never waits for a lock.
     pub async fn store_key_uses(&self, uses: &[(String, OffsetDateTime)], interval: Duration) -> Result<()> {
         sqlx::query!(
             r#"

@@ -26,7 +26,8 @@ use crate::{
     error::Result,
 };
 
-/// Runs a SELECT in which `$1` is the tenant's id, and returns its rows as a `Vec<ListRow<_>>`, up to [`MAX_PAGE_BYTES`].
+/// Runs a SELECT in which `$1` is the tenant's id, and returns its rows as a `Vec<ListRow<_>>`, up to
+/// [`MAX_PAGE_BYTES`].
 ///
 /// It is a macro because sqlx checks only literals against the schema at compile time: the closure passes the statement
 /// to sqlx's checked macro and never runs.
@@ -42,8 +43,8 @@ macro_rules! catalog_query {
 }
 pub(super) use catalog_query;
 
-/// A value that can be written into a statement without escaping: an id, a number, a boolean or bytes. Not implemented for
-/// strings, so that no text of a client can become part of a statement; bytes are written as hexadecimal digits.
+/// A value that can be written into a statement without escaping: an id, a number, a boolean or bytes. Not implemented
+/// for strings, so that no text of a client can become part of a statement; bytes are written as hexadecimal digits.
 pub(super) trait SqlLiteral {
     fn literal(&self) -> String;
 }
@@ -82,8 +83,8 @@ impl<T: SqlLiteral> SqlLiteral for Option<T> {
     }
 }
 
-/// A time in a row of a [`catalog_query!`], in the text format of Postgres. sqlx cannot read such a text if its seconds are
-/// whole. The session's time zone is UTC.
+/// A time in a row of a [`catalog_query!`], in the text format of Postgres. sqlx cannot read such a text if its seconds
+/// are whole. The session's time zone is UTC.
 pub(super) struct CatalogTime(Option<OffsetDateTime>);
 
 impl Type<Postgres> for CatalogTime {
@@ -191,8 +192,8 @@ fn size_in_bytes(row: &PgRow) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Returns the SQL that prepares a statement in a session that may know it already: behind a pooler, the second query can
-/// get another session than the first.
+/// Returns the SQL that prepares a statement in a session that may know it already: behind a pooler, the second query
+/// can get another session than the first.
 fn prepare_unless_known(name: &str, sql: &str) -> String {
     format!(
         "DO $do$

@@ -1,4 +1,5 @@
-//! Further servers that answer reads of the catalog: the workers of Citus (docs/scaling.md). All else goes to the database.
+//! Further servers that answer reads of the catalog: the workers of Citus (docs/scaling.md). All else goes to the
+//! database.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

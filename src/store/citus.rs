@@ -1,7 +1,7 @@
 //! Everything in the store that differs between plain Postgres and Citus (docs/adr/0023-citus.md).
 //!
-//! On Citus, segments and packages are distributed by tenant; all other tables stay on the coordinator. `citus.sql` distributes
-//! them, and has the procedures that are called here.
+//! On Citus, segments and packages are distributed by tenant; all other tables stay on the coordinator. `citus.sql`
+//! distributes them, and has the procedures that are called here.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, error::DatabaseError};
 use uuid::Uuid;
@@ -32,8 +32,8 @@ impl Engine {
         }
     }
 
-    /// Returns the SQL that sets the catalog role until the end of the transaction. Row-level security then shows only this
-    /// tenant's rows.
+    /// Returns the SQL that sets the catalog role until the end of the transaction. Row-level security then shows only
+    /// this tenant's rows.
     pub(super) fn set_catalog_role_sql(self, tenant_id: TenantId) -> String {
         match self {
             Self::Postgres => format!("SET LOCAL ROLE turnkey_catalog; SET LOCAL turnkey.tenant_id = '{tenant_id}'"),
@@ -54,8 +54,8 @@ pub(super) async fn is_worker(connection: &mut PgConnection) -> sqlx::Result<boo
 
 /// Distributes the tables of a migrated database that has the extension, unless they are.
 pub(super) async fn distribute(connection: &mut PgConnection) -> sqlx::Result<()> {
-    // In a transaction of its own: in that of citus.sql, Citus would copy its owner and the roles of its tables to the workers
-    // as this user, who may not do that.
+    // In a transaction of its own: in that of citus.sql, Citus would copy its owner and the roles of its tables to the
+    // workers as this user, who may not do that.
     let create_schema = "DO $$
         BEGIN
             IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
@@ -66,15 +66,16 @@ pub(super) async fn distribute(connection: &mut PgConnection) -> sqlx::Result<()
     sqlx::raw_sql(include_str!("citus.sql")).execute(connection).await.map(drop)
 }
 
-/// Changes settings of a new session. Citus plans most statements for each execution, because the arguments decide which
-/// worker has the rows; and a transaction uses one connection to each worker, so that it sees what it has written.
+/// Changes settings of a new session. Citus plans most statements for each execution, because the arguments decide
+/// which worker has the rows; and a transaction uses one connection to each worker, so that it sees what it has
+/// written.
 pub(super) async fn set_up_session(connection: &mut PgConnection) -> sqlx::Result<()> {
     let settings = "SET plan_cache_mode = auto; SET citus.multi_shard_modify_mode = 'sequential'";
     sqlx::raw_sql(settings).execute(connection).await.map(drop)
 }
 
-/// Prepares a session for the statement that creates tenants. On Citus, it then writes segments and packages into tables of the
-/// coordinator, whose rows a trigger moves to the workers.
+/// Prepares a session for the statement that creates tenants. On Citus, it then writes segments and packages into
+/// tables of the coordinator, whose rows a trigger moves to the workers.
 pub(super) async fn begin_creation(connection: &mut PooledConnection) -> sqlx::Result<()> {
     match connection.pool.engine() {
         Engine::Postgres => Ok(()),
@@ -104,8 +105,8 @@ pub(super) async fn restore_tenant(connection: &mut PooledConnection, tenant_id:
     }
 }
 
-/// Waits until the transactions that create or purge these tenants have ended on the workers, too. The coordinator commits
-/// first, so for a moment a new tenant is there without its catalog. They hold the tenants' locks until then.
+/// Waits until the transactions that create or purge these tenants have ended on the workers, too. The coordinator
+/// commits first, so for a moment a new tenant is there without its catalog. They hold the tenants' locks until then.
 pub(super) async fn wait_for_tenants(connection: &mut PooledConnection, tenant_ids: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock_shared(public.tenant_lock_key(id)) FROM unnest($1::uuid[]) AS id")
         .bind(tenant_ids)
@@ -114,8 +115,8 @@ pub(super) async fn wait_for_tenants(connection: &mut PooledConnection, tenant_i
         .map(drop)
 }
 
-/// Whether the error is a violation of this constraint on a shard. The name then has the shard's number, and of an error on
-/// a worker, Citus keeps the text only.
+/// Whether the error is a violation of this constraint on a shard. The name then has the shard's number, and of an
+/// error on a worker, Citus keeps the text only.
 pub(super) fn is_violation_on_shard(error: &dyn DatabaseError, constraint: &str) -> bool {
     const INTEGRITY_CONSTRAINT_VIOLATION: &str = "23";
     let is_violation = error.code().is_some_and(|code| code.starts_with(INTEGRITY_CONSTRAINT_VIOLATION));

@@ -1,6 +1,7 @@
--- Distributes the catalog of a migrated database over the workers of Citus, in one transaction, and refuses a database in
--- which that is not possible (docs/adr/0023-citus.md). It runs after the migrations, each time; what is already distributed
--- stays as it is. The statements are in one block, because Citus sends the whole text of a query to the workers.
+-- Distributes the catalog of a migrated database over the workers of Citus, in one transaction, and refuses a database
+-- in which that is not possible (docs/adr/0023-citus.md). It runs after the migrations, each time; what is already
+-- distributed stays as it is. The statements are in one block, because Citus sends the whole text of a query to the
+-- workers.
 DO $citus$
 DECLARE
     distributed_table regclass;
@@ -52,8 +53,8 @@ BEGIN
         ALTER ROLE turnkey_catalog LOGIN;
     END IF;
 
-    -- In the schema `catalog` (citus.rs), what a transaction of the catalog finds as `tenants`: a row for each tenant, on the worker that has its catalog.
-    -- Triggers copy it from the table of the coordinator.
+    -- In the schema `catalog` (citus.rs), what a transaction of the catalog finds as `tenants`: a row for each tenant,
+    -- on the worker that has its catalog. Triggers copy it from the table of the coordinator.
     CREATE TABLE catalog.tenants (
         id         uuid NOT NULL CONSTRAINT tenants_pkey PRIMARY KEY,
         deleted_at timestamptz
@@ -86,8 +87,9 @@ BEGIN
     -- Citus inserts into events with an explicit nextval.
     GRANT USAGE ON SEQUENCE public.events_id_seq TO turnkey_provisioner, turnkey_catalog;
 
-    -- Always empty. Citus does not notice that a transaction writes plain tables, and would commit a single worker before
-    -- the coordinator. A statement that writes a table that it manages on the coordinator makes it use two-phase commit.
+    -- Always empty. Citus does not notice that a transaction writes plain tables, and would commit a single worker
+    -- before the coordinator. A statement that writes a table that it manages on the coordinator makes it use two-phase
+    -- commit.
     CREATE TABLE public.two_phase_commit (never smallint NOT NULL CONSTRAINT two_phase_commit_pkey PRIMARY KEY);
     PERFORM citus_add_local_table_to_metadata('public.two_phase_commit');
     GRANT SELECT, DELETE ON public.two_phase_commit TO turnkey_provisioner;
@@ -99,8 +101,8 @@ BEGIN
     END
     $body$;
 
-    -- Sets the role and the tenant of a transaction, here and on the workers. Citus repeats SET LOCAL on the workers as the
-    -- whole text of its query, so each has its own here.
+    -- Sets the role and the tenant of a transaction, here and on the workers. Citus repeats SET LOCAL on the workers as
+    -- the whole text of its query, so each has its own here.
     CREATE PROCEDURE public.enter_catalog(tenant_id uuid) LANGUAGE plpgsql
     AS $body$
     BEGIN
@@ -111,9 +113,9 @@ BEGIN
     END
     $body$;
 
-    -- What a statement that creates tenants finds as `segments` and `packages`. Their rows exist only until the end of the
-    -- statement. So the statement has tables of the coordinator only, which Postgres plans, and Citus receives
-    -- one INSERT for each table. A statement of many CTEs costs Citus a hundred times as much.
+    -- What a statement that creates tenants finds as `segments` and `packages`. Their rows exist only until the end of
+    -- the statement. So the statement has tables of the coordinator only, which Postgres plans, and Citus receives one
+    -- INSERT for each table. A statement of many CTEs costs Citus a hundred times as much.
     CREATE SCHEMA new_tenants;
     GRANT USAGE ON SCHEMA new_tenants TO turnkey_provisioner;
     CREATE UNLOGGED TABLE new_tenants.segments (LIKE public.segments INCLUDING DEFAULTS)
@@ -124,8 +126,8 @@ BEGIN
     CREATE INDEX packages_tenant_id_idx ON new_tenants.packages (tenant_id);
     GRANT SELECT, INSERT, DELETE ON new_tenants.segments, new_tenants.packages TO turnkey_provisioner;
 
-    -- Inserts these rows, whose columns are the keys, into a distributed table: one INSERT, because Citus plans each, and of
-    -- VALUES, because it would copy the rows of a SELECT with COPY, which row-level security rejects.
+    -- Inserts these rows, whose columns are the keys, into a distributed table: one INSERT, because Citus plans each,
+    -- and of VALUES, because it would copy the rows of a SELECT with COPY, which row-level security rejects.
     CREATE PROCEDURE public.insert_distributed(target regclass, new_rows jsonb[]) LANGUAGE plpgsql
         SET search_path = pg_catalog, pg_temp
     AS $body$
@@ -143,8 +145,9 @@ BEGIN
     END
     $body$;
 
-    -- Keeps catalog.tenants up to date, and moves the catalogs of new tenants to the workers. It is a procedure, because
-    -- Citus runs the statements of a trigger in transactions of their own on the workers, unless a procedure runs them.
+    -- Keeps catalog.tenants up to date, and moves the catalogs of new tenants to the workers. It is a procedure,
+    -- because Citus runs the statements of a trigger in transactions of their own on the workers, unless a procedure
+    -- runs them.
     CREATE PROCEDURE public.copy_tenants(operation text, ids uuid[], deletion_times timestamptz[]) LANGUAGE plpgsql
         SET search_path = pg_catalog, pg_temp
     AS $body$
@@ -252,9 +255,9 @@ BEGIN
     END
     $body$;
 
-    -- On the worker, it checks the General segment and the packages of a new tenant, or after one of them was deleted. It runs
-    -- on a shard, and reads only the shards of the same tenants, which are on the same worker. As in the migration, two
-    -- transactions that each delete one of the last two packages serialize by updating the tenant's row.
+    -- On the worker, it checks the General segment and the packages of a new tenant, or after one of them was deleted.
+    -- It runs on a shard, and reads only the shards of the same tenants, which are on the same worker. As in the
+    -- migration, two transactions that each delete one of the last two packages serialize by updating the tenant's row.
     CREATE FUNCTION public.refuse_orphaned_catalog() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $body$
@@ -294,8 +297,9 @@ BEGIN
         RETURN NULL;
     END
     $body$;
-    -- TRUNCATE fires no row triggers. On a shard, it is a part of one that was checked before. The check uses the connections
-    -- of the TRUNCATE, which Citus requires: one for each worker, as the same role. No row may be hidden from it.
+    -- TRUNCATE fires no row triggers. On a shard, it is a part of one that was checked before. The check uses the
+    -- connections of the TRUNCATE, which Citus requires: one for each worker, as the same role. No row may be hidden
+    -- from it.
     CREATE FUNCTION public.refuse_truncated_catalog() RETURNS trigger
         LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
         SET citus.multi_shard_modify_mode = 'sequential'

@@ -1,5 +1,6 @@
--- Begins a new history of events if the current one has transaction ids from the future: the database was restored from the
--- dump of another cluster. The events that follow have lower ids, but come later. It runs after the migrations, each time.
+-- Begins a new history of events if the current one has transaction ids from the future: the database was restored from
+-- the dump of another cluster. The events that follow have lower ids, but come later. It runs after the migrations,
+-- each time.
 DO $$
 DECLARE
     current_number smallint := (SELECT max(number) FROM event_histories);

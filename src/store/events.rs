@@ -188,8 +188,8 @@ impl Store {
         into_page(rows, list)
     }
 
-    /// Deletes up to `limit` of the events before this time, and makes the cursors before them expire. Returns whether there
-    /// may be more.
+    /// Deletes up to `limit` of the events before this time, and makes the cursors before them expire. Returns whether
+    /// there may be more.
     pub async fn delete_expired_events(&self, before: OffsetDateTime, limit: i64) -> Result<bool> {
         let deleted = sqlx::query_scalar!(
             r#"

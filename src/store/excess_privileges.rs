@@ -1,8 +1,8 @@
 //! What the role of the service may do beyond its needs, which an attacker who takes over the service could do, too.
 //!
-//! The service needs a login role that is a member of `turnkey_provisioner` and owns nothing. The query considers what the
-//! role can do by itself and what it can do as any role that it is a member of, whether it inherits that role's privileges
-//! or would have to run SET ROLE.
+//! The service needs a login role that is a member of `turnkey_provisioner` and owns nothing. The query considers what
+//! the role can do by itself and what it can do as any role that it is a member of, whether it inherits that role's
+//! privileges or would have to run SET ROLE.
 
 use super::Probe;
 

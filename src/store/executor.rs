@@ -34,8 +34,8 @@ const UNREACHABLE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) type Step = Either<PgQueryResult, PgRow>;
 
 impl PooledConnection {
-    /// Runs a statement to the end of its response, and passes each part of it to `receive` when it arrives. Measures the
-    /// statement and applies the response timeout to it.
+    /// Runs a statement to the end of its response, and passes each part of it to `receive` when it arrives. Measures
+    /// the statement and applies the response timeout to it.
     pub(super) async fn run_statement<'q>(
         &mut self,
         query: impl Execute<'q, Postgres> + 'q,

@@ -1,5 +1,5 @@
-//! The hosts of the database. Of several, every connection leads to the one that accepts writes: the primary, wherever it
-//! is now. What elects the primary is not part of the service, and must not leave two hosts that accept writes.
+//! The hosts of the database. Of several, every connection leads to the one that accepts writes: the primary, wherever
+//! it is now. What elects the primary is not part of the service, and must not leave two hosts that accept writes.
 
 use std::{collections::BTreeMap, fmt, io};
 
@@ -49,8 +49,8 @@ impl DatabaseHosts {
 
     /// Connects. Of several hosts, returns the first session that can write.
     ///
-    /// All hosts are tried at once: a call waits for a connection for only a second, and a host whose machine is lost does
-    /// not respond at all.
+    /// All hosts are tried at once: a call waits for a connection for only a second, and a host whose machine is lost
+    /// does not respond at all.
     ///
     /// # Errors
     /// [`sqlx::Error::Io`] names the error of each host, if there are several.

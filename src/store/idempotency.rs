@@ -158,8 +158,8 @@ impl Store {
             .map(Some)
     }
 
-    /// Returns the record of this request id, with the current state of the key that its call created, unless its tenant
-    /// does not exist. `tenant_id` is the tenant of the repeated call, whose turn it uses.
+    /// Returns the record of this request id, with the current state of the key that its call created, unless its
+    /// tenant does not exist. `tenant_id` is the tenant of the repeated call, whose turn it uses.
     pub async fn find_key_record(
         &self,
         tenant_id: TenantId,

@@ -1,7 +1,7 @@
 //! Integrity checks: finds damaged tenants and rows that refer to missing tenants. [`super::repair`] repairs them.
 //!
-//! A check pages through the tenant ids, those of missing tenants included, in many short statements: memory is bounded,
-//! nothing is locked and no transaction stays open.
+//! A check pages through the tenant ids, those of missing tenants included, in many short statements: memory is
+//! bounded, nothing is locked and no transaction stays open.
 
 use std::ops::RangeInclusive;
 
@@ -24,8 +24,8 @@ use crate::{
 
 /// Tenants, missing ones included, per chunk.
 const CHUNK_SIZE: i64 = 1_000;
-/// Upper bound of the damaged packages, and of the dangling idempotency records, that are listed of each tenant. It bounds
-/// the findings of a chunk.
+/// Upper bound of the damaged packages, and of the dangling idempotency records, that are listed of each tenant. It
+/// bounds the findings of a chunk.
 const MAX_ROWS_PER_TENANT: i64 = 20;
 
 /// A finding in a chunk of tenants. All rows have the same chunk; a chunk without findings has one row without a kind.
@@ -280,9 +280,9 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
     .await
 }
 
-/// Finds owners whose canonical address is not that of their address. Only the domain can compute it, unless the address
-/// is ASCII: then the constraint `owners_canonical_email_matches_email` holds. An address that the service would refuse
-/// has no canonical form and is not a finding.
+/// Finds owners whose canonical address is not that of their address. Only the domain can compute it, unless the
+/// address is ASCII: then the constraint `owners_canonical_email_matches_email` holds. An address that the service
+/// would refuse has no canonical form and is not a finding.
 async fn find_wrong_emails(connection: &mut PooledConnection, ids: RangeInclusive<Uuid>) -> Result<Vec<Finding>> {
     let rows = sqlx::query!(
         r#"

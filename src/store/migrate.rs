@@ -97,9 +97,9 @@ pub async fn grant_provisioner(owner: &PgConnectOptions, login: &str) -> Result<
     connection.close().await
 }
 
-/// Waits for the lock and returns the connection that holds it. The lock is that of an open transaction, because behind a
-/// pooler in transaction mode a session does not stay with its connection. At READ COMMITTED an idle transaction has no
-/// snapshot that CREATE INDEX CONCURRENTLY would wait for.
+/// Waits for the lock and returns the connection that holds it. The lock is that of an open transaction, because behind
+/// a pooler in transaction mode a session does not stay with its connection. At READ COMMITTED an idle transaction has
+/// no snapshot that CREATE INDEX CONCURRENTLY would wait for.
 async fn lock(hosts: &DatabaseHosts) -> Result<PgConnection, sqlx::Error> {
     let mut connection = hosts.connect().await?;
     loop {

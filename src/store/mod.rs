@@ -133,7 +133,8 @@ impl Store {
         self.pool.stats()
     }
 
-    /// Closes the store. Call it after the last call has ended: it waits for statements whose calls have ended before them.
+    /// Closes the store. Call it after the last call has ended: it waits for statements whose calls have ended before
+    /// them.
     pub async fn close(&self) {
         self.lookups.close().await;
         self.provisioning.close().await;
@@ -148,8 +149,9 @@ impl Store {
         self.pool.acquire(operation).await
     }
 
-    /// Returns a connection for one statement or one transaction for this tenant, when it is the call's turn among those
-    /// of the tenant. A method must not hold two such connections: all its tenant's turns could be used by such methods.
+    /// Returns a connection for one statement or one transaction for this tenant, when it is the call's turn among
+    /// those of the tenant. A method must not hold two such connections: all its tenant's turns could be used by such
+    /// methods.
     ///
     /// # Errors
     /// As [`ConnectionPool::acquire`].

@@ -15,8 +15,8 @@ use crate::{
 pub struct ResetToken {
     pub tenant_id: TenantId,
     pub email: Option<Email>,
-    /// The hash of the password that the reset set, if the token has been used. The token of an owner whose password has
-    /// been changed since is void.
+    /// The hash of the password that the reset set, if the token has been used. The token of an owner whose password
+    /// has been changed since is void.
     pub used_for: Option<String>,
 }
 
@@ -28,8 +28,8 @@ pub struct ResetResult {
 }
 
 impl Store {
-    /// Stores the hash of a new token, in place of an older one of the same purpose. Returns `None` if no owner of a tenant
-    /// that is not deleted has the address.
+    /// Stores the hash of a new token, in place of an older one of the same purpose. Returns `None` if no owner of a
+    /// tenant that is not deleted has the address.
     pub async fn create_owner_token(
         &self,
         email: Option<&Email>,
@@ -87,9 +87,9 @@ impl Store {
         }))
     }
 
-    /// Uses a reset token: sets the password, verifies the address, and ends the count of wrong passwords for it. If the
-    /// address was not verified before, revokes all keys. The tenant's lock keeps a concurrent rotation from adding a key
-    /// that this statement does not see.
+    /// Uses a reset token: sets the password, verifies the address, and ends the count of wrong passwords for it. If
+    /// the address was not verified before, revokes all keys. The tenant's lock keeps a concurrent rotation from adding
+    /// a key that this statement does not see.
     ///
     /// Returns `None`, and changes nothing, if the token has been used or voided since it was found.
     pub async fn reset_password(

@@ -1,8 +1,8 @@
-//! Owners after sign-up: their passwords and e-mail addresses. `provisioning.rs` inserts an owner together with its tenant,
-//! `password_attempts.rs` finds one by its address, and `owner_tokens.rs` by a token.
+//! Owners after sign-up: their passwords and e-mail addresses. `provisioning.rs` inserts an owner together with its
+//! tenant, `password_attempts.rs` finds one by its address, and `owner_tokens.rs` by a token.
 //!
-//! The statements find an owner by one of its keys, and then look its tenant up in a subquery. In a join, Postgres may read
-//! all tenants or owners instead, by a plan from the time when there were few.
+//! The statements find an owner by one of its keys, and then look its tenant up in a subquery. In a join, Postgres may
+//! read all tenants or owners instead, by a plan from the time when there were few.
 
 use time::OffsetDateTime;
 
@@ -45,8 +45,8 @@ impl Store {
         Ok(())
     }
 
-    /// Changes the owner's password and voids its reset token. Returns `false`, and changes nothing, if the stored hash has
-    /// changed since it was read or the tenant has been deleted.
+    /// Changes the owner's password and voids its reset token. Returns `false`, and changes nothing, if the stored hash
+    /// has changed since it was read or the tenant has been deleted.
     pub async fn change_password(
         &self,
         owner: &Owner,
@@ -88,8 +88,8 @@ impl Store {
         Ok(changed)
     }
 
-    /// Gives the tenant this owner, in place of an earlier one, and voids the tokens of the earlier one. The address stays
-    /// verified only if it is the same. An owner whose own tenant does not exist does not keep the address.
+    /// Gives the tenant this owner, in place of an earlier one, and voids the tokens of the earlier one. The address
+    /// stays verified only if it is the same. An owner whose own tenant does not exist does not keep the address.
     ///
     /// # Errors
     /// [`Error::NotFound`], also for a deleted tenant; [`Error::AlreadyExists`] if another owner has the address.

@@ -35,8 +35,9 @@ impl Store {
     /// Creates or updates packages, all or none. No item creates a package if the tenant would then have more than
     /// `max_packages`.
     ///
-    /// A dry run executes the same statement and rolls it back, so its checks and its outcome are those of a real run. No
-    /// other transaction sees what was rolled back, and the lock keeps the tenant's other changes waiting until then.
+    /// A dry run executes the same statement and rolls it back, so its checks and its outcome are those of a real run.
+    /// No other transaction sees what was rolled back, and the lock keeps the tenant's other changes waiting until
+    /// then.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no

@@ -17,7 +17,8 @@ use crate::{
     error::{Error, Precondition, Resource, Result},
 };
 
-/// A [`catalog_query!`] of the package that fulfils a condition on `$2`. Its row has no package if only the tenant exists.
+/// A [`catalog_query!`] of the package that fulfils a condition on `$2`. Its row has no package if only the tenant
+/// exists.
 macro_rules! find_package {
     ($store:expr, $operation:literal, $tenant_id:expr, $condition:literal, $argument:expr) => {
         catalog_query!(
@@ -176,8 +177,8 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] for the tenant or the package, [`Error::EtagMismatch`], [`Error::FailedPrecondition`] for the
-    /// last package.
+    /// [`Error::NotFound`] for the tenant or the package, [`Error::EtagMismatch`], [`Error::FailedPrecondition`] for
+    /// the last package.
     pub async fn delete_package(
         &self,
         tenant_id: TenantId,
@@ -227,7 +228,8 @@ impl Store {
             result => result?,
         }
         match (row.is_deleted, row.has_tenant, row.existed) {
-            // What else the row says of a deleted package depends on the engine: on Citus, later steps see the deletion.
+            // What else the row says of a deleted package depends on the engine: on Citus, later steps see the
+            // deletion.
             (true, ..) => Ok(()),
             (false, false, _) => Err(Error::not_found(Resource::Tenant)),
             (false, true, false) => Err(Error::not_found(Resource::Package)),

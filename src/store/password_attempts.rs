@@ -1,5 +1,5 @@
-//! Attempts to enter a password: counts them before the password is compared, so that the limit holds for concurrent calls
-//! and for all replicas.
+//! Attempts to enter a password: counts them before the password is compared, so that the limit holds for concurrent
+//! calls and for all replicas.
 
 use time::OffsetDateTime;
 

@@ -99,8 +99,8 @@ impl Probe {
 }
 
 /// Detects a pooler that gives a transaction the session of another connection without its prepared statements, as
-/// `PgBouncer` does with transaction pooling unless it tracks them. sqlx numbers its statements, so in such a session an
-/// unknown statement is the smaller danger: another one of the same number would run instead.
+/// `PgBouncer` does with transaction pooling unless it tracks them. sqlx numbers its statements, so in such a session
+/// an unknown statement is the smaller danger: another one of the same number would run instead.
 pub(super) async fn check_prepared_statements(
     hosts: &DatabaseHosts,
     connection: &mut PgConnection,

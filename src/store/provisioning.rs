@@ -61,8 +61,8 @@ impl Store {
     /// count.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the tenant lost a race, [`Error::AlreadyExists`] if it lost one for the e-mail address of its
-    /// owner. Nothing was written in either case.
+    /// [`Error::Conflict`] if the tenant lost a race, [`Error::AlreadyExists`] if it lost one for the e-mail address of
+    /// its owner. Nothing was written in either case.
     pub async fn create_fully_provisioned(
         &self,
         scope: &IdempotencyScope,
@@ -170,8 +170,8 @@ struct Row {
 
 /// Returns a row for each tenant, except those whose slug already exists or whose request id has a record.
 ///
-/// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug or an address lost to a
-/// race violates its unique constraint instead, and each tenant is tried again alone.
+/// `tenants` is inserted without ON CONFLICT, which would skip a tenant but not its parts. A slug or an address lost to
+/// a race violates its unique constraint instead, and each tenant is tried again alone.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 async fn insert(connection: &mut PooledConnection, tenants: &[&TenantCreation]) -> sqlx::Result<Vec<Row>> {
     let scopes: Vec<&IdempotencyScope> = tenants.iter().map(|creation| &creation.scope).collect();

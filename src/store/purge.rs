@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A transaction outside the service, which takes no lock, may insert a row of a tenant that is being purged. The foreign
-/// key or a deadlock then fails the statement; it is retried.
+/// A transaction outside the service, which takes no lock, may insert a row of a tenant that is being purged. The
+/// foreign key or a deadlock then fails the statement; it is retried.
 const MAX_ATTEMPTS: usize = 3;
 
 /// What a purge of one tenant found.
@@ -44,7 +44,8 @@ impl Store {
     /// Purges a deleted tenant that has this slug.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if transactions outside the service inserted rows of the tenant, or locked it, in each attempt.
+    /// [`Error::Conflict`] if transactions outside the service inserted rows of the tenant, or locked it, in each
+    /// attempt.
     pub async fn purge_tenant(
         &self,
         tenant_id: TenantId,
@@ -80,8 +81,8 @@ impl Store {
         Err(Error::Conflict)
     }
 
-    /// Purges up to `limit` tenants that were deleted before this time, in one transaction. Returns their ids: fewer than
-    /// `limit` if no more are left or if others are locked by a concurrent transaction.
+    /// Purges up to `limit` tenants that were deleted before this time, in one transaction. Returns their ids: fewer
+    /// than `limit` if no more are left or if others are locked by a concurrent transaction.
     ///
     /// # Errors
     /// As [`Self::purge_tenant`].
@@ -134,8 +135,8 @@ async fn lock_purgeable(
     .await
 }
 
-/// Deletes those of the tenants that are still deleted, with all their rows, and commits. The transaction holds their locks,
-/// so that this statement sees every row that the service has written. Returns their ids.
+/// Deletes those of the tenants that are still deleted, with all their rows, and commits. The transaction holds their
+/// locks, so that this statement sees every row that the service has written. Returns their ids.
 async fn delete(
     mut transaction: TenantTransaction,
     ids: &[Uuid],

@@ -1,5 +1,5 @@
-//! Repairs one damaged tenant, or deletes the rows that refer to a tenant that does not exist. [`super::integrity`] finds
-//! the damage.
+//! Repairs one damaged tenant, or deletes the rows that refer to a tenant that does not exist. [`super::integrity`]
+//! finds the damage.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -48,8 +48,8 @@ impl RepairResult {
 
 impl Store {
     /// Creates what the tenant lacks, corrects what is wrong and deletes dangling records, in one transaction under the
-    /// tenant's lock, so that two concurrent repairs create the missing parts once. Returns `None` if the tenant does not
-    /// exist.
+    /// tenant's lock, so that two concurrent repairs create the missing parts once. Returns `None` if the tenant does
+    /// not exist.
     ///
     /// # Errors
     /// [`Error::Conflict`] if a sign-up has used the owner's address meanwhile.
@@ -228,8 +228,8 @@ impl Store {
         Ok(result)
     }
 
-    /// Deletes all rows that refer to a tenant that does not exist, in one transaction, and returns their number. If the
-    /// tenant exists, deletes nothing.
+    /// Deletes all rows that refer to a tenant that does not exist, in one transaction, and returns their number. If
+    /// the tenant exists, deletes nothing.
     pub async fn delete_stray_rows(&self, tenant_id: TenantId, actor: &Actor, now: OffsetDateTime) -> Result<i64> {
         let mut transaction = self.begin_as_provisioner("delete_stray_rows", tenant_id).await?;
         let deleted = sqlx::query_scalar!(

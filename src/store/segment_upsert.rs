@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl Store {
-    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`. A dry run is
-    /// as in [`Store::upsert_packages`].
+    /// Creates or updates a segment. It creates none if the tenant would then have more than `max_segments`. A dry run
+    /// is as in [`Store::upsert_packages`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for the tenant, [`Error::Conflict`] if a transaction outside this service, which takes no

@@ -18,7 +18,8 @@ use crate::{
     error::{Error, Precondition, Resource, Result},
 };
 
-/// A [`catalog_query!`] of the segment that fulfils a condition on `$2`. Its row has no segment if only the tenant exists.
+/// A [`catalog_query!`] of the segment that fulfils a condition on `$2`. Its row has no segment if only the tenant
+/// exists.
 macro_rules! find_segment {
     ($store:expr, $operation:literal, $tenant_id:expr, $condition:literal, $argument:expr) => {
         catalog_query!(

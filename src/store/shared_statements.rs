@@ -27,8 +27,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// A statement that takes any number of items.
 pub(super) trait SharedStatement: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
-    /// What the results of two items depend on if both have it. It also orders the items of a statement, so that no two statements lock
-    /// the same rows in opposite orders.
+    /// What the results of two items depend on if both have it. It also orders the items of a statement, so that no two
+    /// statements lock the same rows in opposite orders.
     type Key: Ord + Clone + Send + 'static;
     type Output: Send + 'static;
     type Connection: Send + 'static;
@@ -74,8 +74,8 @@ pub enum Lane {
 
 const LANES: usize = 2;
 
-/// The items that wait for a statement. Cheap to clone. It has no bound of its own; the limit on concurrent calls bounds
-/// the items of [`Lane::Single`], and a batch has a bounded number of items here at a time.
+/// The items that wait for a statement. Cheap to clone. It has no bound of its own; the limit on concurrent calls
+/// bounds the items of [`Lane::Single`], and a batch has a bounded number of items here at a time.
 pub(super) struct SharedStatements<S: SharedStatement>(Arc<Queue<S>>);
 
 struct Queue<S: SharedStatement> {
@@ -286,10 +286,10 @@ impl<S: SharedStatement> State<S> {
         self.lanes.iter().all(VecDeque::is_empty)
     }
 
-    /// Takes up to `max` items from the lanes in turn, each lane in the order of arrival. Leaves out items with a key in
-    /// use by another statement or of an item left out before them, and those with a key of an item taken before them,
-    /// unless they have waited for such an item already: it has most likely determined their result, and if not, Postgres
-    /// refuses the statement.
+    /// Takes up to `max` items from the lanes in turn, each lane in the order of arrival. Leaves out items with a key
+    /// in use by another statement or of an item left out before them, and those with a key of an item taken before
+    /// them, unless they have waited for such an item already: it has most likely determined their result, and if not,
+    /// Postgres refuses the statement.
     fn take(&mut self, max: usize) -> Vec<Entry<S>> {
         let (mut taken, mut positions) = (Vec::new(), [0; LANES]);
         let (mut own_keys, mut left_out_keys) = (BTreeSet::new(), BTreeSet::new());

@@ -22,9 +22,9 @@ pub(super) struct FreeNumber {
 /// The query that finds free numbers in `$table`, which is a literal.
 ///
 /// Up to 9 it looks at each number. In each further run whose last number is free, it bisects to one that is free and
-/// follows a used one, and continues from there. So 10,000 slugs with one stem cost some thirty lookups, at the price that
-/// gaps above 9 are not always filled. Each lookup is a subquery that returns a row or none: the planner would turn EXISTS
-/// into a join, and might read all slugs of the tenant for it.
+/// follows a used one, and continues from there. So 10,000 slugs with one stem cost some thirty lookups, at the price
+/// that gaps above 9 are not always filled. Each lookup is a subquery that returns a row or none: the planner would
+/// turn EXISTS into a join, and might read all slugs of the tenant for it.
 macro_rules! find_free_numbers {
     ($table:tt, $tenant_id:expr, $searches:expr) => {
         sqlx::query_as!(

@@ -67,8 +67,8 @@ macro_rules! list_tenants_in_order {
     };
 }
 
-/// Selects a page of tenants with labels, as [`list_tenants_in_order!`]: the ranges are those of one label. The tenants in
-/// them that lack another label are read, too, so that label is the rarest, as far as a page counts.
+/// Selects a page of tenants with labels, as [`list_tenants_in_order!`]: the ranges are those of one label. The tenants
+/// in them that lack another label are read, too, so that label is the rarest, as far as a page counts.
 macro_rules! list_labeled_tenants_in_order {
     ($store:expr, order: $order:tt, ranges: $range_order:tt, $after:tt; $now:expr, $position:expr, $list:expr, $limit:expr) => {
         select_page!(

@@ -1,8 +1,9 @@
 //! Queues the work of each tenant inside the process, so that no tenant can occupy the connection pool.
 //!
-//! Changes to one tenant's catalog run one after the other, under the tenant's lock in Postgres. Without this queue, each
-//! of a hundred concurrent changes would hold a connection while it waits for that lock, and the calls of all other
-//! tenants would find the pool exhausted. Calls wait here before they take a connection, first come, first served.
+//! Changes to one tenant's catalog run one after the other, under the tenant's lock in Postgres. Without this queue,
+//! each of a hundred concurrent changes would hold a connection while it waits for that lock, and the calls of all
+//! other tenants would find the pool exhausted. Calls wait here before they take a connection, first come, first
+//! served.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -1,5 +1,5 @@
-//! Tenants: read and change, including soft deletion. [`super::tenant_list`] lists them, [`super::provisioning`] creates
-//! them, [`super::purge`] deletes them permanently.
+//! Tenants: read and change, including soft deletion. [`super::tenant_list`] lists them, [`super::provisioning`]
+//! creates them, [`super::purge`] deletes them permanently.
 
 use std::collections::BTreeMap;
 

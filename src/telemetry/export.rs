@@ -1,6 +1,6 @@
 //! Pushes traces and metrics by OTLP, over gRPC or HTTP, and lets Prometheus pull metrics (`scrape.rs`). The standard
-//! `OTEL_*` variables configure the endpoint, headers, timeouts, sampler and batches. Each signal that is pushed has its own
-//! queue and thread, so a slow or unreachable collector delays no call.
+//! `OTEL_*` variables configure the endpoint, headers, timeouts, sampler and batches. Each signal that is pushed has
+//! its own queue and thread, so a slow or unreachable collector delays no call.
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
 use opentelemetry_otlp::{
@@ -99,8 +99,8 @@ fn tls() -> ClientTlsConfig {
     ClientTlsConfig::new().with_enabled_roots()
 }
 
-/// Exports the spans of this service only. Exporting those of the libraries that send them would create more spans without
-/// end.
+/// Exports the spans of this service only. Exporting those of the libraries that send them would create more spans
+/// without end.
 pub(super) fn layer<S>(tracer: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,

@@ -69,8 +69,8 @@ fn meter() -> Meter {
     global::meter("turnkey")
 }
 
-/// Records the end of a call. `system` is its protocol, such as `grpc`; `status` is the name of its code, such as `OK`, by
-/// each protocol; `is_failure` marks a fault of the service.
+/// Records the end of a call. `system` is its protocol, such as `grpc`; `status` is the name of its code, such as `OK`,
+/// by each protocol; `is_failure` marks a fault of the service.
 pub fn record_call(
     system: &'static str,
     method: &'static str,

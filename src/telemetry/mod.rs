@@ -30,8 +30,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Owns the exporters.
 pub struct Telemetry(Providers);
 
-/// Installs the subscriber and starts the exporters. It must be called within a runtime, which the exporters use. Only the
-/// first subscriber of a process takes effect.
+/// Installs the subscriber and starts the exporters. It must be called within a runtime, which the exporters use. Only
+/// the first subscriber of a process takes effect.
 ///
 /// # Errors
 /// [`ExportError`] if the settings of an exporter are invalid.

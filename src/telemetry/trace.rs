@@ -1,5 +1,5 @@
-//! Joins a call to its client's trace by the header `traceparent` (<https://www.w3.org/TR/trace-context/>). How spans are
-//! exported is in `export`.
+//! Joins a call to its client's trace by the header `traceparent` (<https://www.w3.org/TR/trace-context/>). How spans
+//! are exported is in `export`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,8 +38,8 @@ pub(super) fn set_spans_exported() {
     ARE_SPANS_EXPORTED.store(true, Ordering::Relaxed);
 }
 
-/// Returns the span if it is exported, and otherwise one that records nothing: the log writes the fields of a span again for
-/// each that is added, so what only an exporter needs is added to exported spans only.
+/// Returns the span if it is exported, and otherwise one that records nothing: the log writes the fields of a span
+/// again for each that is added, so what only an exporter needs is added to exported spans only.
 pub fn exported(span: &Span) -> Span {
     if ARE_SPANS_EXPORTED.load(Ordering::Relaxed) { span.clone() } else { Span::none() }
 }
@@ -51,8 +51,8 @@ pub struct SpanIds {
     pub span_id: SpanId,
 }
 
-/// Creates the span of a call as a child of the client's span, or of a new trace without a valid `traceparent`. Both ids are
-/// valid even if spans are not exported, so that log lines can be correlated.
+/// Creates the span of a call as a child of the client's span, or of a new trace without a valid `traceparent`. Both
+/// ids are valid even if spans are not exported, so that log lines can be correlated.
 ///
 /// `create` has the ids for the fields `trace_id` and `span_id`. It has none if the span is exported: the exporter then
 /// chooses them, and they are recorded here.

@@ -66,8 +66,8 @@ async fn run_concurrently<Call: Future>(call: impl Fn(usize) -> Call) -> Vec<Cal
     stream::iter(0..CALLS).map(call).buffer_unordered(CONCURRENCY).collect().await
 }
 
-/// Work continues after its caller has disconnected and waits up to a second for the connection. So the first call may find
-/// the pool exhausted. By then all earlier work has finished, and the second call must succeed.
+/// Work continues after its caller has disconnected and waits up to a second for the connection. So the first call may
+/// find the pool exhausted. By then all earlier work has finished, and the second call must succeed.
 async fn assert_it_recovers(fixture: &Fixture, tenant: &NewTenant) {
     if let Err(error) = fixture.upsert_package(gold(tenant)).await {
         assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");

@@ -1,5 +1,5 @@
-//! What only Citus has: how `turnkey migrate` distributes a database, what it refuses, and reads that go to the workers. The
-//! other tests run on Citus, too, if `CITUS_BIN` names one.
+//! What only Citus has: how `turnkey migrate` distributes a database, what it refuses, and reads that go to the
+//! workers. The other tests run on Citus, too, if `CITUS_BIN` names one.
 
 use std::process::Output;
 

@@ -84,7 +84,8 @@ async fn a_call_that_the_server_has_refused_is_repeated_after_the_delay_that_it_
     let fixture = Fixture::with_settings(limited).await;
     let client = connect(&fixture).await;
     let created = client.send(create("bella-weddings")).await.unwrap().tenant.unwrap();
-    // A repeat of this call would create another segment, but the server has done nothing for the calls that it refused.
+    // A repeat of this call would create another segment, but the server has done nothing for the calls that it
+    // refused.
     let request =
         UpsertSegmentRequest { tenant_id: created.id, name: Some("Elopements".to_owned()), ..Default::default() };
     let results = join_all((0..3).map(|_| client.send(request.clone()))).await;

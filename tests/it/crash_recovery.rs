@@ -1,5 +1,5 @@
-//! The server is killed at random moments under load. No tenant is incomplete, every acknowledged tenant is in the database,
-//! and a repeated call gets the tenant of the first.
+//! The server is killed at random moments under load. No tenant is incomplete, every acknowledged tenant is in the
+//! database, and a repeated call gets the tenant of the first.
 
 use crate::support::faults::kill_server_under_load;
 

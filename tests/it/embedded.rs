@@ -59,8 +59,8 @@ fn ps(process: u32, column: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Returns the shell, its reader and the postmaster, which share a process group. Children of the postmaster are left out,
-/// because they are members only for the moment before they leave the group.
+/// Returns the shell, its reader and the postmaster, which share a process group. Children of the postmaster are left
+/// out, because they are members only for the moment before they leave the group.
 fn group(leader: u32) -> Vec<u32> {
     let output = Command::new("ps").args(["-e", "-o", "pgid=,pid=,ppid=,stat="]).output().unwrap();
     let listing = String::from_utf8(output.stdout).unwrap();

@@ -1,4 +1,5 @@
-//! `ListEvents` and `WatchEvents`: what happened, in order, without a gap. `change_log.rs` has the event of every change.
+//! `ListEvents` and `WatchEvents`: what happened, in order, without a gap. `change_log.rs` has the event of every
+//! change.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Postgres stops, becomes read-only or is replaced by its standby, all under load. No acknowledged tenant is lost, and the
-//! service recovers without a restart.
+//! Postgres stops, becomes read-only or is replaced by its standby, all under load. No acknowledged tenant is lost, and
+//! the service recovers without a restart.
 
 use std::net::TcpListener;
 

@@ -35,8 +35,8 @@ fn settings() -> ServerSettings {
     ServerSettings { quotas, password_argon2: Argon2Params::KEY, ..one_connection() }
 }
 
-/// Runs `work` on a Postgres of its own, where nothing but the test changes statistics, and therefore plans. On a shared
-/// one, a transaction that writes in another database keeps dead rows here, and calls would read them too.
+/// Runs `work` on a Postgres of its own, where nothing but the test changes statistics, and therefore plans. On a
+/// shared one, a transaction that writes in another database keeps dead rows here, and calls would read them too.
 async fn with_own_postgres<T>(work: impl AsyncFnOnce(TestDatabase) -> T) -> T {
     let root = temp_folder();
     let postgres = start_own_postgres(root.path()).await;
@@ -87,8 +87,8 @@ async fn measure_with(
     number(&mut connection, counter).await - before
 }
 
-/// Creates a database with this many tenants. The oldest 98 % are deleted. Of the others, one is suspended, and the slug
-/// of another one begins with `rare`.
+/// Creates a database with this many tenants. The oldest 98 % are deleted. Of the others, one is suspended, and the
+/// slug of another one begins with `rare`.
 async fn database_with_tenants(tenants: u32) -> TestDatabase {
     let database = Cluster::get().migrated().await;
     let insert = format!(

@@ -1,5 +1,5 @@
-//! Tenant isolation: no tenant can see or change the rows of another one, neither through SQL without a tenant condition
-//! nor, in [`rpcs`], through an RPC.
+//! Tenant isolation: no tenant can see or change the rows of another one, neither through SQL without a tenant
+//! condition nor, in [`rpcs`], through an RPC.
 
 mod rpcs;
 

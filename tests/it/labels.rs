@@ -174,8 +174,8 @@ async fn all_invalid_labels_are_violations_that_name_them_in_every_request() {
     assert_eq!(created.tenant.unwrap().labels.len(), 50);
 }
 
-/// Creates tenants in every state. Returns their slugs and numbers, oldest first. Each has the label `all`, and those with
-/// an even number, or a number divisible by 3 or 40, the labels `even`, `third` and `rare`.
+/// Creates tenants in every state. Returns their slugs and numbers, oldest first. Each has the label `all`, and those
+/// with an even number, or a number divisible by 3 or 40, the labels `even`, `third` and `rare`.
 async fn tenants_in_every_state(fixture: &Fixture, count: u32) -> Vec<(String, u32)> {
     let mut tenants = Vec::new();
     for number in 0..count {

@@ -50,8 +50,8 @@ const LIBRARY_USED_ONLY_BY: [(&str, &[&str]); 23] = [
     ("webpki", &["grpc", "server"]),
 ];
 
-/// Clocks and sources of randomness, and the modules that may use them outside tests. Other modules get the time and the
-/// random generator as parameters. `Instant` is for durations and timeouts.
+/// Clocks and sources of randomness, and the modules that may use them outside tests. Other modules get the time and
+/// the random generator as parameters. `Instant` is for durations and timeouts.
 const CLOCK_OR_RANDOMNESS_USED_ONLY_BY: [(&str, &[&str]); 7] = [
     ("OffsetDateTime::now", &["service"]),
     ("SystemTime", &[]),

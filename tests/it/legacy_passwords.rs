@@ -1,4 +1,5 @@
-//! Passwords whose bcrypt hash comes from the old platform: they work as before, and the first right one replaces the hash.
+//! Passwords whose bcrypt hash comes from the old platform: they work as before, and the first right one replaces the
+//! hash.
 
 use turnkey::grpc::pb::Verdict;
 

@@ -1,5 +1,5 @@
-//! The connection to Postgres is cut immediately before a statement or before its response. In both cases, a retry with the
-//! same request id succeeds.
+//! The connection to Postgres is cut immediately before a statement or before its response. In both cases, a retry with
+//! the same request id succeeds.
 
 use tonic::{Code, Status};
 use turnkey::grpc::pb::{

@@ -1,7 +1,7 @@
 //! End-to-end tests: a real server on port 0, a generated client and a real Postgres.
 //!
-//! They are one binary, so that a run starts one temporary Postgres. Each use case or topic has a module, each test has its
-//! own database, and what modules share is in [`support`].
+//! They are one binary, so that a run starts one temporary Postgres. Each use case or topic has a module, each test has
+//! its own database, and what modules share is in [`support`].
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails with a panic")]
 

@@ -1,6 +1,6 @@
-//! `docs/openapi.json`, which describes the HTTP API. It is generated from the descriptors of the RPCs, comments included;
-//! only the paths that are not RPCs, in [`other_paths`], are written here. `make reference` writes it, and a test fails if
-//! it is stale.
+//! `docs/openapi.json`, which describes the HTTP API. It is generated from the descriptors of the RPCs, comments
+//! included; only the paths that are not RPCs, in [`other_paths`], are written here. `make reference` writes it, and a
+//! test fails if it is stale.
 //!
 //! A generator of its own: those of others need a plugin that the build does not have otherwise, and know neither the
 //! platform's calls nor which responses contain zero values.

@@ -19,8 +19,8 @@ const PACKAGE: &str = "INSERT INTO packages VALUES
 const KEY: &str = "INSERT INTO api_keys VALUES
     ('AAAAAAAAAAAAAAAA', '11111111-1111-7111-8111-111111111111', 'pk_live_by_AAAAAAAAAAAAAAAA', '$argon2id$', now());";
 
-/// Runs the statements in one transaction, each as a query of its own, as psql does. The error is the name of the violated
-/// constraint.
+/// Runs the statements in one transaction, each as a query of its own, as psql does. The error is the name of the
+/// violated constraint.
 async fn commit(superuser: &PgPool, statements: &str) -> Result<(), String> {
     let mut connection = superuser.acquire().await.unwrap();
     let mut result = Ok(());
@@ -117,7 +117,8 @@ async fn a_complete_tenant_can_be_deleted_table_by_table_in_one_transaction() {
     }
 }
 
-/// Each transaction still sees the package that the other one deletes. Without a lock on the tenant's row both would commit.
+/// Each transaction still sees the package that the other one deletes. Without a lock on the tenant's row both would
+/// commit.
 #[tokio::test]
 async fn two_concurrent_transactions_cannot_delete_the_last_two_packages() {
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {

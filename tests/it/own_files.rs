@@ -1,5 +1,5 @@
-//! Files that commands write: one that is not the command's own keeps every byte and its permissions, and no key is lost
-//! where a row is torn or the disk is full.
+//! Files that commands write: one that is not the command's own keeps every byte and its permissions, and no key is
+//! lost where a row is torn or the disk is full.
 
 use std::{
     fs,

@@ -298,7 +298,8 @@ async fn a_reset_whose_caller_disconnects_is_made_completely_or_not_at_all() {
             _ = client.reset_password(reset_request(&token, &password)) => {}
             () = abandoned => {}
         }
-        // The work of the abandoned call may still go on: then the repeat wins, or finds the token used for its password.
+        // The work of the abandoned call may still go on: then the repeat wins, or finds the token used for its
+        // password.
         assert_eq!(fixture.reset_password(&token, &password).await.unwrap().1, tenant_id);
         assert_eq!(fixture.verify_password(BELLA, &password, None).await.unwrap().1, tenant_id);
     }

@@ -1,5 +1,5 @@
-//! Repeated wrong passwords: after ten of a pair of e-mail and client address, no password of the pair is compared for 15
-//! minutes. This shows nothing about the address, and locks out no other client.
+//! Repeated wrong passwords: after ten of a pair of e-mail and client address, no password of the pair is compared for
+//! 15 minutes. This shows nothing about the address, and locks out no other client.
 
 use std::time::Duration as StdDuration;
 

@@ -1,5 +1,5 @@
-//! `scripts/test-patroni`: three nodes of Postgres under Patroni, with the configuration of `deploy/patroni`, lose their
-//! leader under load. Prints a table and writes it into `docs/scaling.md`.
+//! `scripts/test-patroni`: three nodes of Postgres under Patroni, with the configuration of `deploy/patroni`, lose
+//! their leader under load. Prints a table and writes it into `docs/scaling.md`.
 
 use std::{
     collections::BTreeMap,

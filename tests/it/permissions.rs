@@ -1,7 +1,7 @@
 //! Who may call what: every RPC with every role and every kind of credential, by gRPC and by HTTP.
 //!
-//! The database is unreachable, so a rejection precedes any SQL. What limited callers see is in `limited_tokens.rs`, and
-//! the keys of tenants are in `authentication.rs` and `isolation/`.
+//! The database is unreachable, so a rejection precedes any SQL. What limited callers see is in `limited_tokens.rs`,
+//! and the keys of tenants are in `authentication.rs` and `isolation/`.
 
 use std::fs;
 

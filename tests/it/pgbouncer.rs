@@ -1,6 +1,6 @@
-//! `PgBouncer` between the service and Postgres: the service works with the documented settings, and reports the reason if it
-//! does not. `scripts/test-pgbouncer` runs these tests, and other modules behind it; `PGBOUNCER_BIN` can name a newer one, with
-//! which the tests of transaction mode run.
+//! `PgBouncer` between the service and Postgres: the service works with the documented settings, and reports the reason
+//! if it does not. `scripts/test-pgbouncer` runs these tests, and other modules behind it; `PGBOUNCER_BIN` can name a
+//! newer one, with which the tests of transaction mode run.
 
 use std::path::Path;
 

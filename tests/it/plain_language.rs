@@ -1,6 +1,6 @@
 //! The style of the texts as a test: comments, messages, test names and documents use plain technical English, as
-//! CONTRIBUTING.md says. The test searches for words and phrases that do not belong there and reports each with its file
-//! and line.
+//! CONTRIBUTING.md says. The test searches for words and phrases that do not belong there and reports each with its
+//! file and line.
 
 use std::{
     fs,
@@ -97,8 +97,8 @@ const EXEMPT: [(&str, &str, &str); 7] = [
     ("tests/it/plain_language.rs", "", "the list itself"),
 ];
 
-/// The text of a file that people read, as pairs of line number and text. An empty text separates texts that do not belong
-/// together.
+/// The text of a file that people read, as pairs of line number and text. An empty text separates texts that do not
+/// belong together.
 type Prose = Vec<(usize, String)>;
 
 /// The line comments, string literals and function names of Rust or protobuf code.
@@ -138,7 +138,8 @@ fn code_prose(code: &str) -> Prose {
     prose
 }
 
-/// If `code` begins with a string literal, returns the delimiter that ends it and the code after the one that begins it.
+/// If `code` begins with a string literal, returns the delimiter that ends it and the code after the one that begins
+/// it.
 fn string_start(code: &str) -> Option<(String, &str)> {
     if let Some(content) = code.strip_prefix('"') {
         return Some(("\"".to_owned(), content));

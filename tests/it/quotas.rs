@@ -1,5 +1,5 @@
-//! Quotas: how many packages, segments and usable keys a tenant can have, and the counters that the first two are compared
-//! with.
+//! Quotas: how many packages, segments and usable keys a tenant can have, and the counters that the first two are
+//! compared with.
 
 use tokio::task::JoinSet;
 use tonic::{Code, Status};

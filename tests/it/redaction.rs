@@ -1,5 +1,5 @@
-//! Secrets appear only in the response that returns them: canary values go through every call with a secret, by gRPC, HTTP
-//! and MCP, at the most verbose log level and with telemetry exported.
+//! Secrets appear only in the response that returns them: canary values go through every call with a secret, by gRPC,
+//! HTTP and MCP, at the most verbose log level and with telemetry exported.
 
 use std::fmt::Debug;
 

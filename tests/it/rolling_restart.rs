@@ -1,5 +1,5 @@
-//! A rolling restart as in a Kubernetes Deployment: three replicas on one database are restarted in turn, clients balance
-//! their calls over the ready ones, and no call fails.
+//! A rolling restart as in a Kubernetes Deployment: three replicas on one database are restarted in turn, clients
+//! balance their calls over the ready ones, and no call fails.
 
 use std::{
     path::Path,
@@ -73,8 +73,8 @@ fn start(folder: &Path, database: &TestDatabase, listen: &str) -> Process {
     Process::start(command.env("DATABASE_URL", database_url(&database.server)))
 }
 
-/// A separate loopback address for each replica, where the system has several: while a replica restarts, its port is free,
-/// and another process could take it.
+/// A separate loopback address for each replica, where the system has several: while a replica restarts, its port is
+/// free, and another process could take it.
 fn loopback(number: u8) -> String {
     if cfg!(target_os = "linux") { format!("127.0.53.{number}:0") } else { "127.0.0.1:0".to_owned() }
 }

@@ -1,7 +1,7 @@
 //! `clients/service-config.json`, for stock gRPC clients: it retries the RPCs that only read, and no other.
 //!
-//! The form is that of `grpc.service_config.ServiceConfig` and of gRFC A2, A6 and A17. `make check` also has grpcio parse
-//! it.
+//! The form is that of `grpc.service_config.ServiceConfig` and of gRFC A2, A6 and A17. `make check` also has grpcio
+//! parse it.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Concurrent creates share statements. Whatever happens to one tenant of a statement, the others are created, each caller
-//! gets its own response, and nothing is created twice.
+//! Concurrent creates share statements. Whatever happens to one tenant of a statement, the others are created, each
+//! caller gets its own response, and nothing is created twice.
 //!
 //! A proxy holds back every statement that the server runs at a time. Creates that arrive then wait, and share the next
 //! statement. Meanwhile the timers are stopped, so that they wait for as long as the machine needs.

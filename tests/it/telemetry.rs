@@ -220,8 +220,8 @@ async fn a_collector_receives_spans_and_metrics_with_their_documented_names() {
     process.signal(Signal::SIGTERM);
     assert!(process.wait().success(), "{:?}", process.log);
 
-    // Everything arrives with the flush at the shutdown. Only spans of the service may be exported: an export that creates
-    // spans would cause the next export.
+    // Everything arrives with the flush at the shutdown. Only spans of the service may be exported: an export that
+    // creates spans would cause the next export.
     assert_eq!(*collector.scopes.lock().unwrap(), BTreeSet::from(["turnkey".to_owned()]));
     let create = "turnkey.v1.TenantProvisioning/CreateFullyProvisioned";
     let call = collector.span(create, |span| hex(&span.trace_id) == TRACE_ID);

@@ -87,8 +87,8 @@ impl Files {
 
     fn renew(&self, authority: &Authority) {
         let (cert, key) = authority.sign(dns("localhost"));
-        // A kubelet replaces both files at once. Here the server may read the new key with the old certificate, and must reject
-        // the pair.
+        // A kubelet replaces both files at once. Here the server may read the new key with the old certificate, and
+        // must reject the pair.
         fs::write(self.path("key.pem"), key).unwrap();
         fs::write(self.path("cert.pem"), cert).unwrap();
     }

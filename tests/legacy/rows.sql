@@ -1,6 +1,6 @@
--- Tenants 0 to :rows - 1 of the platform's old database, with the damage that occurs in one. Of each hundred, the tenants
--- with these last two digits are special; the others are whole. Each tenant has the segments `general` and `extras` and
--- four packages, unless something else is noted.
+-- Tenants 0 to :rows - 1 of the platform's old database, with the damage that occurs in one. Of each hundred, the
+-- tenants with these last two digits are special; the others are whole. Each tenant has the segments `general` and
+-- `extras` and four packages, unless something else is noted.
 --
 --   can be adopted                                      refused
 --   01  no segments and no packages                     50  slug with two hyphens
@@ -22,8 +22,8 @@
 --   17  branding, and a commission with decimals
 --   18  thirty packages
 --
--- The secret key of tenant n is sk_live_<slug>_<md5 of 'secret n'>. The passwords are `kitty`, `tulips under a lamp` and
--- `café` (with a combining accent), by n modulo 3. Some hashes have the cost 12, the others 10.
+-- The secret key of tenant n is sk_live_<slug>_<md5 of 'secret n'>. The passwords are `kitty`, `tulips under a lamp`
+-- and `café` (with a combining accent), by n modulo 3. Some hashes have the cost 12, the others 10.
 
 CREATE TEMP TABLE old_tenant AS
 SELECT n, n % 100 AS kind, 'c' || lpad(n::text, 24, '0') AS id,

@@ -49,8 +49,8 @@ impl Binaries {
     }
 }
 
-/// Returns the first usable candidate, or the reason why each one with a Postgres is not usable: its version, if another
-/// one created the cluster.
+/// Returns the first usable candidate, or the reason why each one with a Postgres is not usable: its version, if
+/// another one created the cluster.
 fn choose(
     candidates: Vec<PathBuf>,
     cluster_major: Option<u16>,

@@ -152,8 +152,9 @@ fn unprivileged_user() -> Result<UserIds, Error> {
 }
 
 /// Returns a command with a clean environment. The variables of this program are for the program and for the clients of
-/// other servers: `PGDATA`, `PGPORT`, `PGOPTIONS` and more would change the private Postgres, `LD_PRELOAD` the programs,
-/// and `LANG` the messages. `PATH` finds `setpriv` and the programs of `initdb`, `TZ` is the time zone of a new cluster.
+/// other servers: `PGDATA`, `PGPORT`, `PGOPTIONS` and more would change the private Postgres, `LD_PRELOAD` the
+/// programs, and `LANG` the messages. `PATH` finds `setpriv` and the programs of `initdb`, `TZ` is the time zone of a
+/// new cluster.
 pub(crate) fn clean_command(program: impl AsRef<OsStr>) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     command.env_clear();

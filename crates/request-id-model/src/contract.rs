@@ -164,8 +164,8 @@ fn created(answer: &Answer) -> Option<(u8, Option<Secret>)> {
     }
 }
 
-/// Whether the tenant is a reason for `ALREADY_EXISTS`: another call created it, or the call itself so long ago that its
-/// record has expired. Of a key, which has no slug, only a record that expired during the call is one.
+/// Whether the tenant is a reason for `ALREADY_EXISTS`: another call created it, or the call itself so long ago that
+/// its record has expired. Of a key, which has no slug, only a record that expired during the call is one.
 fn is_reason(tenant: &Tenant, answer: &Answer) -> bool {
     let has_expired = |time: u16| time.abs_diff(tenant.created_at) >= RECORD_LIFETIME;
     let has_slug = tenant.request.slug.is_some();

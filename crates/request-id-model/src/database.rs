@@ -122,7 +122,8 @@ impl Database {
         slug.is_some() && self.tenants.iter().any(|tenant| tenant.request.slug == slug)
     }
 
-    /// The statement with this snapshot, from its inserts on. `None`: a slug was lost to a race, and nothing was written.
+    /// The statement with this snapshot, from its inserts on. `None`: a slug was lost to a race, and nothing was
+    /// written.
     pub fn insert(
         &mut self,
         items: &[Item],

@@ -22,8 +22,8 @@ const MAX_ATTEMPTS: u8 = 8;
 /// What the clients call, and what can happen meanwhile.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// The calls of each client. It repeats a call while it has attempts left, and continues with the next call when one
-    /// is refused.
+    /// The calls of each client. It repeats a call while it has attempts left, and continues with the next call when
+    /// one is refused.
     pub calls: [Vec<Request>; CLIENTS],
     pub attempts: [u8; CLIENTS],
     pub servers: usize,

@@ -3,7 +3,8 @@
 /// A rule. [`crate::scenarios`] checks that the contract is violated without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Two records of one scope and request id cannot exist: the second insert waits for the first, and inserts nothing.
+    /// Two records of one scope and request id cannot exist: the second insert waits for the first, and inserts
+    /// nothing.
     RecordIsUnique,
     ScopeHasCaller,
     ScopeHasRpc,

@@ -41,11 +41,11 @@ impl Client {
         Self { retry, ..self.clone() }
     }
 
-    /// Calls an RPC and repeats the call as the policy says. Each attempt has the same request id: the request's own, or a
-    /// random one where the request can have one and has none.
+    /// Calls an RPC and repeats the call as the policy says. Each attempt has the same request id: the request's own,
+    /// or a random one where the request can have one and has none.
     ///
-    /// A call whose outcome is unknown is repeated only if that is safe ([`crate::Rpc::IS_REPEATABLE`], and no etag). Other calls are
-    /// repeated only if the server did nothing, because it was overloaded or calls conflicted.
+    /// A call whose outcome is unknown is repeated only if that is safe ([`crate::Rpc::IS_REPEATABLE`], and no etag).
+    /// Other calls are repeated only if the server did nothing, because it was overloaded or calls conflicted.
     pub async fn send<R: UnaryRpc>(&self, mut request: R) -> Result<R::Response, Error> {
         request.set_request_ids(|| Uuid::new_v4().to_string());
         let is_repeatable = R::IS_REPEATABLE && !request.has_etag();
@@ -76,8 +76,8 @@ impl Client {
         within(limit, call).await.map(tonic::Response::into_inner)
     }
 
-    /// Calls an RPC with a stream of responses. A stream that ends with an error is not repeated: the caller knows where
-    /// to continue.
+    /// Calls an RPC with a stream of responses. A stream that ends with an error is not repeated: the caller knows
+    /// where to continue.
     pub async fn stream<R: StreamingRpc>(&self, request: R) -> Result<Responses<R::Response>, Error> {
         let path = PathAndQuery::from_static(R::PATH);
         let codec = ProstCodec::<R, R::Response>::default();

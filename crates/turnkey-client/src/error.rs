@@ -92,8 +92,8 @@ impl Error {
         self.0.message()
     }
 
-    /// `None` if the error is not the service's: the server is unreachable, the message is too large, or a proxy refused
-    /// the call.
+    /// `None` if the error is not the service's: the server is unreachable, the message is too large, or a proxy
+    /// refused the call.
     pub fn reason(&self) -> Option<Reason> {
         let info = self.0.get_details_error_info().filter(|info| info.domain == "turnkey")?;
         // Every text has a value.

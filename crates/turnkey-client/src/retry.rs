@@ -1,5 +1,6 @@
-//! How calls are repeated: full jitter (<https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>),
-//! and never before the server's own delay is over.
+//! How calls are repeated: full jitter
+//! (<https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>), and never before the server's
+//! own delay is over.
 
 use std::time::Duration;
 

@@ -11,8 +11,8 @@ pub trait Rpc: Message + Clone + Default + 'static {
     /// As in `/turnkey.v1.TenantProvisioning/GetTenant`.
     const PATH: &'static str;
 
-    /// Whether a call without an etag can be repeated although the outcome of the first one is unknown: the RPC only reads,
-    /// its request has a request id, or a repeat changes nothing more.
+    /// Whether a call without an etag can be repeated although the outcome of the first one is unknown: the RPC only
+    /// reads, its request has a request id, or a repeat changes nothing more.
     const IS_REPEATABLE: bool;
 
     /// Whether the request has an etag. The call itself changes it, so a repeat would be `ETAG_MISMATCH`.

@@ -1,8 +1,8 @@
-//! Values that two tenants of the old database have, although they must be unique in the new one: addresses that differ in
-//! case only, keys with the same digits, and new slugs that another tenant has.
+//! Values that two tenants of the old database have, although they must be unique in the new one: addresses that differ
+//! in case only, keys with the same digits, and new slugs that another tenant has.
 //!
-//! No tenant is preferred: all that have such a value are refused. Each value takes 16 bytes while duplicates are searched
-//! for, which is 64 MB for a million tenants.
+//! No tenant is preferred: all that have such a value are refused. Each value takes 16 bytes while duplicates are
+//! searched for, which is 64 MB for a million tenants.
 
 use std::{collections::HashSet, pin::pin};
 

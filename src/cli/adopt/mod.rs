@@ -1,8 +1,8 @@
 //! `turnkey adopt`: brings the tenants of the platform's old database over.
 //!
-//! The old database is read in one read-only snapshot, in the order of the tenants' ids, a chunk at a time. A tenant that the
-//! new database has already, by its external id, is left alone, so the command can be stopped at any moment, even killed,
-//! and started again. Without `--skip-invalid`, all tenants are checked before the first is written.
+//! The old database is read in one read-only snapshot, in the order of the tenants' ids, a chunk at a time. A tenant
+//! that the new database has already, by its external id, is left alone, so the command can be stopped at any moment,
+//! even killed, and started again. Without `--skip-invalid`, all tenants are checked before the first is written.
 //!
 //! Exit code 0: all tenants came over, or would. 1: some are left. 2: the command could not run.
 
@@ -249,8 +249,8 @@ impl Adopter {
         if outcome == AdoptionOutcome::Adopted {
             return Ok(adopted);
         }
-        // Maybe an earlier attempt, whose response was lost, or another process has adopted the tenant. Whatever the other one
-        // inserted first can then be what already exists.
+        // Maybe an earlier attempt, whose response was lost, or another process has adopted the tenant. Whatever the
+        // other one inserted first can then be what already exists.
         let requested = [(tenant.external_id.clone(), UniqueFields::default())];
         let existing = retry(REMEDY, async || Ok(self.service.find_adopted(&requested).await?)).await?;
         let existing = existing.into_iter().next().and_then(|existing| existing.adopted);

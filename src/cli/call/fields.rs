@@ -1,6 +1,7 @@
 //! Fields of the command line, `FIELD=VALUE`, as parts of the request's JSON.
 //!
-//! This file finds the fields and decides where a value goes. Whether a value is valid decides the conversion of the JSON.
+//! This file finds the fields and decides where a value goes. Whether a value is valid decides the conversion of the
+//! JSON.
 
 use std::collections::HashSet;
 

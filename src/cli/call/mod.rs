@@ -1,5 +1,5 @@
-//! `turnkey call`: any RPC from the shell. Requests and responses are protobuf's JSON, as over HTTP; the descriptors are
-//! part of the program, so the server needs no reflection.
+//! `turnkey call`: any RPC from the shell. Requests and responses are protobuf's JSON, as over HTTP; the descriptors
+//! are part of the program, so the server needs no reflection.
 
 mod fields;
 mod rpcs;
@@ -29,7 +29,8 @@ use crate::{
 /// Of a call with one response. The server ends it after this time, too.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Exit code 0: the RPC succeeded; 1: it returned an error. An error of this function means that the RPC was not called.
+/// Exit code 0: the RPC succeeded; 1: it returned an error. An error of this function means that the RPC was not
+/// called.
 pub async fn run(settings: CallSettings) -> Result<ExitCode, Error> {
     let CallSettings { rpc, fields, data, server, client: credentials } = settings;
     let Some(name) = rpc else {

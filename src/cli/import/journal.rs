@@ -1,5 +1,6 @@
-//! The journal of an import: the request id of every row. It is beside the keys file and as secret as that: for 24 hours
-//! its ids can be used to obtain the keys, and later together with a dump of the database from within those hours.
+//! The journal of an import: the request id of every row. It is beside the keys file and as secret as that: for 24
+//! hours its ids can be used to obtain the keys, and later together with a dump of the database from within those
+//! hours.
 //!
 //! Which rows are done is not here but in the keys file. A line is `slug,id`, or `slug,id,rotation,public key` for the
 //! rotation of a key whose secret is lost ([`super::lost_keys`]).
@@ -44,8 +45,8 @@ struct Rotations {
 impl Journal {
     /// Reads the journal of the import into `keys` if it exists, and changes nothing.
     ///
-    /// The journal names its kind of target, because request ids are scoped to the caller: a server would not find those of
-    /// an import into its database.
+    /// The journal names its kind of target, because request ids are scoped to the caller: a server would not find
+    /// those of an import into its database.
     pub fn recognize(keys: &RecognizedKeysFile, target: &str) -> Result<RecognizedJournal, Error> {
         let mut path = keys.path().as_os_str().to_owned();
         path.push(".journal");

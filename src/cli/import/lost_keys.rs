@@ -1,9 +1,10 @@
-//! Replaces the keys whose secrets are lost: a resumed import repeats the creation of a tenant whose key is not in the keys
-//! file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
+//! Replaces the keys whose secrets are lost: a resumed import repeats the creation of a tenant whose key is not in the
+//! keys file, and after 24 hours the replay no longer has the secret. The import then rotates that key.
 //!
 //! The import rotates only a key that it has created itself, and the server refuses that if an operator has revoked or
-//! rotated the key, even at the same moment. The tenant's other keys stay as they are. A rotation is recorded in the journal
-//! before it is sent, and repeated with the same request id if the import is killed before the new key is in the keys file.
+//! rotated the key, even at the same moment. The tenant's other keys stay as they are. A rotation is recorded in the
+//! journal before it is sent, and repeated with the same request id if the import is killed before the new key is in
+//! the keys file.
 
 use time::{Duration, OffsetDateTime};
 
@@ -16,7 +17,8 @@ use crate::{
     domain::{PublicKey, TenantId, api_key::RotateApiKey},
 };
 
-/// Returns the tenant with a new key. The lost one expires at once. `created_at` is the tenant's, which its first key shares.
+/// Returns the tenant with a new key. The lost one expires at once. `created_at` is the tenant's, which its first key
+/// shares.
 ///
 /// # Errors
 /// A permanent one if the key that the import has created last is revoked, rotated or deleted.

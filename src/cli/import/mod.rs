@@ -3,8 +3,8 @@
 //! The import can be stopped at any moment, even killed, and started again with the same files: it creates every tenant
 //! once, and every key ends up in the keys file.
 //! - Before anything is sent, every row is read and its request id is in the journal ([`journal`]).
-//! - A row is done when its line in the keys file is complete ([`super::keys_file`]). Every other row is sent again, and
-//!   its request id makes the server replay the tenant if it exists.
+//! - A row is done when its line in the keys file is complete ([`super::keys_file`]). Every other row is sent again,
+//!   and its request id makes the server replay the tenant if it exists.
 //! - A key that can no longer be replayed is rotated ([`lost_keys`]).
 
 pub mod journal;
@@ -38,7 +38,8 @@ pub async fn run(settings: ImportSettings) -> Result<(), Error> {
         let remedy = "Correct the input, or pass --skip-invalid to import only the valid rows";
         return Err(format!("{count}, so nothing was imported. {remedy}").into());
     }
-    // Nothing is written until both files are recognized and the target is open: a refused import leaves no files behind.
+    // Nothing is written until both files are recognized and the target is open: a refused import leaves no files
+    // behind.
     let keys = KeysFile::recognize(&settings.out)?;
     let journal = Journal::recognize(&keys, settings.target.name())?;
     let target = Target::open(settings.target, settings.concurrency).await?;

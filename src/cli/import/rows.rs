@@ -111,8 +111,8 @@ fn is_utf16(text: &[u8]) -> bool {
     matches!(text, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..])
 }
 
-/// Returns the line on which the next record starts. The reader's position precedes the line terminators that it is about
-/// to skip: empty lines, or the rest of `\r\n`.
+/// Returns the line on which the next record starts. The reader's position precedes the line terminators that it is
+/// about to skip: empty lines, or the rest of `\r\n`.
 fn first_line(text: &[u8], position: &csv::Position) -> u64 {
     let (_, rest) = split(text, position);
     let skipped = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');

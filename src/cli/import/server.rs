@@ -33,8 +33,8 @@ impl Server {
         Ok(Self(client.with_retry(RetryPolicy::once(CALL_TIMEOUT))))
     }
 
-    /// Returns a result for each request, in order. The inner errors are messages of single items. An item that can succeed
-    /// in a retry of the call fails the call.
+    /// Returns a result for each request, in order. The inner errors are messages of single items. An item that can
+    /// succeed in a retry of the call fails the call.
     pub async fn batch_create_fully_provisioned(
         &self,
         requests: &[CreateFullyProvisioned],

@@ -1,5 +1,6 @@
-//! The target of an import: a database or a server. It does not retry; [`super`] sends a failed batch again. A retryable
-//! error fails the batch. A permanent one rejects a row if the call was for that row only; otherwise it ends the import.
+//! The target of an import: a database or a server. It does not retry; [`super`] sends a failed batch again. A
+//! retryable error fails the batch. A permanent one rejects a row if the call was for that row only; otherwise it ends
+//! the import.
 
 use std::{num::NonZeroUsize, thread::available_parallelism};
 

@@ -1,8 +1,8 @@
 //! Tenants of the platform's old database: their rows as they are read, and what they become.
 //!
-//! [`OldTenant::adopt`] parses a tenant with all its rows. Every problem is reported, and the tenant comes over whole or not
-//! at all. What an orphan lacks is created from [`super::defaults`], and what the old database left open has one meaning; both
-//! are reported as repairs. Nothing else is changed.
+//! [`OldTenant::adopt`] parses a tenant with all its rows. Every problem is reported, and the tenant comes over whole
+//! or not at all. What an orphan lacks is created from [`super::defaults`], and what the old database left open has one
+//! meaning; both are reported as repairs. Nothing else is changed.
 
 mod catalog;
 mod parse;
@@ -31,8 +31,8 @@ use super::{
     validation::{InvalidValue, Violation},
 };
 
-/// A row of the old table `Tenant` with all its rows of the other tables, oldest first. The texts are cut where they exceed
-/// every limit. A time is `None` if it is outside the years 1 to 9999.
+/// A row of the old table `Tenant` with all its rows of the other tables, oldest first. The texts are cut where they
+/// exceed every limit. A time is `None` if it is outside the years 1 to 9999.
 pub struct OldTenant {
     pub id: String,
     pub slug: String,
@@ -135,8 +135,8 @@ pub struct AdoptedOwner {
     pub email_verified_at: Option<OffsetDateTime>,
 }
 
-/// Why a tenant cannot come over: the column of the old database, the class of its value and what to do. It never shows the
-/// value.
+/// Why a tenant cannot come over: the column of the old database, the class of its value and what to do. It never shows
+/// the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The column, with the row's old id if it is not the tenant's: `packages[cl9e…].basePrice`.

@@ -37,8 +37,8 @@ impl UniqueField {
     }
 }
 
-/// Half of a SHA-256 of a field and its value. Among a million tenants, two values have the same one with a probability of
-/// 10⁻²⁶.
+/// Half of a SHA-256 of a field and its value. Among a million tenants, two values have the same one with a probability
+/// of 10⁻²⁶.
 pub type UniqueValueHash = u128;
 
 impl UniqueFields {

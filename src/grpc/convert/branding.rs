@@ -1,5 +1,5 @@
-//! Converts a tenant's branding between `google.protobuf.Struct` and JSON text. Only the message of a request or response
-//! has the form of values.
+//! Converts a tenant's branding between `google.protobuf.Struct` and JSON text. Only the message of a request or
+//! response has the form of values.
 
 use std::fmt;
 

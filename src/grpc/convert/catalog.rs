@@ -1,7 +1,7 @@
 //! Messages of `PackageCatalog`. The deprecated field names `title` and `price_cents` are known only here.
 //!
-//! Some clients send every field, so an empty text in an optional field that identifies or names something means that the
-//! field is absent. An empty description is a value.
+//! Some clients send every field, so an empty text in an optional field that identifies or names something means that
+//! the field is absent. An empty description is a value.
 
 use std::collections::HashSet;
 
@@ -292,8 +292,8 @@ deletions_from_requests! {
     DeleteSegmentRequest { segment_id: SegmentId }
 }
 
-/// Returns the target of an upsert, or adds what is missing for one. In each argument, the outer option is the presence of
-/// the field and the inner one its value, `None` if its violation was already added.
+/// Returns the target of an upsert, or adds what is missing for one. In each argument, the outer option is the presence
+/// of the field and the inner one its value, `None` if its violation was already added.
 ///
 /// An upsert without an id, an external id and a valid slug can only create, and then needs a name.
 #[expect(clippy::option_option, reason = "presence and validity differ")]

@@ -1,6 +1,6 @@
 //! Admits calls, within limits in all and for each caller. A call is admitted once its message has arrived in full, and
-//! holds its permit until its work has ended and the last byte of its response has been written. Calls beyond a limit fail
-//! at once instead of waiting.
+//! holds its permit until its work has ended and the last byte of its response has been written. Calls beyond a limit
+//! fail at once instead of waiting.
 //!
 //! Health and reflection have limits of their own and are charged to the client's address: a flood of them affects no
 //! other call, and a busy server is not considered dead.

@@ -1,5 +1,5 @@
-//! Identifies and authorizes the caller before the request is decoded. A layer and not a tonic interceptor, which would be
-//! synchronous: a tenant key is looked up in the database. The decision itself is in `auth`.
+//! Identifies and authorizes the caller before the request is decoded. A layer and not a tonic interceptor, which would
+//! be synchronous: a tenant key is looked up in the database. The decision itself is in `auth`.
 
 use std::sync::Arc;
 

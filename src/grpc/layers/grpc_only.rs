@@ -1,5 +1,5 @@
-//! Refuses requests that are not gRPC, as its specification requires ("gRPC over HTTP2", Requests). A browser sends a form
-//! to another site without asking, with the user's client certificate; it cannot do so with gRPC's content type.
+//! Refuses requests that are not gRPC, as its specification requires ("gRPC over HTTP2", Requests). A browser sends a
+//! form to another site without asking, with the user's client certificate; it cannot do so with gRPC's content type.
 
 use std::future::ready;
 

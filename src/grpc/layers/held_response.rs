@@ -1,7 +1,7 @@
 //! A response that holds what its call occupies until its last byte has been written to the socket.
 //!
-//! The bytes themselves hold it: they are passed on by reference, and are dropped when HTTP/2 has written them. The end of
-//! the body would be too early, because what the client does not read waits in the buffers of its stream.
+//! The bytes themselves hold it: they are passed on by reference, and are dropped when HTTP/2 has written them. The end
+//! of the body would be too early, because what the client does not read waits in the buffers of its stream.
 
 use std::{
     pin::Pin,

@@ -52,8 +52,8 @@ impl MessageLimits {
     ///
     /// # Errors
     /// [`Error::MessageTooLarge`], as soon as the prefix or the header Content-Length announces it;
-    /// [`Error::DeadlineExceeded`] if the message does not arrive in time; [`Error::Overloaded`]; [`Error::Cancelled`] if
-    /// the client disconnects.
+    /// [`Error::DeadlineExceeded`] if the message does not arrive in time; [`Error::Overloaded`]; [`Error::Cancelled`]
+    /// if the client disconnects.
     pub async fn receive(
         &self,
         body: Body,

@@ -1,5 +1,5 @@
-//! Admits requests that are not calls themselves but may lead to one: those of agents. They need a tenant's own key, also
-//! where calls need no credential, and their bodies are received within the limits of calls.
+//! Admits requests that are not calls themselves but may lead to one: those of agents. They need a tenant's own key,
+//! also where calls need no credential, and their bodies are received within the limits of calls.
 
 use std::sync::Arc;
 
@@ -29,14 +29,14 @@ pub struct TenantGate {
 }
 
 impl TenantGate {
-    /// `admission` is that of the calls, and `requests` limits the requests in progress. These have a limit of their own,
-    /// because each call takes a permit, too: requests that hold all permits could make none of their calls.
+    /// `admission` is that of the calls, and `requests` limits the requests in progress. These have a limit of their
+    /// own, because each call takes a permit, too: requests that hold all permits could make none of their calls.
     pub fn new(authenticator: Authenticator, admission: Admission, requests: FairLimit<Payer>) -> Self {
         Self { authenticator, admission, requests, refusals: RefusalLog::default() }
     }
 
-    /// Identifies the tenant and receives the body. The caller is then an extension of the request, and a call with these
-    /// extensions is not authenticated again. `name` is that of the request in the log of refusals.
+    /// Identifies the tenant and receives the body. The caller is then an extension of the request, and a call with
+    /// these extensions is not authenticated again. `name` is that of the request in the log of refusals.
     pub async fn admit(
         &self,
         name: &'static str,

@@ -1,5 +1,6 @@
-//! Converts messages between gRPC and another protocol, for calls that do not come by gRPC. `admission` does it: a request
-//! is received within the same limits before it is converted, and a response is converted before its bytes are counted.
+//! Converts messages between gRPC and another protocol, for calls that do not come by gRPC. `admission` does it: a
+//! request is received within the same limits before it is converted, and a response is converted before its bytes are
+//! counted.
 //!
 //! What surrounds the messages (status, headers, trailers) stays that of gRPC here. The module `http` converts it.
 

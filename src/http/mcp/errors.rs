@@ -1,5 +1,5 @@
-//! Failed calls in words that an agent can act on: what is wrong with which argument, by the names of the tools, and what
-//! to do. Programs read the reason at the beginning.
+//! Failed calls in words that an agent can act on: what is wrong with which argument, by the names of the tools, and
+//! what to do. Programs read the reason at the beginning.
 
 use rmcp::model::{CallToolResult, ContentBlock};
 use tonic::Status;

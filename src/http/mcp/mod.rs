@@ -1,8 +1,9 @@
 //! Tools for agents by the Model Context Protocol (<https://modelcontextprotocol.io/specification>): streamable HTTP,
-//! without sessions and streams. The official SDK implements the protocol. [`tools`] has the tools: one gRPC call for each.
+//! without sessions and streams. The official SDK implements the protocol. [`tools`] has the tools: one gRPC call for
+//! each.
 //!
-//! Each request needs a tenant's own key and acts on that tenant alone. [`TenantGate`] authenticates it and receives its
-//! body, so that the SDK gets no credential and nothing that is too large.
+//! Each request needs a tenant's own key and acts on that tenant alone. [`TenantGate`] authenticates it and receives
+//! its body, so that the SDK gets no credential and nothing that is too large.
 
 mod errors;
 mod results;
@@ -115,8 +116,8 @@ fn unreadable(error: &serde_json::Error) -> Response<Body> {
     json_response(StatusCode::BAD_REQUEST, &ServerJsonRpcMessage::error(error, None))
 }
 
-/// Returns the request of the RPC that a message of an agent makes for this tenant; `None` if it calls no tool. For fuzzing:
-/// the service itself leaves to the SDK what is a call.
+/// Returns the request of the RPC that a message of an agent makes for this tenant; `None` if it calls no tool. For
+/// fuzzing: the service itself leaves to the SDK what is a call.
 ///
 /// # Errors
 /// Those of a message that is refused.

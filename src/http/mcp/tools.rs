@@ -79,8 +79,8 @@ struct UpsertPackageArguments {
     active: Option<bool>,
     /// The position among the packages, in ascending order. A new package goes after the last by default.
     grouping_order: Option<i32>,
-    /// The id of the segment to put the package in. If absent, a new package goes to the General segment and an existing
-    /// one stays where it is.
+    /// The id of the segment to put the package in. If absent, a new package goes to the General segment and an
+    /// existing one stays where it is.
     segment_id: Option<String>,
     /// If true, only checks the call and returns what it would do. Nothing is changed.
     dry_run: Option<bool>,

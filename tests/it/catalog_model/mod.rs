@@ -1,5 +1,5 @@
-//! Model-based test of `PackageCatalog`: random calls for several tenants, each compared with the result of an in-memory
-//! model.
+//! Model-based test of `PackageCatalog`: random calls for several tenants, each compared with the result of an
+//! in-memory model.
 
 mod calls;
 mod model;

@@ -12,8 +12,8 @@ use super::rules::{
     slug_violation, stored_description, without_empty_texts,
 };
 
-/// An entity before and after an upsert. A new one lacks its id and its times, which only the service knows. A changed one
-/// still has the old `updated_at`.
+/// An entity before and after an upsert. A new one lacks its id and its times, which only the service knows. A changed
+/// one still has the old `updated_at`.
 #[derive(Debug)]
 pub struct UpsertResult<T> {
     pub before: Option<T>,

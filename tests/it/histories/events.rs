@@ -1,5 +1,5 @@
-//! The events of all tenants, those that purges deleted included. An archive keeps the latter for the checker alone: the
-//! service does not know of it.
+//! The events of all tenants, those that purges deleted included. An archive keeps the latter for the checker alone:
+//! the service does not know of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,8 +59,8 @@ impl Changes {
         changes.push(Change::of(event));
     }
 
-    /// The changes by the slug with which a tenant was created. Several tenants have a slug one after the other, if each was
-    /// purged before the next one was created.
+    /// The changes by the slug with which a tenant was created. Several tenants have a slug one after the other, if
+    /// each was purged before the next one was created.
     pub fn by_slug(&self) -> BTreeMap<String, Vec<Change>> {
         let mut by_slug: BTreeMap<String, Vec<Change>> = BTreeMap::new();
         for changes in self.tenants.iter().map(|id| &self.by_tenant[id]) {
@@ -74,8 +74,8 @@ impl Changes {
         by_slug
     }
 
-    /// Compares what a watcher saw with the list. It can have seen events before a purge deleted them: the first ones of
-    /// that tenant.
+    /// Compares what a watcher saw with the list. It can have seen events before a purge deleted them: the first ones
+    /// of that tenant.
     pub fn check_watched(&self, seen: &[Event], listed: &[Event]) {
         let is_purge = |event: &Event| event.r#type == "tenant.purged";
         let purged: BTreeSet<&str> =

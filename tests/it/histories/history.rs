@@ -10,7 +10,8 @@ use turnkey::grpc::pb::OwnerTokenPurpose;
 /// A call for one tenant. Names, addresses and prices are used once, so that a read shows which change it saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// By `CreateFullyProvisioned`, alone or in a batch, or by `CreateFromSignup`. All calls for a tenant are identical.
+    /// By `CreateFullyProvisioned`, alone or in a batch, or by `CreateFromSignup`. All calls for a tenant are
+    /// identical.
     Create,
     Rename {
         name: String,

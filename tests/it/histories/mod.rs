@@ -1,7 +1,8 @@
-//! A history checker over the changing RPCs: clients change tenants, keys and catalogs over gRPC and HTTP while servers are
-//! killed, connections are cut and Postgres stops or fails over. They record each call and its response. Afterwards, an
-//! order of the calls must explain every response, the final reads included, and the events must be the changes of that
-//! order: each acknowledged change is there, nothing twice. `ListEvents` and two watchers must have seen the same events.
+//! A history checker over the changing RPCs: clients change tenants, keys and catalogs over gRPC and HTTP while servers
+//! are killed, connections are cut and Postgres stops or fails over. They record each call and its response.
+//! Afterwards, an order of the calls must explain every response, the final reads included, and the events must be the
+//! changes of that order: each acknowledged change is there, nothing twice. `ListEvents` and two watchers must have
+//! seen the same events.
 
 mod checker;
 mod clients;

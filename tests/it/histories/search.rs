@@ -1,11 +1,11 @@
-//! Searches an order of the calls of one tenant that explains every response: linearizability, by the search of Wing and
-//! Gong ("Testing and verifying concurrent objects", 1993) with the memory of Lowe ("Testing for linearizability", 2017),
-//! as Porcupine does it.
+//! Searches an order of the calls of one tenant that explains every response: linearizability, by the search of Wing
+//! and Gong ("Testing and verifying concurrent objects", 1993) with the memory of Lowe ("Testing for linearizability",
+//! 2017), as Porcupine does it.
 //!
 //! The events of the tenant bound the search: a call that changes the tenant can be next only if the next event is its
 //! own. So an order that is found also has one event for each change, in that order, and no other. A call without a
-//! response took effect if it has an event, and otherwise not. The few that leave no event may take effect at any time, or
-//! never.
+//! response took effect if it has an event, and otherwise not. The few that leave no event may take effect at any time,
+//! or never.
 
 use std::{collections::HashSet, fmt};
 
@@ -122,8 +122,8 @@ impl Search<'_> {
         false
     }
 
-    /// The calls that can be next: those that began before any other had returned. A call without a response can be next
-    /// at any time.
+    /// The calls that can be next: those that began before any other had returned. A call without a response can be
+    /// next at any time.
     fn candidates(&self, is_used: &[bool]) -> Vec<usize> {
         let left = || (0..self.operations.len()).filter(|&index| !is_used[index]);
         let first_return = left()

@@ -1,5 +1,5 @@
-//! HTTP and JSON in front of the RPCs. That callers are authenticated and isolated as with gRPC is tested beside the tests
-//! of gRPC, in `authentication` and `isolation`, which run over both.
+//! HTTP and JSON in front of the RPCs. That callers are authenticated and isolated as with gRPC is tested beside the
+//! tests of gRPC, in `authentication` and `isolation`, which run over both.
 
 /// Slow, large and many requests.
 mod bounds;

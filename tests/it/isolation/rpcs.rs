@@ -259,7 +259,8 @@ async fn the_same_calls_succeed_for_the_tenant_that_owns_the_identifiers() {
     }
 }
 
-/// The login role has every right on these tables. So the test denies it access, to show that catalog calls do not use it.
+/// The login role has every right on these tables. So the test denies it access, to show that catalog calls do not use
+/// it.
 #[tokio::test]
 async fn every_catalog_call_uses_the_role_that_sees_one_tenant() {
     if is_skipped_on_citus("its shards get a restrictive policy as a permissive one") {
@@ -310,7 +311,8 @@ async fn a_deleted_tenant_gets_byte_for_byte_the_response_of_an_unknown_one() {
     let before = all_rows(&fixture).await;
     for (catalog, (rpc, field)) in over_each(&clients(&fixture).await) {
         let own = deleted.value(rpc, field);
-        // A page token contains its tenant. With the list of another tenant it is invalid, whether or not that tenant exists.
+        // A page token contains its tenant. With the list of another tenant it is invalid, whether or not that tenant
+        // exists.
         let field = if field == "page_token" { "none" } else { field };
         let error = call(catalog, &deleted.id, rpc, field, own).await.unwrap_err();
         let unknown = call(catalog, &Uuid::new_v4().to_string(), rpc, field, own).await.unwrap_err();

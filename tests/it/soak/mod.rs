@@ -1,8 +1,9 @@
 //! `make soak`: runs for minutes the faults that the tests run for seconds. At the end of each fault, all responses are
-//! compared with the database. The histories of all changing RPCs follow, with their own checker. Prints a table and writes it into `docs/reliability.md`.
+//! compared with the database. The histories of all changing RPCs follow, with their own checker. Prints a table and
+//! writes it into `docs/reliability.md`.
 //!
-//! `SOAK_SEED` repeats the choices of a run (when to kill, where to cut, how long to wait); thread timing still differs.
-//! `SOAK_TENANTS` is the number of tenants among which damage is searched.
+//! `SOAK_SEED` repeats the choices of a run (when to kill, where to cut, how long to wait); thread timing still
+//! differs. `SOAK_TENANTS` is the number of tenants among which damage is searched.
 
 mod damage;
 

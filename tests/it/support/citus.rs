@@ -1,4 +1,5 @@
-//! A coordinator of Citus and two workers. With `CITUS_BIN`, the directory of a Postgres that has Citus, the tests run on them.
+//! A coordinator of Citus and two workers. With `CITUS_BIN`, the directory of a Postgres that has Citus, the tests run
+//! on them.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,8 @@ use super::database::execute;
 /// The names that the sockets of an embedded Postgres have.
 const PORT: u16 = 5432;
 
-/// Passes the settings of a transaction on to the workers; without effect on plain Postgres. A query of its own, as each of
-/// these settings: Citus passes on the whole text of a query.
+/// Passes the settings of a transaction on to the workers; without effect on plain Postgres. A query of its own, as
+/// each of these settings: Citus passes on the whole text of a query.
 pub const PROPAGATE_SETTINGS: &str = "SET LOCAL citus.propagate_set_commands = 'local'";
 
 /// The Postgres with Citus that the developer chose.
@@ -43,14 +44,14 @@ pub fn can_have_triggers(table: &str) -> bool {
     citus_bin().is_none() || !["segments", "packages"].contains(&table)
 }
 
-/// The number of calls, or a fifth of it on Citus, where they take so long that some of many at once wait for more than the
-/// second after which they are rejected.
+/// The number of calls, or a fifth of it on Citus, where they take so long that some of many at once wait for more than
+/// the second after which they are rejected.
 pub fn fewer_on_citus(calls: usize) -> usize {
     if citus_bin().is_some() { calls / 5 } else { calls }
 }
 
-/// Returns the name of the constraint that a statement violated. Of an error on a worker, Citus keeps the text only, in which
-/// the name can have the number of a shard.
+/// Returns the name of the constraint that a statement violated. Of an error on a worker, Citus keeps the text only, in
+/// which the name can have the number of a shard.
 pub fn violated_constraint(error: &sqlx::Error) -> String {
     let error = error.as_database_error().unwrap();
     if let Some(constraint) = error.constraint() {

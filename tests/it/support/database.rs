@@ -1,4 +1,5 @@
-//! The databases of the tests: one temporary Postgres for the whole run, and a copy of a migrated template for each test.
+//! The databases of the tests: one temporary Postgres for the whole run, and a copy of a migrated template for each
+//! test.
 //!
 //! The roles are those of production: the owner migrates, the server role owns nothing. Neither is a superuser, because
 //! superusers bypass most of what is tested here.
@@ -170,8 +171,8 @@ pub fn postmaster_pid(root: &Path) -> Option<u32> {
     content.lines().next()?.trim().parse().ok()
 }
 
-/// Starts the cluster on its own thread, because the runtime of the test that comes first ends with that test. The thread
-/// ends with the process, and Postgres stops when the process has ended.
+/// Starts the cluster on its own thread, because the runtime of the test that comes first ends with that test. The
+/// thread ends with the process, and Postgres stops when the process has ended.
 fn start() -> Cluster {
     let (started, cluster) = mpsc::channel();
     std::thread::spawn(move || {

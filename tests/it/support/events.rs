@@ -99,8 +99,8 @@ impl Fixture {
         self.provisioning.clone().list_events(request).await.map(Response::into_inner)
     }
 
-    /// Waits until no transaction is open that is older than this call. Until then the latest events are not shown; such a
-    /// transaction may belong to another test.
+    /// Waits until no transaction is open that is older than this call. Until then the latest events are not shown;
+    /// such a transaction may belong to another test.
     pub async fn wait_for_older_transactions(&self) {
         let mut connection = self.database.superuser.connect().await.unwrap();
         let xid: String =

@@ -79,8 +79,8 @@ pub async fn stop_postgres_under_load(stops: u32, seed: u64) -> Outcome {
     outcome
 }
 
-/// Starts a server behind a proxy and waits until its probe has finished: the probe uses a transaction too, and an injected
-/// fault must not hit it.
+/// Starts a server behind a proxy and waits until its probe has finished: the probe uses a transaction too, and an
+/// injected fault must not hit it.
 pub async fn start_ready_behind_proxy() -> (Fixture, Proxy) {
     let (fixture, proxy) = Fixture::behind_proxy(settings()).await;
     fixture.wait_for_readiness(ServingStatus::Serving).await;
@@ -137,8 +137,8 @@ pub async fn promote_standby_under_load(seed: u64) -> Outcome {
     load.stop(&cluster.superuser(1)).await
 }
 
-/// Callers disconnect or reach their deadline after some milliseconds, and try again, until this many tenants were created.
-/// The pool has a single connection.
+/// Callers disconnect or reach their deadline after some milliseconds, and try again, until this many tenants were
+/// created. The pool has a single connection.
 pub async fn disconnect_under_load(tenants: u64, seed: u64) -> Outcome {
     let fixture = Fixture::with_settings(one_connection()).await;
     let client = fixture.provisioning.clone();
@@ -147,8 +147,8 @@ pub async fn disconnect_under_load(tenants: u64, seed: u64) -> Outcome {
     load.stop(&fixture.database.superuser).await
 }
 
-/// Floods the server with wrong keys, sign-ups, idle sockets and streams that are reset at once, until this many tenants
-/// were created. Also returns the server's peak memory in KiB.
+/// Floods the server with wrong keys, sign-ups, idle sockets and streams that are reset at once, until this many
+/// tenants were created. Also returns the server's peak memory in KiB.
 pub async fn flood_under_load(tenants: u64) -> (Outcome, u64) {
     let folder = temp_folder();
     let (server, address, database) = start_server(folder.path()).await;

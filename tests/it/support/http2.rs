@@ -46,8 +46,8 @@ pub fn zeros(length: u32) -> Bytes {
     ZEROS.slice(..usize::try_from(length).unwrap())
 }
 
-/// "Rapid reset", CVE-2023-44487: opens streams and resets them at once, so that none of them counts as open. Returns how
-/// many streams the server accepted before it sent GOAWAY, at most `limit`.
+/// "Rapid reset", CVE-2023-44487: opens streams and resets them at once, so that none of them counts as open. Returns
+/// how many streams the server accepted before it sent GOAWAY, at most `limit`.
 pub async fn reset_streams(address: &str, limit: usize) -> usize {
     let socket = TcpStream::connect(address).await.unwrap();
     let (client, connection) = h2::client::handshake(socket).await.unwrap();

@@ -1,5 +1,5 @@
-//! Concurrent callers that create tenants while faults happen, and that keep every response. At the end, the responses are
-//! compared with the database, and every call is repeated: it must get the same response again.
+//! Concurrent callers that create tenants while faults happen, and that keep every response. At the end, the responses
+//! are compared with the database, and every call is repeated: it must get the same response again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,8 +112,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts callers that create one tenant after another, each with a request id, and that repeat a failed call until it
-    /// succeeds. Each attempt uses a client of `client_factory`.
+    /// Starts callers that create one tenant after another, each with a request id, and that repeat a failed call until
+    /// it succeeds. Each attempt uses a client of `client_factory`.
     pub fn start(callers: usize, client_factory: impl Fn() -> Client + Send + Sync + 'static) -> Self {
         Self::start_with(callers, CallerBehavior::Waits, client_factory)
     }
@@ -212,8 +212,8 @@ async fn tenants_in(superuser: &PgConnectOptions) -> (BTreeSet<(String, String)>
     (whole.map(|(id, _, key, _)| (id.to_string(), key.unwrap())).collect(), half)
 }
 
-/// Whether the first response is that of the request, a repetition gets the same response, and the key is valid and belongs
-/// to the tenant.
+/// Whether the first response is that of the request, a repetition gets the same response, and the key is valid and
+/// belongs to the tenant.
 async fn is_repeat_equal(client_factory: &ClientFactory, call: &AnsweredCall) -> bool {
     let mut client = client_factory();
     let repeated = client.create_fully_provisioned(call.request.clone()).await.unwrap().into_inner();

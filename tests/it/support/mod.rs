@@ -1,5 +1,5 @@
-//! Helpers that several test modules share: databases, a running server, requests, faults and load. A helper of a single
-//! module stays in that module, and no test module imports another one.
+//! Helpers that several test modules share: databases, a running server, requests, faults and load. A helper of a
+//! single module stays in that module, and no test module imports another one.
 
 pub mod adoption;
 pub mod certificate;

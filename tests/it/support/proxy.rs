@@ -1,8 +1,8 @@
-//! A proxy between the server and Postgres. It parses enough of the protocol to know where a statement begins and where its
-//! response ends, and injects faults there: it closes the connection, holds a statement back, or drops all packets.
+//! A proxy between the server and Postgres. It parses enough of the protocol to know where a statement begins and where
+//! its response ends, and injects faults there: it closes the connection, holds a statement back, or drops all packets.
 //!
-//! Message format: the Postgres manual, chapter 55. Except for the first message, each is a type byte, its length and its
-//! content.
+//! Message format: the Postgres manual, chapter 55. Except for the first message, each is a type byte, its length and
+//! its content.
 
 use std::{
     collections::HashMap,

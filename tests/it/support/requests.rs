@@ -103,7 +103,8 @@ pub fn with_bearer<Message>(message: Message, credential: Option<&str>) -> Reque
     request
 }
 
-/// A well-formed secret key with this public half that belongs to no tenant. The server has to look it up and to hash it.
+/// A well-formed secret key with this public half that belongs to no tenant. The server has to look it up and to hash
+/// it.
 pub fn unknown_secret_key(public_key: &str) -> String {
     let secret = random_secret(&mut UnwrapErr(SysRng));
     assemble_secret_key(public_key, secret).expose_secret().to_owned()

@@ -253,8 +253,8 @@ impl Client {
         }
     }
 
-    /// Deletes the packages as a superuser in psql can, but with the tenant's lock: the service reads and writes packages
-    /// in one statement only under the lock.
+    /// Deletes the packages as a superuser in psql can, but with the tenant's lock: the service reads and writes
+    /// packages in one statement only under the lock.
     async fn damage(&self) -> Outcome {
         let id = &self.known.tenant_id;
         let sql = format!(

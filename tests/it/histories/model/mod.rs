@@ -1,5 +1,5 @@
-//! One tenant as the contract describes it: what each call does, and which events it leaves. Only the rules of the calls
-//! that the clients make are here.
+//! One tenant as the contract describes it: what each call does, and which events it leaves. Only the rules of the
+//! calls that the clients make are here.
 
 mod catalog;
 mod change;
@@ -56,7 +56,8 @@ struct Step<'a> {
 }
 
 impl State {
-    /// The state after the call and the number of its events, if its outcome and the next events are those of the contract.
+    /// The state after the call and the number of its events, if its outcome and the next events are those of the
+    /// contract.
     pub fn apply(&self, origin: &Origin, operation: &Operation, changes: &[Change]) -> Option<(Self, usize)> {
         let mut step = Step { origin, tenant: self.0.clone(), changes };
         let is_expected = match (step.run(operation)?, &operation.outcome) {
@@ -175,8 +176,8 @@ impl<'a> Step<'a> {
         Some(Ok(Expected::Created { replayed: false }))
     }
 
-    /// Whether the call is a repeat of the creation at the moment of a purge. Its first statement finds the slug, and its
-    /// second one no longer finds the record, so it is refused although no order of the two explains that.
+    /// Whether the call is a repeat of the creation at the moment of a purge. Its first statement finds the slug, and
+    /// its second one no longer finds the record, so it is refused although no order of the two explains that.
     fn is_overtaken_by_purge(&self, call: &Call) -> bool {
         *call == Call::Create
             && self.tenant.is_some()

@@ -1,5 +1,5 @@
-//! The owner of a tenant: the password, the tokens and the verified address. An owner of a deleted tenant is as unknown as
-//! an address without an owner.
+//! The owner of a tenant: the password, the tokens and the verified address. An owner of a deleted tenant is as unknown
+//! as an address without an owner.
 
 use turnkey::grpc::pb::OwnerTokenPurpose;
 
