@@ -1,11 +1,11 @@
 //! Counts the hashes that a server in the test's own process computes, by their spans.
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use tracing::{Subscriber, span, subscriber::DefaultGuard};
+use tracing::{Dispatch, Subscriber, span, subscriber::DefaultGuard};
 use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt as _};
 
 /// Counts as long as it lives. The test must have a single thread, on which the server then runs, too.
@@ -13,6 +13,11 @@ pub struct HashCounter {
     count: Arc<AtomicUsize>,
     _subscriber: DefaultGuard,
 }
+
+/// A second dispatcher beside that of the counter. If there is only one, tracing enables a new callsite by the
+/// dispatcher of the thread that reaches it first. A test of another thread, which has none, would disable the span for
+/// all.
+static SECOND_DISPATCHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
 
 struct CountHashes(Arc<AtomicUsize>);
 
@@ -26,6 +31,7 @@ impl<S: Subscriber> Layer<S> for CountHashes {
 
 impl HashCounter {
     pub fn start() -> Self {
+        LazyLock::force(&SECOND_DISPATCHER);
         let count = Arc::default();
         let subscriber = tracing_subscriber::registry().with(CountHashes(Arc::clone(&count)));
         Self { count, _subscriber: tracing::subscriber::set_default(subscriber) }
