@@ -7,6 +7,7 @@ use super::{TenantService, change_log, ids::system_rng};
 use crate::{
     domain::{
         Actor, Email, LogIn, PresentedPassword, TenantId,
+        log_in::ATTEMPT_WINDOW,
         owner::{ChangePassword, PasswordForm},
     },
     error::{Error, ErrorChain, Result},
@@ -99,7 +100,9 @@ impl TenantService {
             match self.store.begin_password_attempt(log_in, now).await? {
                 AttemptStart::Pending(owner) => return Ok(owner),
                 AttemptStart::Refused { until } => {
-                    return Err(Error::TooManyAttempts { retry_after: (until - now).unsigned_abs() });
+                    // At most the window: another replica's attempt, which began it, can be later than `now`.
+                    let remaining = (until - now).min(ATTEMPT_WINDOW);
+                    return Err(Error::TooManyAttempts { retry_after: remaining.unsigned_abs() });
                 }
                 AttemptStart::Busy => match delays.next() {
                     Some(delay) => tokio::time::sleep(delay).await,
