@@ -23,8 +23,11 @@ pub(super) struct CatalogReaders {
 impl CatalogReaders {
     /// Returns the pool whose turn it is; `None` if there are no such servers.
     fn next(&self) -> Option<&ConnectionPool> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.pools.get(turn.checked_rem(self.pools.len())?)
+        // Usually there are none, and then no call writes to the counter, which all threads share.
+        if self.pools.is_empty() {
+            return None;
+        }
+        self.pools.get(self.next.fetch_add(1, Ordering::Relaxed) % self.pools.len())
     }
 
     pub(super) fn close_idle(&self) {
