@@ -8,6 +8,7 @@ use super::{
     Store,
     citus::{self, Engine},
     column,
+    pool::PooledConnection,
     tenants::{StoredLabels, into_tenant, select_tenants},
 };
 use crate::{
@@ -31,131 +32,20 @@ impl Store {
     ///
     /// Returns `None` if there are several records and the texts of what their calls created have [`MAX_PAGE_BYTES`] or
     /// more. With the other fields, this leaves the response below 4 MiB.
-    #[expect(clippy::too_many_lines, reason = "most of it is one statement")]
     pub async fn find_tenant_records(
         &self,
         scope: &IdempotencyScope,
         request_hashes: &[Sha256Digest],
         now: OffsetDateTime,
     ) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
-        let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
         let mut connection = self.acquire("find_tenant_records").await?;
-        let mut is_settled = connection.pool.engine() == Engine::Postgres;
-        let rows = loop {
-            let rows = select_tenants!(
-            with: "WITH request_record AS MATERIALIZED (
-                SELECT record.*, position
-                  FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
-                 CROSS JOIN LATERAL (
-                       -- Without OFFSET 0 the planner may compare all records of the caller with every hash, instead of
-                       -- using the index.
-                       SELECT *
-                         FROM idempotency_records
-                        WHERE request_hash = hash AND caller = $3 AND rpc = $4 AND created_at > $5
-                       OFFSET 0) AS record
-            ), created_segment AS MATERIALIZED (
-                -- GROUP BY: Postgres searches each row by its key. Otherwise it may read all packages of the tenant, which is
-                -- less work if it has few.
-                SELECT segment.*
-                  FROM (SELECT DISTINCT tenant_id, segment_id FROM request_record) AS created
-                 CROSS JOIN LATERAL (
-                       SELECT *
-                         FROM segments
-                        WHERE segments.tenant_id = created.tenant_id AND segments.id = created.segment_id
-                        GROUP BY tenant_id, id) AS segment
-            ), counted_segment AS MATERIALIZED (
-                -- The segments that do not have the number of their packages.
-                SELECT counted.*
-                  FROM (SELECT tenant_id, id FROM created_segment WHERE package_count IS NULL) AS segment
-                 CROSS JOIN LATERAL (
-                       SELECT tenant_id, segment_id, count(*) AS packages
-                         FROM packages
-                        WHERE packages.tenant_id = segment.tenant_id AND packages.segment_id = segment.id
-                        GROUP BY tenant_id, segment_id) AS counted
-            ), created_package AS MATERIALIZED (
-                SELECT package.*
-                  FROM (SELECT DISTINCT tenant_id, unnest(package_ids) AS id FROM request_record) AS created
-                 CROSS JOIN LATERAL (
-                       SELECT *
-                         FROM packages
-                        WHERE packages.tenant_id = created.tenant_id AND packages.id = created.id
-                        GROUP BY tenant_id, id) AS package
-            )",
-            columns: r#", bytes AS "bytes!", bytes_before + bytes AS "total_bytes!",
-               request_hash, fingerprint, salt, record.created_at AS recorded_at,
-               password_hash AS "password_hash?",
-               (SELECT to_jsonb(api_keys) - 'secret_hash'
-                  FROM api_keys
-                 WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
-               (SELECT to_jsonb(segment)
-                       || jsonb_build_object('package_count',
-                                             coalesce(package_count, (SELECT packages FROM counted_segment
-                                                                       WHERE tenant_id = record.tenant_id
-                                                                         AND segment_id = record.segment_id), 0))
-                  FROM created_segment AS segment
-                 WHERE tenant_id = record.tenant_id AND id = record.segment_id) AS "segment: Json<Segment>",
-               (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
-                  FROM created_package AS package
-                 WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids))
-                   AS "packages: Json<Vec<Package>>"
-            "#,
-            from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
-                     FROM request_record AS record
-                    CROSS JOIN LATERAL (
-                           -- OFFSET 0: measured once.
-                           SELECT octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
-                                  + octet_length(labels::text)
-                                  + coalesce((SELECT octet_length(name) + octet_length(hero_title)
-                                                     + octet_length(description) + coalesce(octet_length(external_id), 0)
-                                                FROM created_segment
-                                               WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
-                                  + coalesce((SELECT sum(octet_length(name) + octet_length(description)
-                                                    + coalesce(octet_length(external_id), 0))::int4
-                                                FROM created_package
-                                               WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
-                                  AS bytes
-                             FROM tenants
-                            WHERE id = record.tenant_id
-                           OFFSET 0) AS created) AS record
-             JOIN tenants ON tenants.id = record.tenant_id
-             LEFT JOIN owners ON owners.tenant_id = tenants.id
-            WHERE bytes_before < $6",
-            now,
-            &hashes as _,
-            scope.actor.caller.name(),
-            scope.rpc.as_str(),
-            now - RECORD_LIFETIME,
-            MAX_PAGE_BYTES,
-            );
-            let rows = rows.fetch_all(&mut connection).await?;
-            if is_settled || rows.is_empty() {
-                break rows;
-            }
-            citus::wait_for_tenants(&mut connection, &column(&rows, |row| row.id)).await?;
-            is_settled = true;
-        };
-        if rows.len() > 1 && rows.iter().any(|row| row.total_bytes >= MAX_PAGE_BYTES) {
-            return Ok(None);
+        let records = select_tenant_records(&mut connection, scope, request_hashes, now).await?;
+        let found = records.as_deref().unwrap_or_default();
+        if connection.pool.engine() == Engine::Postgres || found.is_empty() {
+            return Ok(records);
         }
-        rows.into_iter()
-            .map(|row| {
-                Ok(IdempotencyRecord {
-                    request_hash: to_array(row.request_hash)?,
-                    fingerprint: Fingerprint(to_array(row.fingerprint)?),
-                    salt: row.salt.map(to_array).transpose()?,
-                    created_at: row.recorded_at,
-                    key: row.api_key.map(|key| key.0),
-                    created: CreatedTenant {
-                        tenant: into_tenant!(row)?,
-                        segment: row.segment.map(|segment| segment.0),
-                        packages: row.packages.map(|packages| packages.0).unwrap_or_default(),
-                        password_hash: row.password_hash,
-                        text_bytes: usize::try_from(row.bytes).map_err(Error::internal)?,
-                    },
-                })
-            })
-            .collect::<Result<_>>()
-            .map(Some)
+        citus::wait_for_tenants(&mut connection, &column(found, |record| record.created.tenant.id.as_uuid())).await?;
+        select_tenant_records(&mut connection, scope, request_hashes, now).await
     }
 
     /// Returns the record of this request id, with the current state of the key that its call created, unless its
@@ -238,6 +128,124 @@ impl Store {
         .await?;
         Ok(counts.unsalted == limit || counts.deleted == limit)
     }
+}
+
+#[expect(clippy::too_many_lines, reason = "most of it is one statement")]
+async fn select_tenant_records(
+    connection: &mut PooledConnection,
+    scope: &IdempotencyScope,
+    request_hashes: &[Sha256Digest],
+    now: OffsetDateTime,
+) -> Result<Option<Vec<IdempotencyRecord<CreatedTenant>>>> {
+    let hashes: Vec<&[u8]> = request_hashes.iter().map(Sha256Digest::as_slice).collect();
+    let rows = select_tenants!(
+        with: "WITH request_record AS MATERIALIZED (
+            SELECT record.*, position
+              FROM unnest($2::bytea[]) WITH ORDINALITY AS request (hash, position)
+             CROSS JOIN LATERAL (
+                   -- Without OFFSET 0 the planner may compare all records of the caller with every hash, instead of
+                   -- using the index.
+                   SELECT *
+                     FROM idempotency_records
+                    WHERE request_hash = hash AND caller = $3 AND rpc = $4 AND created_at > $5
+                   OFFSET 0) AS record
+        ), created_segment AS MATERIALIZED (
+            -- GROUP BY: Postgres searches each row by its key. Otherwise it may read all packages of the tenant, which
+            -- is less work if it has few.
+            SELECT segment.*
+              FROM (SELECT DISTINCT tenant_id, segment_id FROM request_record) AS created
+             CROSS JOIN LATERAL (
+                   SELECT *
+                     FROM segments
+                    WHERE segments.tenant_id = created.tenant_id AND segments.id = created.segment_id
+                    GROUP BY tenant_id, id) AS segment
+        ), counted_segment AS MATERIALIZED (
+            -- The segments that do not have the number of their packages.
+            SELECT counted.*
+              FROM (SELECT tenant_id, id FROM created_segment WHERE package_count IS NULL) AS segment
+             CROSS JOIN LATERAL (
+                   SELECT tenant_id, segment_id, count(*) AS packages
+                     FROM packages
+                    WHERE packages.tenant_id = segment.tenant_id AND packages.segment_id = segment.id
+                    GROUP BY tenant_id, segment_id) AS counted
+        ), created_package AS MATERIALIZED (
+            SELECT package.*
+              FROM (SELECT DISTINCT tenant_id, unnest(package_ids) AS id FROM request_record) AS created
+             CROSS JOIN LATERAL (
+                   SELECT *
+                     FROM packages
+                    WHERE packages.tenant_id = created.tenant_id AND packages.id = created.id
+                    GROUP BY tenant_id, id) AS package
+        )",
+        columns: r#", bytes AS "bytes!", bytes_before + bytes AS "total_bytes!",
+           request_hash, fingerprint, salt, record.created_at AS recorded_at,
+           password_hash AS "password_hash?",
+           (SELECT to_jsonb(api_keys) - 'secret_hash'
+              FROM api_keys
+             WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
+           (SELECT to_jsonb(segment)
+                   || jsonb_build_object('package_count',
+                                         coalesce(package_count, (SELECT packages FROM counted_segment
+                                                                   WHERE tenant_id = record.tenant_id
+                                                                     AND segment_id = record.segment_id), 0))
+              FROM created_segment AS segment
+             WHERE tenant_id = record.tenant_id AND id = record.segment_id) AS "segment: Json<Segment>",
+           (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
+              FROM created_package AS package
+             WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids))
+               AS "packages: Json<Vec<Package>>"
+        "#,
+        from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
+                 FROM request_record AS record
+                CROSS JOIN LATERAL (
+                       -- OFFSET 0: measured once.
+                       SELECT octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
+                              + octet_length(labels::text)
+                              + coalesce((SELECT octet_length(name) + octet_length(hero_title)
+                                                 + octet_length(description) + coalesce(octet_length(external_id), 0)
+                                            FROM created_segment
+                                           WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
+                              + coalesce((SELECT sum(octet_length(name) + octet_length(description)
+                                                + coalesce(octet_length(external_id), 0))::int4
+                                            FROM created_package
+                                           WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
+                              AS bytes
+                         FROM tenants
+                        WHERE id = record.tenant_id
+                       OFFSET 0) AS created) AS record
+         JOIN tenants ON tenants.id = record.tenant_id
+         LEFT JOIN owners ON owners.tenant_id = tenants.id
+        WHERE bytes_before < $6",
+        now,
+        &hashes as _,
+        scope.actor.caller.name(),
+        scope.rpc.as_str(),
+        now - RECORD_LIFETIME,
+        MAX_PAGE_BYTES,
+    );
+    let rows = rows.fetch_all(connection).await?;
+    if rows.len() > 1 && rows.iter().any(|row| row.total_bytes >= MAX_PAGE_BYTES) {
+        return Ok(None);
+    }
+    rows.into_iter()
+        .map(|row| {
+            Ok(IdempotencyRecord {
+                request_hash: to_array(row.request_hash)?,
+                fingerprint: Fingerprint(to_array(row.fingerprint)?),
+                salt: row.salt.map(to_array).transpose()?,
+                created_at: row.recorded_at,
+                key: row.api_key.map(|key| key.0),
+                created: CreatedTenant {
+                    tenant: into_tenant!(row)?,
+                    segment: row.segment.map(|segment| segment.0),
+                    packages: row.packages.map(|packages| packages.0).unwrap_or_default(),
+                    password_hash: row.password_hash,
+                    text_bytes: usize::try_from(row.bytes).map_err(Error::internal)?,
+                },
+            })
+        })
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 fn to_array(bytes: Vec<u8>) -> Result<[u8; 32]> {
