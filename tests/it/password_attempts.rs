@@ -101,6 +101,14 @@ async fn wrong_passwords_count_for_fifteen_minutes_from_the_first() {
 }
 
 #[tokio::test]
+async fn a_replica_whose_clock_is_behind_asks_to_wait_at_most_fifteen_minutes() {
+    let fixture = Fixture::with_settings(cheap_passwords()).await;
+    enter_wrong_passwords(&fixture, UNKNOWN, None, 10).await;
+    fixture.advance_clock(Duration::minutes(-1));
+    assert_refused(fixture.verify_password(UNKNOWN, PASSWORD, None).await);
+}
+
+#[tokio::test]
 async fn a_right_password_ends_the_count_of_its_pair_only() {
     let fixture = Fixture::with_settings(cheap_passwords()).await;
     fixture.sign_bella_up().await;
