@@ -68,9 +68,9 @@ pub(super) async fn distribute(connection: &mut PgConnection) -> sqlx::Result<()
 
 /// Changes settings of a new session. Citus plans most statements for each execution, because the arguments decide
 /// which worker has the rows; and a transaction uses one connection to each worker, so that it sees what it has
-/// written.
+/// written. Several workers work at the same time.
 pub(super) async fn set_up_session(connection: &mut PgConnection) -> sqlx::Result<()> {
-    let settings = "SET plan_cache_mode = auto; SET citus.multi_shard_modify_mode = 'sequential'";
+    let settings = "SET plan_cache_mode = auto; SET citus.max_adaptive_executor_pool_size = 1";
     sqlx::raw_sql(settings).execute(connection).await.map(drop)
 }
 

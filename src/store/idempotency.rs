@@ -149,33 +149,47 @@ async fn select_tenant_records(
                      FROM idempotency_records
                     WHERE request_hash = hash AND caller = $3 AND rpc = $4 AND created_at > $5
                    OFFSET 0) AS record
-        ), created_segment AS MATERIALIZED (
+        ), segment_of_record AS MATERIALIZED (
             -- GROUP BY: Postgres searches each row by its key. Otherwise it may read all packages of the tenant, which
             -- is less work if it has few.
-            SELECT segment.*
-              FROM (SELECT DISTINCT tenant_id, segment_id FROM request_record) AS created
+            SELECT position, segment.*,
+                   octet_length(name) + octet_length(hero_title) + octet_length(description)
+                   + coalesce(octet_length(external_id), 0) AS bytes
+              FROM request_record AS record
              CROSS JOIN LATERAL (
                    SELECT *
                      FROM segments
-                    WHERE segments.tenant_id = created.tenant_id AND segments.id = created.segment_id
+                    WHERE segments.tenant_id = record.tenant_id AND segments.id = record.segment_id
                     GROUP BY tenant_id, id) AS segment
         ), counted_segment AS MATERIALIZED (
             -- The segments that do not have the number of their packages.
-            SELECT counted.*
-              FROM (SELECT tenant_id, id FROM created_segment WHERE package_count IS NULL) AS segment
+            SELECT position, packages
+              FROM (SELECT position, tenant_id, id FROM segment_of_record WHERE package_count IS NULL) AS segment
              CROSS JOIN LATERAL (
                    SELECT tenant_id, segment_id, count(*) AS packages
                      FROM packages
                     WHERE packages.tenant_id = segment.tenant_id AND packages.segment_id = segment.id
                     GROUP BY tenant_id, segment_id) AS counted
-        ), created_package AS MATERIALIZED (
-            SELECT package.*
-              FROM (SELECT DISTINCT tenant_id, unnest(package_ids) AS id FROM request_record) AS created
+        ), package_of_record AS MATERIALIZED (
+            SELECT position, package.*,
+                   octet_length(name) + octet_length(description) + coalesce(octet_length(external_id), 0) AS bytes
+              FROM (SELECT position, tenant_id, unnest(package_ids) AS id FROM request_record) AS created
              CROSS JOIN LATERAL (
                    SELECT *
                      FROM packages
                     WHERE packages.tenant_id = created.tenant_id AND packages.id = created.id
                     GROUP BY tenant_id, id) AS package
+        ), measured_record AS MATERIALIZED (
+            -- With the size of the texts of what the call created, and of those before it.
+            SELECT record.*, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
+              FROM (SELECT record.*,
+                           octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
+                           + octet_length(labels::text) + coalesce(segment.bytes, 0) + coalesce(packages.bytes, 0) AS bytes
+                      FROM request_record AS record
+                      JOIN tenants ON tenants.id = record.tenant_id
+                      LEFT JOIN (SELECT position, bytes FROM segment_of_record) AS segment USING (position)
+                      LEFT JOIN (SELECT position, sum(bytes)::int4 AS bytes FROM package_of_record GROUP BY position)
+                           AS packages USING (position)) AS record
         )",
         columns: r#", bytes AS "bytes!", bytes_before + bytes AS "total_bytes!",
            request_hash, fingerprint, salt, record.created_at AS recorded_at,
@@ -183,36 +197,18 @@ async fn select_tenant_records(
            (SELECT to_jsonb(api_keys) - 'secret_hash'
               FROM api_keys
              WHERE key_id = record.key_id AND tenant_id = record.tenant_id) AS "api_key: Json<ApiKey>",
-           (SELECT to_jsonb(segment)
-                   || jsonb_build_object('package_count',
-                                         coalesce(package_count, (SELECT packages FROM counted_segment
-                                                                   WHERE tenant_id = record.tenant_id
-                                                                     AND segment_id = record.segment_id), 0))
-              FROM created_segment AS segment
-             WHERE tenant_id = record.tenant_id AND id = record.segment_id) AS "segment: Json<Segment>",
-           (SELECT jsonb_agg(to_jsonb(package) ORDER BY grouping_order, package.id)
-              FROM created_package AS package
-             WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids))
-               AS "packages: Json<Vec<Package>>"
+           segment AS "segment: Json<Segment>", packages AS "packages: Json<Vec<Package>>"
         "#,
-        from: "FROM (SELECT record.*, bytes, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
-                 FROM request_record AS record
-                CROSS JOIN LATERAL (
-                       -- OFFSET 0: measured once.
-                       SELECT octet_length(name) + branding_bytes + coalesce(octet_length(external_id), 0)
-                              + octet_length(labels::text)
-                              + coalesce((SELECT octet_length(name) + octet_length(hero_title)
-                                                 + octet_length(description) + coalesce(octet_length(external_id), 0)
-                                            FROM created_segment
-                                           WHERE tenant_id = record.tenant_id AND id = record.segment_id), 0)
-                              + coalesce((SELECT sum(octet_length(name) + octet_length(description)
-                                                + coalesce(octet_length(external_id), 0))::int4
-                                            FROM created_package
-                                           WHERE tenant_id = record.tenant_id AND id = ANY (record.package_ids)), 0)
-                              AS bytes
-                         FROM tenants
-                        WHERE id = record.tenant_id
-                       OFFSET 0) AS created) AS record
+        from: "FROM measured_record AS record
+         LEFT JOIN (SELECT position,
+                           to_jsonb(segment)
+                           || jsonb_build_object('package_count', coalesce(package_count, packages, 0)) AS segment
+                      FROM segment_of_record AS segment
+                      LEFT JOIN counted_segment USING (position)) AS segment USING (position)
+         LEFT JOIN (SELECT position, jsonb_agg(to_jsonb(package) ORDER BY grouping_order, id) AS packages
+                      FROM package_of_record AS package
+                     WHERE position IN (SELECT position FROM measured_record WHERE bytes_before < $6)
+                     GROUP BY position) AS packages USING (position)
          JOIN tenants ON tenants.id = record.tenant_id
          LEFT JOIN owners ON owners.tenant_id = tenants.id
         WHERE bytes_before < $6",

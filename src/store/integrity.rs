@@ -174,15 +174,39 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
              LIMIT (SELECT chunk_size FROM argument)
         ), tenant AS MATERIALIZED (
             SELECT next_tenant.* FROM next_tenant JOIN chunk ON chunk.id = next_tenant.id
+        ), segment AS MATERIALIZED (
+            -- GROUP BY, here and below: Postgres searches the rows of each tenant. Otherwise it may read those of all
+            -- tenants.
+            SELECT segment.*
+              FROM tenant
+             CROSS JOIN LATERAL (
+                   SELECT tenant_id, id, slug, package_count
+                     FROM segments
+                    WHERE tenant_id = tenant.id
+                    GROUP BY tenant_id, id) AS segment
+        ), packages_of_segment AS MATERIALIZED (
+            SELECT counted.*
+              FROM tenant
+             CROSS JOIN LATERAL (
+                   SELECT tenant_id, segment_id, count(*)
+                     FROM packages
+                    WHERE tenant_id = tenant.id
+                    GROUP BY tenant_id, segment_id) AS counted
+        ), wrong_segment AS MATERIALIZED (
+            -- The segments of packages that do not exist or belong to another tenant.
+            SELECT tenant_id, segment_id
+              FROM packages_of_segment
+             WHERE (tenant_id, segment_id) NOT IN (SELECT tenant_id, id FROM segment)
         ), package_without_own_segment AS MATERIALIZED (
-            -- The first packages of each tenant whose segment does not exist or belongs to another tenant.
+            -- The first packages in them, of each tenant.
             SELECT *
-              FROM (SELECT packages.tenant_id, packages.slug, packages.segment_id,
-                           row_number() OVER (PARTITION BY packages.tenant_id ORDER BY packages.slug) AS number
-                      FROM packages
-                      LEFT JOIN segments
-                        ON segments.tenant_id = packages.tenant_id AND segments.id = packages.segment_id
-                     WHERE packages.tenant_id IN (SELECT id FROM tenant) AND segments.id IS NULL) AS package
+              FROM (SELECT package.*, row_number() OVER (PARTITION BY package.tenant_id ORDER BY package.slug) AS number
+                      FROM wrong_segment AS wrong
+                     CROSS JOIN LATERAL (
+                           SELECT tenant_id, segment_id, slug
+                             FROM packages
+                            WHERE tenant_id = wrong.tenant_id AND segment_id = wrong.segment_id
+                            GROUP BY tenant_id, id) AS package) AS package
              WHERE number <= $5
         ), foreign_segment AS MATERIALIZED (
             SELECT id FROM segments WHERE id IN (SELECT segment_id FROM package_without_own_segment)
@@ -197,25 +221,17 @@ async fn find_damage(connection: &mut PooledConnection, ids: RangeInclusive<Uuid
                        AND NOT EXISTS (SELECT FROM api_keys
                                         WHERE key_id = record.key_id AND api_keys.tenant_id = tenant.id)) AS record
              WHERE number <= $5
-        ), packages_of_segment AS MATERIALIZED (
-            SELECT tenant_id, segment_id, count(*)
-              FROM packages
-             WHERE tenant_id IN (SELECT id FROM tenant)
-             GROUP BY tenant_id, segment_id
         ), packages_of_tenant AS (
             SELECT tenant_id, sum(count) AS count FROM packages_of_segment GROUP BY tenant_id
         ), wrongly_counted AS MATERIALIZED (
             -- The tenants that have a segment with a wrong number of packages.
-            SELECT DISTINCT segments.tenant_id
-              FROM segments
+            SELECT DISTINCT segment.tenant_id
+              FROM segment
               LEFT JOIN packages_of_segment AS actual
-                ON actual.tenant_id = segments.tenant_id AND actual.segment_id = segments.id
-             WHERE segments.tenant_id IN (SELECT id FROM tenant) AND package_count <> coalesce(actual.count, 0)
-        ), segments_of_tenant AS MATERIALIZED (
-            SELECT tenant_id, count(*), bool_or(slug = $4) AS has_general
-              FROM segments
-             WHERE tenant_id IN (SELECT id FROM tenant)
-             GROUP BY tenant_id
+                ON actual.tenant_id = segment.tenant_id AND actual.segment_id = segment.id
+             WHERE package_count <> coalesce(actual.count, 0)
+        ), segments_of_tenant AS (
+            SELECT tenant_id, count(*), bool_or(slug = $4) AS has_general FROM segment GROUP BY tenant_id
         ), actual AS MATERIALIZED (
             -- What the tenants have. The counters are NULL if a tenant has none.
             SELECT id, slug, package_count, segment_count,

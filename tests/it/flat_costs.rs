@@ -88,13 +88,13 @@ async fn measure_with(
 }
 
 /// Creates a database with this many tenants. The oldest 98 % are deleted. Of the others, one is suspended, and the
-/// slug of another one begins with `rare`.
+/// slug of another one begins with `rare`. The ids have the order of their creation, as those of the service.
 async fn database_with_tenants(tenants: u32) -> TestDatabase {
     let database = Cluster::get().migrated().await;
     let insert = format!(
         "INSERT INTO tenants (id, slug, name, commission_percent, branding, is_active, created_at, updated_at, deleted_at,
                               labels)
-         SELECT gen_random_uuid(),
+         SELECT lpad(to_hex(n), 32, '0')::uuid,
                 CASE n WHEN {tenants} THEN 'rare-one' ELSE 't' || substr(md5(n::text), 1, 12) END, 'Bella', 10, '{{}}',
                 n <> {tenants} - 1, now() + n * interval '1 second', now(),
                 CASE WHEN n <= {tenants} / 100 * 98 THEN now() END,
@@ -212,6 +212,38 @@ async fn a_caller_limited_to_100_tenants_makes_every_list_read_these_alone() {
         // Each page reads 100 tenants by their ids, and the keys and the owner of those that it shows.
         let (rows, pages) = (rows.await, 2 * CALLS);
         assert!(rows <= pages * 600, "{rows} rows: {request:?}");
+    }
+}
+
+/// Creates a database with this many tenants that have a segment and three packages each.
+async fn database_with_catalogs(tenants: u32) -> TestDatabase {
+    let database = database_with_tenants(tenants).await;
+    database
+        .execute_without_triggers(
+            "INSERT INTO segments (tenant_id, id, slug, name, hero_title, description, sort_order, active, created_at,
+                                   updated_at, package_count)
+             SELECT id, gen_random_uuid(), 'general', 'General', 'Hi', '', 0, true, created_at, created_at, 3 FROM tenants;
+             INSERT INTO packages (tenant_id, id, segment_id, slug, name, description, base_price, booking_type,
+                                   grouping_order, active, created_at, updated_at)
+             SELECT tenant_id, gen_random_uuid(), id, 'package-' || n, 'Package', '', 0, 'DATE', n, true, created_at,
+                    created_at
+               FROM segments, generate_series(1, 3) AS n",
+        )
+        .await;
+    database.execute("VACUUM ANALYZE").await;
+    database
+}
+
+#[tokio::test]
+async fn a_check_reads_at_most_20_rows_and_index_entries_for_each_tenant_however_many_there_are() {
+    for tenants in [2_000, 20_000] {
+        let database = database_with_catalogs(tenants).await;
+        let rows = measure(&database, ROWS, async |fixture| {
+            let findings = fixture.check_integrity(None).await.unwrap();
+            assert_eq!(findings.len(), usize::try_from(tenants).unwrap(), "none has a key");
+        })
+        .await;
+        assert!(rows <= 20 * i64::from(tenants), "{rows} rows of {tenants} tenants");
     }
 }
 
