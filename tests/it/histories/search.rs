@@ -14,11 +14,13 @@ use super::{
     model::{Change, Origin, State},
 };
 
-/// Upper bound of the steps of a search. Far more than any history needs that has an order.
+/// Upper bound of the steps of a search, which then ends as if there were no order. Far more than any history needs that
+/// has one.
 const MAX_STEPS: usize = 2_000_000;
 
-/// A history that no order explains.
+/// A history that no order explains, of those that were tried.
 pub struct Violation {
+    has_tried_all: bool,
     /// The calls in the longest order that was found.
     explained: Vec<Operation>,
     /// The calls that could not follow, of all orders the fewest.
@@ -52,6 +54,7 @@ pub fn check(origin: &Origin, operations: &[Operation], changes: &[Change]) -> R
     let is_known = |operation: &&Operation| operation.outcome != Outcome::Unknown;
     let left = (0..operations.len()).filter(|index| !order.contains(index)).map(|index| &operations[index]);
     Err(Box::new(Violation {
+        has_tried_all: search.steps < MAX_STEPS,
         left: left.filter(is_known).cloned().collect(),
         explained: order.iter().map(|&index| operations[index].clone()).collect(),
         next_change: changes.get(changes_used).cloned(),
@@ -88,8 +91,10 @@ impl Search<'_> {
         changes: &mut usize,
         state: &State,
     ) -> bool {
+        if self.steps == MAX_STEPS {
+            return false;
+        }
         self.steps += 1;
-        assert!(self.steps < MAX_STEPS, "the search does not end");
         let mut used: Vec<u64> = vec![0; is_used.len().div_ceil(64)];
         for index in (0..is_used.len()).filter(|&index| is_used[index]) {
             used[index / 64] |= 1 << (index % 64);
@@ -163,7 +168,8 @@ impl fmt::Debug for Violation {
                 writeln!(f, "  {invoked}–{returned} {call:?} → {outcome:?}")
             })
         };
-        writeln!(f, "no order explains the history. The longest order:")?;
+        let tried = if self.has_tried_all { "no order explains" } else { "of many orders, none explains" };
+        writeln!(f, "{tried} the history. The longest order:")?;
         list(f, &self.explained)?;
         writeln!(f, "the next event: {:?}\nnot explained:", self.next_change)?;
         list(f, &self.left)
