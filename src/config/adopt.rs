@@ -95,3 +95,22 @@ impl AdoptArgs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_database_is_named_by_exactly_one_setting() {
+        for (from, from_file, expected) in [
+            (Some("postgres://old/platform"), Some("url"), "set only one of TURNKEY_FROM and TURNKEY_FROM_FILE"),
+            (None, None, "must be the URL of the platform's old database"),
+            (Some(""), None, "must be the URL of the platform's old database"),
+        ] {
+            let args = OldDatabaseArgs { from: from.map(str::to_owned), from_file: from_file.map(PathBuf::from) };
+            let mut errors = ConfigErrors::default();
+            assert!(args.check(&mut errors).is_none());
+            assert!(errors.to_string().contains(expected), "{errors}");
+        }
+    }
+}

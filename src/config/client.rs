@@ -174,6 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let args = ClientArgs { tls_client_cert: Some("/missing/chain".into()), ..ClientArgs::default() };
+        assert!(errors(&args).contains("TURNKEY_TLS_CLIENT_CERT: needs --tls-client-key"));
+    }
+
+    #[test]
+    fn a_token_file_has_one_token_and_may_end_with_a_line_break() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, token) in [("svc_x\n", Some("svc_x")), ("svc_x\nsvc_y\n", None), ("svc_x svc_y", None), ("\n", None)]
+        {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(read_token(file.path()).ok().as_deref(), token, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_token_and_a_file_with_one_exclude_each_other() {
         let args =
             ClientArgs { token: Some("svc_x".to_owned()), token_file: Some("token".into()), ..ClientArgs::default() };
