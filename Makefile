@@ -53,11 +53,11 @@ fuzz:
 	scripts/fuzz
 
 # Reports the lines that no test covers, with cargo-llvm-cov. The counters are kept in files, so that processes which
-# the tests kill are counted too.
+# the tests kill are counted too. The file of a process that was killed while it started is damaged, and left out.
 coverage:
 	@scripts/install-postgres
 	RUSTFLAGS="-C llvm-args=-runtime-counter-relocation" LLVM_PROFILE_FILE_NAME="turnkey-%p-%c.profraw" \
-		cargo llvm-cov --locked --workspace --html --ignore-filename-regex '/(tests|benches)/'
+		cargo llvm-cov --failure-mode all --locked --workspace --html --ignore-filename-regex '/(tests|benches)/'
 
 format:
 	cargo fmt --all
