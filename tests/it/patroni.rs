@@ -199,8 +199,13 @@ impl Patroni {
             .database(database)
     }
 
-    fn url(&self, role: &str, database: &str) -> String {
-        format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{database}?sslmode=disable", self.proxy_port)
+    fn url(&self, route: Route, role: &str, database: &str) -> String {
+        let ports = match route {
+            Route::Proxy => vec![self.proxy_port],
+            Route::Hosts => self.nodes.iter().map(|node| node.port).collect(),
+        };
+        let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("postgres://{role}:{PASSWORD}@{}/{database}?sslmode=disable", hosts.join(","))
     }
 }
 
@@ -292,6 +297,18 @@ impl Watcher {
     }
 }
 
+/// How the service finds the leader.
+#[derive(Clone, Copy)]
+enum Route {
+    Proxy,
+    /// `DATABASE_URL` names all nodes.
+    Hosts,
+}
+
+impl Route {
+    const ALL: [(Self, &str); 2] = [(Self::Proxy, "HAProxy"), (Self::Hosts, "three hosts in `DATABASE_URL`")];
+}
+
 /// What happens to the leader.
 #[derive(Clone, Copy)]
 enum Fault {
@@ -327,16 +344,16 @@ impl Fault {
 }
 
 /// Makes calls during the fault, in a database of its own.
-async fn fail_over(patroni: &mut Patroni, fault: Fault, database: &str) -> (Outcome, Failures, bool) {
+async fn fail_over(patroni: &mut Patroni, route: Route, fault: Fault, database: &str) -> (Outcome, Failures, bool) {
     execute(&patroni.options("postgres", "postgres"), format!("CREATE DATABASE {database}")).await;
     let folder = temp_folder();
-    let migrated =
-        turnkey(folder.path()).arg("migrate").env("DATABASE_URL", patroni.url("postgres", database)).output();
+    let owner_url = patroni.url(route, "postgres", database);
+    let migrated = turnkey(folder.path()).arg("migrate").env("DATABASE_URL", owner_url).output();
     assert!(migrated.as_ref().unwrap().status.success(), "{migrated:?}");
     let superuser = patroni.options("postgres", database);
     execute(&superuser, "GRANT turnkey_provisioner TO booking").await;
     let mut serve = turnkey(folder.path());
-    serve.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", patroni.url("booking", database));
+    serve.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", patroni.url(route, "booking", database));
     let mut server = Process::start(&mut serve);
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address())).unwrap();
     let client = Client::new(endpoint.connect_lazy());
@@ -369,17 +386,21 @@ async fn patroni_loses_no_acknowledged_tenant_and_no_event_when_its_leader_fails
     let role = format!("CREATE ROLE booking LOGIN PASSWORD '{PASSWORD}'");
     execute(&patroni.options("postgres", "postgres"), role).await;
     let mut table = format!(
-        "{}\n| fault | longest wait of a call | failed attempts | answered | lost | half | events missed or repeated |\n\
-         |---|---|---|---|---|---|---|\n",
+        "{}\n| by | fault | longest wait of a call | failed attempts | answered | lost | half | events missed or repeated \
+         |\n|---|---|---|---|---|---|---|---|\n",
         String::from_utf8_lossy(&version.stdout)
     );
     let mut is_sound = true;
-    for (number, (fault, name)) in Fault::ALL.into_iter().enumerate() {
-        let (outcome, failures, has_seen_all) = fail_over(&mut patroni, fault, &format!("turnkey_{number}")).await;
+    let cases = Route::ALL.iter().flat_map(|route| Fault::ALL.map(|fault| (*route, fault)));
+    for (number, ((route, route_name), (fault, fault_name))) in cases.enumerate() {
+        let database = format!("turnkey_{number}");
+        let (outcome, failures, has_seen_all) = fail_over(&mut patroni, route, fault, &database).await;
         let (waited, failed) = (outcome.longest_wait.as_secs_f64(), by_code(&failures));
         let Outcome { answered, lost, half, .. } = outcome;
         let events = if has_seen_all { "none" } else { "some" };
-        let row = format!("| {name} | {waited:.1} s | {failed} | {answered} | {lost} | {half} | {events} |");
+        let row = format!(
+            "| {route_name} | {fault_name} | {waited:.1} s | {failed} | {answered} | {lost} | {half} | {events} |"
+        );
         println!("{row}");
         writeln!(table, "{row}").unwrap();
         is_sound &= outcome.is_sound() && has_seen_all;
