@@ -20,7 +20,7 @@ const MAX_STEPS: usize = 2_000_000;
 
 /// A history that no order explains, of those that were tried.
 pub struct Violation {
-    has_tried_all: bool,
+    pub has_tried_all: bool,
     /// The calls in the longest order that was found.
     explained: Vec<Operation>,
     /// The calls that could not follow, of all orders the fewest.
@@ -128,7 +128,7 @@ impl Search<'_> {
     }
 
     /// The calls that can be next: those that began before any other had returned. A call without a response can be
-    /// next at any time.
+    /// next at any time; of several that are equal, the first stands for all.
     fn candidates(&self, is_used: &[bool]) -> Vec<usize> {
         let left = || (0..self.operations.len()).filter(|&index| !is_used[index]);
         let first_return = left()
@@ -136,7 +136,18 @@ impl Search<'_> {
             .map(|index| self.operations[index].returned)
             .min()
             .unwrap_or(u64::MAX);
-        left().filter(|&index| self.operations[index].invoked < first_return).collect()
+        let mut candidates: Vec<usize> = Vec::new();
+        for index in left().filter(|&index| self.operations[index].invoked < first_return) {
+            if !candidates.iter().any(|&earlier| self.are_lost_and_equal(earlier, index)) {
+                candidates.push(index);
+            }
+        }
+        candidates
+    }
+
+    fn are_lost_and_equal(&self, first: usize, second: usize) -> bool {
+        let [first, second] = [first, second].map(|index| &self.operations[index]);
+        first.outcome == Outcome::Unknown && second.outcome == Outcome::Unknown && first.call == second.call
     }
 
     fn is_lost_and_silent(&self, index: usize) -> bool {

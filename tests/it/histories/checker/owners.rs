@@ -136,6 +136,19 @@ fn a_token_whose_response_was_lost_may_have_voided_an_older_one() {
 }
 
 #[test]
+fn many_tokens_whose_responses_were_lost_do_not_make_the_search_long() {
+    let tokens = (0..30).flat_map(|number| {
+        let at = 4 + 4 * number;
+        let lost = operation(token(OwnerTokenPurpose::ResetPassword), Outcome::Unknown, at + 2, at + 3);
+        [reset_token(&format!("own{number}"), at, at + 1), lost]
+    });
+    let history =
+        |is_valid| with_owner(&tokens.clone().chain([reset("own0", "a", is_valid, 200, 201)]).collect::<Vec<_>>());
+    assert!(is_explained(&history(false), &with_owner_set(&[])));
+    assert!(!is_explained(&history(true), &with_owner_set(&first_reset())), "a later token voids it");
+}
+
+#[test]
 fn an_address_that_is_verified_twice_or_by_the_token_of_a_reset_is_refused() {
     let verify = |text: &str, invoked, returned| {
         ok(Call::VerifyEmail { token: text.to_owned() }, owner(true), invoked, returned)
