@@ -118,8 +118,8 @@ fn rpc_span(system: &'static str, rpc: &'static str, ids: Option<SpanIds>) -> Sp
     tracing::error_span!(
         "rpc",
         // Without a known method, the conventions name the span after the system.
-        otel.name = if rpc == UNKNOWN_RPC { system } else { rpc },
-        otel.kind = "server",
+        otel.name = ids.is_none().then_some(if rpc == UNKNOWN_RPC { system } else { rpc }),
+        otel.kind = ids.is_none().then_some("server"),
         otel.status_code = Empty,
         rpc.system.name = system,
         rpc.method = rpc,
