@@ -35,8 +35,8 @@ impl CallTasks {
         permit: Option<CallPermit>,
         work: impl Future<Output = Output> + Send + 'static,
     ) -> JoinHandle<Output> {
-        // An async block that awaits `work` would be twice its size.
-        let work = work.map(move |output| {
+        // In a box: a task is moved several times before it runs, and so is its memory, whatever its size, when it ends.
+        let work = Box::pin(work).map(move |output| {
             drop(permit);
             output
         });

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, future::Either};
+use futures_util::StreamExt as _;
 use http::Request;
 use http_body_util::{BodyStream, Full, StreamBody};
 use prost::bytes::Bytes;
@@ -168,10 +168,12 @@ fn is_read(path: &str) -> bool {
 }
 
 impl Middleware for Arc<Admission> {
-    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+    type Future<S: InnerService> = CallFuture;
+
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture {
         let admission = Self::clone(self);
         let mut inner = take_ready(inner);
-        Either::Right(Box::pin(async move {
+        Box::pin(async move {
             let trace_id = trace_id(&request);
             let is_read = is_read(request.uri().path());
             let transcoding = request.extensions().get::<Transcoding>().cloned();
@@ -187,6 +189,6 @@ impl Middleware for Arc<Admission> {
                 Err(error) => Err(error),
             };
             Ok(result.unwrap_or_else(|error| status::from_error(error, trace_id).into_http()))
-        }))
+        })
     }
 }

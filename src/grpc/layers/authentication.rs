@@ -9,7 +9,7 @@ use tonic::body::Body;
 
 use super::{
     call_context::{CallContext, trace_id},
-    middleware::{CallFuture, InnerService, Middleware, take_ready},
+    middleware::{InnerOrOwnFuture, InnerService, Middleware, take_ready},
 };
 use crate::{
     domain::Caller,
@@ -32,7 +32,9 @@ pub struct AuthenticatedCaller(pub Caller);
 
 /// Without an authenticator, every caller is anonymous and may call every RPC.
 impl Middleware for Option<Authenticator> {
-    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+    type Future<S: InnerService> = InnerOrOwnFuture<S>;
+
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> InnerOrOwnFuture<S> {
         if self.is_none() && request.extensions().get::<AuthenticatedCaller>().is_none() {
             tracing::Span::current().record("turnkey.caller", Caller::ANONYMOUS);
             request.extensions_mut().get_or_insert_default::<CallContext>().caller = Some(Caller::anonymous());

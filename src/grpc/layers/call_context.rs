@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt as _, future::Either};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request};
 use tonic::body::Body;
 use tracing::{Instrument as _, Span};
@@ -72,7 +72,9 @@ pub struct CallContextMiddleware {
 }
 
 impl Middleware for CallContextMiddleware {
-    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+    type Future<S: InnerService> = CallFuture;
+
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture {
         let timeout = parse_grpc_timeout(request.headers());
         let path = request.uri().path();
         // One name for all unknown paths: clients could otherwise create any number of metric series.
@@ -108,7 +110,7 @@ impl Middleware for CallContextMiddleware {
             };
             Ok(observe(status::from_error(error, trace_id).into_http()))
         };
-        Either::Right(Box::pin(call.instrument(span)))
+        Box::pin(call.instrument(span))
     }
 }
 

@@ -7,13 +7,15 @@ use futures_util::future::Either;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tonic::body::Body;
 
-use super::middleware::{CallFuture, InnerService, Middleware};
+use super::middleware::{InnerOrOwnFuture, InnerService, Middleware};
 
 #[derive(Debug, Clone, Copy)]
 pub struct GrpcOnly;
 
 impl Middleware for GrpcOnly {
-    fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> CallFuture<S> {
+    type Future<S: InnerService> = InnerOrOwnFuture<S>;
+
+    fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> InnerOrOwnFuture<S> {
         let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
         let mut response = Response::new(Body::empty());
         if request.method() != Method::POST {

@@ -29,9 +29,10 @@ impl<S> InnerService for S where
 {
 }
 
+pub type CallFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
 /// Left: the future of the inner service itself, without an allocation.
-pub type CallFuture<S> =
-    Either<<S as Service<Request<Body>>>::Future, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
+pub type InnerOrOwnFuture<S> = Either<<S as Service<Request<Body>>>::Future, CallFuture>;
 
 /// Returns the instance that `poll_ready` reserved, for a future that calls it, and leaves a clone.
 pub fn take_ready<S: InnerService>(inner: &mut S) -> S {
@@ -40,8 +41,11 @@ pub fn take_ready<S: InnerService>(inner: &mut S) -> S {
 }
 
 pub trait Middleware: Clone {
+    /// [`CallFuture`], which is small, or [`InnerOrOwnFuture`].
+    type Future<S: InnerService>: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static;
+
     /// Calls `inner`, which is ready for one call, or returns a response in its place.
-    fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> CallFuture<S>;
+    fn call<S: InnerService>(&self, inner: &mut S, request: Request<Body>) -> Self::Future<S>;
 }
 
 #[derive(Debug, Clone)]
@@ -64,13 +68,13 @@ pub struct MiddlewareService<M, S> {
 impl<M: Middleware, S: InnerService> Service<Request<Body>> for MiddlewareService<M, S> {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = CallFuture<S>;
+    type Future = M::Future<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> CallFuture<S> {
+    fn call(&mut self, request: Request<Body>) -> M::Future<S> {
         self.middleware.call(&mut self.inner, request)
     }
 }

@@ -15,7 +15,7 @@ use tonic::body::Body;
 
 use super::{
     call_context::CallContext,
-    middleware::{CallFuture, InnerService, Middleware},
+    middleware::{InnerOrOwnFuture, InnerService, Middleware},
 };
 use crate::{
     domain::Caller,
@@ -54,7 +54,9 @@ impl CallerRateLimiter {
 }
 
 impl Middleware for Option<CallerRateLimiter> {
-    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> CallFuture<S> {
+    type Future<S: InnerService> = InnerOrOwnFuture<S>;
+
+    fn call<S: InnerService>(&self, inner: &mut S, mut request: Request<Body>) -> InnerOrOwnFuture<S> {
         if let Some(limiter) = self.as_ref().filter(|_| !is_public(request.uri().path())) {
             let context = request.extensions_mut().get_or_insert_default::<CallContext>();
             if let Some(Err(error)) = context.caller.as_ref().map(|caller| limiter.check(caller)) {
