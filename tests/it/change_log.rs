@@ -42,15 +42,13 @@ const READING_RPCS: [&str; 12] = [
 ];
 
 /// The fields of a line besides those of the log itself. All are ids, numbers or words of this program.
-const PERMITTED_FIELDS: [&str; 24] = [
+const PERMITTED_FIELDS: [&str; 22] = [
     "api_keys_created",
     "api_keys_revoked",
     "emails_corrected",
     "flow",
     "idempotency_records_deleted",
     "is_email_verified",
-    "otel.kind",
-    "otel.name",
     "packages_created",
     "packages_moved",
     "package_id",

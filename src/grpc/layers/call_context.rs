@@ -117,11 +117,13 @@ impl Middleware for CallContextMiddleware {
 /// At error level, so that error logs have trace ids even if nothing else is logged.
 fn rpc_span(system: &'static str, rpc: &'static str, ids: Option<SpanIds>) -> Span {
     use tracing::field::Empty;
+    // The exporter chooses the ids of its spans. What only an exporter needs would make every log line longer.
+    let is_exported = ids.is_none();
     tracing::error_span!(
         "rpc",
         // Without a known method, the conventions name the span after the system.
-        otel.name = ids.is_none().then_some(if rpc == UNKNOWN_RPC { system } else { rpc }),
-        otel.kind = ids.is_none().then_some("server"),
+        otel.name = is_exported.then_some(if rpc == UNKNOWN_RPC { system } else { rpc }),
+        otel.kind = is_exported.then_some("server"),
         otel.status_code = Empty,
         rpc.system.name = system,
         rpc.method = rpc,
