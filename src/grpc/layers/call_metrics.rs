@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use tonic::{Code, Status, body::Body};
 use tracing::Span;
@@ -28,14 +28,14 @@ impl CallMetrics {
 
     /// Records the call now if the response is trailers-only; otherwise wraps the body and records at its trailers.
     pub fn observe_response(mut self, response: Response<Body>) -> Response<Body> {
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            self.end(status.code());
+        if let Some(code) = code(response.headers()) {
+            self.end(code);
             return response;
         }
         response.map(|body| {
             Body::new(body.inspect_frame(move |frame| {
                 if let Some(trailers) = frame.trailers_ref() {
-                    self.end(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
+                    self.end(code(trailers).unwrap_or(Code::Unknown));
                 }
             }))
         })
@@ -60,6 +60,11 @@ impl Drop for CallMetrics {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }
+}
+
+/// Returns the code of a status without its message, details and metadata, which tonic would copy.
+fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 /// Whether the code is an error of the server (<https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>).
