@@ -35,7 +35,7 @@ impl CallTasks {
         permit: Option<CallPermit>,
         work: impl Future<Output = Output> + Send + 'static,
     ) -> JoinHandle<Output> {
-        // In a box: a task is moved several times before it runs, and so is its memory, whatever its size, when it ends.
+        // In a box, because the future of a task is moved several times, also when it has ended.
         let work = Box::pin(work).map(move |output| {
             drop(permit);
             output

@@ -29,6 +29,7 @@ impl<S> InnerService for S where
 {
 }
 
+/// The future of a layer that calls the inner service in it, or does not call it.
 pub type CallFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Left: the future of the inner service itself, without an allocation.
@@ -41,7 +42,7 @@ pub fn take_ready<S: InnerService>(inner: &mut S) -> S {
 }
 
 pub trait Middleware: Clone {
-    /// [`CallFuture`], which is small, or [`InnerOrOwnFuture`].
+    /// [`CallFuture`], or [`InnerOrOwnFuture`] if the layer often returns the inner future as it is.
     type Future<S: InnerService>: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static;
 
     /// Calls `inner`, which is ready for one call, or returns a response in its place.
