@@ -29,7 +29,7 @@ impl<S> InnerService for S where
 {
 }
 
-/// The future of a layer that calls the inner service in it, or does not call it.
+/// A layer's own future, on the heap. It may call the inner service.
 pub type CallFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Left: the future of the inner service itself, without an allocation.
